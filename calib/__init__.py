@@ -1,0 +1,1 @@
+"""From images to scales: calibration sets, quantisation and casting of ONNX graphs."""

@@ -1,0 +1,49 @@
+"""``kdc calib``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands."""
+    app.command("calib")(calib)
+
+
+def calib(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; or one of its float32 ONNX files [default: the last run]")] = None,
+    to: Annotated[str, typer.Option("--to", help="int8 or fp16")] = "int8",
+    target: Annotated[str, typer.Option("--for", help="What will run it: ort (ONNX Runtime)")] = "ort",
+    images: Annotated[int, typer.Option(help="Calibration images, chosen so that every class is in them")] = 128,
+    split: Annotated[str, typer.Option(help="Split that they come from")] = "train",
+    calibrator: Annotated[str, typer.Option(help="minmax, entropy or percentile")] = "minmax",
+    keep: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Node to leave in float32 (repeatable)")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice of images")] = 0,
+    agreement: Annotated[float | None, typer.Option(help="Least share of agreeing pixels [default: 0.99 INT8, 0.999 FP16]")] = None,
+    miou_drop: Annotated[float | None, typer.Option(help="Largest loss of mIoU in points [default: 0.5 INT8]")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object")] = False,
+) -> None:
+    """Make the INT8 or FP16 file of an exported network, calibrated on real images and checked against float32."""
+    from ..distill import console
+    from ..distill.run import find_run
+    from .calibrate import calibrate_run
+
+    console.json_mode = as_json
+    source = Path(run) if run and run.endswith(".onnx") else None
+    done = calibrate_run(
+        find_run(run),
+        to=to,
+        target=target,
+        source=source,
+        images=images,
+        split=split,
+        calibrator=calibrator,
+        keep=keep or (),
+        seed=seed,
+        agreement=agreement,
+        miou_drop=miou_drop,
+    )
+    console.say(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    if as_json:
+        console.emit({"path": str(done.path), **done.manifest})

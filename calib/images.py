@@ -1,0 +1,93 @@
+"""Which images a quantised network is calibrated on: few, but such that every class is in them."""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..distill import console
+from ..distill.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from ..distill.data import Dataset
+
+#: Images whose labels are read to choose from; more add minutes on large sets and no class that matters.
+SCAN = 512
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The chosen images, in the order in which they were chosen, and what is in them."""
+
+    indices: list[int]
+    keys: list[str]
+    #: share of the pixels of each class of the data; None on unlabelled data
+    coverage: list[float] | None
+    #: names of classes that no chosen image holds
+    missing: list[str]
+    data: str
+    fingerprint: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+
+def choose(dataset: "Dataset", count: int = 32, *, seed: int = 0, scan: int = SCAN) -> CalibrationSet:
+    """Choose ``count`` images so that together they hold much of every class.
+
+    Greedy on the sum over classes of the square root of the pixels held: the root makes the first pixels of a rare
+    class worth more than further ones of a common class. Unlabelled data are drawn at random.
+
+    Args:
+        dataset: usually the training split: calibration must not look at what the gate judges.
+        count: how many; fewer if there are fewer.
+        seed: of the images looked at, where there are more than ``scan``, and of the draw on unlabelled data.
+        scan: how many labels are read.
+
+    Raises:
+        UsageError: ``count`` is below 1.
+        DataError: the split is empty.
+    """
+    if count < 1:
+        raise UsageError(f"--images {count}: at least 1 image is needed to calibrate")
+    if not len(dataset):
+        raise DataError(f"split '{dataset.split}' of {dataset.name} is empty: nothing to calibrate on")
+    order = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset))]
+    coverage = None
+    missing: list[str] = []
+    if dataset.labelled:
+        candidates = sorted(order[:scan])
+        pixels = np.stack([_histogram(dataset, i) for i in console.progress(candidates, label="choosing images")])
+        chosen = [candidates[i] for i in greedy(pixels, count)]
+        held = np.stack([pixels[candidates.index(i)] for i in chosen]).sum(0)
+        coverage = [round(float(share), 6) for share in held / max(1, held.sum())]
+        missing = [name for name, count in zip(dataset.classes, held, strict=True) if not count]
+        if missing:
+            console.warn(f"no calibration image holds {', '.join(missing)}: these classes may suffer from quantisation")
+    else:
+        chosen = order[:count]
+    keys = [dataset.key(i) for i in chosen]
+    name = f"{dataset.name} {dataset.split}"
+    return CalibrationSet(chosen, keys, coverage, missing, name, dataset.fingerprint(), seed)
+
+
+def greedy(pixels: np.ndarray, count: int) -> list[int]:
+    """Choose rows of ``(images, classes)`` pixel counts that maximise the sum of square roots of their column sums."""
+    held = np.zeros(pixels.shape[1])
+    free = np.ones(len(pixels), bool)
+    chosen: list[int] = []
+    for _ in range(min(count, len(pixels))):
+        gain = np.sqrt(held + pixels).sum(1) - np.sqrt(held).sum()
+        best = int(np.where(free, gain, -np.inf).argmax())
+        chosen.append(best)
+        held += pixels[best]
+        free[best] = False
+    return chosen
+
+
+def _histogram(dataset: "Dataset", index: int) -> np.ndarray:
+    label = dataset.read(index)[1]
+    assert label is not None
+    return np.bincount(label.ravel(), minlength=256)[: dataset.num_classes].astype(np.float64)

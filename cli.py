@@ -1,0 +1,115 @@
+"""The command line: the rooms' commands put together, and every error turned into one line and an exit code."""
+
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from . import __version__
+from .calib import commands as calib
+from .deploy import commands as deploy
+from .distill import commands as distill
+from .distill.errors import KdcError, UsageError, closest
+from .export import commands as export
+
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+for room in (distill, deploy, calib, export):
+    room.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Print the traceback of an error; anywhere on the line.")
+    ] = False,
+) -> None:
+    """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code; the entry point of the ``kdc`` script."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0, or that of its error, which is printed as one line on stderr."""
+    debug = "--debug" in arguments
+    try:
+        code = typer.main.get_command(app).main(
+            [word for word in arguments if word != "--debug"], prog_name="kdc", standalone_mode=False
+        )
+    except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong gets its line and its code
+        message, code = _verdict(error)
+        if debug:
+            traceback.print_exception(error)
+        if message:
+            print(f"kdc: error: {message}", file=sys.stderr)
+    return code if isinstance(code, int) else 0
+
+
+def _verdict(error: Exception) -> tuple[str, int]:
+    """Return what to say about ``error`` and the exit code."""
+    if isinstance(error, KdcError):
+        return " ".join(str(error).split()), error.exit_code
+    if isinstance(error, typer.TyperException):
+        return _usage(error), UsageError.exit_code
+    if isinstance(error, typer.Abort):
+        return "", 130
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: permission denied; choose a place that you may read and write", UsageError.exit_code
+    if cure := _exhausted(error):
+        return f"{_first_line(error)}; {cure}", 7
+    return f"a bug in kdc: {_first_line(error)}; run again with --debug for the traceback, and report it", 1
+
+
+def _usage(error: typer.TyperException) -> str:
+    """Say what is wrong with the line that was typed, with the nearest accepted name and where the help is."""
+    message = error.format_message()
+    if message.startswith("Usage:"):  # a group without a command: its help is the answer
+        typer.echo(message)
+        return ""
+    context = getattr(error, "ctx", None)
+    message = " ".join(message.split()).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if context is None:
+        return message
+    accepted = getattr(context.command, "commands", {})
+    if option := getattr(error, "option_name", None):
+        message = message.partition(" (Possible")[0]
+        message += closest(option, [name for p in context.command.params for name in (*p.opts, *p.secondary_opts)])
+    elif accepted:
+        message = message.replace(". Did you mean", "; did you mean")
+        message += f" (accepted: {', '.join(accepted)})"
+    return f"{message} (see {context.command_path} --help)"
+
+
+def _exhausted(error: Exception) -> str:
+    """Return the cure when memory, disk or worker processes ran out, else an empty string."""
+    text = str(error).lower()
+    # torch's OutOfMemoryError is told by its name, so that no command imports torch only to fail.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+        return "out of memory: try a smaller --batch, --crop or --size"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full: free some space or choose another --out"
+    if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.EAGAIN):
+        return "the system gives no more of it: try fewer --workers or a smaller --batch"
+    if isinstance(error, RuntimeError) and "dataloader worker" in text:
+        return "a loader process died, most often for lack of memory: try fewer --workers or a smaller --batch"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Open, run, time and compare what exists: runtimes, latency, parity, the report."""

@@ -1,0 +1,379 @@
+"""Latency, measured side by side: one process per backend, interleaved rounds, ratios with their uncertainty.
+
+The protocol follows trtexec and MLPerf single-stream where they agree (warm-up, percentiles, one query at a time) and adds
+interleaving, since on a machine that others use too sequential measurements drift apart by more than backends differ.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..distill import console, errors
+from ..distill.errors import ExportError, KdcError, UsageError
+from ..distill.run import Run, find_run, sha256, write_json
+from .latency_worker import INPUTS, Worker
+from .passport import cores, gpu_flags, passport
+from .runtime import ENGINES, TORCH_FILES, export_size, owner
+
+ROUNDS = 10
+#: Fewer samples than this make a p99 of a single run.
+ENOUGH = 100
+RESAMPLES = 1000
+Source = str | Path | Run
+
+
+class Backend:
+    """A worker process and what it has answered so far."""
+
+    def __init__(self, source: Path | Run, label: str, threads: int, in_process: bool = False) -> None:
+        """Start the process; it is idle until it gets an order."""
+        self.source, self.label = source, label
+        self.samples: list[list[float]] = []
+        self.facts: dict[str, Any] = {}
+        self.warmup: dict[str, Any] = {}
+        self._worker = Worker() if in_process else None
+        self._process: subprocess.Popen[str] | None = None
+        if in_process:
+            return
+        count = str(threads)
+        env = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
+        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
+        module = f"{__package__}.latency_worker"
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115: lives as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            env=env,
+        )
+
+    def ask(self, do: str, **order: Any) -> dict[str, Any]:
+        """Give an order and wait for the answer; a user's mistake is raised here as it was there.
+
+        Raises:
+            ExportError: the process died.
+        """
+        if self._worker is not None:
+            answer = self._worker.answer({"do": do, **order})
+        else:
+            answer = self._send({"do": do, **order})
+        if "error" in answer:
+            raise getattr(errors, answer["kind"], KdcError)(answer["error"])
+        return answer
+
+    def _send(self, order: dict[str, Any]) -> dict[str, Any]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        with contextlib.suppress(OSError):  # a dead process shows as an empty answer
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
+        line = process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = process.wait()
+        self._stderr.seek(0)
+        told = self._stderr.read().strip().splitlines()
+        why = told[-1] if told else "it said nothing"
+        raise ExportError(f"the process that measures {self.label} died (exit {code}): {why}")
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is None:
+            return
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._stderr.close()
+
+
+def bench_latency(
+    sources: Sequence[Source] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    seconds: float = 6.0,
+    rounds: int = ROUNDS,
+    mode: str = "net",
+    device: str = "cpu",
+    provider: str | None = None,
+    out: Path | None = None,
+    seed: int = 0,
+    in_process: bool = False,
+) -> dict[str, Any]:
+    """Measure runs (torch and every exported ONNX file) or single files against each other.
+
+    Args:
+        sources: runs or files; None is the last run. The first backend is what the others are compared with.
+        size: input height and width (default: what the files were exported for, else the run's image size).
+        batch: images per query.
+        threads: CPU threads of every backend (default: the cores of this process).
+        seconds: measuring time of each backend, warm-up (at most twice that, at most 10 s) apart.
+        rounds: how often the backends take turns.
+        mode: "net" (the network alone) or "e2e" (uint8 image in, mask out).
+        device: "cpu" or "cuda".
+        provider: an ONNX Runtime provider for the ONNX files.
+        out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
+        seed: of the input images.
+        in_process: measure within this process: quicker to start, but backends disturb each other.
+
+    Returns:
+        The record without its raw samples: milliseconds per query in ``backends``, what was not measured and why,
+        ``flags`` (what disturbs these numbers), the device passport, and the file that holds all of it.
+
+    Raises:
+        UsageError: nothing to measure, or flags that do not fit the files.
+        WeightsError: a broken file.
+        ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
+    """
+    if mode not in ("net", "e2e"):
+        raise UsageError(f"mode '{mode}' is not known; accepted: net, e2e")
+    if seconds <= 0 or rounds < 1 or batch < 1 or (threads is not None and threads < 1):
+        raise UsageError("--seconds, --rounds, --batch and --threads must be above 0")
+    chosen, missing, run = _expand(sources, device)
+    if not chosen:
+        raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+    threads = threads or cores()
+    size, head = _agree(chosen, size)
+    before = passport()
+    backends = [Backend(*pair, threads, in_process) for pair in zip(chosen, _labels(chosen), strict=True)]
+    try:
+        for backend in backends:
+            backend.facts = backend.ask(
+                "open",
+                source=str(backend.source.path if isinstance(backend.source, Run) else backend.source),
+                device=device,
+                provider=provider if _is_onnx(backend.source) else None,
+                size=size,
+                batch=batch,
+                threads=threads,
+                head=head,
+                mode=mode,
+                seed=seed,
+            )
+        for backend in backends:
+            backend.warmup = backend.ask("warm", cap_s=min(10.0, 2 * seconds))
+        slowest = max(backend.warmup["ms"] for backend in backends) / 1e3
+        # a turn must hold a few runs, or the run that opens it and is not counted costs too much
+        rounds = max(1, min(rounds, max(3, int(seconds / (4 * slowest)))))
+        for _ in console.progress(range(rounds), rounds, "measuring"):
+            for backend in backends:
+                backend.samples.append(backend.ask("round", seconds=seconds / rounds)["ms"])
+    finally:
+        for backend in backends:
+            backend.close()
+    after = passport()
+    rows = [_row(backend, backends[0], batch) for backend in backends]
+    result: dict[str, Any] = {
+        "kind": "latency",
+        "mode": mode,
+        "unit": "ms per query",
+        "device": device,
+        "size": list(size),
+        "batch": batch,
+        "threads": threads,
+        "protocol": {"rounds": rounds, "seconds": seconds, "inputs": INPUTS, "seed": seed, "processes": not in_process},
+        "backends": rows,
+        "not_measured": missing,
+        "flags": _flags(rows, before, after, device),
+        "passport": before,
+        "load_after": after["cpu"]["load"],
+        "gpus_after": after["gpus"],
+    }
+    folder = out or (run.bench if run else Path("bench"))
+    record = _fresh(folder)
+    samples = [[[round(ms, 4) for ms in turn] for turn in backend.samples] for backend in backends]
+    write_json(record, result | {"samples_ms": samples})
+    return result | {"record": str(record)}
+
+
+def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Summarise the turns of one backend: milliseconds, and the coefficient of variation ``cv``."""
+    pooled = np.concatenate([np.asarray(turn, np.float64) for turn in samples])
+    p50, p90, p95, p99 = (float(v) for v in np.percentile(pooled, (50, 90, 95, 99)))
+    mean = float(pooled.mean())
+    values = {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "min": float(pooled.min()), "mean": mean}
+    return {key: round(v, 4) for key, v in values.items()} | {"cv": round(float(pooled.std()) / mean, 4), "n": pooled.size}
+
+
+def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> dict[str, float]:
+    """How many times faster ``other`` is than ``first``: ratio of medians with a 95 % bootstrap interval.
+
+    Whole rounds are drawn, the same ones for both, so that what disturbed a round disturbs both sides of the ratio and
+    samples of one round, which are alike, do not pass for independent ones.
+    """
+    pick = np.random.default_rng(seed).integers(0, len(first), (RESAMPLES, len(first)))
+    a, b = ([np.asarray(turn, np.float64) for turn in turns] for turns in (first, other))
+
+    def speed(rounds: Sequence[int] | np.ndarray) -> float:
+        return float(np.median(np.concatenate([a[i] for i in rounds])) / np.median(np.concatenate([b[i] for i in rounds])))
+
+    low, high = np.percentile([speed(rounds) for rounds in pick], (2.5, 97.5))
+    return {"value": round(speed(range(len(a))), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _row(backend: Backend, first: Backend, batch: int) -> dict[str, Any]:
+    file = Path(backend.facts["file"])
+    row: dict[str, Any] = {"name": backend.label, **backend.facts}
+    row |= {"sha256": sha256(file), "size_mb": round(file.stat().st_size / 1e6, 2)}
+    row |= percentiles(backend.samples)
+    row["images_per_s"] = round(1e3 * batch / row["p50"], 2)
+    row["warmup"] = backend.warmup
+    row["ratio"] = {"to": first.label, **ratio(first.samples, backend.samples)}
+    return row
+
+
+def _flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
+    flags = []
+    for row in rows:
+        if row["cv"] > 0.05:
+            flags.append(f"{row['name']}: single runs vary by {100 * row['cv']:.0f} % (above 5 %): trust the ratio more than the milliseconds")
+        if row["n"] < ENOUGH:
+            flags.append(f"{row['name']}: {row['n']} samples (below {ENOUGH}): p95 and p99 are rough; raise --seconds")
+        if not row["warmup"]["stable"]:
+            flags.append(f"{row['name']}: was not stable to 5 % after {row['warmup']['seconds']:.1f} s of warm-up")
+        if row["nodes_on_cpu"]:
+            flags.append(f"{row['name']}: {row['nodes_on_cpu']} nodes ran on the CPU, not on {row['provider']}")
+    heads = sorted({row["head"] for row in rows})
+    if len(heads) > 1:
+        flags.append(f"rows end in different heads ({', '.join(heads)}): compare those of one head")
+    busy, usable = before["cpu"]["load"], before["cpu"]["cores"]
+    if busy is not None and busy > 0.5 * usable:
+        flags.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
+    if device == "cuda":
+        flags += gpu_flags(after["gpus"])
+    return flags
+
+
+def _expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | Run], list[dict[str, str]], Run | None]:
+    """Turn runs into backends; return them, what cannot be measured, and the run that keeps the record."""
+    chosen: list[Path | Run] = []
+    missing: list[dict[str, str]] = []
+    home: Run | None = None
+    for source in sources or [find_run(None)]:
+        suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
+        if suffix in ENGINES:
+            missing.append(_engine(Path(str(source)), device))
+        elif suffix == ".onnx" or (suffix in TORCH_FILES and not isinstance(source, Run)):
+            path = Path(str(source))
+            if not path.is_file():
+                raise errors.WeightsError(f"{path} does not exist")
+            chosen.append(path)
+            home = home or owner(path)
+        else:
+            run = source if isinstance(source, Run) else find_run(source)
+            home = home or run
+            files = sorted(run.export.glob("*.onnx"), key=lambda p: (_rank(p), len(p.name), p.name))
+            chosen += [run, *files]
+            if not files:
+                missing.append({"file": "export/*.onnx", "why": f"not exported yet: kdc export onnx {run.path.name}"})
+            missing += [_engine(p, device) for p in sorted(run.export.iterdir() if run.export.exists() else ()) if p.suffix in ENGINES]
+    return chosen, missing, home
+
+
+def _rank(path: Path) -> int:
+    return 2 if "int8" in path.name else 1 if "fp16" in path.name else 0
+
+
+def _engine(path: Path, device: str) -> dict[str, str]:
+    why = "not measured: needs a GPU" if device == "cpu" else "not measured: this version of kdc times torch and ONNX Runtime"
+    return {"file": path.name, "why": why}
+
+
+def _agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
+    """Find the input size and the head that all backends are measured with."""
+    sizes: dict[tuple[int, int], str] = {}
+    heads: list[str] = []
+    for source in chosen:
+        if _is_onnx(source):
+            from .ort_runtime import read_info
+
+            assert isinstance(source, Path)
+            info = read_info(source)
+            heads.append(info.head)
+            if info.size[0] and info.size[1]:
+                sizes.setdefault((info.size[0], info.size[1]), source.name)
+    if size is None and len(sizes) > 1:
+        each = ", ".join(f"{name} {h}x{w}" for (h, w), name in sizes.items())
+        raise UsageError(f"the files are made for different sizes ({each}); name files of one size")
+    if size is None and sizes:
+        size = next(iter(sizes))
+    for source in chosen if size is None else ():
+        run = source if isinstance(source, Run) else owner(source)
+        if run is not None and (run.card.get("data") or {}).get("size"):
+            height, width = run.card["data"]["size"]
+            size = export_size((height, width), run.card["student"]["output_stride"])
+            break
+    if size is None:
+        raise UsageError("no input size is known for these files; name it: --size HxW")
+    return size, heads[0] if heads else "logits"
+
+
+def _is_onnx(source: Path | Run) -> bool:
+    return isinstance(source, Path) and source.suffix.lower() == ".onnx"
+
+
+def _labels(chosen: list[Path | Run]) -> list[str]:
+    """Name the rows as shortly as they can be told apart."""
+    short = ["torch" if isinstance(source, Run) or not _is_onnx(source) else source.name for source in chosen]
+    names = []
+    for source, label in zip(chosen, short, strict=True):
+        path = source.path if isinstance(source, Run) else source
+        run = source if isinstance(source, Run) else owner(source)
+        names.append(label if short.count(label) == 1 else f"{label} of {run.path.name if run else path}")
+    return names
+
+
+def _fresh(folder: Path) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, n = folder / f"latency-{stamp}.json", 2
+    while path.exists():
+        path, n = folder / f"latency-{stamp}-{n}.json", n + 1
+    return path
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a measurement for people."""
+    h, w = result["size"]
+    what = "network alone" if result["mode"] == "net" else "image to mask"
+    gpu = next((g["name"] for g in result["passport"]["gpus"]), "GPU")
+    where = result["passport"]["cpu"]["model"] or platform.machine() if result["device"] == "cpu" else gpu
+    title = f"latency, {what}, batch {result['batch']}, {h}x{w}, {result['threads']} threads, {where}"
+    mixed = len({row["head"] for row in result["backends"]}) > 1
+    rows = []
+    for row in result["backends"]:
+        r = row["ratio"]
+        times = [f"{row[key]:.2f}" for key in ("p50", "p90", "p95", "p99")]
+        speed = f"{r['value']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]" if r["to"] != row["name"] else "1.00x"
+        name = f"{row['name']} ({row['head']})" if mixed else row["name"]
+        rows.append([name, row["precision"], _ran_on(row), *times, speed, f"{row['size_mb']:.1f}"])
+    columns = ["backend", "precision", "ran on", "p50 ms", "p90", "p95", "p99", "speed [95 % CI]", "MB"]
+    console.table(title, columns, rows)
+    for m in result["not_measured"]:
+        console.say(f"{m['file']}: {m['why']}")
+    for flag in result["flags"]:
+        console.warn(flag)
+    console.say(f"record with raw samples: {result['record']}")
+
+
+def _ran_on(row: dict[str, Any]) -> str:
+    """Name runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA"."""
+    return row["provider"] if row["runtime"] == "torch" else f"ort {row['provider'].removesuffix('ExecutionProvider')}"

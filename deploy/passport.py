@@ -1,0 +1,166 @@
+"""The device passport: on what a number was measured, and what may have disturbed it."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..distill.run import versions
+
+#: CPU features that decide how fast integer and half-precision networks run.
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+_ALSO = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino", "triton")
+_GPU = {
+    "name": "name",
+    "driver": "driver_version",
+    "memory_mib": "memory.total",
+    "memory_used_mib": "memory.used",
+    "sm_mhz": "clocks.sm",
+    "sm_max_mhz": "clocks.max.sm",
+    "memory_mhz": "clocks.mem",
+    "power_w": "power.draw",
+    "power_limit_w": "power.limit",
+    "temperature_c": "temperature.gpu",
+    "persistence": "persistence_mode",
+    "ecc": "ecc.mode.current",
+    "mig": "mig.mode.current",
+    "capability": "compute_cap",
+    "throttle": "clocks_throttle_reasons.active",
+}
+
+
+def passport() -> dict[str, Any]:
+    """Describe this machine and its software; what cannot be known is None."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "os": platform.platform(),
+        "cpu": {
+            "model": _cpu_model(),
+            "cores": cores(),
+            "logical": os.cpu_count(),
+            "features": cpu_features(),
+            "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            "load": load(),
+        },
+        "memory_gib": memory_gib(),
+        "gpus": gpus(),
+        "versions": versions() | {name: found for name in _ALSO if (found := version(name))},
+    }
+
+
+def version(distribution: str) -> str | None:
+    """Return the installed version of a distribution without importing it."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cores() -> int:
+    """Count the cores this process may use: affinity, cgroup quota and hyper-threads taken into account."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _read("/sys/devices/system/cpu/smt/active") == "1":
+        usable = max(1, usable // 2)
+    quota, _, period = (_read("/sys/fs/cgroup/cpu.max") or "max").partition(" ")
+    if quota.isdigit() and period.isdigit():
+        usable = max(1, min(usable, round(int(quota) / int(period))))
+    return usable
+
+
+def cpu_features() -> list[str]:
+    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not tell."""
+    words: set[str] = set()
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            words = set(value.split())
+            break
+    return [feature for feature in FEATURES if feature in words]
+
+
+def has_vnni() -> bool | None:
+    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not tell."""
+    if not Path("/proc/cpuinfo").exists():
+        return None
+    return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"} & set(cpu_features()))
+
+
+def load() -> float:
+    """Return the load average of the last minute."""
+    return round(psutil.getloadavg()[0], 2)
+
+
+def memory_gib() -> float:
+    """Return the machine's memory."""
+    return round(psutil.virtual_memory().total / 2**30, 1)
+
+
+def gpus() -> list[dict[str, Any]]:
+    """Ask nvidia-smi about every GPU; an empty list without a driver."""
+    found = []
+    for row in _smi(f"--query-gpu={','.join(_GPU.values())}"):
+        values = dict(zip(_GPU, row, strict=False))
+        found.append({key: _number(value) for key, value in values.items()})
+    for gpu in found:
+        gpu["others"] = len(_smi("--query-compute-apps=pid"))
+    return found
+
+
+def gpu_flags(found: list[dict[str, Any]]) -> list[str]:
+    """Say what on these GPUs may have disturbed a measurement."""
+    flags = []
+    for gpu in found:
+        reasons = str(gpu.get("throttle") or "0x0")
+        # bit 0 is "idle": the clocks of a GPU at rest are no throttling
+        active = int(reasons, 16) & ~1 if reasons.lower().startswith("0x") else 0
+        if active:
+            flags.append(f"{gpu['name']}: clocks are held back (nvidia-smi throttle reasons {active:#x})")
+        if gpu.get("others", 0) > 1:
+            flags.append(f"{gpu['name']}: {gpu['others']} processes compute on it")
+    return flags
+
+
+def _smi(query: str) -> list[list[str]]:
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    lines = done.stdout.splitlines() if done.returncode == 0 else []
+    return [[cell.strip() for cell in line.split(",")] for line in lines if line.strip()]
+
+
+def _number(text: str) -> Any:
+    if text.startswith("[") or text in ("N/A", ""):
+        return None
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
+
+
+def _cpu_model() -> str:
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    if sys.platform == "darwin":
+        done = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        return done.stdout.strip() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,360 @@
+"""One self-contained HTML page about a run: what was done, what came of it, what was proved, and how to repeat it."""
+
+import contextlib
+import json
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+
+from ..distill import cost
+from ..distill.checkpoint import load_student
+from ..distill.errors import KdcError, UsageError, WeightsError
+from ..distill.evaluate import model_predictor
+from ..distill.models import SegmentationModel
+from ..distill.run import Run, write_bytes
+from ..distill.teacher import reopen_teacher
+from ._figures import ERROR_COLOURS, Series, line_chart
+from ._strips import strips
+
+NOT_MEASURED = Markup('<span class="nm">not measured</span>')
+
+METRICS = (
+    ("miou", "mIoU, all classes"),
+    ("miou_present", "mIoU, classes present"),
+    ("boundary_miou", "mIoU along boundaries"),
+    ("pixel_accuracy", "pixel accuracy"),
+)
+
+
+def write_report(run: Run, *, baseline: Run | None = None, device: str = "cpu", pictures: bool = True) -> Path:
+    """Write ``report.html`` into the run folder; what is missing is called "not measured" there.
+
+    Args:
+        run: a run of any kind and state.
+        baseline: the same student trained alone (default: the run's own ``baseline``).
+        device: where the networks of the pictures run.
+        pictures: draw the strips of validation images, which needs the data and the checkpoints.
+    """
+    path = run.path / "report.html"
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"pct": _pct, "points": _points, "number": _number, "size": _size, "si": _si}
+    page = environment.get_template("report.html.jinja").render(facts(run, baseline, device=device, pictures=pictures))
+    write_bytes(path, page.encode())
+    return path
+
+
+def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", pictures: bool = True) -> dict[str, Any]:
+    """Collect everything the page shows; plain values, None where something was not measured."""
+    card = run.card
+    data, teacher = card.get("data") or {}, card.get("teacher") or {}
+    distilled = card.get("kind", "distill") == "distill"
+    baseline = baseline or _relative(run, card.get("baseline"))
+    teacher_run = _relative(run, teacher.get("run"))
+    # the roles in the order of every table, chart and strip; a plain training has but one
+    names = (
+        {"teacher": "teacher", "before": "student alone", "after": "distilled"} if distilled else {"after": "network"}
+    )
+    scores = {
+        "teacher": _scores(teacher_run) or teacher.get("check"),
+        "before": _scores(baseline),
+        "after": _scores(run),
+    }
+    scores = {role: scores[role] or {} for role in names}
+    nets, trouble = _networks(run, baseline, teacher, names)
+    shown, why_not = _strips(run, nets, names, device) if pictures else ([], "they were not asked for")
+    benches = _benches(run)
+    return {
+        "title": card.get("name") or run.path.name,
+        "card": card,
+        "data": data,
+        "builtin": "builtin" in (data.get("name"), data.get("source")),
+        "teacher": teacher,
+        "student": card.get("student") or {},
+        "distilled": distilled,
+        "method": card.get("method") or "no method",
+        "terms": ", ".join(f"{name} {weight}" for name, weight in (card.get("terms") or {}).items()),
+        "settings": _settings(run),
+        "names": names,
+        "scores": scores,
+        "metrics": [_compared(scores, label, lambda s, key=key: s.get(key)) for key, label in METRICS],
+        "gain": _gain(scores),
+        "best": _best(run),
+        "classes": _classes(data, scores),
+        "charts": _charts(run, baseline, scores, names),
+        "strips": shown,
+        "why_no_strips": why_not,
+        "error_colours": {name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
+        "gates": _json(run.path / "gates.json") or [],
+        "benches": benches,
+        "bench_titles": {"net": "The network alone", "e2e": "Image to mask"},
+        "costs": _costs(nets, data, names),
+        "files": _files(run),
+        "speed": _speed(run),
+        "device": _device(benches[0]["passport"] if benches else None),
+        "notes": list(dict.fromkeys([*_texts(card.get("notes")), *_texts(data.get("notes")), *trouble])),
+        "commands": _commands(run, baseline, teacher_run),
+        "sign": lambda value: "" if not value else "up" if value > 0 else "down",
+    }
+
+
+def _relative(run: Run, spec: str | None) -> Run | None:
+    """Open a run that another one names; folders moved together are found beside each other."""
+    for path in (Path(spec), run.path.parent / Path(spec).name) if spec else ():
+        with contextlib.suppress(WeightsError):
+            return Run(path)
+    return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _scores(run: Run | None) -> dict[str, Any] | None:
+    """Return the final scores of a run, or those of its last validation."""
+    if run is None:
+        return None
+    vals = [record["val"] for record in run.records() if "val" in record]
+    return run.card.get("final") or (vals[-1] if vals else None)
+
+
+def _best(run: Run) -> dict[str, Any] | None:
+    vals = [{"step": r["step"], "miou": r["val"]["miou"]} for r in run.records() if "val" in r]
+    return run.card.get("best") or max(vals, key=lambda v: v["miou"], default=None)
+
+
+def _settings(run: Run) -> list[tuple[str, Any]]:
+    """Return the settings of the training that a reader asks for first."""
+    try:
+        train = run.config.train
+    except UsageError:
+        return []
+    return [
+        ("Steps", train.iters),
+        ("Batch and crop", f"{train.batch} of {train.crop[0]}\u00d7{train.crop[1]}"),
+        ("Optimiser", f"{train.optimizer}, learning rate {train.lr:g}, weight decay {train.weight_decay:g}"),
+        ("Seed and precision", f"{train.seed}, {train.precision}"),
+    ]
+
+
+def _gain(scores: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    """Return what distillation brought over the baseline, and how much of the way to the teacher that is."""
+    teacher, before, after = (scores.get(role, {}).get("miou") for role in ("teacher", "before", "after"))
+    if after is None or before is None:
+        return {"points": None, "closed": None}
+    closed = (after - before) / (teacher - before) if teacher is not None and teacher > before else None
+    return {"points": after - before, "closed": closed}
+
+
+def _compared(
+    scores: dict[str, dict[str, Any]], name: str, of: Callable[[dict[str, Any]], float | None]
+) -> dict[str, Any]:
+    """Return one row: the value of each role, and the change from "before" to "after"."""
+    row: dict[str, Any] = {"name": name} | {role: of(found) for role, found in scores.items()}
+    before, after = row.get("before"), row["after"]
+    return row | {"change": None if before is None or after is None else after - before}
+
+
+def _classes(data: dict[str, Any], scores: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    after = scores["after"]
+    names = data.get("classes") or after.get("classes") or [f"class {i}" for i in range(len(after.get("iou") or ()))]
+    palette, pixels = data.get("palette") or [], after.get("label_pixels") or []
+    rows = []
+    for i, name in enumerate(names):
+        row = _compared(scores, name, lambda s, i=i: s["iou"][i] if i < len(s.get("iou") or ()) else None)
+        share = pixels[i] / max(sum(pixels), 1) if i < len(pixels) else None
+        rows.append(row | {"share": share, "colour": _hex(palette[i]) if i < len(palette) else "#888888"})
+    return rows
+
+
+def _hex(rgb: Sequence[int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
+def _charts(
+    run: Run, baseline: Run | None, scores: dict[str, dict[str, Any]], names: dict[str, str]
+) -> list[dict[str, Any]]:
+    records = run.records()
+    main = [r for r in records if r.get("stage", "main") == "main"]
+
+    def vals(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
+        return [(r["step"], r["val"]["miou"]) for r in records if r.get("stage", "main") == "main" and "val" in r]
+
+    own, other = vals(main), vals(baseline.records()) if baseline else []
+    lines = [Series(names.get("before", ""), other, "before"), Series(names["after"], own, "after")]
+    level = scores.get("teacher", {}).get("miou")
+    if level is not None and own + other:
+        steps = [x for x, _ in own + other]
+        lines.insert(0, Series("teacher", [(min(steps), level), (max(steps), level)], "teacher"))
+    charts = [("Validation mIoU, %", line_chart("Validation mIoU", lines, percent=True))]
+    total = [(r["step"], r["loss"]) for r in main if "loss" in r]
+    task: dict[str, list[tuple[float, float]]] = {}
+    terms: dict[str, list[tuple[float, float]]] = {}
+    for r in main:
+        for group, found in ((task, r.get("task") or {}), (terms, r.get("terms") or {})):
+            for name, value in found.items():
+                group.setdefault(name, []).append((r["step"], value))
+    roles = ("after", "before", "teacher")
+    parts = [Series(name, points, role) for (name, points), role in zip(task.items(), roles[1:], strict=False)]
+    charts.append(("Loss: total and task", line_chart("Loss", [Series("total", total, "after"), *parts])))
+    weights = next((r["weights"] for r in reversed(main) if r.get("weights")), {})
+    for name, points in terms.items():
+        weight = f", weight {weights[name]:g}" if name in weights else ""
+        charts.append((f"Term {name}{weight}", line_chart(name, [Series(name.split(".")[-1], points, "after")])))
+    for stage in dict.fromkeys(r["stage"] for r in records if r.get("stage", "main") != "main"):
+        points = [(r["step"], r["loss"]) for r in records if r.get("stage") == stage and "loss" in r]
+        charts.append((f"Phase {stage}: loss", line_chart(f"Phase {stage}", [Series("loss", points, "after")])))
+    return [{"title": title, "svg": Markup(svg)} for title, svg in charts if svg]
+
+
+def _networks(
+    run: Run, baseline: Run | None, teacher: dict[str, Any], names: dict[str, str]
+) -> tuple[dict[str, SegmentationModel], list[str]]:
+    """Load what can be loaded; say what could not."""
+    openers: dict[str, Callable[[], SegmentationModel]] = {"after": lambda: load_student(run)}
+    if baseline is not None:
+        openers["before"] = lambda: load_student(baseline)
+    if teacher.get("file"):
+        openers["teacher"] = lambda: reopen_teacher(teacher).model
+    nets, notes = {}, []
+    for role, opener in openers.items():
+        try:
+            nets[role] = opener()
+        except KdcError as error:
+            notes.append(f"{names[role]}: {error}")
+    return nets, notes
+
+
+def _strips(run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str) -> tuple[list[Any], str]:
+    if "after" not in nets:
+        return [], "there is no checkpoint"
+    try:
+        dataset = run.open_data("val")
+        if not dataset.labelled:
+            return [], "the validation split has no labels"
+        return strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names), ""
+    except (KdcError, KeyError) as error:
+        return [], f"the data cannot be opened ({error})"
+
+
+def _costs(nets: dict[str, SegmentationModel], data: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
+    rows = []
+    for role, name in names.items():
+        if role in nets:
+            net, size = nets[role], data.get("size")
+            with_aux, without = cost.params(net)
+            macs = cost.macs(net, (int(size[0]), int(size[1])), aux=False) if size else None
+            rows.append({"role": name, "name": net.name, "params": with_aux, "deployed": without, "macs": macs})
+    return rows
+
+
+def _benches(run: Run) -> list[dict[str, Any]]:
+    """Return the newest latency record of each mode."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(run.bench.glob("latency-*.json"), key=lambda p: p.stat().st_mtime_ns):
+        bench = _json(path)
+        if isinstance(bench, dict) and bench.get("backends"):
+            bench["slowest"] = max(row.get("p50") or 0.0 for row in bench["backends"]) or 1.0
+            found[bench.get("mode", "net")] = {
+                "file": path.name,
+                "passport": None,
+                "flags": [],
+                "not_measured": [],
+            } | bench
+    return list(found.values())
+
+
+def _device(passport: dict[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the lines of a device passport that a reader needs to place the milliseconds."""
+    if not passport:
+        return []
+    cpu = passport.get("cpu") or {}
+    lines = [("CPU", cpu.get("model"))]
+    if cpu.get("cores"):
+        lines.append(("Cores", f"{cpu['cores']} usable of {cpu.get('logical', '?')}"))
+    lines.append(("CPU features", ", ".join(cpu.get("features") or ())))
+    if cpu.get("load") is not None:
+        lines.append(("Load before measuring", str(cpu["load"])))
+    if passport.get("memory_gib"):
+        lines.append(("Memory", f"{passport['memory_gib']} GiB"))
+    lines.append(("System", passport.get("os")))
+    for gpu in passport.get("gpus") or ():
+        about = (
+            f"driver {gpu['driver']}" if gpu.get("driver") else "",
+            f"{gpu['memory_mib']} MiB" if gpu.get("memory_mib") else "",
+        )
+        lines.append(("GPU", ", ".join(filter(None, (gpu.get("name"), *about)))))
+    if not passport.get("gpus"):
+        lines.append(("GPU", "none"))
+    return [(name, str(value)) for name, value in lines if value]
+
+
+def _files(run: Run) -> list[dict[str, Any]]:
+    paths = [*run.checkpoints.glob("*.safetensors"), *run.export.glob("*.onnx"), *run.export.glob("*.engine")]
+    return [{"name": str(p.relative_to(run.path)), "bytes": p.stat().st_size} for p in sorted(paths)]
+
+
+def _speed(run: Run) -> dict[str, Any]:
+    """Return the median images per second, the peak memory and the time spent training."""
+    timings = run.records("timing")
+    rates = sorted(t["images_per_s"] for t in timings if t.get("images_per_s"))
+    memory = [t["memory_mib"] for t in timings if t.get("memory_mib")]
+    return {"rate": rates[len(rates) // 2] if rates else None, "memory": max(memory, default=None)}
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(v) for v in value or ()]
+
+
+def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[dict[str, Any]]:
+    """Return the commands that made this run and those before it, the oldest first, each once."""
+    parents = run.card.get("parents") or []
+    specs = parents.values() if isinstance(parents, dict) else parents
+    chain = [teacher_run, baseline, *(_relative(run, str(spec)) for spec in specs if spec), run]
+    found: dict[Path, dict[str, Any]] = {}
+    for each in (r for r in chain if r is not None):
+        command = each.card.get("command") or []
+        text = command if isinstance(command, str) else shlex.join(map(str, command))
+        found[each.path] = {"run": each.path.name, "command": text, "created": each.card.get("created")}
+    return list(found.values())
+
+
+def _known(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _pct(value: Any, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}" if _known(value) else NOT_MEASURED
+
+
+def _points(value: Any, digits: int = 1) -> str:
+    # a real minus sign, so that columns of signed numbers line up
+    return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if _known(value) else NOT_MEASURED
+
+
+def _number(value: Any, form: str = ".3g") -> str:
+    """Format a number; the text "inf" of a failed gate passes through."""
+    if isinstance(value, str):
+        return value
+    return format(value, form) if _known(value) else NOT_MEASURED
+
+
+def _size(value: Any) -> str:
+    """Format bytes as megabytes of a million."""
+    return f"{value / 1e6:.1f} MB" if _known(value) else NOT_MEASURED
+
+
+def _si(value: Any) -> str:
+    if not _known(value):
+        return NOT_MEASURED
+    scale, letter = next(
+        ((s, c) for s, c in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")) if value >= s), (1, "")
+    )
+    return f"{value / scale:.4g}{letter}"

@@ -1,0 +1,101 @@
+"""A checkpoint run by torch: the reference that every exported file is compared with."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..distill.checkpoint import load_student, read_card, student_file
+from ..distill.errors import ExportError, UsageError
+from ..distill.evaluate import labels_of
+from ..distill.losses import upsample
+from ..distill.models import SegmentationModel
+from ..distill.run import Run
+from .runtime import Runtime, Spec, export_size, owner
+
+
+class TorchRuntime(Runtime):
+    """The student of a run or of a kdc safetensors file, without its aux head, channels last, in inference mode."""
+
+    name = "torch"
+    precision = "fp32"
+
+    def __init__(
+        self,
+        source: Run | str | Path,
+        *,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+        threads: int | None = None,
+        head: str = "logits",
+    ) -> None:
+        """See ``open_runtime``."""
+        if head not in ("logits", "argmax"):
+            raise UsageError(f"head '{head}' is not known; accepted: logits, argmax")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
+        if threads:
+            torch.set_num_threads(threads)
+        self.source = student_file(source) if isinstance(source, Run) else Path(source)
+        run = source if isinstance(source, Run) else owner(source)
+        card = (run.card if run else read_card(self.source) or {}).get("data") or {}
+        self.device = device
+        self.model: SegmentationModel = load_student(self.source)
+        self.model.aux_head = None
+        # channels last is the faster layout of both devices for these networks, so it is the fair reference
+        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if size is None and "size" not in card:
+            raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
+        height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
+        classes = tuple(card.get("classes") or ())
+        self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
+        self.provider = f"torch {device}"
+
+    def _forward(self, x: Tensor) -> Tensor:
+        logits = self.model(x).logits
+        return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
+
+    def _stage(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x).to(self.device).contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        return self._forward(self._stage(x)).contiguous().cpu().numpy()
+
+    def staged(self, x: np.ndarray) -> Callable[[], float]:
+        """Time the network alone: CUDA events on a stream of its own on a GPU, the wall clock on a CPU."""
+        self.check(x)
+        there = self._stage(x)
+        if self.device == "cpu":
+
+            @torch.inference_mode()
+            def step() -> float:
+                start = time.perf_counter_ns()
+                self._forward(there)
+                return (time.perf_counter_ns() - start) / 1e6
+
+            return step
+        stream = torch.cuda.Stream()
+        torch.cuda.synchronize()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+
+        @torch.inference_mode()
+        def cuda_step() -> float:
+            with torch.cuda.stream(stream):
+                begin.record()
+                self._forward(there)
+                end.record()
+            end.synchronize()
+            return begin.elapsed_time(end)
+
+        return cuda_step
+
+    def close(self) -> None:
+        """Drop the weights."""
+        del self.model
+        if self.device == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,20 @@
+"""What a training step works on."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+#: The label of pixels that count nowhere, whatever the files say.
+IGNORE = 255
+
+
+@dataclass
+class Batch:
+    """One micro-batch on its device."""
+
+    #: uint8 ``(B, 3, H, W)``, RGB
+    images: Tensor
+    #: int64 ``(B, H, W)``; ``IGNORE`` marks pixels that count nowhere
+    labels: Tensor
+    #: optimiser steps taken before this one, from 0
+    step: int = 0

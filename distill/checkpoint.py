@@ -1,0 +1,101 @@
+"""Weights on disk: the resumable state of a run and the student that a run is for."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from .errors import WeightsError
+from .models import SegmentationModel, rebuild
+from .run import Run, find_run, replacing, sha256, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
+    """Keep a resumable state: tensors and plain values, loadable with ``weights_only=True``.
+
+    The new file is on disk before ``last.json`` names it, and the old one goes only then, so that a kill at any moment
+    leaves one complete checkpoint whose hash fits.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"last-{state['stage']}-{step:07d}.pt"
+    with replacing(path) as beside:
+        torch.save(state, beside)
+    write_json(folder / "last.json", {"file": path.name, "sha256": sha256(path), "stage": state["stage"], "step": step})
+    for old in folder.glob("last-*.pt"):
+        if old != path:
+            old.unlink()
+
+
+def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Load what ``save_state`` kept.
+
+    Raises:
+        WeightsError: there is none, or its hash does not fit.
+    """
+    try:
+        card = json.loads((folder / "last.json").read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder} holds no checkpoint to resume from ({error}); start the run again") from error
+    path = folder / card["file"]
+    if not path.exists() or sha256(path) != card["sha256"]:
+        raise WeightsError(f"{path} is missing or was changed since it was written; start the run again")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def save_student(path: Path, model: SegmentationModel, card: dict[str, Any]) -> None:
+    """Write a student's weights as one safetensors file whose header says what it is; a copy of the card lies beside."""
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
+    card = {"model": model.spec(), **card}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        save_file(tensors, str(beside), metadata={"kdc": json.dumps(card)})
+    write_json(path.with_suffix(".json"), {**card, "sha256": sha256(path)})
+
+
+def read_card(path: Path) -> dict[str, Any] | None:
+    """Return the card in the header of a kdc safetensors file; None for weights of other origin."""
+    with contextlib.suppress(OSError, SafetensorError, ValueError), safe_open(str(path), "pt") as file:
+        return json.loads((file.metadata() or {})["kdc"]) if "kdc" in (file.metadata() or {}) else None
+    return None
+
+
+def load_student(source: Run | str | Path | None, device: torch.device | str = "cpu", which: str = "best") -> SegmentationModel:
+    """Rebuild the network of a run (its ``best`` or ``last`` weights) or of a kdc safetensors file, in eval mode.
+
+    Raises:
+        WeightsError: there are no weights, or they do not fit the network that the card describes.
+    """
+    path = source if isinstance(source, Path) and source.suffix == ".safetensors" else None
+    if isinstance(source, str) and source.endswith(".safetensors"):
+        path = Path(source)
+    if path is None:
+        run = source if isinstance(source, Run) else find_run(source)
+        path = student_file(run, which)
+    card = read_card(path)
+    if card is None:
+        raise WeightsError(f"{path} is not a kdc checkpoint (no card in its header); give a run or its best.safetensors")
+    model = rebuild(card["model"])
+    try:
+        model.load_state_dict(load_file(str(path), device="cpu"))
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise WeightsError(f"{path} does not fit {card['model']['name']}: {str(error).splitlines()[0]}") from error
+    return model.to(device).eval()
+
+
+def student_file(run: Run, which: str = "best") -> Path:
+    """Return the file of a run's student.
+
+    Raises:
+        WeightsError: the run has not written one yet.
+    """
+    path = run.checkpoints / f"{which}.safetensors"
+    if not path.exists():
+        raise WeightsError(f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); resume it with: kdc distill --resume {run.path.name}")
+    return path

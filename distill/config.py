@@ -1,0 +1,257 @@
+"""The settings of a run: one strict schema, and the order in which flags, files, presets and recipes fill it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UsageError, closest
+
+Size = tuple[int, int]
+
+
+class Section(BaseModel):
+    """A part of the configuration; a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Data(Section):
+    """Which images, and how they are to be read; a key that is not named here is an option of the reader, which checks it."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True)
+    source: str = "builtin"
+    #: what is validated on
+    split: str = "val"
+    classes: int | None = Field(None, ge=2, le=255)
+    ignore_index: int | None = Field(None, ge=0, le=65535)
+    size: Size | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the reader's options that were set."""
+        return self.model_dump(exclude={"source", "split"}, exclude_none=True)
+
+
+class Model(Section):
+    """The two networks and what they start from."""
+
+    student: str = "deeplabv3-r18"
+    teacher: str | None = None
+    arch: str = "deeplabv3"
+    output_stride: Literal[8, 16] = 8
+    teacher_stride: Literal[8, 16] = 8
+    student_weights: str | None = None
+    teacher_weights: str | None = None
+    init: str | None = None
+    #: None keeps the architecture's own dropout
+    dropout: float | None = Field(None, ge=0, lt=1)
+    preprocess: Literal["imagenet", "bgr-mean"] = "imagenet"
+    #: compare the teacher's mIoU with chance before it teaches
+    teacher_check: bool = True
+
+
+class Train(Section):
+    """The optimisation: defaults are the CIRKD recipe (methods book, section 5)."""
+
+    iters: int = Field(40000, ge=0)
+    #: optimiser steps of the short teacher fit on the built-in data; None = as many as ``iters``
+    teacher_iters: int | None = Field(None, ge=0)
+    #: images per optimiser step, over all devices and micro-batches
+    batch: int = Field(16, ge=1)
+    accumulate: int = Field(1, ge=1)
+    crop: Size = (512, 512)
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: bool = True
+    jitter: float = Field(0.0, ge=0, le=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.02, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    power: float = Field(0.9, ge=0)
+    warmup: int = Field(0, ge=0)
+    clip: float | None = Field(None, gt=0)
+    ema: float | None = Field(None, gt=0, lt=1)
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    compile: bool = False
+    channels_last: bool = True
+    freeze_bn: bool = False
+    seed: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0)
+    #: torch threads; None = one a core, recorded in the run
+    threads: int | None = Field(None, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(1, ge=1)
+    nodes: int = Field(1, ge=1)
+    val_every: int = Field(800, ge=1)
+    #: validation images looked at during training; None = all of them
+    val_images: int | None = Field(None, ge=1)
+    save_every: int = Field(500, ge=1)
+    log_every: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Train":
+        parts = self.devices * self.nodes * self.accumulate
+        if self.batch % parts:
+            raise ValueError(
+                f"train.batch={self.batch} cannot be shared equally by {self.devices} devices x {self.nodes} nodes x "
+                f"{self.accumulate} micro-batches; take a multiple of {parts}"
+            )
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"train.scale={self.scale} must be (smallest, largest), both above 0")
+        if min(self.crop) < 1:
+            raise ValueError(f"train.crop={self.crop} must be (height, width), both above 0")
+        return self
+
+
+class Task(Section):
+    """The supervised loss."""
+
+    aux_weight: float = Field(0.4, ge=0)
+
+
+class MethodSettings(BaseModel):
+    """The distillation method: ``name`` (``kt``, ``lad+kd``, ``none``) and, by method, its settings."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str = "none"
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings by method: ``{"kt": {"lt": 2.0, "T": "linear(4,1,1000)"}}``."""
+        return {key.replace("_", "-"): dict(value) for key, value in (self.model_extra or {}).items()}
+
+    @model_validator(mode="after")
+    def _by_method(self) -> "MethodSettings":
+        for key, value in (self.model_extra or {}).items():
+            if not isinstance(value, Mapping):
+                raise ValueError(f"method.{key}={value!r}: settings belong to a method, as in method.kt.T=4")
+        return self
+
+
+class Config(Section):
+    """Every value of a run, as resolved."""
+
+    data: Data = Field(default_factory=Data)
+    model: Model = Field(default_factory=Model)
+    train: Train = Field(default_factory=Train)
+    task: Task = Field(default_factory=Task)
+    method: MethodSettings = Field(default_factory=MethodSettings)
+
+    def to_yaml(self) -> str:
+        """Return the whole configuration as YAML that ``--config`` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def changed(self, **dotted: Any) -> "Config":
+        """Return a copy with dotted keys (``train__iters=5``) replaced."""
+        nested = self.model_dump()
+        for key, value in dotted.items():
+            _put(nested, key.replace("__", "."), value)
+        return _validated(nested)
+
+
+def parse_size(text: str) -> Size:
+    """Read ``HxW``, as in ``96x192``.
+
+    Raises:
+        UsageError: it is not two positive whole numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) == 2 and all(p.isdigit() and int(p) > 0 for p in parts):
+        return int(parts[0]), int(parts[1])
+    raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
+
+
+def resolve(
+    flags: Mapping[str, Any],
+    sets: Iterable[str] = (),
+    file: Path | None = None,
+    layers: Iterable[Mapping[str, Any]] = (),
+) -> Config:
+    """Fill the schema: flags over ``--set`` over ``--config`` over ``layers`` (later over earlier) over defaults.
+
+    Args:
+        flags: dotted keys of the command line; None means not given.
+        sets: texts such as ``train.lr=0.01``; the value is read as YAML.
+        file: a YAML file, nested or with dotted keys.
+        layers: flat dictionaries of dotted keys: the data's recipe, then the preset.
+
+    Raises:
+        UsageError: an unknown key or a value that the schema refuses.
+    """
+    nested: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            _put(nested, key, value)
+    for key, value in _flatten(read_yaml(file) if file else {}):
+        _put(nested, key, value)
+    for text in sets:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--set {text!r} is not key=value, such as --set train.lr=0.01")
+        try:
+            _put(nested, key.strip(), _tuple(yaml.safe_load(value)))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from error
+    for key, value in flags.items():
+        if value is not None:
+            _put(nested, key, value)
+    return _validated(nested)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML mapping safely.
+
+    Raises:
+        UsageError: the file is missing or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{file} holds {type(values).__name__}; a mapping of settings is needed, such as train: {{lr: 0.01}}")
+    return values
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(nested: dict[str, Any], dotted: str, value: Any) -> None:
+    parts = dotted.split(".")
+    if parts[0] == "method" and len(parts) > 3:  # method.kt.tailor.train: one setting of one method
+        parts = [*parts[:2], ".".join(parts[2:])]
+    if parts[0] == "method" and len(parts) == 3:
+        parts[1] = parts[1].replace("-", "_")
+    for part in parts[:-1]:
+        nested = nested.setdefault(part, {})
+        if not isinstance(nested, dict):
+            raise UsageError(f"{dotted}: {part} is a value, not a section")
+    nested[parts[-1]] = value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _validated(nested: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(nested)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(f"unknown setting {key!r}{closest(key, _keys())}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(message if not key or "=" in message else f"{key}={first['input']!r}: {message}") from error
+
+
+def _keys() -> list[str]:
+    return [key for key, _ in _flatten(Config().model_dump())]

@@ -1,0 +1,92 @@
+"""What kdc tells people: lines, tables and progress bars on stdout, or on stderr while stdout carries JSON."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+#: True while a command runs with ``--json``: stdout then holds one JSON object and nothing else.
+json_mode = False
+#: True on every process but the first of a distributed run: only rank 0 speaks.
+muted = False
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stderr if json_mode else sys.stdout, highlight=False, soft_wrap=True)
+
+
+def say(text: str = "") -> None:
+    """Print one line for people."""
+    if not muted:
+        _console().print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """Print one line that must not be missed."""
+    if not muted:
+        _console().print(f"! {text}", style="bold yellow", markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    if muted:
+        return
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        grid.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    console = _console()
+    console.print(grid, width=None if console.is_terminal else 160)
+
+
+def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
+    """Yield ``items`` while a bar runs on a terminal; elsewhere just yield them."""
+    console = _console()
+    if muted or not console.is_terminal:
+        yield from items
+        return
+    from rich.progress import track
+
+    yield from track(items, description=label, total=total, console=console, transient=True)
+
+
+@contextlib.contextmanager
+def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
+    """Give ``update(done, text)`` for long work: a bar on a terminal, about ten lines elsewhere."""
+    console = _console()
+    if muted or not console.is_terminal:
+        every = max(total // 10, 1)
+
+        def line(done: int, text: str) -> None:
+            if done % every == 0 or done == total:
+                say(f"{label} {done}/{total} {text}")
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as progress:
+        task = progress.add_task(label, total=total, completed=done, text="")
+        yield lambda done, text: progress.update(task, completed=done, text=text)
+
+
+def to_json(value: Any) -> str:
+    """Return one line of strict JSON; paths become text, and a NaN is an error rather than an invalid file."""
+    return json.dumps(value, allow_nan=False, default=str)
+
+
+def emit(result: Any) -> None:
+    """Print ``result`` as one line of JSON, the last line of stdout."""
+    if not muted:
+        sys.stdout.write(to_json(result) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,162 @@
+"""Datasets by name or by folder: every file here without a leading underscore is one dataset kind, its name the file's name."""
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, UsageError, closest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: The label value that counts nowhere: whatever the files say, inside kdc it is this one.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with one file: what kind, the value found, and what to do about it."""
+
+    file: str
+    kind: str
+    value: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind}: {self.value}" + (f" ({self.hint})" if self.hint else "")
+
+
+class Dataset:
+    """One split: images and, where ``labelled``, their class maps.
+
+    ``source`` and ``options`` are what ``open_data`` needs to open the same data again, with everything inferred
+    written out; ``notes`` are the lines a user should see (what was inferred or chosen, that data is generated).
+    """
+
+    name: str
+    split: str
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    labelled: bool = True
+    source: str
+    options: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not say its length")
+
+    def key(self, i: int) -> str:
+        """Return the name of sample ``i``, for messages and pictures."""
+        raise TypeError(f"{type(self).__name__} does not name its samples")
+
+    def read(self, i: int) -> "tuple[np.ndarray, np.ndarray | None]":
+        """Return the image (uint8 H,W,3 RGB) and the label (uint8 H,W; 255 = ignored; None in an unlabelled split).
+
+        Raises:
+            BadSample: a file is missing, broken or does not fit its partner (a ``DataError``).
+        """
+        raise TypeError(f"{type(self).__name__} does not read")
+
+    def examine(self, i: int) -> "tuple[np.ndarray | None, list[Problem]]":
+        """Return the label, and everything wrong with sample ``i`` where ``read`` stops at the first."""
+        try:
+            return self.read(i)[1], []
+        except BadSample as bad:
+            return None, [bad.problem]
+
+    def size(self) -> tuple[int, int]:
+        """Return height and width of the first image."""
+        height, width = self.read(0)[0].shape[:2]
+        return int(height), int(width)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 of what the data is: equal for equal data."""
+        return self._hash([])
+
+    def _hash(self, what: Any) -> str:
+        whole = [self.name, self.split, self.classes, what]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class BadSample(DataError):
+    """A sample that cannot be used; ``problem`` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem)  # as the only argument, so that it survives the way out of a worker process
+        self.problem = problem
+
+
+def names() -> list[str]:
+    """Return the dataset kinds: the files of this folder."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of one dataset kind."""
+    if name not in names():
+        raise UsageError(f"no dataset called {name!r}{closest(name, names())}; accepted: {', '.join(names())}")
+    return import_module(f".{name}", __package__)
+
+
+def _kind(name_or_dir: str, options: dict[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
+    """Return the module that reads ``name_or_dir``, and its options (with ``root`` for a directory)."""
+    name = str(name_or_dir)
+    kind, found = name, dict(options)
+    if name not in names():
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise DataError(
+                f"no dataset or directory called {name!r}{closest(name, names())}; "
+                f"accepted: {', '.join(n for n in names() if n != 'folder')}, or a directory of images and masks"
+            )
+        found["root"] = str(folder.resolve())
+        kind = "camvid" if load("camvid").recognise(folder) else "folder"
+    module = load(kind)
+    accepted = [p for p in inspect.signature(module.open_split).parameters if p != "split"]
+    for option in found:
+        if option not in accepted:
+            raise UsageError(
+                f"data.{option} is not an option of {kind}{closest(option, accepted)}; accepted: {', '.join(accepted)}"
+            )
+    return module, found
+
+
+def open_leniently(name_or_dir: str, split: str, **options: Any) -> Dataset:
+    """Open a split even when its list of ``problems`` is not empty (for the checker)."""
+    module, options = _kind(name_or_dir, options)
+    return module.open_split(split, **options)
+
+
+def open_data(name_or_dir: str, split: str, **options: Any) -> Dataset:
+    """Open one split of a named dataset ("builtin", "camvid") or of a directory.
+
+    Raises:
+        DataError: nothing there, no such split, or files that do not pair up.
+        UsageError: an option that this kind of data does not have.
+    """
+    dataset = open_leniently(name_or_dir, split, **options)
+    if dataset.problems:
+        more = f", and {len(dataset.problems) - 1} more" if len(dataset.problems) > 1 else ""
+        raise DataError(f"{dataset.problems[0]}{more}; see all with: kdc data check {name_or_dir}")
+    return dataset
+
+
+def splits(name_or_dir: str, **options: Any) -> list[str]:
+    """Return the splits that are there, of "train", "val" and "test"."""
+    module, options = _kind(name_or_dir, options)
+    return module.splits(**options)
+
+
+def recipe(name_or_dir: str) -> dict[str, Any]:
+    """Return the flat configuration defaults that belong to this data, such as ``{"train.crop": (96, 192)}``."""
+    return dict(_kind(name_or_dir, {})[0].RECIPE)

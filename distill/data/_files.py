@@ -1,0 +1,277 @@
+"""Images and masks in files: decoding them, finding out what is wrong with them, and turning mask values into classes."""
+
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from . import IGNORE, BadSample, Dataset, Problem
+
+Colour = tuple[int, int, int]
+IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"}
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+_BAD = 254  # the value of a mask pixel that is no class; classes are fewer
+
+
+def _load(path: Path) -> bytes:
+    """Return the file's bytes, having made sure that it is there and has its end.
+
+    Decoders may fill the rest of a truncated file with grey and say nothing, so the end mark is looked for.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadSample(Problem(str(path), "missing", error.strerror or str(error))) from error
+    if data.startswith(_PNG):
+        whole = data.rfind(b"IEND\xaeB`\x82") > 0
+    elif data.startswith(_JPEG):
+        whole = _whole_jpeg(data)
+    else:
+        whole = len(data) > 0
+    if not whole:
+        raise BadSample(Problem(str(path), "truncated", f"ends after {len(data)} bytes", "copy or download it again"))
+    return data
+
+
+def _whole_jpeg(data: bytes) -> bool:
+    """Return whether an end mark follows the first scan (an embedded thumbnail, which has its own, lies before it)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xDA:  # start of scan; inside the scans FF D9 cannot occur by chance
+            return data.find(b"\xff\xd9", at) > 0
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return False
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Decode an image to uint8 H,W,3 RGB (16-bit and grey ones are converted; an EXIF orientation is applied).
+
+    Raises:
+        BadSample: missing, truncated or unreadable.
+    """
+    data = _load(path)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadSample(Problem(str(path), "unreadable", f"{len(data)} bytes that do not decode as an image"))
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Decode a mask to its stored values: 2-D uint8 or uint16, or uint8 H,W,3 RGB where the channels differ.
+
+    Palette indices stay indices (OpenCV would turn them into colours) and values below 8 bits stay small (OpenCV would
+    stretch them to 255), so those go through Pillow.
+
+    Raises:
+        BadSample: missing, truncated or unreadable.
+    """
+    data = _load(path)
+    # byte 24 of a PNG is its bit depth, byte 25 its colour type: 0 grey, 2 RGB
+    plain = data.startswith(_PNG) and ((data[25] == 0 and data[24] >= 8) or (data[25] == 2 and data[24] == 8))
+    if plain:
+        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if mask is None:
+            raise BadSample(Problem(str(path), "unreadable", f"{len(data)} bytes that do not decode as a mask"))
+        if mask.ndim == 3:
+            mask = cv2.cvtColor(mask, cv2.COLOR_BGR2RGB)
+    else:
+        mask = _pillow_mask(path, data)
+    if mask.ndim == 3 and np.array_equal(mask[..., 0], mask[..., 1]) and np.array_equal(mask[..., 0], mask[..., 2]):
+        mask = np.ascontiguousarray(mask[..., 0])
+    return mask
+
+
+def _pillow_mask(path: Path, data: bytes) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.format == "JPEG":
+                hint = "JPEG changes values; save masks as PNG"
+                raise BadSample(Problem(str(path), "encoding", "a JPEG mask", hint))
+            if picture.mode in ("RGBA", "CMYK", "YCbCr"):
+                picture = picture.convert("RGB")
+            elif picture.mode == "LA":
+                picture = picture.convert("L")
+            mask = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadSample(Problem(str(path), "unreadable", str(error))) from error
+    if data.startswith(_PNG) and data[25] == 0 and data[24] in (2, 4):
+        mask = mask // (255 // (2 ** data[24] - 1))  # Pillow stretches 2 and 4 bits to 255
+    if mask.dtype not in (np.bool_, np.uint8, np.uint16, np.int32):
+        raise BadSample(Problem(str(path), "encoding", f"values of type {mask.dtype}", "save whole numbers as PNG"))
+    if mask.dtype == np.int32:
+        mask = mask.clip(0, 65535).astype(np.uint16)
+    return mask.astype(np.uint8) if mask.dtype == np.bool_ else mask
+
+
+def palette_of(path: Path) -> tuple[Colour, ...]:
+    """Return the colours of a palette mask, in index order; empty when it has no palette or cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            flat = picture.getpalette() if picture.mode == "P" else None
+    except (UnidentifiedImageError, OSError, SyntaxError):
+        return ()
+    flat = flat or []
+    return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
+
+
+def default_palette(count: int) -> tuple[Colour, ...]:
+    """Return ``count`` distinct colours by the bit rule of the VOC colour map."""
+    colours = []
+    for number in range(count):
+        r = g = b = 0
+        bits = number + 1  # black stays free for what is ignored
+        for shift in range(7, -1, -1):
+            r, g, b = r | (bits & 1) << shift, g | (bits >> 1 & 1) << shift, b | (bits >> 2 & 1) << shift
+            bits >>= 3
+        colours.append((r, g, b))
+    return tuple(colours)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Which stored value means which class: whole numbers (grey or palette masks), or RGB colours."""
+
+    values: tuple[int, ...] | tuple[Colour, ...]
+    ignored: tuple[int, ...] | tuple[Colour, ...] = (IGNORE,)
+
+    @staticmethod
+    def numbered(count: int, ignored: tuple[int, ...] = (IGNORE,)) -> "Code":
+        """Classes in the order of the whole numbers from 0, the ignored ones left out."""
+        free = (value for value in range(65536) if value not in ignored)
+        return Code(tuple(next(free) for _ in range(count)), ignored)
+
+    @property
+    def coloured(self) -> bool:
+        return any(isinstance(value, tuple) for value in self.values)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        table = np.full(1 << 24 if self.coloured else 65536, _BAD, np.uint8)
+        for value in self.ignored:
+            table[_packed(value)] = IGNORE
+        for number, value in enumerate(self.values):
+            table[_packed(value)] = number
+        return table
+
+    def classes(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        """Return the uint8 class map of stored values, 255 = ignored.
+
+        Raises:
+            BadSample: values that are no class, with the likely cause; or colours where numbers were expected.
+        """
+        if not self.coloured and mask.ndim == 3:
+            hint = "RGB-coded masks need their colours: codes in kdc.yaml, one [r, g, b] a class"
+            raise BadSample(Problem(str(path), "encoding", "an RGB mask where class numbers were expected", hint))
+        if self.coloured:
+            channels = mask if mask.ndim == 3 else np.repeat(mask[..., None], 3, axis=2)
+            r, g, b = (channels[..., i].astype(np.uint32) for i in range(3))
+            mask = np.minimum(r << 16 | g << 8 | b, (1 << 24) - 1)
+            label = self._table[mask]
+        else:
+            label = cv2.LUT(mask, self._table[:256]) if mask.dtype == np.uint8 else self._table[mask]
+        wrong = label == _BAD
+        if wrong.any():
+            values, counts = np.unique(mask[wrong], return_counts=True)
+            raise BadSample(self._explain(path, values.tolist(), counts.tolist()))
+        return label
+
+    def _explain(self, path: Path, values: list[int], counts: list[int]) -> Problem:
+        def shown(value: int) -> str:
+            return str((value >> 16, value >> 8 & 255, value & 255)) if self.coloured else str(value)
+
+        listed = ", ".join(f"{shown(v)} in {n} pixels" for v, n in list(zip(values, counts, strict=True))[:4])
+        listed += ", ..." if len(values) > 4 else ""
+        count = len(self.values)
+        if self.coloured:
+            hint = "a colour that no class has: add it to codes, or to ignore_codes"
+        elif len(values) == 1 and values[0] in (0, 254, 255, count):
+            hint = f"an ignore id? --ignore-index {values[0]}" + (
+                f"; or one class more? --classes {count + 1}" if values[0] == count else ""
+            )
+        else:
+            hint = f"{count} classes are {min(self.values)} to {max(self.values)}: more classes (--classes), or ignore ids (--ignore-index)?"
+        return Problem(str(path), "label out of range", listed, hint)
+
+
+def _packed(value: int | Colour) -> int:
+    return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file, its mask file (None in an unlabelled split) and the name shown for both."""
+
+    key: str
+    image: Path
+    mask: Path | None
+
+
+class FileDataset(Dataset):
+    """Pairs of image and mask files, all read with one ``Code``."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        samples: list[Sample],
+        code: Code,
+        classes: tuple[str, ...],
+        palette: tuple[Colour, ...],
+        *,
+        source: str,
+        options: dict[str, Any],
+        notes: tuple[str, ...] = (),
+        problems: tuple[Problem, ...] = (),
+    ) -> None:
+        self.name, self.split, self.samples, self.code = name, split, samples, code
+        self.classes, self.palette = classes, palette
+        self.source, self.options, self.notes, self.problems = source, options, notes, problems
+        self.labelled = bool(samples) and all(sample.mask is not None for sample in samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def key(self, i: int) -> str:
+        return self.samples[i].key
+
+    def _label(self, i: int, shape: tuple[int, ...] | None) -> np.ndarray:
+        sample = self.samples[i]
+        assert sample.mask is not None
+        mask = read_mask(sample.mask)
+        if shape is not None and mask.shape[:2] != shape[:2]:
+            (h, w), (mh, mw) = shape[:2], mask.shape[:2]
+            hint = (
+                "turned by 90 degrees: an EXIF orientation?" if (h, w) == (mw, mh) else "a mask needs its image's size"
+            )
+            raise BadSample(Problem(str(sample.mask), "size mismatch", f"mask {mh}x{mw}, image {h}x{w} (HxW)", hint))
+        return self.code.classes(mask, sample.mask)
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        image = read_image(self.samples[i].image)
+        return image, self._label(i, image.shape) if self.labelled else None
+
+    def examine(self, i: int) -> tuple[np.ndarray | None, list[Problem]]:
+        problems, shape, label = [], None, None
+        try:
+            shape = read_image(self.samples[i].image).shape
+        except BadSample as bad:
+            problems.append(bad.problem)
+        if self.samples[i].mask is not None:
+            try:
+                label = self._label(i, shape)
+            except BadSample as bad:
+                problems.append(bad.problem)
+        return label, problems
+
+    def fingerprint(self) -> str:
+        files = []
+        for sample in self.samples:
+            stats = [path.stat() for path in (sample.image, sample.mask) if path is not None]
+            files.append([sample.key, *((s.st_size, s.st_mtime_ns) for s in stats)])
+        return self._hash([files, self.code.values, self.code.ignored])

@@ -1,0 +1,254 @@
+"""A folder of images and masks: two sub-folders or two lists, palette, grey or RGB-coded masks; what is not said is inferred.
+
+What may be said, as options or in a ``kdc.yaml`` (or ``dataset.yaml``) beside the data: ``classes`` (names, or their number),
+``ignore_index`` (one id or several), ``codes`` (the grey value or RGB colour of each class), ``ignore_codes`` (colours that
+are ignored), ``palette`` (colours for pictures), ``images``, ``labels``, ``val_fraction``, ``split_seed``.
+"""
+
+import inspect
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ..errors import DataError, UsageError, closest
+from . import IGNORE, BadSample, Problem
+from ._files import Code, Colour, FileDataset, Sample, default_palette, palette_of, read_mask
+from ._pairs import Files, discover, pair
+
+RECIPE: dict[str, Any] = {}
+_CARDS = ("kdc.yaml", "kdc.yml", "dataset.yaml", "dataset.yml")
+_MOST_COLOURS = 256
+_GREY_STEP = 32  # masks whose few values all lie at least this far apart are grey-coded, not numbered
+
+
+def _settings(root: Path, options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Merge the YAML beside the data with the options given, which win."""
+    accepted = [name for name in inspect.signature(open_split).parameters if name not in ("split", "root")]
+    for name in _CARDS:
+        if not (root / name).is_file():
+            continue
+        try:
+            card = yaml.safe_load((root / name).read_text()) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise DataError(f"{root / name}: not readable as YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(card, dict):
+            raise DataError(f"{root / name}: expected keys and values; accepted keys: {', '.join(accepted)}")
+        for key in card:
+            if key not in accepted:
+                near = closest(str(key), accepted)
+                raise DataError(f"{root / name}: unknown key {key!r}{near}; accepted: {', '.join(accepted)}")
+        return card | options, [f"settings read from {root / name}"]
+    return dict(options), []
+
+
+def _names(classes: Any) -> tuple[str, ...] | None:
+    """Turn names, a comma-separated line of names, a number, or {id: name} into class names."""
+    if classes is None:
+        return None
+    if isinstance(classes, str) and not classes.isdigit():
+        classes = [name.strip() for name in classes.split(",")]
+    if isinstance(classes, dict):
+        if sorted(classes) != list(range(len(classes))):
+            raise UsageError(f"data.classes: expected ids 0 to {len(classes) - 1}, got {sorted(classes)}")
+        classes = [classes[i] for i in range(len(classes))]
+    names = (
+        tuple(map(str, classes))
+        if isinstance(classes, list | tuple)
+        else tuple(f"class{i}" for i in range(int(classes)))
+    )
+    if not 1 <= len(names) <= 253 or len(set(names)) < len(names):
+        raise UsageError(
+            f"data.classes: expected 1 to 253 different names, got {len(names)}, {len(set(names))} of them different"
+        )
+    return names
+
+
+def _value(code: Any) -> int | Colour:
+    whole = code if isinstance(code, list | tuple) else [code]
+    if len(whole) not in (1, 3) or not all(isinstance(v, int) and 0 <= v <= 65535 for v in whole):
+        raise UsageError(f"data.codes: {code!r} is neither a grey value nor a colour [r, g, b]")
+    return int(whole[0]) if len(whole) == 1 else (int(whole[0]), int(whole[1]), int(whole[2]))
+
+
+def _given_code(settings: dict[str, Any], names: tuple[str, ...] | None) -> tuple[Code | None, tuple[str, ...] | None]:
+    """Return what the settings say about values and names; None where they leave it to the masks."""
+    ignore = settings.get("ignore_index")
+    ignored = (IGNORE,) if ignore is None else tuple(ignore) if isinstance(ignore, list | tuple) else (int(ignore),)
+    codes = settings.get("codes")
+    if codes is None:
+        return (Code.numbered(len(names), ignored) if names else None), names
+    if isinstance(codes, dict):
+        names, codes = names or _names(list(codes)), list(codes.values())
+    values = [_value(code) for code in codes]
+    extra = [_value(code) for code in settings.get("ignore_codes") or []]
+    if len({isinstance(value, tuple) for value in [*values, *extra]}) != 1:
+        raise UsageError("data.codes mixes grey values and colours; expected one kind")
+    if names is not None and len(values) != len(names):
+        raise UsageError(f"data.codes holds {len(values)} values for {len(names)} classes; expected one for each")
+    if isinstance(values[0], int):
+        extra += [value for value in ignored if value not in values]
+    return Code(tuple(values), tuple(extra)), names or _names(len(values))  # pyright: ignore[reportArgumentType]
+
+
+@lru_cache(maxsize=8)
+def _seen(masks: tuple[Path, ...]) -> tuple[bool, tuple[int, ...], int]:
+    """Decode all masks: whether any is coloured, the values (colours packed as 0xRRGGBB), and how many could be read."""
+
+    def values(path: Path) -> tuple[bool, np.ndarray] | None:
+        try:
+            mask = read_mask(path)
+        except BadSample:
+            return None  # reading the sample will say so
+        if mask.ndim == 2:
+            return False, np.unique(mask)
+        r, g, b = (mask[..., i].astype(np.int64) for i in range(3))
+        return True, np.unique(r << 16 | g << 8 | b)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = [result for result in pool.map(values, masks) if result is not None]
+    coloured = any(colour for colour, _ in found)
+    together: set[int] = set()
+    for colour, some in found:
+        together.update((some if colour or not coloured else some * 0x010101).tolist())
+    return coloured, tuple(sorted(together)), len(found)
+
+
+def _inferred(root: Path, masks: tuple[Path, ...], settings: dict[str, Any]) -> tuple[Code, str]:
+    """Infer classes from the values in the masks, and say so in one line."""
+    coloured, values, readable = _seen(masks)
+    cure = "say which with --classes, or with classes and codes in kdc.yaml"
+    seen = f"inferred from {readable} masks in {root}"
+    if not values:
+        raise DataError(f"none of the {len(masks)} masks in {root} can be read; see kdc data check {root}")
+    if coloured:
+        if len(values) > _MOST_COLOURS:
+            raise DataError(
+                f"the masks in {root} hold {len(values)} colours: photographs, or masks saved with smoothing? {cure}"
+            )
+        colours = tuple((v >> 16, v >> 8 & 255, v & 255) for v in values)
+        return Code(colours, ()), f"{len(colours)} classes {seen}, a colour each: {', '.join(map(str, colours[:8]))}"
+    if set(values) == {0, 255} and settings.get("ignore_index") is None:
+        return Code((0, 255), ()), f"2 classes {seen}: grey 0 and 255"
+    ignored = _given_code(settings, ("?",))[0]
+    assert ignored is not None
+    rest = [value for value in values if value not in ignored.ignored]
+    if len(rest) > 1 and min(np.diff(rest)) >= _GREY_STEP:
+        return Code(
+            tuple(rest), ignored.ignored
+        ), f"{len(rest)} classes {seen}, grey-coded: {', '.join(map(str, rest))}"
+    if not rest or rest[-1] > 252:
+        what = f"values up to {rest[-1]}" if rest else "nothing but the ignored id"
+        raise DataError(f"the masks in {root} hold {what}: instance ids, or photographs? {cure}")
+    count = rest[-1] + 1 - sum(value < rest[-1] for value in ignored.ignored)
+    absent = count - len(rest)
+    unseen = f" ({absent} of them in no mask)" if absent else ""
+    ids = ", ".join(map(str, ignored.ignored))
+    return Code.numbered(
+        count, ignored.ignored
+    ), f"{count} classes{unseen} {seen}: values up to {rest[-1]}, {ids} ignored"
+
+
+def _cut(samples: list[Sample], split: str, fraction: float, seed: int) -> list[Sample]:
+    """Take the training or the validation share of one pool, drawn by seed."""
+    if not 0 < fraction < 1:
+        raise UsageError(f"data.val_fraction = {fraction}: expected between 0 and 1")
+    order = np.random.default_rng(seed).permutation(len(samples))
+    held = max(1, round(len(samples) * fraction)) if len(samples) > 1 else 0
+    return [samples[i] for i in sorted(order[:held] if split == "val" else order[held:])]
+
+
+def _paired(part: Files) -> tuple[list[Sample], list[Problem], list[str]]:
+    if not part.by_line:
+        return pair(part.images, part.masks, part.image_base, part.mask_base)
+    masks = part.masks or [None] * len(part.images)
+    rows = zip(part.images, masks, strict=True)
+    return [Sample(image.with_suffix("").name, image, mask) for image, mask in rows], [], []
+
+
+def _layout(root: Path, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Files], list[str]]:
+    settings, notes = _settings(root, {key: value for key, value in options.items() if value is not None})
+    layout = discover(root, settings.get("images"), settings.get("labels"))
+    return settings, layout.splits, notes + layout.notes
+
+
+def splits(root: str, **options: Any) -> list[str]:
+    """Return the splits that are given, or train and val, which are then drawn by seed."""
+    found = _layout(Path(root), options)[1]
+    return ["train", "val"] if list(found) == ["all"] else list(found)
+
+
+def open_split(
+    split: str,
+    root: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    classes: Any = None,
+    ignore_index: int | list[int] | None = None,
+    codes: Any = None,
+    ignore_codes: Any = None,
+    palette: Any = None,
+    val_fraction: float | None = None,
+    split_seed: int | None = None,
+) -> FileDataset:
+    """Open ``train``, ``val``, ``test`` or ``all`` of the images and masks in ``root``.
+
+    Raises:
+        DataError: no images, no such split, classes that cannot be inferred, or a bad YAML.
+        UsageError: classes, codes or fractions that do not fit together.
+    """
+    if root is None:
+        raise DataError("folder: which one? Give its directory: --data DIR")
+    given = {k: v for k, v in locals().items() if k not in ("split", "root")}
+    where = Path(root)
+    settings, found, notes = _layout(where, given)
+    cut = list(found) == ["all"] and split != "all"
+    if split not in found and not (cut and split in ("train", "val")) and split != "all":
+        there = "train, val (drawn by seed)" if cut else ", ".join(found)
+        raise DataError(f"{where} has no split {split!r}; splits there: {there}; all = every image")
+    parts = [_paired(part) for name, part in found.items() if cut or split in ("all", name)]
+    samples = [sample for part in parts for sample in part[0]]
+    problems = tuple(problem for part in parts for problem in part[1])
+    notes += [note for part in parts for note in part[2]]
+    if cut:
+        fraction, seed = settings.get("val_fraction", 0.2), settings.get("split_seed", 0)
+        samples = _cut(samples, split, fraction, seed)
+        notes.append(f"no splits given: {fraction:.0%} of the images drawn for val by seed {seed}")
+    code, names = _given_code(settings, _names(settings.get("classes")))
+    masks = tuple(s.mask for part in found.values() for s in _paired(part)[0] if s.mask is not None)
+    if code is None and masks:
+        code, note = _inferred(where, masks, settings)
+        names = _names(len(code.values))
+        notes.append(note)
+    code, names = code or Code(()), names or ()
+    colours = _palette(settings.get("palette"), code, masks)
+    resolved = {
+        k: v for k, v in settings.items() if k not in ("classes", "ignore_index", "codes", "ignore_codes", "palette")
+    }
+    if names:
+        resolved |= {"classes": list(names), "codes": [list(v) if isinstance(v, tuple) else v for v in code.values]}
+        resolved |= {"ignore_codes": [list(v) if isinstance(v, tuple) else v for v in code.ignored], "ignore_index": []}
+        resolved["palette"] = [list(colour) for colour in colours]
+    return FileDataset(
+        where.name, split, samples, code, names, colours, source=str(where), options=resolved, notes=tuple(notes), problems=problems
+    )  # fmt: skip
+
+
+def _palette(given: Any, code: Code, masks: tuple[Path, ...]) -> tuple[Colour, ...]:
+    """Return a colour for each class: as given, else the codes themselves, else the first mask's palette, else made up."""
+    count = len(code.values)
+    if given is not None:
+        colours = [_value(colour) for colour in given]
+        if len(colours) != count or not all(isinstance(colour, tuple) for colour in colours):
+            raise UsageError(f"data.palette: expected {count} colours [r, g, b], got {len(colours)}")
+        return tuple(colour for colour in colours if isinstance(colour, tuple))
+    if code.coloured:
+        return tuple(value for value in code.values if isinstance(value, tuple))
+    stored = palette_of(masks[0]) if masks else ()
+    if stored and all(isinstance(v, int) and v < len(stored) for v in code.values):
+        return tuple(stored[v] for v in code.values if isinstance(v, int))
+    return default_palette(count)

@@ -1,0 +1,73 @@
+"""The errors that kdc shows to people: one line each, with the exit code of the command line."""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import ClassVar
+
+
+class KdcError(Exception):
+    """A mistake or a lack that the user can mend; the message says what came, what is accepted and the cure."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(KdcError):
+    """A flag, name or configuration value that kdc does not accept."""
+
+    exit_code = 2
+
+
+class DataError(KdcError):
+    """Images or labels that are missing, broken or not what the configuration says."""
+
+    exit_code = 3
+
+
+class WeightsError(KdcError):
+    """A checkpoint, weights or model file that is missing, broken or does not fit."""
+
+    exit_code = 4
+
+
+class ExportError(KdcError):
+    """An export, engine or runtime that failed, or an optional package that is not installed."""
+
+    exit_code = 5
+
+
+class NumbersError(KdcError):
+    """Numbers went bad: a non-finite loss, or a gate beyond its tolerance."""
+
+    exit_code = 6
+
+
+class ResourceError(KdcError):
+    """Memory, disk or worker processes ran out."""
+
+    exit_code = 7
+
+
+class BusyError(KdcError):
+    """Another process works in the run folder."""
+
+    exit_code = 8
+
+
+def closest(name: str, accepted: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest accepted name, or an empty string."""
+    near = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Import ``module``.
+
+    Raises:
+        ExportError: it is not installed; the message holds the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ExportError(f"{module} is not installed ({error}); install it with: pip install 'kdc[{extra}]'") from error

@@ -1,0 +1,333 @@
+"""One training job from its configuration to a finished run: data, networks, teacher, method, loop, verdict."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from . import console, methods, models
+from .checkpoint import load_student, student_file
+from .config import Config
+from .console import say, warn
+from .data import Dataset, open_data
+
+from .errors import DataError, KdcError, ResourceError, UsageError, WeightsError
+from .methods import Composite, Sizes
+from .models import SegmentationModel
+from .models._weights import load_backbone
+from .preprocess import NAMED
+from .run import Run, all_runs, find_run, point_last
+from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher
+from .train import Batches, Stopped, train
+
+
+@dataclass
+class Parts:
+    """What a configuration names, opened and built, before anything is written."""
+
+    config: Config
+    data: Dataset
+    val: Dataset | None
+    data_card: dict[str, Any]
+    student: SegmentationModel
+    teacher: Teacher | None
+    method: Composite
+
+
+def launch(config: Config) -> Fabric:
+    """Start Fabric on the devices that the configuration asks for; with several, each process comes back from here.
+
+    Raises:
+        UsageError: CUDA is asked for and there is none.
+    """
+    options = config.train
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto")
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
+    ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
+    strategy = ddp if options.devices * options.nodes > 1 else "auto"
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        strategy=strategy,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        precision=options.precision,
+    )
+    fabric.launch()
+    console.muted = not fabric.is_global_zero
+    torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
+    return fabric
+
+
+def run_job(
+    config: Config,
+    *,
+    out: Path | None = None,
+    root: Path | None = None,
+    fabric: Fabric | None = None,
+    kind: str | None = None,
+    **card: Any,
+) -> Run:
+    """Train what ``config`` describes and return the finished run.
+
+    Args:
+        config: every setting; ``method.name == "none"`` is plain training without a teacher.
+        out: the run folder; by default a new one below ``root`` (``runs/``).
+        root: where runs lie.
+        fabric: the launched Fabric, where the caller has one already.
+        kind: what run.json calls it; by default ``distill`` or ``train``.
+        card: further keys of run.json.
+
+    Raises:
+        KdcError: of the kind that fits: data 3, weights 4, numbers 6, resources 7, folder in use 8.
+        Stopped: SIGINT or SIGTERM came; the run can be resumed.
+    """
+    fabric = fabric or launch(config)
+    kind = kind or ("train" if config.method.name == "none" else "distill")
+    parts = prepare(config, fabric, root)
+    run = None
+    if fabric.is_global_zero:
+        name = "_".join((config.method.name if parts.teacher else "train", *([_short(parts.teacher.model.name)] if parts.teacher else []), _short(parts.student.name), parts.data.name))
+        run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **card)
+        say(f"run {run.path}")
+    run = _shared(fabric, run)
+    return _train(parts, run, fabric, resume=False)
+
+
+def resume_job(spec: str | None, *, root: Path | None = None, workers: int | None = None) -> Run:
+    """Go on with an unfinished run exactly where its checkpoint was taken.
+
+    Raises:
+        UsageError: no such run, or it is finished.
+        WeightsError: its checkpoint or its teacher is gone.
+    """
+    run = find_run(spec, root) if spec else _unfinished(root)
+    if run.card["status"] == "finished":
+        raise UsageError(f"{run.path.name} is finished (step {run.card['config_iters']}); nothing to resume")
+    config = run.config
+    fabric = launch(config.changed(train__threads=run.card["threads"]))
+    if fabric.is_global_zero:
+        run.lock()
+        run.record(status="running")
+    if workers is not None:
+        config = config.changed(train__workers=workers)
+    data, val, data_card = _open(config)
+    if data_card["fingerprint"] != run.card["data"]["fingerprint"]:
+        raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
+    teacher = reopen_teacher(run.card["teacher"]) if run.card.get("teacher") else None
+    student = models.rebuild(run.card["student"])
+    parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
+    say(f"run {run.path} goes on")
+    return _train(parts, run, fabric, resume=True)
+
+
+def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
+    """Open the data, build the student, find and check the teacher, compose the method; write nothing (but a teacher run)."""
+    data, val, data_card = _open(config, decode=not dry)
+    student = build_student(config, data_card["num_classes"])
+    teacher = None
+    if config.method.name != "none":
+        teacher = find_teacher(config, data_card, root)
+        if teacher is None:
+            teacher = _fit_teacher(config, data_card, fabric, root, dry)
+        say(f"teacher: {teacher.model.name} from {teacher.card['source']}")
+        if config.model.teacher_check and val is not None and not dry:
+            check_teacher(teacher, val, fabric.device)
+    return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
+
+
+def build_student(config: Config, classes: int) -> SegmentationModel:
+    """Build the student from its seed, then put in the weights that the configuration names."""
+    options = config.model
+    name = models.expand(options.student, options.arch)
+    student = models.build(
+        name,
+        classes,
+        output_stride=options.output_stride,
+        dropout=options.dropout,
+        preprocess=NAMED[options.preprocess],
+        seed=config.train.seed,
+    )
+    if options.init:
+        start = load_student(options.init)
+        if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
+            raise WeightsError(f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for {classes}")
+        student.load_state_dict(start.state_dict())
+        say(f"student: {name} from {options.init}")
+    elif options.student_weights:
+        say(f"student: {load_backbone(student, options.student_weights).line()}")
+    else:
+        say(f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from a trained backbone")
+    return student
+
+
+def find_baseline(run: Run, root: Path | None = None) -> Run | None:
+    """Return the newest finished plain training with the student, data, recipe and seed of ``run``."""
+    mine = run.config
+    for other in reversed(all_runs(root or run.path.parent)):
+        if other.card.get("kind") != "train" or other.card.get("status") != "finished":
+            continue
+        theirs = other.config
+        same_data = other.card["data"]["fingerprint"] == run.card["data"]["fingerprint"]
+        same_start = all(getattr(theirs.model, k) == getattr(mine.model, k) for k in ("output_stride", "student_weights", "init", "dropout"))
+        if same_data and same_start and other.card["student"] == run.card["student"] and theirs.task == mine.task and theirs.train == mine.train:
+            return other
+    return None
+
+
+def _train(parts: Parts, run: Run, fabric: Fabric, resume: bool) -> Run:
+    batches = Batches(parts.data, parts.config, fabric)
+    teacher = parts.teacher.model if parts.teacher else None
+    try:
+        scores = train(parts.config, run, fabric, parts.student, parts.method, teacher, batches, parts.val, resume)
+    except Stopped:
+        _record(run, fabric, status="stopped")
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _record(run, fabric, status="failed", error=str(error).splitlines()[0])
+        raise ResourceError(
+            f"out of memory on {fabric.device} ({str(error).splitlines()[0]}); lower --batch or --crop, raise train.accumulate, or use --precision bf16-mixed"
+        ) from error
+    except BaseException as error:
+        _record(run, fabric, status="failed", error=str(error))
+        raise
+    if fabric.is_global_zero:
+        run.record(status="finished", final=scores.to_dict() if scores else None)
+        if run.card["kind"] == "distill":
+            baseline = find_baseline(run)
+            run.record(baseline=str(baseline.path) if baseline else None)
+        run.seal()
+        if run.card["kind"] != "teacher":
+            point_last(run)
+        run.unlock()
+        result = f": best val mIoU {100 * scores.miou:.2f} %" if scores else ""
+        say(f"{run.path.name} finished{result}; weights in {student_file(run).relative_to(run.path.parent)}")
+    fabric.barrier()
+    return run
+
+
+def _record(run: Run, fabric: Fabric, **values: Any) -> None:
+    if fabric.is_global_zero:
+        run.record(**values)
+        run.unlock()
+
+
+def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None, dict[str, Any]]:
+    options = config.data.options()
+    data = open_data(config.data.source, "train", **options)
+    for note in data.notes:
+        warn(note)
+    val: Dataset | None = None
+    try:
+        val = open_data(config.data.source, config.data.split, **options)
+    except DataError as error:
+        warn(f"no validation: {error}")
+    if val is not None and not val.labelled:
+        warn(f"{data.name} {val.split} has no labels: nothing is validated, the last weights are kept")
+        val = None
+    if decode and data.name != "builtin":
+        from .data._check import check
+
+        report = check(config.data.source, **options)
+        if report.problems:
+            more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+            raise DataError(f"{report.problems[0]}{more}; see all with: kdc data check {config.data.source}")
+    card = {
+        "name": data.name,
+        "source": data.source,
+        "options": data.options,
+        "classes": list(data.classes),
+        "palette": [list(colour) for colour in data.palette],
+        "num_classes": data.num_classes,
+        "size": list((val or data).size()),
+        "train_images": len(data),
+        "val_images": len(val) if val else 0,
+        "fingerprint": data.fingerprint(),
+        "notes": list(data.notes),
+    }
+    return data, val, card
+
+
+def _method(config: Config, student: SegmentationModel, teacher: Teacher | None) -> Composite:
+    sizes = Sizes(
+        num_classes=student.num_classes,
+        student=student.taps,
+        teacher=teacher.model.taps if teacher else {},
+        iters=config.train.iters,
+        seed=config.train.seed,
+    )
+    return methods.compose(config.method.name if teacher else "none", sizes, config.method.settings() if teacher else {})
+
+
+def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
+    """Train the named architecture on the built-in data, or say how to do it on others."""
+    assert config.model.teacher
+    name = models.expand(config.model.teacher, config.model.arch)
+    if data_card["name"] != "builtin":
+        raise WeightsError(
+            f"no finished run of {name} on {data_card['name']} to teach; make one with: kdc train --student {name} "
+            f"--data {config.data.source}, or give --teacher-weights FILE"
+        )
+    plain = config.changed(
+        model__student=name,
+        model__output_stride=config.model.teacher_stride,
+        model__student_weights=None,
+        model__init=None,
+        model__teacher=None,
+        method={"name": "none"},
+        train__iters=config.train.iters if config.train.teacher_iters is None else config.train.teacher_iters,
+        train__ema=None,
+    )
+    if dry:
+        model = build_student(plain, data_card["num_classes"])
+        return Teacher(model.requires_grad_(False).eval(), {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"})
+    say(f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a run of its own")
+    run_job(plain, root=root, fabric=fabric, kind="teacher")
+    teacher = find_teacher(config, data_card, root)
+    if teacher is None:
+        raise KdcError(f"the teacher run of {name} was finished but is not found")
+    return teacher
+
+
+def _card(parts: Parts, kind: str, fabric: Fabric) -> dict[str, Any]:
+    config = parts.config
+    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu"
+    return {
+        "kind": kind,
+        "method": config.method.name if parts.teacher else None,
+        "terms": {name: str(value) for name, value in parts.method.schedules.items()},
+        "teacher": parts.teacher.card if parts.teacher else None,
+        "student": parts.student.spec(),
+        "data": parts.data_card,
+        "seed": config.train.seed,
+        "config_iters": config.train.iters,
+        "threads": torch.get_num_threads(),
+        "device": device,
+        "world": fabric.world_size,
+        "parents": [parts.teacher.card["run"]] if parts.teacher and parts.teacher.card.get("run") else [],
+    }
+
+
+def _shared(fabric: Fabric, run: Run | None) -> Run:
+    """Give every rank the folder that rank 0 made."""
+    if fabric.world_size == 1:
+        assert run
+        return run
+    path = fabric.broadcast(str(run.path) if run else "")
+    return run or Run(Path(path))
+
+
+def _unfinished(root: Path | None) -> Run:
+    for run in reversed(all_runs(root)):
+        if run.card.get("status") != "finished":
+            return run
+    raise UsageError("no unfinished run to resume; kdc runs ls lists the runs")
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("deeplabv3-")

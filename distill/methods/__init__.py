@@ -1,0 +1,342 @@
+"""What a distillation method is, one file per method beside this one, and how methods are found and composed.
+
+A new method is one file: a subclass of `Method` with its terms' default weights, its hyper-parameters as keyword
+defaults, and `losses`.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..errors import UsageError, closest
+from ..losses import raised, upsample
+from ..schedule import Schedule
+
+if TYPE_CHECKING:
+    from ..models import Output, Tap
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a method may know when it is built."""
+
+    num_classes: int
+    #: channels and stride of every tap
+    student: "dict[str, Tap]"
+    teacher: "dict[str, Tap]"
+    #: optimiser steps of the run
+    iters: int
+    seed: int
+
+
+@dataclass
+class Phase:
+    """Training to be done before the student's, by the same loop."""
+
+    name: str
+    module: nn.Module
+    loss: Callable[[nn.Module, Batch], Tensor]
+    lr: float
+    momentum: float
+    weight_decay: float
+    iters: int
+
+
+class Method(nn.Module):
+    """Extra terms of the student's loss; only `losses` is mandatory.
+
+    Parameters that require grad train with the student, buffers and fixed parameters travel in the checkpoint. A
+    subclass takes ``sizes``, ``terms`` (the terms that are on; None = all) and its hyper-parameters as keywords.
+    """
+
+    #: taps read on both sides; a constructor may replace it by what its options and terms need
+    taps: tuple[str, ...] = ("logits",)
+    #: default weight of each term
+    weights: ClassVar[dict[str, float]] = {}
+    #: where the method was published
+    paper: ClassVar[str] = ""
+
+    def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.terms = tuple(term for term in self.weights if terms is None or term in terms)
+
+    def phases(self, teacher: nn.Module) -> list[Phase]:
+        """Return the training to be done first, in order."""
+        return []
+
+    def teach(self, teacher: Callable[[Tensor], "Output"], batch: Batch) -> "Output":
+        """Return what the teacher shows of the batch."""
+        with torch.no_grad():
+            return teacher(batch.images)
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return the raw value of each term that is on: scalars in at least float32."""
+        raise NotImplementedError
+
+    def forward(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return `losses`, computed outside autocast."""
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            return self.losses(student, teacher, batch)
+
+    def critics(self) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+        """Return the networks that train against the student, with their optimiser settings."""
+        return {}
+
+    def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return each critic's loss; the student is detached."""
+        return {}
+
+    def joint_parameters(self) -> list[nn.Parameter]:
+        """Return what trains with the student: all that require grad, critics apart."""
+        apart = {id(p) for module, _ in self.critics().values() for p in module.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+
+    def notes(self) -> list[str]:
+        """Return what should be said before training starts, a line each."""
+        return []
+
+    # what subclasses build with
+
+    def need(self, *taps: str) -> None:
+        """Check that both networks have the taps, and the same classes where scores are compared.
+
+        Raises:
+            UsageError: one lacks a tap, or the class counts differ.
+        """
+        name = _name_of(type(self))
+        for tap in taps:
+            for role, there in (("student", self.sizes.student), ("teacher", self.sizes.teacher)):
+                if tap not in there:
+                    raise UsageError(
+                        f"method {name} reads the tap '{tap}'; the {role} has only {', '.join(sorted(there))}"
+                    )
+            mine, its = self.sizes.student[tap].channels, self.sizes.teacher[tap].channels
+            if tap in ("logits", "aux") and mine != its:
+                raise UsageError(
+                    f"method {name} compares '{tap}': the student has {mine} classes and the teacher {its}; "
+                    "both must be trained for the same classes"
+                )
+        self.taps = taps
+
+    def rng(self, tag: str) -> torch.Generator:
+        """Return a generator of its own for ``tag``, the same on every rank."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.sizes.seed}/{_name_of(type(self))}/{tag}".encode()))
+
+    def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:
+        """Return both sides of a tap in at least float32, the teacher's detached, the student's at the teacher's size."""
+        target = raised(teacher.tap(tap)).detach()
+        return upsample(raised(student.tap(tap)), target.shape[-2:]), target
+
+
+class Composite(Method):
+    """Several methods at once; its terms are called ``method.term``, and it is a method itself."""
+
+    def __init__(self, sizes: Sizes, methods: Mapping[str, Method], weights: Mapping[str, Schedule]) -> None:
+        super().__init__(sizes)
+        self.methods = nn.ModuleDict(methods)
+        self.schedules = {term: schedule for term, schedule in weights.items() if not schedule.zero}
+        self.terms = tuple(self.schedules)
+        self.taps = tuple(dict.fromkeys(tap for method in methods.values() for tap in method.taps))
+        changed = [name for name, method in methods.items() if type(method).teach is not Method.teach]
+        if len(changed) > 1:
+            raise UsageError(f"{' and '.join(changed)} cannot be composed: each decides what the teacher is shown")
+        self._teaches = changed[0] if changed else None
+
+    def _parts(self) -> list[tuple[str, Method]]:
+        return [(name, method) for name, method in self.methods.items() if isinstance(method, Method)]
+
+    def weight(self, term: str, step: int) -> float:
+        """Return the weight of ``method.term`` at ``step``, counted from 0."""
+        return self.schedules[term](step)
+
+    def phases(self, teacher: nn.Module) -> list[Phase]:
+        found = []
+        for name, method in self._parts():
+            for phase in method.phases(teacher):
+                phase.name = f"{name}.{phase.name}"
+                found.append(phase)
+        return found
+
+    def teach(self, teacher: Callable[[Tensor], "Output"], batch: Batch) -> "Output":
+        part = dict(self._parts()).get(self._teaches or "")
+        return part.teach(teacher, batch) if part else super().teach(teacher, batch)
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        values = {
+            f"{name}.{term}": value
+            for name, method in self._parts()
+            for term, value in method(student, teacher, batch).items()
+        }
+        return {term: values[term] for term in self.terms}
+
+    def critics(self) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+        return {f"{name}.{key}": critic for name, method in self._parts() for key, critic in method.critics().items()}
+
+    def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            return {
+                f"{name}.{key}": value
+                for name, method in self._parts()
+                for key, value in method.critic_losses(student, teacher, batch).items()
+            }
+
+    def joint_parameters(self) -> list[nn.Parameter]:
+        return [parameter for _, method in self._parts() for parameter in method.joint_parameters()]
+
+    def notes(self) -> list[str]:
+        said = []
+        for name, method in self._parts():
+            said += [f"{name}: {_line(module)}" for module in _built(method)]
+            said += [f"{name}: {note}" for note in method.notes()]
+        return said
+
+    def describe(self) -> dict[str, Any]:
+        """Return, JSON-able, the taps, the terms with their weights, and by method its facts and what it built."""
+        return {
+            "taps": list(self.taps),
+            "terms": {term: str(schedule) for term, schedule in self.schedules.items()},
+            "methods": [
+                info(name) | {"taps": list(method.taps), "modules": _built(method), "notes": method.notes()}
+                for name, method in self._parts()
+            ],
+        }
+
+
+def names() -> list[str]:
+    """Return the names of all methods: their files', with hyphens."""
+    return sorted(_hyphen(m.name) for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def load(name: str) -> type[Method]:
+    """Return the method class of that name, hyphen or underscore.
+
+    Raises:
+        UsageError: there is no such method; the message names the nearest.
+    """
+    name = _hyphen(name)
+    if name not in names():
+        raise UsageError(f"no method '{name}'{closest(name, names())}; there are: {', '.join(names())}, and none")
+    module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
+    return next(
+        thing
+        for thing in vars(module).values()
+        if inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.__name__
+    )
+
+
+def options(method: type[Method]) -> dict[str, Any]:
+    """Return the method's hyper-parameters with their defaults."""
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "terms"}
+
+
+def info(name: str) -> dict[str, Any]:
+    """Return, JSON-able, what there is to know of a method before it is built."""
+    method = load(name)
+    return {
+        "name": _hyphen(name),
+        "summary": (inspect.getdoc(method) or "").partition("\n")[0],
+        "paper": method.paper,
+        "taps": list(method.taps),
+        "terms": dict(method.weights),
+        "options": options(method),
+        "description": inspect.getdoc(method) or "",
+    }
+
+
+def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Composite:
+    """Build the methods of ``spec``: ``"kt"``, ``"lad+kd"``, or ``"none"`` for plain training.
+
+    Args:
+        spec: names joined by ``+``.
+        sizes: what the two networks offer.
+        settings: by method; a key that is a term sets its weight (number or schedule), any other is a hyper-parameter,
+            dots standing for underscores. Terms whose weight is 0 at every step are off: neither built nor computed.
+
+    Raises:
+        UsageError: an unknown method, key or value, or a network without a tap that is read.
+    """
+    chosen = [_hyphen(part.strip()) for part in spec.split("+")] if spec.strip() != "none" else []
+    given = {_hyphen(name): dict(values) for name, values in (settings or {}).items()}
+    if len(set(chosen)) < len(chosen):
+        raise UsageError(f"method '{spec}' names a method twice")
+    if stray := [name for name in given if name not in chosen]:
+        raise UsageError(f"settings for '{stray[0]}' were given, but the method is '{spec}'")
+    methods: dict[str, Method] = {}
+    weights: dict[str, Schedule] = {}
+    for name in chosen:
+        cls = load(name)
+        own = {term: Schedule.parse(weight) for term, weight in cls.weights.items()}
+        keywords: dict[str, Any] = {}
+        for key, value in given.get(name, {}).items():
+            if key in own:
+                own[key] = Schedule.parse(value)
+            else:
+                option, value = _option(name, cls, key, value)
+                keywords[option] = value
+        on = [term for term, weight in own.items() if not weight.zero]
+        if on:
+            methods[name] = cls(sizes, terms=on, **keywords)
+            weights |= {f"{name}.{term}": own[term] for term in on}
+    return Composite(sizes, methods, weights)
+
+
+def choose(option: str, value: str, accepted: Collection[str]) -> str:
+    """Return ``value`` if it is accepted.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value not in accepted:
+        raise UsageError(f"{option}={value!r}: accepted are {', '.join(accepted)}{closest(str(value), accepted)}")
+    return value
+
+
+def _option(name: str, cls: type[Method], key: str, value: Any) -> tuple[str, Any]:
+    defaults = options(cls)
+    option = key.replace(".", "_").replace("-", "_")
+    if option not in defaults:
+        accepted = [*cls.weights, *defaults]
+        raise UsageError(f"method {name} has no '{key}'{closest(key, accepted)}; accepted are: {', '.join(accepted)}")
+    default = defaults[option]
+    if isinstance(default, bool) != isinstance(value, bool) or (
+        isinstance(default, str) and not isinstance(value, str)
+    ):
+        kind = {bool: "true or false", str: "a name"}.get(type(default), "a number")
+        raise UsageError(f"method {name}: {key}={value!r}, but {kind} is needed, such as {str(default).lower()}")
+    return option, value
+
+
+def _built(method: Method) -> list[dict[str, Any]]:
+    """Describe the networks that the method brought along."""
+    return [
+        {
+            "name": key,
+            "shape": getattr(module, "shape", type(module).__name__),
+            "parameters": sum(p.numel() for p in module.parameters()),
+            "trained": any(p.requires_grad for p in module.parameters()),
+        }
+        for key, module in method.named_children()
+    ]
+
+
+def _line(built: Mapping[str, Any]) -> str:
+    trained = "trained with the student" if built["trained"] else "fixed"
+    return f"{built['name']} {built['shape']}, {built['parameters']:,} parameters, {trained}"
+
+
+def _hyphen(name: str) -> str:
+    return name.strip().replace("_", "-")
+
+
+def _name_of(cls: type[Method]) -> str:
+    return _hyphen(cls.__module__.rpartition(".")[2])

@@ -1,0 +1,43 @@
+"""Small networks that methods put between student and teacher, drawn from generators of their own."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def conv1x1(c_in: int, c_out: int, rng: torch.Generator, bias: bool = True) -> nn.Conv2d:
+    """Make a 1x1 convolution with PyTorch's default initialisation drawn from ``rng``; the global generator rests."""
+    conv = nn.utils.skip_init(nn.Conv2d, c_in, c_out, 1, bias=bias)
+    bound = 1 / math.sqrt(c_in)
+    for parameter in conv.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=rng)
+    return conv
+
+
+class Adapter(nn.Sequential):
+    """Bring the student's ``c_in`` channels to the teacher's ``c_out``; dropped on export."""
+
+    KINDS = ("conv", "conv-bn-relu")
+
+    def __init__(self, c_in: int, c_out: int, rng: torch.Generator, kind: str = "conv-bn-relu") -> None:
+        layers: list[nn.Module] = [conv1x1(c_in, c_out, rng, bias=False)]
+        if kind == "conv-bn-relu":
+            layers += [nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+        super().__init__(*layers)
+        self.shape = f"{c_in} -> {c_out} ({kind} 1x1)"
+
+
+class Tailor(nn.Sequential):
+    """KT's tailor: three 1x1 convolutions with biases, half as wide inside, ReLU between."""
+
+    def __init__(self, channels: int, rng: torch.Generator) -> None:
+        half = max(channels // 2, 1)
+        super().__init__(
+            conv1x1(channels, half, rng),
+            nn.ReLU(inplace=True),
+            conv1x1(half, half, rng),
+            nn.ReLU(inplace=True),
+            conv1x1(half, channels, rng),
+        )
+        self.shape = f"{channels} -> {half} -> {half} -> {channels} (1x1)"

@@ -1,0 +1,69 @@
+"""Squared distance of normalised features, shared by lad, cad and pad.
+
+Liu et al., Rethinking Knowledge Distillation with Raw Features for Semantic Segmentation, equations 5, 7 and 8.
+"""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..batch import Batch
+from ..losses import raised
+from . import Method, Sizes
+from ._adapters import Adapter
+
+if TYPE_CHECKING:
+    from ..models import Output
+
+EPS = 1e-12
+
+
+def angular(student: Tensor, teacher: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the mean over vectors of ``||unit(student) - unit(teacher)||^2 = 2 (1 - cos)``, vectors along ``dims``.
+
+    A zero vector on one side counts 1, on both sides 0; it has no direction, so it gets no gradient. Gradients go to
+    ``student`` only; nothing but the two inputs is kept.
+    """
+    value: Any = _Angular.apply(raised(student), raised(teacher), dims)
+    return value
+
+
+class _Angular(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student, teacher, dims) -> Tensor:
+        ss = (student * student).sum(dims, keepdim=True)
+        tt = (teacher * teacher).sum(dims, keepdim=True)
+        norm_s, norm_t = ss.sqrt().clamp_min(EPS), tt.sqrt().clamp_min(EPS)
+        cos = (student * teacher).sum(dims, keepdim=True) / (norm_s * norm_t)
+        share = (2 / ss.numel()) * (ss > EPS * EPS).to(ss.dtype)
+        ctx.save_for_backward(student, teacher, share * cos / norm_s**2, share / (norm_s * norm_t))
+        return (ss / norm_s**2 + tt / norm_t**2 - 2 * cos).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor):
+        student, teacher, along, across = ctx.saved_tensors
+        return (student * (along * grads[0])).addcmul_(teacher, across * grads[0], value=-1), None, None
+
+
+class Angular(Method):
+    """The distance on one tap, behind an adapter where the channels differ."""
+
+    taps = ("bb",)
+    weights: ClassVar[dict[str, float]] = {"ad": 10.0}
+    paper = "Liu et al., Rethinking Knowledge Distillation with Raw Features for Semantic Segmentation (WACV 2024)"
+    #: the axes of (B, C, H, W) that make one vector
+    dims: ClassVar[tuple[int, ...]]
+
+    def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None, at: str = "bb") -> None:
+        super().__init__(sizes, terms=terms)
+        self.need(at)
+        c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
+        self.adapter = Adapter(c_s, c_t, self.rng("adapter")) if c_s != c_t else None
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        s, t = self.pair(student, teacher, self.taps[0])
+        return {"ad": angular(self.adapter(s) if self.adapter else s, t, self.dims)}

@@ -1,0 +1,57 @@
+"""Channel-wise distillation (Shu et al., ICCV 2021; TorchDistiller, CIRKD losses/cwd.py)."""
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from ..batch import Batch
+from ..losses import channel_kl
+from . import Method, Sizes, choose
+from ._adapters import Adapter
+from .kd import temperature
+
+if TYPE_CHECKING:
+    from ..models import Output
+
+
+class Cwd(Method):
+    """Channel-wise distillation of logits and of a feature.
+
+    logits, feature = T^2 / (B C) * sum_{b,c} sum_n q_t log(q_t / q_s),  q = softmax over the positions of x / T, on the
+    logits and on the feature tap `at`. Where the channels differ a trained 1x1 adapter brings the student's feature to
+    the teacher's C (adapter=conv, or conv-bn-relu); the feature term is divided by the teacher's C.
+    """
+
+    taps = ("logits", "dec")
+    weights: ClassVar[dict[str, float]] = {"logits": 3.0, "feature": 50.0}
+    paper = "Shu et al., Channel-wise Knowledge Distillation for Dense Prediction (ICCV 2021)"
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        terms: Collection[str] | None = None,
+        T: float | str = 4.0,
+        at: str = "dec",
+        adapter: str = "conv",
+    ) -> None:
+        super().__init__(sizes, terms=terms)
+        self.need(*(tap for term, tap in (("logits", "logits"), ("feature", at)) if term in self.terms))
+        self.T = temperature(T)
+        self.at = at
+        choose("cwd.adapter", adapter, Adapter.KINDS)
+        self.adapter = None
+        if "feature" in self.terms and sizes.student[at].channels != sizes.teacher[at].channels:
+            c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
+            self.adapter = Adapter(c_s, c_t, self.rng("adapter"), adapter)
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        T = self.T(batch.step)
+        values = {}
+        if "logits" in self.terms:
+            values["logits"] = channel_kl(*self.pair(student, teacher, "logits"), T)
+        if "feature" in self.terms:
+            s, t = self.pair(student, teacher, self.at)
+            values["feature"] = channel_kl(self.adapter(s) if self.adapter else s, t, T)
+        return values

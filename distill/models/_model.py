@@ -1,0 +1,134 @@
+"""The module every architecture becomes: backbone, head, perhaps an auxiliary head, and its own normalisation."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UsageError, closest
+from ..preprocess import IMAGENET, Preprocess
+
+#: Names in a ``SegmentationModel``'s state dict that are its input normalisation, not learned weights.
+NORMALISATION = ("mean", "std", "channels")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Shape of a feature that methods may read: channels, and input pixels per position."""
+
+    channels: int
+    stride: int
+
+
+@dataclass
+class Output:
+    """What a model returns: scores before upsampling and the features that distillation reads."""
+
+    logits: Tensor
+    aux: Tensor | None = None
+    features: dict[str, Tensor] = field(default_factory=dict)
+
+    def tap(self, name: str) -> Tensor:
+        """Return the tensor ``(B, C, h, w)`` of a tap.
+
+        Raises:
+            UsageError: the model has no such tap.
+        """
+        there = {"logits": self.logits, **({} if self.aux is None else {"aux": self.aux}), **self.features}
+        if name not in there:
+            raise UsageError(f"the model has no tap '{name}'; it has {', '.join(there)}{closest(name, there)}")
+        return there[name]
+
+    def raised(self) -> "Output":
+        """Return the same with bf16 and fp16 tensors as float32; float32 and float64 stay as they are."""
+        aux = None if self.aux is None else _raise(self.aux)
+        return Output(_raise(self.logits), aux, {name: _raise(x) for name, x in self.features.items()})
+
+
+def _raise(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class SegmentationModel(nn.Module):
+    """A network from images to class scores at ``1 / output_stride`` of their size.
+
+    ``backbone(x)`` gives ``[stage 3, stage 4]``, ``head(stage 4)`` gives ``(logits, features)``, and ``aux_head`` (None
+    where the architecture has none) scores stage 3. ``features`` are the channels of every feature by name; ``taps``
+    names all that a method may read, with shapes.
+    """
+
+    mean: Tensor
+    std: Tensor
+    channels: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        backbone: nn.Module,
+        head: nn.Module,
+        aux_head: nn.Module | None,
+        *,
+        features: dict[str, int],
+        num_classes: int,
+        output_stride: int,
+        dropout: float | None = None,
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.num_classes, self.output_stride, self.dropout = name, num_classes, output_stride, dropout
+        self.backbone, self.head, self.aux_head = backbone, head, aux_head
+        self.preprocess = preprocess or IMAGENET
+        for key, values in _normalisation(self.preprocess).items():
+            self.register_buffer(key, values)
+        self.register_load_state_dict_post_hook(_adopt_normalisation)
+        channels = {"logits": num_classes, **({} if aux_head is None else {"aux": num_classes}), **features}
+        self.taps = {tap: Tap(width, output_stride) for tap, width in channels.items()}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 RGB ``(B, 3, H, W)`` into what the backbone expects; the memory format stays."""
+        x = images.flip(1) if self.preprocess.order == "bgr" else images
+        return (x.to(self.mean.dtype) - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Output:
+        """Score ``images (B, 3, H, W)``: uint8 RGB, or floating point that is normalised already."""
+        x = images if images.is_floating_point() else self.normalise(images)
+        bb3, bb = self.backbone(x)
+        logits, features = self.head(bb)
+        aux = None if self.aux_head is None else self.aux_head(bb3)[0]
+        return Output(logits, aux, {"bb3": bb3, "bb": bb, **features})
+
+    def spec(self) -> dict[str, Any]:
+        """Return plain values from which ``rebuild`` makes the same module."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "output_stride": self.output_stride,
+            "aux": self.aux_head is not None,
+            "dropout": self.dropout,
+            "preprocess": self.preprocess.to_dict(),
+        }
+
+
+def _normalisation(preprocess: Preprocess, device: str | None = None) -> dict[str, Tensor]:
+    """Return the buffers that carry ``preprocess`` in a state dict; ``channels`` holds the order of the colours."""
+    return {
+        "mean": torch.tensor(preprocess.mean, device=device).view(1, 3, 1, 1),
+        "std": torch.tensor(preprocess.std, device=device).view(1, 3, 1, 1),
+        "channels": torch.tensor([2, 1, 0] if preprocess.order == "bgr" else [0, 1, 2], device=device),
+    }
+
+
+def _adopt_normalisation(model: nn.Module, _incompatible: Any) -> None:
+    """After weights were loaded: the normalisation that came with them is the one to use from now on."""
+    assert isinstance(model, SegmentationModel)
+    if model.mean.is_meta:
+        return
+    loaded = {key: getattr(model, key).cpu() for key in NORMALISATION}
+    own = _normalisation(model.preprocess, "cpu")
+    if all(torch.equal(x, own[key].to(x.dtype)) for key, x in loaded.items()):
+        return
+    # float32 holds about 7 digits: 123.67500305 was written as 123.675
+    mean, std = ([float(f"{v:.7g}") for v in loaded[key].flatten().tolist()] for key in ("mean", "std"))
+    order = "bgr" if int(loaded["channels"][0]) == 2 else "rgb"
+    model.preprocess = Preprocess.from_dict({"mean": mean, "std": std, "order": order})

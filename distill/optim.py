@@ -1,0 +1,56 @@
+"""Optimisers, the learning-rate schedule and the moving average of weights."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .config import Train
+from .schedule import poly
+
+
+def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
+    """Make SGD or AdamW over the trainable parameters; weight decay acts on all of them, as in the published recipes."""
+    chosen = [p for p in parameters if p.requires_grad]
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(chosen, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, base: float, step: int, iters: int, power: float, warmup: int) -> float:
+    """Set and return the learning rate of ``step`` (from 0): poly decay after a linear warm-up."""
+    lr = poly(base, step, iters, power, warmup)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+class Average:
+    """An exponential moving average of a network's weights; buffers are copied."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take one step towards the network's present weights."""
+        for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - self.decay)
+        for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the state of the global torch generators, which only the student's dropout draws from."""
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Undo ``rng_state``."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

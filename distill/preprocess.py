@@ -1,0 +1,50 @@
+"""How an image becomes a network's input; it travels with every checkpoint and exported file."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """``(channel - mean) / std`` on the 0-255 scale, channels in ``order`` ("rgb" or "bgr")."""
+
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    order: str = "rgb"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {"mean": list(self.mean), "std": list(self.std), "order": self.order}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
+        """Undo ``to_dict``."""
+        mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
+        return cls(mean, std, values["order"])  # type: ignore[arg-type]
+
+    def sha(self) -> str:
+        """Return the sha256 of the values: two files with the same hash prepare images alike."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def apply(self, images: "np.ndarray") -> "np.ndarray":
+        """Turn uint8 RGB ``(N, H, W, 3)`` into float32 ``(N, 3, H, W)``."""
+        import numpy as np
+
+        values = images[..., ::-1] if self.order == "bgr" else images
+        # one fused multiply-add: float32 subtraction and division would be two passes over the image
+        scale = 1.0 / np.asarray(self.std, np.float32)
+        shift = -np.asarray(self.mean, np.float32) * scale
+        return np.ascontiguousarray((values * scale + shift).astype(np.float32).transpose(0, 3, 1, 2))
+
+
+#: ImageNet mean and standard deviation of RGB on the 0-255 scale.
+IMAGENET = Preprocess()
+#: Caffe-style BGR minus mean, as the CIRKD-family "v1s" backbones expect (winycg/CIRKD dataset/*.py).
+BGR_MEAN = Preprocess((104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0), "bgr")
+#: the names that ``model.preprocess`` accepts
+NAMED = {"imagenet": IMAGENET, "bgr-mean": BGR_MEAN}

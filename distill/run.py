@@ -1,0 +1,235 @@
+"""The run folder: what one run was told, what it did and where its files lie."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import Config, read_yaml
+from .errors import BusyError, UsageError, WeightsError, closest
+
+if TYPE_CHECKING:
+    from .data import Dataset
+
+RUNS = Path("runs")
+LAST = "last"
+
+
+class Run:
+    """A run folder; ``card`` is its run.json."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing folder.
+
+        Raises:
+            WeightsError: there is no readable run.json in it.
+        """
+        self.path = Path(path).resolve()
+        self._lock: Any = None
+        try:
+            self.card: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{path} is not a run folder: its run.json cannot be read ({error})") from error
+
+    @classmethod
+    def create(cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **card: Any) -> "Run":
+        """Make ``root/<stamp>_<name>`` (or ``out``) with its run.json and config.yaml, locked for this process.
+
+        Raises:
+            BusyError: ``out`` holds a run already.
+        """
+        path = out or _fresh((root or RUNS), name)
+        if (path / "run.json").exists():
+            raise BusyError(f"{path} holds a run already; resume it with --resume {path}, or name another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        values = {"status": "running", "name": path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        values |= {"command": ["kdc", *sys.argv[1:]], "versions": versions(), "git": _git(), **card}
+        lock = _locked(path)
+        write_json(path / "run.json", values)
+        write_bytes(path / "config.yaml", config.to_yaml().encode())
+        run = cls(path)
+        run._lock = lock
+        return run
+
+    def lock(self) -> None:
+        """Claim the folder until this process ends.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        if self._lock is None:
+            self._lock = _locked(self.path)
+
+    def unlock(self) -> None:
+        """Let the folder go, where this process keeps on living after its work in it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def config(self) -> Config:
+        """Every setting of the run, as it was resolved."""
+        return Config.model_validate(read_yaml(self.path / "config.yaml"))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the weights are."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Where ONNX files and engines are."""
+        return self.path / "export"
+
+    @property
+    def calib(self) -> Path:
+        """Where calibration results are."""
+        return self.path / "calib"
+
+    @property
+    def bench(self) -> Path:
+        """Where measurements are."""
+        return self.path / "bench"
+
+    def record(self, **values: Any) -> None:
+        """Set keys of run.json, atomically."""
+        self.card |= values
+        write_json(self.path / "run.json", self.card)
+
+    def seal(self) -> None:
+        """Record the sha256 of every file of the folder but run.json itself."""
+        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in ("run.json", ".lock"))
+        self.record(files={str(p.relative_to(self.path)): sha256(p) for p in files})
+
+    def records(self, name: str = "metrics") -> list[dict[str, Any]]:
+        """Return the objects of ``<name>.jsonl``; a line cut off by a kill is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return records
+
+    def open_data(self, split: str = "val") -> "Dataset":
+        """Open the data that the run was trained on."""
+        from .data import open_data
+
+        return open_data(self.card["data"]["source"], split, **self.card["data"]["options"])
+
+
+def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
+    """Find a run: a folder, a file inside one, a name below ``runs/``, or None for the last one.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    root = root or RUNS
+    if spec is None or str(spec) == LAST:
+        last = root / LAST
+        if not last.exists():
+            raise UsageError(f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 --method kt")
+        return Run(last)
+    for path in (Path(spec), root / spec):
+        for folder in (path, *(path.parents if path.is_file() else ())):
+            if (folder / "run.json").exists():
+                return Run(folder)
+    names = [run.path.name for run in all_runs(root)]
+    raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
+
+
+def all_runs(root: Path | None = None) -> list[Run]:
+    """Return the runs of a folder, oldest first; folders without a readable run.json are passed over."""
+    found = []
+    for path in sorted((root or RUNS).glob("*/run.json")):
+        if not path.parent.is_symlink():
+            with contextlib.suppress(WeightsError):
+                found.append(Run(path.parent))
+    return sorted(found, key=lambda run: (run.card.get("created", ""), run.path.name))
+
+
+def point_last(run: Run) -> None:
+    """Let ``runs/last`` mean this run."""
+    link = run.path.parent / LAST
+    if link.exists() and not link.is_symlink():
+        return
+    beside = link.with_name(f".{LAST}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(run.path.name)
+    beside.replace(link)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file so that a kill at any moment leaves the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        beside.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file as ``write_bytes`` does."""
+    write_bytes(path, (json.dumps(value, indent=1, default=str) + "\n").encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to; then flush it to disk and rename it over ``path``."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield beside
+        for name, flags in ((beside, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
+            descriptor = os.open(name, flags)
+            os.fsync(descriptor)
+            os.close(descriptor)
+            if name is beside:
+                beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what the numbers of a run depend on."""
+    names = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime")
+    found = {"kdc": __import__(__package__.split(".")[0]).__version__, "python": sys.version.split()[0]}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _fresh(root: Path, name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, n = root / f"{stamp}_{name}", 2
+    while path.exists():
+        path, n = root / f"{stamp}-{n}_{name}", n + 1
+    return path
+
+
+def _locked(path: Path) -> Any:
+    file = (path / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BusyError(f"another process works in {path}; wait for it or name another --out") from error
+    return file
+
+
+def _git() -> str | None:
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

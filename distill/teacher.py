@@ -1,0 +1,143 @@
+"""Where the teacher comes from, and the proof that it has something to teach."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import models
+from .checkpoint import load_student, read_card, student_file
+from .config import Config
+from .console import say
+from .data import Dataset
+from .errors import UsageError, WeightsError
+from .evaluate import evaluate, model_predictor
+from .models import SegmentationModel
+from .models._weights import load_full
+from .preprocess import NAMED
+from .run import Run, all_runs, find_run, sha256
+
+#: validation images that the teacher is judged on before it teaches
+CHECK_IMAGES = 16
+#: a teacher must beat the best constant answer by this factor
+CHECK_FACTOR = 1.2
+
+
+@dataclass
+class Teacher:
+    """A frozen network in eval mode and the lines about it for run.json."""
+
+    model: SegmentationModel
+    card: dict[str, Any]
+
+
+def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = None) -> Teacher | None:
+    """Find the teacher that ``model.teacher`` names: a run, a checkpoint, or an architecture with weights or a finished run.
+
+    Returns:
+        The teacher, or None where an architecture is named and no run of it on this data exists.
+
+    Raises:
+        UsageError: no teacher is named, or the name is neither a run nor an architecture.
+        WeightsError: the weights do not fit, or the class counts differ.
+    """
+    name = config.model.teacher
+    if name is None:
+        raise UsageError("no teacher named; give --teacher NAME|RUN|FILE, such as --teacher r101")
+    if config.model.teacher_weights:
+        return _checked_classes(_from_weights(config, name, Path(config.model.teacher_weights), data_card), data_card)
+    if Path(name).suffix == ".safetensors":
+        return _checked_classes(_from_checkpoint(Path(name), None), data_card)
+    if (run := _named_run(name, root)) is not None:
+        return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
+    wanted = models.expand(name, config.model.arch)
+    for run in reversed(all_runs(root)):
+        student = run.card.get("student") or {}
+        same_data = (run.card.get("data") or {}).get("fingerprint") == data_card["fingerprint"]
+        if run.card.get("status") == "finished" and run.card.get("kind") in ("train", "teacher") and same_data:
+            if student.get("name") == wanted and student.get("output_stride") == config.model.teacher_stride:
+                return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
+    return None
+
+
+def reopen_teacher(card: dict[str, Any]) -> Teacher:
+    """Load the teacher of a run that is being resumed.
+
+    Raises:
+        WeightsError: its file is gone or has changed.
+    """
+    path = Path(card["file"])
+    if not path.exists() or sha256(path) != card["sha256"]:
+        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
+    if card.get("run") or path.suffix == ".safetensors" and read_card(path):
+        return Teacher(load_student(path), card)
+    model = models.rebuild(card["spec"])
+    load_full(model, path)
+    return Teacher(model.eval(), card)
+
+
+def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None:
+    """Compare the teacher's mIoU on a few validation images with the best constant answer.
+
+    Raises:
+        WeightsError: it is no better than chance; such a teacher never teaches.
+    """
+    if not data.labelled:
+        say(f"teacher check: skipped, {data.name} {data.split} has no labels")
+        return
+    indices = np.linspace(0, len(data) - 1, min(CHECK_IMAGES, len(data))).astype(int).tolist()
+    scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
+    truth = scores.confusion.sum(1)
+    # the best constant answer: every pixel the commonest class, one IoU above zero
+    chance = float(truth.max() / max(truth.sum(), 1) / max((truth > 0).sum(), 1))
+    teacher.card |= {"check": {"miou": scores.miou_present, "chance": chance, "images": len(indices)}}
+    text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * chance:.1f} %"
+    if scores.miou_present <= CHECK_FACTOR * chance:
+        raise WeightsError(
+            f"the teacher {teacher.card['name']} knows nothing of this data ({text}); train it first: kdc train --student "
+            f"{teacher.card['name']} --data {data.name}, or --set model.teacher_check=false to let it teach all the same"
+        )
+    say(f"teacher check: {teacher.card['name']} {text}")
+
+
+def _named_run(name: str, root: Path | None) -> Run | None:
+    try:
+        return find_run(name, root)
+    except UsageError:
+        if "/" in name:
+            raise
+        return None
+
+
+def _from_checkpoint(path: Path, run: Run | None) -> Teacher:
+    model = load_student(path)
+    card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path)}
+    return Teacher(model, card | {"run": str(run.path) if run else None, "source": f"run {run.path.name}" if run else str(path)})
+
+
+def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, Any]) -> Teacher:
+    wanted = models.expand(name, config.model.arch)
+    options = {"output_stride": config.model.teacher_stride, "preprocess": NAMED[config.model.preprocess]}
+    model = models.build(wanted, data_card["num_classes"], **options)
+    report = load_full(model, path)
+    say(f"teacher: {report.line()}")
+    if not report.complete(ignore_aux=True):
+        raise WeightsError(f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux head's loads")
+    if not report.complete(ignore_aux=False):
+        say("teacher: its aux head has no weights, so terms on the aux logits are left out")
+        model = models.build(wanted, data_card["num_classes"], aux=False, **options)
+        load_full(model, path)
+    card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path), "run": None}
+    return Teacher(model.eval(), card | {"source": str(path)})
+
+
+def _checked_classes(teacher: Teacher, data_card: dict[str, Any]) -> Teacher:
+    if teacher.model.num_classes != data_card["num_classes"]:
+        raise WeightsError(
+            f"the teacher {teacher.card['source']} knows {teacher.model.num_classes} classes, the data {data_card['name']} has "
+            f"{data_card['num_classes']}; take a teacher of this data: kdc train --student {teacher.model.name} --data {data_card['source']}"
+        )
+    teacher.model.requires_grad_(False).eval()
+    return teacher

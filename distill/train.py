@@ -1,0 +1,452 @@
+"""THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
+
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from . import console, methods
+from .batch import IGNORE, Batch
+from .checkpoint import load_state, save_state, save_student
+from .config import Config
+from .data import Dataset
+from .errors import NumbersError
+from .evaluate import evaluate, model_predictor
+from .losses import task_loss
+from .methods import Composite, Phase
+from .metrics import Scores
+from .models import Output, SegmentationModel
+from .optim import Average, optimiser, rng_state, set_lr, set_rng_state
+from .run import Run
+
+#: non-finite losses in a row after which a run stops
+PATIENCE = 3
+
+
+class Stopped(Exception):
+    """A signal ended the run after a good checkpoint."""
+
+    def __init__(self, number: int, run: Run) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.path.name}")
+        self.exit_code = 128 + number
+
+
+class Learner(nn.Module):
+    """Student and method as one module, so that one wrapper distributes both and every adapter trains along."""
+
+    def __init__(self, student: SegmentationModel, method: Composite, aux_weight: float, freeze_bn: bool = False) -> None:
+        super().__init__()
+        self.student, self.method, self.aux_weight, self.freeze_bn = student, method, aux_weight, freeze_bn
+
+    def train(self, mode: bool = True) -> "Learner":
+        """Set train mode; frozen batch norms stay in eval mode."""
+        super().train(mode)
+        if self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
+        """Return ``total`` to minimise and, detached, what it is made of.
+
+        Args:
+            batch: the images of this micro-batch.
+            shown: what the teacher shows, or None.
+            valid: labelled pixels that the cross-entropy is averaged over.
+            share: this micro-batch's part of the optimiser step, for the terms that are means over images.
+        """
+        output = self.student(batch.images)
+        with torch.autocast(batch.images.device.type, enabled=False):
+            output = output.raised()
+            task = task_loss(output, batch.labels, self.aux_weight, valid)
+            total = torch.stack(list(task.values())).sum()
+            terms = self.method.losses(output, shown.raised(), batch) if shown is not None else {}
+            for name, raw in terms.items():
+                total = total + self.method.weight(name, batch.step) * share * raw
+        return {"total": total, "task": _detached(task), "terms": {k: share * v for k, v in _detached(terms).items()}}
+
+
+class PhaseLearner(nn.Module):
+    """A module that a method trains before the student, with that phase's loss."""
+
+    def __init__(self, phase: Phase) -> None:
+        super().__init__()
+        self.module, self.loss = phase.module, phase.loss
+
+    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
+        """Return ``total`` to minimise."""
+        return {"total": share * self.loss(self.module, batch), "task": {}, "terms": {}}
+
+
+@dataclass
+class Stage:
+    """One stretch of optimisation: a phase of the method, or ``main``."""
+
+    name: str
+    learner: Any
+    optimiser: Any
+    iters: int
+    lr: float
+
+
+@dataclass
+class State:
+    """Everything that a resumed run continues from."""
+
+    run: Run
+    student: SegmentationModel
+    method: Composite
+    average: Average | None
+    stage: str = ""
+    step: int = 0
+    bad: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> SegmentationModel:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.average.model if self.average else self.student  # type: ignore[return-value]
+
+    def save(self, stage: Stage) -> None:
+        """Write a checkpoint, unless the numbers have gone bad since the last one."""
+        if self.bad:
+            return
+        if not all(bool(torch.isfinite(p).all()) for p in self.student.parameters()):
+            raise NumbersError(f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept")
+        values = {"stage": self.stage, "step": self.step, "best": self.best, "rng": rng_state()}
+        values |= {"student": self.student.state_dict(), "method": self.method.state_dict()}
+        values |= {"average": self.average.model.state_dict() if self.average else None}
+        values |= {"module": stage.learner.module.state_dict() if stage.name != "main" else None}
+        values |= {"optimiser": stage.optimiser.state_dict(), "offsets": {k: f.tell() for k, f in self.logs.items()}}
+        for file in self.logs.values():
+            file.flush()
+        save_state(self.run.checkpoints, values, self.step)
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Undo ``save``; the stage's own optimiser is restored when the stage begins."""
+        self.student.load_state_dict(values["student"])
+        self.method.load_state_dict(values["method"])
+        if self.average:
+            self.average.model.load_state_dict(values["average"])
+        self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
+        set_rng_state(values["rng"])
+
+    def open_logs(self, offsets: dict[str, int] | None) -> None:
+        """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
+        self.logs = {}
+        for name in ("metrics", "timing"):
+            path = self.run.path / f"{name}.jsonl"
+            path.touch()
+            file = path.open("r+")
+            file.truncate(offsets[name] if offsets else 0)
+            file.seek(0, 2)
+            self.logs[name] = file
+
+    def log(self, name: str, **values: Any) -> None:
+        """Append one object to a log."""
+        self.logs[name].write(console.to_json(values) + "\n")
+
+
+def train(
+    config: Config,
+    run: Run,
+    fabric: Fabric,
+    student: SegmentationModel,
+    method: Composite,
+    teacher: SegmentationModel | None,
+    batches: "Batches",
+    val: Dataset | None,
+    resume: bool = False,
+) -> Scores | None:
+    """Run the method's phases, then train the student; leave ``checkpoints/best.safetensors`` and the logs in ``run``.
+
+    Returns:
+        The validation scores of the best weights, or None without labelled validation images.
+
+    Raises:
+        NumbersError: the loss was not finite for ``PATIENCE`` steps in a row.
+        Stopped: SIGINT or SIGTERM came; the state is saved.
+    """
+    options = config.train
+    learner = Learner(student, method, config.task.aux_weight, options.freeze_bn)
+    if fabric.device.type == "cuda" and fabric.world_size > 1:
+        learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+    if options.channels_last:
+        for network in (learner, teacher):
+            if network is not None:
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.to(fabric.device)
+    if teacher is not None:
+        teacher.to(fabric.device)
+    if options.compile:
+        for network in (student, teacher):
+            if network is not None:
+                network.compile()
+    state = State(run, student, method, Average(student, options.ema) if options.ema else None)
+    saved = load_state(run.checkpoints, fabric.device) if resume else None
+    torch.manual_seed(options.seed + fabric.global_rank)  # the student's dropout alone draws from the global generator
+    if saved:
+        state.restore(saved)
+    if fabric.is_global_zero:
+        state.open_logs(saved["offsets"] if saved else None)
+
+    plan: list[Phase | None] = [*method.phases(teacher), None]
+    names = [phase.name if phase else "main" for phase in plan]
+    first = names.index(state.stage) if saved else 0
+    with _Signals() as signals:
+        for phase in plan[first:]:
+            stage = _stage(phase, learner, config, fabric)
+            if saved and saved["stage"] == stage.name:
+                stage.optimiser.load_state_dict(saved["optimiser"])
+                if phase:
+                    phase.module.load_state_dict(saved["module"])
+            else:
+                state.stage, state.step = stage.name, 0
+            _loop(config, fabric, stage, state, teacher, batches, val, signals, fresh=not saved)
+            saved = None
+    scores = _finish(config, fabric, state, val)
+    return scores
+
+
+def _stage(phase: Phase | None, learner: Learner, config: Config, fabric: Fabric) -> Stage:
+    if phase is None:
+        joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
+        wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
+        return Stage("main", wrapped, tool, config.train.iters, config.train.lr)
+    options = config.train.model_copy(update={"lr": phase.lr, "momentum": phase.momentum, "weight_decay": phase.weight_decay})
+    module = PhaseLearner(phase).to(fabric.device)
+    wrapped, tool = fabric.setup(module, optimiser(module.parameters(), options))
+    return Stage(phase.name, wrapped, tool, phase.iters, phase.lr)
+
+
+def _loop(
+    config: Config,
+    fabric: Fabric,
+    stage: Stage,
+    state: State,
+    teacher: SegmentationModel | None,
+    batches: "Batches",
+    val: Dataset | None,
+    signals: "_Signals",
+    fresh: bool,
+) -> None:
+    """Take ``stage.iters`` optimiser steps, starting at ``state.step``."""
+    options, main = config.train, stage.name == "main"
+    save = (lambda: state.save(stage)) if fabric.is_global_zero else (lambda: None)
+    if fresh or state.step == 0:
+        save()
+    stream = batches.stream(stage.name, state.step, stage.iters)
+    started, seen = time.perf_counter(), 0
+    stage.learner.train()
+    with console.bar(stage.iters, "train" if main else stage.name, state.step) as show:
+        while state.step < stage.iters:
+            step = state.step
+            lr = set_lr(stage.optimiser, stage.lr, step, stage.iters, options.power, options.warmup if main else 0)
+            micro = [_to(fabric.device, next(stream), step) for _ in range(options.accumulate)]
+            valid, stop = _agree(fabric, micro, signals.number)
+            parts = []
+            for i, batch in enumerate(micro):
+                shown = None
+                if main and teacher is not None and state.method.terms:
+                    with fabric.autocast():
+                        shown = state.method.teach(teacher, batch)
+                last = i == len(micro) - 1
+                with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not last):
+                    part = stage.learner(batch, shown, valid, 1 / len(micro))
+                    fabric.backward(part["total"])
+                parts.append(part)
+            finite = bool(torch.isfinite(_reduced(fabric, torch.stack([p["total"].detach() for p in parts]).sum())))
+            if finite:
+                if options.clip:
+                    fabric.clip_gradients(stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False)
+                stage.optimiser.step()
+                if state.average and main:
+                    state.average.update(state.student)
+            stage.optimiser.zero_grad(set_to_none=True)
+            state.step, state.bad, seen = step + 1, 0 if finite else state.bad + 1, seen + options.batch
+            due = state.step == stage.iters or stop
+            if not finite:
+                _bad_step(state, stage, fabric)
+            elif due or state.step % options.log_every == 0 or step == 0:
+                values = _summed(fabric, parts)
+                rate = seen / (time.perf_counter() - started)
+                show(state.step, f"loss {values['loss']:.3f}  {rate:.1f} img/s")
+                if fabric.is_global_zero:
+                    weights = {k: state.method.weight(k, step) for k in values["terms"]}
+                    state.log("metrics", step=state.step, stage=stage.name, lr=lr, **values, weights=weights)
+                    state.log("timing", step=state.step, images_per_s=round(rate, 2), **_memory(fabric, started))
+            if main and val is not None and (state.step == stage.iters or state.step % options.val_every == 0):
+                _validate(config, fabric, state, val)
+                stage.learner.train()
+            if due or state.step % options.save_every == 0:
+                save()
+            if stop:
+                raise Stopped(stop, state.run)
+    if stage.iters == 0:
+        save()
+
+
+def _validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
+    scores = _scores(config, fabric, state.judged, val, config.train.val_images)
+    text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %"
+    if fabric.is_global_zero:
+        state.log("metrics", step=state.step, stage="main", val=_short(scores))
+        if scores.miou > state.best.get("miou", -1.0):
+            state.best = {"step": state.step, "miou": scores.miou}
+            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, **state.best))
+            text += " (best)"
+        console.say(text)
+
+
+def _finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -> Scores | None:
+    """Keep the last weights beside the best ones, and judge the best on the whole validation split."""
+    if fabric.is_global_zero:
+        save_student(state.run.checkpoints / "last.safetensors", state.judged, _card(state, step=state.step))
+        if val is None:  # nothing to choose by: the last weights are the best known
+            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, step=state.step))
+        for file in state.logs.values():
+            file.close()
+    fabric.barrier()
+    if val is None:
+        return None
+    from .checkpoint import load_student
+
+    return _scores(config, fabric, load_student(state.run), val, None)
+
+
+def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Dataset, limit: int | None) -> Scores:
+    """Judge on the first ``limit`` images spread over the split, each rank its share, without drawing random numbers."""
+    count = min(limit or len(val), len(val))
+    indices = [i * len(val) // count for i in range(count)][fabric.global_rank :: fabric.world_size]
+    training = model.training
+    predict = model_predictor(model, fabric.device, channels_last=config.train.channels_last)
+    scores = evaluate(predict, val, indices=indices, label="validate")
+    model.train(training)
+    if fabric.world_size > 1:
+        for name in ("confusion", "band_confusion"):
+            total = fabric.all_reduce(torch.from_numpy(getattr(scores, name)).to(fabric.device), reduce_op="sum")
+            setattr(scores, name, total.cpu().numpy())  # type: ignore[union-attr]
+        scores.images = count
+    return scores
+
+
+class Batches:
+    """The endless, seeded stream of training batches of one rank."""
+
+    def __init__(self, data: Dataset, config: Config, fabric: Fabric) -> None:
+        self.data, self.config, self.fabric = data, config, fabric
+
+    def stream(self, stage: str, step: int, iters: int) -> Iterator[dict[str, Any]]:
+        """Yield the micro-batches of optimiser steps ``step`` to ``iters``."""
+        from .data._loader import Order, TrainSamples, loader
+
+        options = self.config.train
+        seed = options.seed if stage == "main" else options.seed + 1
+        samples = TrainSamples(self.data, seed, options.crop, options.scale, options.flip, options.jitter)
+        parts = options.accumulate
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
+        return iter(loader(samples, order, options.workers, pin_memory=self.fabric.device.type == "cuda"))
+
+
+class _Signals:
+    """SIGINT and SIGTERM, remembered until the step is done."""
+
+    def __enter__(self) -> "_Signals":
+        self.number = 0
+        self._old = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: signals go elsewhere
+                break
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.number:  # a second one: the user does not want to wait
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+def _to(device: torch.device, sample: dict[str, Any], step: int) -> Batch:
+    images = sample["image"].to(device, non_blocking=True)
+    return Batch(images, sample["label"].to(device, non_blocking=True).long(), step)
+
+
+def _agree(fabric: Fabric, micro: list[Batch], stop: int) -> tuple[Tensor, int]:
+    """Return the labelled pixels that each rank's cross-entropy is divided by, and the signal that any rank got.
+
+    Ranks' gradients are averaged, so each divides by the mean count over ranks: N devices give the gradient of one.
+    """
+    valid = sum(((batch.labels != IGNORE).sum() for batch in micro), torch.zeros((), device=fabric.device))
+    if fabric.world_size == 1:
+        return valid, stop
+    both = fabric.all_reduce(torch.stack([valid, torch.full_like(valid, stop)]), reduce_op="sum")
+    return both[0] / fabric.world_size, _signal(int(both[1]))  # type: ignore[index]
+
+
+def _signal(total: int) -> int:
+    # several ranks get the same signal at once on Ctrl-C: any multiple of SIGINT's 2 and SIGTERM's 15 names one of them
+    return 0 if total == 0 else int(signal.SIGTERM if total % signal.SIGTERM == 0 else signal.SIGINT)
+
+
+def _reduced(fabric: Fabric, value: Tensor) -> Tensor:
+    return fabric.all_reduce(value, reduce_op="mean") if fabric.world_size > 1 else value  # type: ignore[return-value]
+
+
+def _detached(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach() for key, value in values.items()}
+
+
+def _summed(fabric: Fabric, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the step's numbers over all micro-batches and ranks."""
+
+    def value(tensors: list[Tensor]) -> float:
+        return float(_reduced(fabric, torch.stack(tensors).sum()))
+
+    named = {group: {k: value([p[group][k] for p in parts]) for k in parts[0][group]} for group in ("task", "terms")}
+    return {"loss": value([p["total"].detach() for p in parts]), **named}
+
+
+def _bad_step(state: State, stage: Stage, fabric: Fabric) -> None:
+    text = f"step {state.step}: the loss is not finite, the step is not taken ({state.bad} in a row)"
+    console.warn(text)
+    if fabric.is_global_zero:
+        state.log("metrics", step=state.step, stage=stage.name, skipped=True)
+    if state.bad >= PATIENCE:
+        raise NumbersError(f"{text}; the last good checkpoint of {state.run.path} is kept. Lower --lr, set train.clip, or use --precision 32")
+
+
+def _memory(fabric: Fabric, started: float) -> dict[str, float]:
+    seconds = {"seconds": round(time.perf_counter() - started, 2)}
+    if fabric.device.type == "cuda":
+        return seconds | {"memory_mib": round(torch.cuda.max_memory_allocated() / 2**20, 1)}
+    import resource
+
+    return seconds | {"memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+
+
+def _short(scores: Scores) -> dict[str, Any]:
+    return {"miou": scores.miou, "miou_present": scores.miou_present, "pixel_accuracy": scores.pixel_accuracy, "iou": scores.iou}
+
+
+def _card(state: State, **values: Any) -> dict[str, Any]:
+    data = state.run.card["data"]
+    return {"classes": data["classes"], "palette": data["palette"], "run": state.run.path.name, **values}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that a device ran out of memory."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+

@@ -1,0 +1,1 @@
+"""From a checkpoint to a file that another runtime loads: ONNX, then a TensorRT engine."""

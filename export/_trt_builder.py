@@ -1,0 +1,141 @@
+"""The process in which TensorRT builds: ``python -m kdc.export._trt_builder REQUEST`` ends with one line of JSON on stdout.
+
+It imports neither torch nor the rest of the toolkit, so that a crash in native code takes nothing with it.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from ..distill.errors import ExportError, KdcError
+from ..distill.run import write_bytes
+
+#: prctl option: be killed when the parent dies
+_PR_SET_PDEATHSIG = 1
+
+
+def build(request: dict[str, Any]) -> dict[str, Any]:
+    """Parse ``request["onnx"]``, build it and write the plan to ``request["engine"]``.
+
+    Raises:
+        ExportError: the parser or the builder refused it.
+    """
+    trt: Any = importlib.import_module(request["flavour"])
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(network, logger)
+    name = Path(request["onnx"]).name
+    # from memory: the file is self-contained, and its path may hold what native code cannot read
+    if not parser.parse(Path(request["onnx"]).read_bytes()):
+        problems = "; ".join(dict.fromkeys(_problem(parser.get_error(i)) for i in range(parser.num_errors)))
+        raise ExportError(f"TensorRT's parser refused {name}: {problems or logger.last}")
+    config = builder.create_builder_config()
+    profile = _configure(trt, builder, network, config, request)
+    cache = _timing_cache(config, request["timing_cache"])
+    start = time.perf_counter()
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise ExportError(f"TensorRT's builder refused {name}: {logger.last}")
+    seconds = time.perf_counter() - start
+    Path(request["engine"]).write_bytes(plan)
+    if cache is not None:
+        write_bytes(Path(request["timing_cache"]), bytes(config.get_timing_cache().serialize()))
+    return {
+        "flavour": request["flavour"],
+        "version": str(trt.__version__),
+        "build_seconds": round(seconds, 3),
+        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
+        "opt_level": int(config.builder_optimization_level),
+        "workspace_mib": int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)) >> 20,
+        "layers": int(network.num_layers),
+        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
+        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        "profile": profile,
+    }
+
+
+def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[str, Any]) -> dict[str, Any] | None:
+    if request["workspace_mib"] is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
+    if request["opt_level"] is not None:
+        config.builder_optimization_level = request["opt_level"]
+    if request["targets"]:
+        config.num_compute_capabilities = len(request["targets"])
+        for i, target in enumerate(request["targets"]):
+            config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), i)
+    image = network.get_input(0)
+    shape = list(image.shape)
+    if -1 in shape[1:]:
+        raise ExportError(f"{request['onnx']} leaves height or width free; only the batch may be: export it with --size HxW")
+    if shape[0] != -1:
+        return None
+    profile = builder.create_optimization_profile()
+    least, usual, most = ([batch, *shape[1:]] for batch in request["batches"])
+    profile.set_shape(image.name, least, usual, most)
+    config.add_optimization_profile(profile)
+    return {"min": least, "opt": usual, "max": most}
+
+
+def _timing_cache(config: Any, path: str | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(Path(path).read_bytes() if Path(path).exists() else b"")
+    config.set_timing_cache(cache, False)
+    return cache
+
+
+def _tensor(tensor: Any) -> dict[str, Any]:
+    shape = [None if size == -1 else int(size) for size in tensor.shape]
+    return {"name": tensor.name, "dtype": str(tensor.dtype).rpartition(".")[2].lower(), "shape": shape}
+
+
+def _problem(error: Any) -> str:
+    node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
+    return node + " ".join(error.desc().split())
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):
+        """Sends warnings to stderr and remembers the last error."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = "it gave no reason"
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Take one message."""
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "Thread context has not been set" not in msg:
+                self.last = " ".join(msg.split())
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
+                sys.stderr.write(f"{msg}\n")
+
+    return Logger()
+
+
+def main() -> None:
+    """Build what the first argument asks for."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:
+            sys.exit("the parent is gone")
+    warnings.simplefilter("ignore", DeprecationWarning)
+    try:
+        report = build(json.loads(sys.argv[1]))
+    except KdcError as error:
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
+        sys.exit(error.exit_code)
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()

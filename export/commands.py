@@ -1,0 +1,214 @@
+"""The commands of this room: ``kdc export onnx`` and ``kdc export trt``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from ..distill import console
+from ..distill.errors import UsageError, closest
+
+Source = Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
+SourceOrFile = Annotated[
+    Optional[str],
+    typer.Argument(metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; an ONNX file is built as it is."),
+]
+SizeFlag = Annotated[
+    Optional[str], typer.Option("--size", metavar="HxW", help="Input size; else the validation size rounded up to the stride.")
+]
+Head = Annotated[Optional[str], typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
+Input = Annotated[
+    Optional[str], typer.Option(help="float (normalised NCHW, the default) or uint8 (raw RGB NHWC, normalised in the graph).")
+]
+Dynamic = Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch free; else it is 1.")]
+Precision = Annotated[Optional[str], typer.Option(help="fp32, fp16 or both.")]
+Opset = Annotated[Optional[int], typer.Option(help="ONNX opset, 18 to 25 (default 20).")]
+Images = Annotated[Optional[int], typer.Option(min=1, help="Validation images of every file's gate (default 16).")]
+Agreement = Annotated[
+    Optional[float],
+    typer.Option(metavar="SHARE", min=0, max=1, help="Share of pixels that must agree at the gate (default 0.9999 fp32, 0.999 fp16)."),
+]
+KeepFloat = Annotated[
+    Optional[list[str]], typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated.")
+]
+Which = Annotated[Optional[str], typer.Option(help="best (default) or last weights.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
+Flavour = Annotated[Optional[str], typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
+Target = Annotated[
+    Optional[list[str]],
+    typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
+]
+Batches = Annotated[
+    Optional[str], typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine whose batch is free (default 1,4,16).")
+]
+Workspace = Annotated[Optional[int], typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")]
+OptLevel = Annotated[Optional[int], typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (TensorRT's default is 3).")]
+TimingCache = Annotated[
+    Optional[Path], typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
+]
+
+_PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
+#: flag of a command -> keyword of ``export_run``
+_ONNX_FLAGS = {
+    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "precision": "precisions", "opset": "opset",
+    "images": "images", "agreement": "agreement", "keep_fp32": "block_nodes", "which": "which",
+}  # fmt: skip
+#: flag of a command -> keyword of ``build_engine``
+_BUILD_FLAGS = {
+    "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib", "opt_level": "opt_level",
+    "timing_cache": "timing_cache",
+}  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``kdc export`` to the command line."""
+    group = typer.Typer(help="Write a network for other runtimes, each file through a gate.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("onnx")(onnx)
+    group.command("trt")(trt)
+    app.add_typer(group, name="export")
+
+
+def onnx(
+    run: Source = None,
+    size: SizeFlag = None,
+    head: Head = None,
+    input: Input = None,
+    dynamic_batch: Dynamic = False,
+    precision: Precision = None,
+    opset: Opset = None,
+    images: Images = None,
+    agreement: Agreement = None,
+    keep_fp32: KeepFloat = None,
+    which: Which = None,
+    dry_run: Dry = False,
+    json: Json = False,
+) -> None:
+    """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
+
+    A file beyond the gate's tolerance is removed (exit 6).
+    """
+    settings = _settings(locals(), _ONNX_FLAGS)
+    console.json_mode = json
+    result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
+    if json:
+        console.emit(result)
+
+
+def trt(
+    run: SourceOrFile = None,
+    size: SizeFlag = None,
+    head: Head = None,
+    input: Input = None,
+    dynamic_batch: Dynamic = False,
+    precision: Precision = None,
+    opset: Opset = None,
+    images: Images = None,
+    agreement: Agreement = None,
+    keep_fp32: KeepFloat = None,
+    which: Which = None,
+    flavour: Flavour = None,
+    target: Target = None,
+    batches: Batches = None,
+    workspace: Workspace = None,
+    opt_level: OptLevel = None,
+    timing_cache: TimingCache = None,
+    dry_run: Dry = False,
+    json: Json = False,
+) -> None:
+    """Write the typed ONNX files (fp32 and fp16) through their gates, then build real engines with the TensorRT that is there."""
+    settings, building = _settings(locals(), _ONNX_FLAGS), _settings(locals(), _BUILD_FLAGS)
+    console.json_mode = json
+    if run is not None and run.endswith(".onnx"):
+        if settings:
+            raise UsageError(f"{run} is built as it is: leave out {', '.join(_flag_of(key) for key in settings)}, or name the run")
+        result: dict[str, Any] = {"onnx": [run]} if dry_run else {}
+        files = [Path(run)]
+    else:
+        if batches and not dynamic_batch:
+            raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
+        settings.setdefault("precisions", _PRECISIONS["both"])
+        result = _plan(run, settings) if dry_run else {}
+        done = [] if dry_run else _export(run, settings)
+        files = [each.path for each in done if each.precision in settings["precisions"]]
+    if dry_run:
+        result |= _plan_engines(result["onnx"], building.get("flavour_name"))
+    else:
+        from .to_trt import build_engine
+
+        result["engines"] = [build_engine(file, engine_path(file), **building) for file in files]
+    if json:
+        console.emit(result)
+
+
+def engine_path(onnx: Path) -> Path:
+    """Name the engine of an ONNX file: ``model.onnx`` becomes ``model.fp32.engine``, ``model.fp16.onnx`` ``model.fp16.engine``."""
+    stem = onnx.name.removesuffix(".onnx")
+    return onnx.with_name(f"{stem}.engine" if stem.endswith((".fp16", ".int8")) else f"{stem}.fp32.engine")
+
+
+def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
+    """Turn the flags that were given into keywords; the others keep the defaults of the Python interface."""
+    settings = {keyword: given[flag] for flag, keyword in flags.items() if given[flag]}
+    if "size" in settings:
+        settings["size"] = _size(settings["size"])
+    if "batches" in settings:
+        settings["batches"] = _batches(settings["batches"])
+    if (precision := settings.get("precisions")) is not None:
+        if precision not in _PRECISIONS:
+            raise UsageError(f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}")
+        settings["precisions"] = _PRECISIONS[precision]
+    if (which := settings.get("which")) not in (None, "best", "last"):
+        raise UsageError(f"--which {which!r}: accepted are best and last")
+    return settings
+
+
+def _size(text: str) -> tuple[int, int]:
+    from ..distill.config import parse_size
+
+    if any(mark in text.lower() for mark in ("dyn", "-1", "?", "any", "*")):
+        raise UsageError(
+            f"--size {text}: height and width are fixed at export, because pooling and upsampling are exact for one size only; "
+            "export once a size (--size HxW), or leave the batch free with --dynamic-batch"
+        )
+    return parse_size(text)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise UsageError(f"--batches {text!r}: smallest, usual and largest batch are needed, such as 1,4,16")
+    return tuple(int(part) for part in parts)
+
+
+def _flag_of(keyword: str) -> str:
+    return "--" + next(flag for flag, name in _ONNX_FLAGS.items() if name == keyword).replace("_", "-")
+
+
+def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
+    from ..distill.run import find_run
+    from .to_onnx import export_run
+
+    return export_run(find_run(run), **settings)
+
+
+def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    from ..distill.run import find_run
+    from .to_onnx import plan_run
+
+    plan = plan_run(find_run(run), **settings)
+    console.say(f"{plan['model']} of {plan['run']} at {plan['size'][0]}x{plan['size'][1]} would be written to:")
+    for file in plan["onnx"]:
+        console.say(f"  {file}")
+    return plan
+
+
+def _plan_engines(files: list[str], flavour: str | None) -> dict[str, Any]:
+    from . import to_trt
+
+    _, name, version = to_trt.flavour(flavour)
+    engines = [str(engine_path(Path(file))) for file in files]
+    console.say(f"{name} {version} would build:")
+    for engine in engines:
+        console.say(f"  {engine}")
+    return {"flavour": name, "version": version, "engines": engines}

@@ -1,0 +1,233 @@
+"""From a checkpoint to one self-contained ONNX file that passed its gate."""
+
+import contextlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import ModelProto, helper, shape_inference
+
+from ..calib.cast import CastReport, cast_fp16
+from ..deploy.parity import DEFAULTS, GateResult, Tolerances, gate, judge
+from ..deploy.ort_runtime import read_info
+from ..deploy.runtime import open_runtime
+from ..deploy.torch_runtime import export_size
+from ..distill import console
+from ..distill.checkpoint import load_student, read_card, student_file
+from ..distill.errors import ExportError, UsageError
+from ..distill.models import SegmentationModel
+from ..distill.run import Run, replacing, sha256, versions, write_json
+from .graph import DeployGraph
+
+#: the exporter writes no older one, TensorRT's parser reads no newer one
+OPSETS = range(18, 26)
+OPSET = 20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that passed its gate, and the manifest beside it."""
+
+    path: Path
+    precision: str
+    gate: GateResult
+    manifest: dict[str, Any]
+
+
+def export_onnx(
+    model: SegmentationModel,
+    path: Path,
+    *,
+    size: tuple[int, int],
+    head: str = "logits",
+    input: str = "float",
+    dynamic_batch: bool = False,
+    opset: int = OPSET,
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+) -> Path:
+    """Write ``model`` as one checked float32 ONNX file: batch norm folded, aux head gone, weights inside.
+
+    Args:
+        model: on the CPU; put in eval mode.
+        path: where the file goes, atomically.
+        size: (H, W) in pixels, fixed; multiples of the output stride.
+        head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
+        input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
+        dynamic_batch: leave B free (else it is 1).
+        opset: 18 to 25.
+        classes: names, for the file's metadata.
+        palette: an RGB triple a class, for the file's metadata.
+
+    Raises:
+        UsageError: a size, head, input or opset that is not accepted.
+        ExportError: the exporter or ONNX's checker refused the network.
+    """
+    if opset not in OPSETS:
+        raise UsageError(f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)")
+    graph = DeployGraph(model, size, head, input)
+    # an example batch of 1 would make the tracer take the batch for the constant 1
+    example = graph.example(2 if dynamic_batch else 1)
+    shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
+    output = "logits" if head == "logits" else "mask"
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                graph,
+                (example,),
+                input_names=["image"],
+                output_names=[output],
+                opset_version=opset,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        assert program is not None
+        proto = _finished(program.model_proto, model, head=head, input=input, classes=classes, palette=palette)
+    except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, shape_inference.InferenceError) as error:
+        raise ExportError(f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        onnx.save(proto, beside)
+    return path
+
+
+def export_run(
+    run: Run,
+    *,
+    size: tuple[int, int] | None = None,
+    head: str = "logits",
+    input: str = "float",
+    dynamic_batch: bool = False,
+    opset: int = OPSET,
+    precisions: Sequence[str] = ("fp32",),
+    which: str = "best",
+    images: int | None = 16,
+    agreement: float | None = None,
+    block_nodes: Sequence[str] = (),
+) -> list[Exported]:
+    """Export a run's network into its ``export`` folder; every file goes through the gate against torch on real images.
+
+    Args:
+        run: a finished run.
+        size: default: the validation size rounded up to the output stride.
+        head: see ``export_onnx``, as are ``input``, ``dynamic_batch`` and ``opset``.
+        precisions: with "fp16" in it a float16 file is cast from the float32 one, which is written and gated in any case.
+        which: "best" or "last" weights.
+        images: validation images of the gate; None for all.
+        agreement: replaces the gate's least share of agreeing pixels.
+        block_nodes: nodes that stay in float32 in the float16 file.
+
+    Raises:
+        NumbersError: a gate failed; that file is gone, those before it stay.
+    """
+    weights = student_file(run, which)
+    model = load_student(weights)
+    size = size or export_size(run.card["data"]["size"], model.output_stride)
+    full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
+    console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
+    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
+    source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
+    dataset = run.open_data("val")
+    with open_runtime(weights, size=size, head=head) as reference:
+
+        def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
+            tolerances = DEFAULTS[precision] if agreement is None else Tolerances(DEFAULTS[precision].max_diff, agreement)
+            with open_runtime(path) as candidate:
+                result = gate(reference, candidate, dataset, tolerances, images=images)
+            judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result)
+            manifest = _manifest(path, precision, source, result, cast)
+            write_json(path.with_name(f"{path.name}.json"), manifest)
+            return Exported(path, precision, result, manifest)
+
+        done = [through_gate(full, "fp32")]
+        if "fp16" in precisions:
+            report = cast_fp16(full, half, block_nodes=block_nodes)
+            console.say(f"cast to float16: {report.line()}")
+            done.append(through_gate(half, "fp16", report))
+    return done
+
+
+def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
+    """Return what ``export_run`` would do with the same settings; nothing is written."""
+    weights = student_file(run, settings.get("which", "best"))
+    spec = (read_card(weights) or {})["model"]
+    size = settings.get("size") or export_size(run.card["data"]["size"], spec["output_stride"])
+    names = file_names(settings.get("head", "logits"), settings.get("input", "float"), settings.get("dynamic_batch", False))
+    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.get("precisions", ()))]]
+    return {"run": str(run.path), "weights": str(weights), "model": spec["name"], "size": list(size), "onnx": wanted}
+
+
+def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
+    """Name the float32 and the float16 file: ``model.onnx``, ``model.argmax.uint8.fp16.onnx``, ..."""
+    extras = (("argmax", head == "argmax"), ("uint8", input == "uint8"), ("batch", dynamic_batch))
+    stem = ".".join(["model", *(word for word, on in extras if on)])
+    return f"{stem}.onnx", f"{stem}.fp16.onnx"
+
+
+def tensors(proto: ModelProto, which: str) -> list[dict[str, Any]]:
+    """Return name, type and shape (None = free) of a file's ``input`` or ``output`` tensors."""
+    found = []
+    for value in getattr(proto.graph, which):
+        kind = value.type.tensor_type
+        shape = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+        dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        found.append({"name": value.name, "dtype": dtype, "shape": shape})
+    return found
+
+
+def _finished(proto: ModelProto, model: SegmentationModel, *, head: str, input: str, **labels: Any) -> ModelProto:
+    for node in proto.graph.node:
+        del node.metadata_props[:]  # the exporter's stack traces, with the paths of this machine
+        node.doc_string = ""
+    del proto.graph.metadata_props[:], proto.metadata_props[:]
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
+        del value.metadata_props[:]
+    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec(), "head": head, "input": input, "precision": "fp32"}
+    values |= {key: [list(entry) if not isinstance(entry, str) else entry for entry in kept] for key, kept in labels.items()}
+    helper.set_model_props(proto, {f"kdc.{key}": json.dumps(value) for key, value in values.items()})
+    proto = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _manifest(path: Path, precision: str, source: dict[str, Any], result: GateResult, cast: CastReport | None) -> dict[str, Any]:
+    proto = onnx.load(path)
+    values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx"}
+    values |= {key.removeprefix("kdc."): value for key, value in read_info(path).metadata.items()}
+    values |= {"precision": precision, "inputs": tensors(proto, "input"), "outputs": tensors(proto, "output")}
+    values |= {"opset": proto.opset_import[0].version, "nodes": len(proto.graph.node), "bytes": path.stat().st_size}
+    values |= {"source": source, "gate": result.to_dict(), "versions": versions()}
+    return values if cast is None else values | {"cast": cast.to_dict()}
+
+
+def _line(error: BaseException) -> str:
+    """Return the innermost cause in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to its own developers off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,347 @@
+"""The report of a made-up run: self-contained, complete, honest about what is missing, and its pictures and charts right."""
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kdc.deploy._figures import ERROR_COLOURS, Series, _ticks, colour_mask, data_uri, error_map, line_chart, short
+from kdc.deploy._strips import choose, strips
+from kdc.deploy.report import facts, write_report
+from kdc.distill import models
+from kdc.distill.checkpoint import save_student, student_file
+from kdc.distill.config import Config
+from kdc.distill.data import open_data
+from kdc.distill.run import Run, sha256
+
+SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "latency", "cost", "environment", "commands")
+VOID = {"meta", "link", "img", "br", "circle", "line", "polyline"}
+
+
+class Page(HTMLParser):
+    """What the test asks of a page: every element closed, every address, all text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+        assert self.open == [], f"not closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "srcset", "data", "action")]
+        self.ids += [v for k, v in attrs if k == "id" and v]
+        self.images += [found] if tag == "img" else []
+        assert tag != "script" and not any(k.startswith("on") for k in found)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag in VOID, tag
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def page_of(path: Path) -> Page:
+    return Page(path.read_text())
+
+
+def scores(offset: float) -> dict[str, Any]:
+    iou = [min(1.0, 0.9 - 0.06 * i + offset) for i in range(11)]
+    values = {
+        "miou": sum(iou) / 11,
+        "miou_present": sum(iou) / 11,
+        "boundary_miou": 0.3 + offset,
+        "pixel_accuracy": 0.8 + offset,
+    }
+    return values | {"iou": iou, "images": 4, "label_pixels": [100 * (11 - i) for i in range(11)]}
+
+
+def gate(stage: str, passed: bool = True) -> dict[str, Any]:
+    values = {"stage": stage, "file": f"{stage}.onnx", "passed": passed, "reasons": [] if passed else ["too far apart"]}
+    values |= {"agreement": 0.99995, "max_diff": 3.1e-6 if passed else "inf", "max_relative": 2e-7, "images": 4}
+    values |= {"miou_reference": 0.612, "miou_candidate": 0.6118, "miou_drop": 0.02}
+    return values | {"tolerances": {"max_diff": 1e-4, "agreement": 0.9999, "miou_drop": None}}
+
+
+def latency() -> dict[str, Any]:
+    times = {"p50": 8.25, "p90": 9.0, "p95": 9.5, "p99": 11.0, "min": 7.9, "cv": 0.031}
+    first = times | {
+        "name": "torch last",
+        "provider": "torch cpu",
+        "precision": "fp32",
+        "head": "logits",
+        "size_mb": 4.2,
+    }
+    first["ratio"] = {"to": "torch last", "value": 1.0, "low": 1.0, "high": 1.0}
+    other = first | {"name": "model.onnx", "provider": "CPUExecutionProvider", "p50": 4.0}
+    other["ratio"] = {"to": "torch last", "value": 2.06, "low": 2.01, "high": 2.12}
+    passport = {
+        "cpu": {"model": "Test CPU <9000>", "cores": 2, "logical": 4, "features": ["avx2"]},
+        "gpus": [],
+        "os": "Linux",
+    }
+    missing = [{"file": "model.engine", "why": "not measured: needs a GPU"}]
+    record = {
+        "mode": "net",
+        "size": [64, 128],
+        "batch": 1,
+        "threads": 2,
+        "backends": [first, other],
+        "not_measured": missing,
+    }
+    return record | {"flags": ["the machine was busy"], "passport": passport}
+
+
+def metrics(offset: float) -> str:
+    lines: list[dict[str, Any]] = [
+        {"step": s, "stage": "kt:autoencoder", "loss": 2 / s, "task": {}, "terms": {}} for s in (1, 5, 9)
+    ]
+    for step in (1, 10, 20, 30):
+        task, terms = {"ce": 2 / step, "aux": 1 / step}, {"kt.lt": 3 / step**2, "kt.ka": 0.4}
+        line = {"step": step, "stage": "main", "lr": 0.01, "loss": 4 / step, "task": task, "terms": terms}
+        lines += [line | {"weights": {"kt.lt": 2.0, "kt.ka": 0.9}}]
+        if step > 1:
+            lines += [{"step": step, "stage": "main", "val": {"miou": 0.01 * step + offset}}]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def make_run(root: Path, name: str, kind: str, seed: int, **card: Any) -> Run:
+    data = open_data("builtin", "val", size=(48, 96), val=4)
+    student = models.build("deeplabv3-mv2_035", 11, output_stride=16, seed=seed)
+    source = {"name": "builtin", "source": "builtin", "options": data.options, "classes": list(data.classes)}
+    source |= {
+        "palette": [list(c) for c in data.palette],
+        "num_classes": 11,
+        "size": [48, 96],
+        "notes": list(data.notes),
+    }
+    run = Run.create(name, Config(), out=root / name, kind=kind, student=student.spec(), data=source, **card)
+    run.record(command=["kdc", kind, "--seed", str(seed), "--data", "it's <here>"])
+    save_student(run.checkpoints / "best.safetensors", student, {})
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished distillation with everything that a run can have."""
+    root = tmp_path_factory.mktemp("runs")
+    teacher = make_run(root, "teacher", "teacher", 2, status="finished", final=scores(0.08))
+    alone = make_run(root, "alone", "train", 1, status="finished", final=scores(0.0))
+    (alone.path / "metrics.jsonl").write_text(metrics(0.0))
+    file = student_file(teacher)
+    card = {
+        "name": "deeplabv3-mv2_035",
+        "file": str(file),
+        "sha256": sha256(file),
+        "run": str(teacher.path),
+        "source": "run teacher",
+    }
+    done = make_run(
+        root,
+        "distilled",
+        "distill",
+        1,
+        method="kt",
+        teacher=card,
+        baseline=str(alone.path),
+        parents=[str(teacher.path)],
+    )
+    done.record(status="finished", final=scores(0.031), terms={"kt.lt": "2.0"})
+    (done.path / "metrics.jsonl").write_text(metrics(0.05))
+    (done.path / "timing.jsonl").write_text('{"step": 1, "images_per_s": 12.5, "memory_mib": 800}\n')
+    (done.path / "gates.json").write_text(json.dumps([gate("onnx-fp32"), gate("onnx-int8", passed=False)]))
+    done.bench.mkdir()
+    (done.bench / "latency-20250101-000000.json").write_text(json.dumps(latency()))
+    return done
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Page:
+    return page_of(write_report(run))
+
+
+def test_the_page_is_one_file_without_scripts(page: Page) -> None:
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert set(SECTIONS) <= set(page.ids)
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert all(image.get("alt") for image in page.images)
+
+
+def test_the_page_says_what_came_of_it(page: Page) -> None:
+    for text in (
+        "distilled from deeplabv3-mv2_035 with kt",
+        "Generated images.",
+        "+3.1 points mIoU",
+        "39 % of the way to its teacher",
+        "mIoU along boundaries",
+        "too far apart",
+        "99.995",
+        "2.06×",
+        "not measured: needs a GPU",
+        "the machine was busy",
+        "Test CPU <9000>",
+        "--data 'it'\"'\"'s <here>'",
+        "12.5 images/s",
+        "kt.lt",
+        "kt:autoencoder",
+    ):
+        assert text in re.sub(r"\s+", " ", page.text), text
+
+
+def test_every_role_has_its_pictures(page: Page) -> None:
+    strips = page.text.count("validation image") or len(page.images) // 6
+    assert strips >= 1 and len(page.images) == 6 * strips
+    kinds = [str(image["src"]).split(";")[0] for image in page.images[:6]]
+    assert kinds == ["data:image/jpeg", *["data:image/png"] * 5]
+
+
+def test_equal_students_change_nothing(run: Run) -> None:
+    # student and baseline of the fixture hold the same weights, so no image gained or lost
+    found = facts(run)
+    assert [s.why for s in found["strips"]] in (["the hardest", "typical"], ["the hardest and typical"])
+    for strip in found["strips"]:
+        panels = {p.name: p.uri for p in strip.panels}
+        assert panels["student alone"] == panels["distilled"] != panels["teacher"]
+
+
+def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    page = page_of(write_report(Run(tmp_path)))
+    text = re.sub(r"\s+", " ", page.text)
+    assert "This run is not finished" in text and "No accuracy was measured yet" in text
+    assert text.count("Not measured.") >= 6
+    assert page.images == []
+
+
+def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
+    card = run.card | {"baseline": None, "data": run.card["data"] | {"source": "/nowhere/at/all"}}
+    card["teacher"] = run.card["teacher"] | {"file": "/gone.safetensors"}
+    (tmp_path / "run.json").write_text(json.dumps(card))
+    save_student(tmp_path / "checkpoints" / "best.safetensors", models.rebuild(card["student"]), {})
+    text = re.sub(r"\s+", " ", page_of(write_report(Run(tmp_path))).text)
+    assert "No pictures: the data cannot be opened" in text and "/nowhere/at/all" in text
+    assert "/gone.safetensors is missing" in text
+    assert "The same student trained alone was not measured" in text
+
+
+def test_a_plain_training_has_no_teacher_columns(run: Run) -> None:
+    text = page_of(write_report(Run(run.path.parent / "alone"), pictures=False)).text
+    assert "trained without a teacher" in text
+    assert "student alone" not in text and "change" not in text
+    assert "No pictures: they were not asked for" in text
+
+
+def test_moved_runs_find_each_other(run: Run, tmp_path: Path) -> None:
+    for name in ("moved", "alone"):
+        (tmp_path / name).mkdir()
+        source = run.path if name == "moved" else run.path.parent / "alone"
+        card = json.loads((source / "run.json").read_text()) | {"baseline": "/old/place/alone"}
+        (tmp_path / name / "run.json").write_text(json.dumps(card))
+    assert facts(Run(tmp_path / "moved"), pictures=False)["gain"]["points"] == pytest.approx(0.031)
+
+
+def test_chart_puts_points_where_they_belong() -> None:
+    svg = line_chart(
+        "Validation",
+        [Series("a", [(0, 0.0), (100, 0.5)], "after"), Series("b", [(0, 0.5), (100, float("nan"))], "before")],
+        percent=True,
+    )
+    lines = re.findall(r'<polyline class="line (\w+)" points="([^"]+)"', svg)
+    points = {role: [tuple(map(float, p.split(","))) for p in text.split()] for role, text in lines}
+    (x0, y0), (x1, y1) = points["after"]
+    assert x0 < x1 and y0 > y1
+    assert points["before"] == [(x0, y1)]
+    assert 'aria-label="Validation: a ends at 50 %, b ends at 50 %"' in svg
+    labels = sorted(float(y) for y in re.findall(r'class="name \w+" x="[\d.]+" y="([\d.]+)"', svg))
+    assert labels[1] - labels[0] >= 14
+    assert line_chart("empty", [Series("a", [], "after")]) == ""
+
+
+def test_long_curves_are_averaged_and_wide_ranges_logarithmic() -> None:
+    svg = line_chart("Loss", [Series("a", [(i, 1000.0 / i) for i in range(1, 5001)], "after")])
+    (text,) = re.findall(r'points="([^"]+)"', svg)
+    assert len(text.split()) <= 240 and "log scale" in svg
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.13, 0.47), (3, 3000), (-2, 5), (0.0, 0.3)])
+def test_ticks_cover_the_range_with_round_values(low: float, high: float) -> None:
+    ticks = _ticks(low, high)
+    assert ticks[0] <= low + 1e-9 and ticks[-1] >= high - 1e-9 and 3 <= len(ticks) <= 8
+    assert all(len(short(t)) <= 5 for t in ticks)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (0.25, "0.25"), (40000, "40k"), (2e-5, "2e-05"), (1234, "1.234k"), (150, "150")]
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert short(value) == text
+
+
+def test_error_map_tells_what_changed() -> None:
+    truth = np.array([[0, 0, 0, 0, 255]], np.uint8)
+    before = np.array([[0, 1, 1, 0, 1]], np.uint8)
+    after = np.array([[0, 1, 0, 1, 1]], np.uint8)
+    image = np.zeros((1, 5, 3), np.uint8)
+    pixels = [tuple(int(v) for v in p) for p in error_map(image, truth, after, before)[0]]
+    assert pixels[1:] == [ERROR_COLOURS[k] for k in ("wrong", "mended", "spoilt", "ignored")]
+    assert len(set(pixels[0])) == 1  # right: the faded picture
+    alone = [tuple(int(v) for v in p) for p in error_map(image, truth, after, None)[0]]
+    assert alone[1] == alone[3] == ERROR_COLOURS["wrong"] and alone[2] == alone[0]
+
+
+def test_pictures_survive_the_encoding() -> None:
+    palette = [(10, 20, 30), (200, 100, 0)]
+    mask = np.array([[0, 1], [255, 1]], np.uint8)
+    painted = colour_mask(mask, palette)
+    uri = data_uri(painted)
+    import base64
+
+    raw = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
+    decoded = cv2.cvtColor(cv2.imdecode(raw, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(decoded, painted)
+    assert painted[0, 1].tolist() == [200, 100, 0] and len(set(painted[1, 0].tolist())) == 1
+    wide = np.frombuffer(base64.b64decode(data_uri(np.zeros((50, 1000, 3), np.uint8)).split(",")[1]), np.uint8)
+    assert cv2.imdecode(wide, cv2.IMREAD_COLOR).shape == (24, 480, 3)
+
+
+def test_choice_of_images() -> None:
+    judged = {i: {"after": 0.1 * i, "before": 0.1 * i + (0.2 if i == 4 else -0.3 if i == 6 else 0.0)} for i in range(8)}
+    assert choose(judged) == [(0, "the hardest"), (4, "typical and lost most"), (6, "gained most")]
+    assert choose({i: {"after": float(i)} for i in range(3)}) == [
+        (0, "the hardest"),
+        (1, "typical"),
+        (2, "the easiest"),
+    ]
+    assert choose({}) == []
+
+
+def test_strips_look_at_the_whole_split() -> None:
+    data = open_data("builtin", "val", size=(48, 96), val=5)
+    asked: list[bytes] = []
+
+    def predict_with(shift: int) -> Callable[[np.ndarray], np.ndarray]:
+        def predict(image: np.ndarray) -> np.ndarray:
+            asked.append(image.tobytes())
+            return np.full(image.shape[:2], shift, np.uint8)
+
+        return predict
+
+    drawn = strips(data, {"after": predict_with(2)}, {"after": "network"})
+    assert len(set(asked)) == 5
+    assert [p.name for p in drawn[0].panels] == ["image", "truth", "network", "errors"]

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: what help lists, what errors say, which code each exit has."""
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import typer
+
+from kdc import __version__, cli
+from kdc.distill import errors
+
+COMMANDS = [
+    "distill",
+    "train",
+    "eval",
+    "export",
+    "calib",
+    "bench",
+    "data",
+    "models",
+    "methods",
+    "runs",
+    "report",
+    "doctor",
+    "demo",
+]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2].splitlines()
+    assert sorted(line.split()[0] for line in listed if line[:3].strip()) == sorted(COMMANDS)
+
+
+def test_every_command_and_option_is_explained() -> None:
+    def unexplained(command, path: str) -> list[str]:
+        here = [] if command.help else [path]
+        here += [
+            f"{path} {option.opts[0]}" for option in command.params if option.opts[0][:1] == "-" and not option.help
+        ]
+        return here + [
+            line
+            for name, sub in getattr(command, "commands", {}).items()
+            for line in unexplained(sub, f"{path} {name}")
+        ]
+
+    assert not unexplained(typer.main.get_command(cli.app), "kdc")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "torch numpy timm torchvision cv2 onnx onnxruntime lightning_fabric pydantic matplotlib safetensors rich"
+    done = python(
+        f"import sys; from kdc import cli; cli.run(['--help']); print([m for m in {heavy.split()} if m in sys.modules])"
+    )
+    assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
+def test_module_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kdc", "--version"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"kdc {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("distil", "no such command 'distil'; did you mean 'distill'?"),
+        ("export tensorrt", "no such command 'tensorrt'"),
+        ("distill --teachr r101", "no such option: --teachr; did you mean '--teacher'?"),
+        ("distill --metod kt", "did you mean '--method'? (see kdc distill --help)"),
+        ("--verson", "did you mean '--version'?"),
+        ("distill --iters many", "invalid value for '--iters'"),
+        ("models info", "missing argument"),
+    ],
+)
+def test_a_wrong_line_gets_one_line_and_exit_2(line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("kdc: error: ")
+    assert said in err
+
+
+def test_a_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 2
+    out, err = capsys.readouterr()
+    assert "Commands:" in out and err == ""
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Replace the command line by one whose command ``fail`` raises the given error."""
+
+    def fail_with(error: BaseException) -> None:
+        app = typer.Typer()
+
+        @app.callback()
+        def group() -> None: ...
+
+        @app.command()
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", app)
+
+    return fail_with
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's, which is told by its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (errors.UsageError("what\n came"), 2, "kdc: error: what came"),
+        (errors.DataError("d"), 3, "d"),
+        (errors.WeightsError("w"), 4, "w"),
+        (errors.ExportError("e"), 5, "e"),
+        (errors.NumbersError("n"), 6, "n"),
+        (errors.ResourceError("r"), 7, "r"),
+        (errors.BusyError("b"), 8, "b"),
+        (PermissionError(errno.EACCES, "denied", "runs"), 2, "runs: permission denied"),
+        (MemoryError(), 7, "smaller --batch"),
+        (OutOfMemoryError("CUDA out of memory. Tried\nto allocate"), 7, "smaller --batch"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 7, "smaller --batch"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), 7, "fewer --workers"),
+        (OSError(errno.ENOSPC, "No space left on device"), 7, "the disk is full"),
+        (ValueError("odd\nmore"), 1, "a bug in kdc: ValueError: odd; run again with --debug"),
+        (FileNotFoundError(errno.ENOENT, "no such file", "x"), 1, "a bug in kdc"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_errors_and_exit_codes(
+    failing, error: Exception, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(error)
+    assert cli.run(["fail"]) == code
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and said in err
+
+
+def test_debug_anywhere_adds_the_traceback(failing, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(errors.DataError("no images"))
+    assert cli.run(["fail", "--debug"]) == cli.run(["--debug", "fail"]) == 3
+    err = capsys.readouterr().err
+    assert err.count("Traceback") == 2 and err.count("kdc: error: no images\n") == 2
+
+
+@pytest.mark.parametrize(("error", "code"), [(typer.Exit(143), 143), (typer.Exit(0), 0), (KeyboardInterrupt(), 130)])
+def test_stopping_is_no_error(failing, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(error)
+    assert cli.run(["fail"]) == code
+    assert capsys.readouterr().err == ""
+
+
+def test_shell_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("_KDC_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "kdc disti")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["disti"])
+    assert capsys.readouterr().out.split() == ["distill"]
