@@ -38,6 +38,22 @@ def options(
     """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
 
 
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
+) -> None:
+    """Do the whole job on generated scenes, on a CPU in about four minutes, and end with what was measured."""
+    from .distill import console
+
+    console.json_mode = json
+    from .export.demo import run_demo
+
+    result = run_demo(seed)
+    if json:
+        console.emit(result)
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code; the entry point of the ``kdc`` script."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
@@ -47,9 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0, or that of its error, which is printed as one line on stderr."""
     debug = "--debug" in arguments
     try:
-        code = typer.main.get_command(app).main(
-            [word for word in arguments if word != "--debug"], prog_name="kdc", standalone_mode=False
-        )
+        code = typer.main.get_command(app).main(_spelt_out(arguments), prog_name="kdc", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong gets its line and its code
         message, code = _verdict(error)
         if debug:
@@ -57,6 +71,15 @@ def run(arguments: Sequence[str]) -> int:
         if message:
             print(f"kdc: error: {message}", file=sys.stderr)
     return code if isinstance(code, int) else 0
+
+
+def _spelt_out(arguments: Sequence[str]) -> list[str]:
+    """Take ``--debug`` away and give a bare ``--resume`` the empty name that means the newest unfinished run."""
+    words = [word for word in arguments if word != "--debug"]
+    for i in reversed([i for i, word in enumerate(words) if word == "--resume"]):
+        if i + 1 == len(words) or words[i + 1].startswith("-"):
+            words.insert(i + 1, "")
+    return words
 
 
 def _verdict(error: Exception) -> tuple[str, int]:

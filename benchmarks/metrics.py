@@ -1,4 +1,4 @@
-"""Time what evaluation does after the network: logits to labels, labels to counts. ``python benchmarks/metrics.py --help``."""
+"""Time what evaluation does after the network: logits to labels, labels to counts (``--help`` lists the options)."""
 
 import argparse
 import statistics
@@ -16,22 +16,16 @@ from kdc.distill.evaluate import labels_of
 from kdc.distill.metrics import boundary_band, confusion
 
 
-def counting_forms(
-    pred: np.ndarray, label: np.ndarray, k: int
-) -> dict[str, Callable[[], object]]:
+def counting_forms(pred: np.ndarray, label: np.ndarray, k: int) -> dict[str, Callable[[], object]]:
     """Return ways to count the same matrix."""
     tensors = torch.from_numpy(pred).long(), torch.from_numpy(label).long()
 
     def textbook() -> np.ndarray:
         keep = label != 255
-        return np.bincount(
-            k * label[keep].astype(np.int64) + pred[keep], minlength=k * k
-        ).reshape(k, k)
+        return np.bincount(k * label[keep].astype(np.int64) + pred[keep], minlength=k * k).reshape(k, k)
 
     def unmasked() -> np.ndarray:
-        return np.bincount(
-            (label.astype(np.int64) * k + pred).ravel(), minlength=k * k
-        )[: k * k].reshape(k, k)
+        return np.bincount((label.astype(np.int64) * k + pred).ravel(), minlength=k * k)[: k * k].reshape(k, k)
 
     def torchmetrics(validate: bool) -> Callable[[], object]:
         metric = MulticlassConfusionMatrix(k, ignore_index=255, validate_args=validate)
@@ -46,15 +40,11 @@ def counting_forms(
     }
 
 
-def labelling_forms(
-    logits: torch.Tensor, size: tuple[int, int]
-) -> dict[str, Callable[[], object]]:
+def labelling_forms(logits: torch.Tensor, size: tuple[int, int]) -> dict[str, Callable[[], object]]:
     """Return ways to turn the same logits into labels."""
 
     def plain(z: torch.Tensor) -> torch.Tensor:
-        return F.interpolate(z, size=size, mode="bilinear", align_corners=True).argmax(
-            1
-        )
+        return F.interpolate(z, size=size, mode="bilinear", align_corners=True).argmax(1)
 
     channels_last = logits.contiguous(memory_format=torch.channels_last)
     return {
@@ -105,15 +95,11 @@ def main() -> None:
 
     counting = counting_forms(pred, label, options.classes)
     matrices = [np.asarray(form()) for form in counting.values()]
-    assert all((m == matrices[0]).all() for m in matrices), (
-        "the forms count differently"
-    )
+    assert all((m == matrices[0]).all() for m in matrices), "the forms count differently"
     result = {
         "counting": race(counting, options.rounds),
         "labelling": race(labelling_forms(logits, (height, width)), options.rounds),
-        "band": race(
-            {"boundary_band, radius 3": lambda: boundary_band(label, 3)}, options.rounds
-        ),
+        "band": race({"boundary_band, radius 3": lambda: boundary_band(label, 3)}, options.rounds),
     }
     for title, times in result.items():
         first = next(iter(times.values()))

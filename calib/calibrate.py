@@ -18,6 +18,11 @@ from .int8 import quantise_int8
 
 PRECISIONS = ("int8", "fp16")
 IMAGES = 128
+#: what helps a file that did not pass
+CURES = {
+    "int8": "more --images, --calibrator percentile or --keep-fp32 NODE may help; --agreement, --miou-drop allow more",
+    "fp16": "--keep-fp32 NODE keeps layers in float32; --agreement allows more",
+}
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def calibrate_run(
         tolerances = replace(tolerances, miou_drop=miou_drop)
     with open_runtime(full) as reference, open_runtime(path) as candidate:
         result = gate(reference, candidate, run.open_data("val"), tolerances, images=gate_images)
-    judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result)
+    judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[to])
     manifest: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx", "precision": to}
     manifest |= {"source": {"file": full.name, "sha256": sha256(full)}, "gate": result.to_dict(), **facts}
     manifest |= {"bytes": path.stat().st_size, "versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -112,5 +117,7 @@ def float_file(run: Run) -> Path:
     """
     files = [p for p in run.export.glob("*.onnx") if ".fp16" not in p.name and ".int8" not in p.name]
     if not files:
-        raise ExportError(f"{run.path.name} has no float32 ONNX file yet; make it with: kdc export onnx {run.path.name}")
+        raise ExportError(
+            f"{run.path.name} has no float32 ONNX file yet; make it with: kdc export onnx {run.path.name}"
+        )
     return min(files, key=lambda p: (len(p.name), p.name))

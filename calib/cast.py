@@ -1,4 +1,4 @@
-"""From a float32 ONNX file to a float16 one: the casts stand in the graph, as strongly typed TensorRT networks want them."""
+"""From a float32 ONNX file to a float16 one: the casts stand in the graph, as strongly typed TensorRT wants them."""
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -16,13 +16,17 @@ from ..distill.run import replacing
 #: sums over thousands of pixels, which overflow or lose their last digits in float16
 BLOCKED = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
 #: what defines its own types, so that nothing is gained or something breaks by casting around it
-_TYPED = frozenset({"Cast", "Constant", "ConstantOfShape", "Shape", "Range", "RandomNormal", "RandomUniform", "EyeLike"})
+_TYPED = frozenset(
+    {"Cast", "Constant", "ConstantOfShape", "Shape", "Size", "Range", "RandomNormal", "RandomUniform", "EyeLike"}
+)
+#: what reads the shape of a value and not its type
+_BLIND = frozenset({"Shape", "Size"})
 #: layers with weights: what stands before the first of them prepares the image and stays in float32
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 #: inputs that the operator's definition wants in float32, by position
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
-#: the largest finite and the smallest normal float16
-LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).tiny)
+#: the largest finite float16
+LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass
@@ -36,7 +40,7 @@ class CastReport:
     casts: int = 0
     #: initialiser -> how many of its values lay beyond the float16 range and were set to its end
     clamped: dict[str, int] = field(default_factory=dict)
-    #: values that fell to zero or below float16's normal range, over all initialisers
+    #: values that became zero, over all initialisers
     flushed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,7 +53,7 @@ class CastReport:
         if self.clamped:
             worst = ", ".join(f"{name} ({count})" for name, count in list(self.clamped.items())[:3])
             text += f"; CLAMPED to {LARGEST:.0f} in {len(self.clamped)} initialisers: {worst}"
-        return text + (f"; {self.flushed} weights below float16's normal range" if self.flushed else "")
+        return text
 
 
 def cast_fp16(
@@ -88,15 +92,19 @@ def cast_model(
 ) -> CastReport:
     """Do the work of ``cast_fp16`` in place; shapes of inner values are dropped, to be inferred anew."""
     graph = model.graph
-    if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for node in graph.node for a in node.attribute):
-        raise ExportError("the graph holds control flow (If or Loop), which the float16 cast does not follow; export it without")
+    if any(
+        a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for node in graph.node for a in node.attribute
+    ):
+        raise ExportError(
+            "the graph holds control flow (If or Loop), which the float16 cast does not follow; export it without"
+        )
     floats = _float_values(model)
     report = CastReport()
     half = _half_nodes(graph, floats, set(block_ops), set(block_nodes), report)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     made: dict[tuple[str, int], str] = {}  # (value, type) -> the name under which it exists in that type
-    types: dict[str, int] = {name: TensorProto.FLOAT for name in floats}
+    types: dict[str, int] = dict.fromkeys(floats, int(TensorProto.FLOAT))
     nodes: list[onnx.NodeProto] = []
 
     def in_type(name: str, wanted: int) -> str:
@@ -112,6 +120,9 @@ def cast_model(
         return made[name, wanted]
 
     for index, node in enumerate(graph.node):
+        if node.op_type in _BLIND:
+            nodes.append(node)
+            continue
         wanted = TensorProto.FLOAT16 if index in half else TensorProto.FLOAT
         for position, name in enumerate(node.input):
             if name in floats:
@@ -151,7 +162,7 @@ def _half_nodes(graph: GraphProto, floats: set[str], ops: set[str], names: set[s
         started = node.op_type in _WEIGHTED or not behind.isdisjoint(node.input)
         if started:
             behind.update(node.output)
-        if floats.isdisjoint([*node.input, *node.output]) or node.op_type in _TYPED:
+        if node.op_type in _TYPED or floats.isdisjoint([*node.input, *node.output]):
             continue
         if started and node.op_type not in ops and node.name not in names:
             half.add(index)
@@ -167,6 +178,7 @@ def _to_half(tensor: TensorProto, name: str, report: CastReport) -> TensorProto:
     if beyond:
         report.clamped[tensor.name] = beyond
         values = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
-    report.flushed += int(((values != 0) & (np.abs(values) < SMALLEST)).sum())
+    half = values.astype(np.float16)
+    report.flushed += int(((values != 0) & (half == 0)).sum())
     report.initializers += 1
-    return numpy_helper.from_array(values.astype(np.float16), name)
+    return numpy_helper.from_array(half, name)

@@ -12,15 +12,24 @@ def register(app: typer.Typer) -> None:
 
 
 def calib(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; or one of its float32 ONNX files [default: the last run]")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Run folder or name; or one of its float32 ONNX files [default: the last run]"
+        ),
+    ] = None,
     to: Annotated[str, typer.Option("--to", help="int8 or fp16")] = "int8",
     target: Annotated[str, typer.Option("--for", help="What will run it: ort (ONNX Runtime)")] = "ort",
     images: Annotated[int, typer.Option(help="Calibration images, chosen so that every class is in them")] = 128,
     split: Annotated[str, typer.Option(help="Split that they come from")] = "train",
     calibrator: Annotated[str, typer.Option(help="minmax, entropy or percentile")] = "minmax",
-    keep: Annotated[list[str] | None, typer.Option(metavar="NODE", help="Node to leave in float32 (repeatable)")] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32; may be repeated")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the choice of images")] = 0,
-    agreement: Annotated[float | None, typer.Option(help="Least share of agreeing pixels [default: 0.99 INT8, 0.999 FP16]")] = None,
+    agreement: Annotated[
+        float | None, typer.Option(help="Least share of agreeing pixels [default: 0.99 INT8, 0.999 FP16]")
+    ] = None,
     miou_drop: Annotated[float | None, typer.Option(help="Largest loss of mIoU in points [default: 0.5 INT8]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object")] = False,
 ) -> None:

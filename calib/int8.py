@@ -54,7 +54,9 @@ class Int8Report:
     def line(self) -> str:
         """Say it in one line."""
         size = f"{self.bytes_before / 1e6:.1f} -> {self.bytes_after / 1e6:.1f} MB"
-        kept = ", ".join(self.left_high[:3]) + (f" and {len(self.left_high) - 3} more" if len(self.left_high) > 3 else "")
+        kept = ", ".join(self.left_high[:3]) + (
+            f" and {len(self.left_high) - 3} more" if len(self.left_high) > 3 else ""
+        )
         bits = ", 7-bit weights (no VNNI here)" if self.reduced_range else ""
         return (
             f"{self.quantised_convolutions} of {self.convolutions} convolutions in INT8 from {self.images} images "
@@ -93,7 +95,7 @@ def quantise_int8(
     if target != "ort":
         raise UsageError(f"target '{target}' is not known for INT8; accepted: ort")
     if calibrator not in CALIBRATORS:
-        raise UsageError(f"calibrator '{calibrator}' is not known; accepted: {', '.join(CALIBRATORS)}{closest(calibrator, CALIBRATORS)}")
+        raise UsageError(f"calibrator '{calibrator}' is not known; accepted: {', '.join(CALIBRATORS)}")
     info = read_info(onnx_path)
     if info.precision != "fp32":
         raise WeightsError(f"{onnx_path} is {info.precision} already; INT8 is made from the float32 file")
@@ -125,7 +127,9 @@ def quantise_int8(
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
         except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
-            raise ExportError(f"ONNX Runtime cannot quantise {onnx_path.name}: {str(error).strip().splitlines()[0]}") from error
+            raise ExportError(
+                f"ONNX Runtime cannot quantise {onnx_path.name}: {str(error).strip().splitlines()[0]}"
+            ) from error
         result = onnx.load(str(made))
     properties = {prop.key: prop.value for prop in model.metadata_props} | {"kdc.precision": '"int8"'}
     del result.metadata_props[:]

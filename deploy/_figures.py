@@ -13,8 +13,8 @@ import numpy as np
 Point = tuple[float, float]
 
 #: a chart's canvas in CSS pixels: narrow enough to stay legible when a phone shows it at full width
-_WIDTH, _HEIGHT = 460, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 92, 14, 34
+_WIDTH, _HEIGHT = 470, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 108, 14, 34
 #: more points than a chart has pixels are averaged
 _MOST_POINTS = 240
 
@@ -117,9 +117,12 @@ def _ticks(low: float, high: float, count: int = 5, *, inside: bool = False) -> 
     rough = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(rough))
     step = unit * next(m for m in (1, 2, 2.5, 5, 10) if m * unit >= rough * 0.999)
-    first, last = (math.ceil, math.floor) if inside else (math.floor, math.ceil)
     # the small shift keeps 0.3 / 0.1 from being read as 2.999...
-    return [i * step for i in range(first(low / step - 1e-9), last(high / step + (1e-9 if inside else -1e-9)) + 1)]
+    if inside:
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    else:
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

@@ -56,7 +56,9 @@ def evaluate_source(
     predict, facts = _open(file if is_file else run, device, provider)
     classes = facts.pop("num_classes")
     if classes and classes != dataset.num_classes:
-        raise DataError(f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name the data it was trained on: --data")
+        raise DataError(
+            f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
+        )
     indices = range(min(limit, len(dataset))) if limit else None
     start = time.perf_counter()
     scores = evaluate(predict, dataset, indices=indices, label="evaluating")
@@ -77,10 +79,11 @@ def _open(source: Path | Run | None, device: str, provider: str | None) -> tuple
         # not through a runtime: a checkpoint takes every image at its own size, as validation in training does
         from ..distill.checkpoint import load_student
         from ..distill.evaluate import model_predictor
+        from .torch_runtime import need_device
 
         if provider is not None:
             raise UsageError(f"--provider {provider} is for ONNX files; a checkpoint runs in torch")
-        _need_device(device)
+        need_device(device)
         model = load_student(source)
         return model_predictor(model, device), {"ran_on": f"torch {device}", "num_classes": model.num_classes}
     from .runtime import open_runtime, predictor
@@ -90,22 +93,23 @@ def _open(source: Path | Run | None, device: str, provider: str | None) -> tuple
     return predictor(runtime), facts | {"num_classes": len(runtime.spec.classes)}
 
 
-def _need_device(device: str) -> None:
-    import torch
-
-    from ..distill.errors import ExportError
-
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"device '{device}' is not known; accepted: cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
-
-
 def show(result: dict[str, Any]) -> None:
     """Print an evaluation for people."""
     scores = result["scores"]
     title = f"{result['source']} ({result['ran_on']}) on {result['data']} {result['split']}, {scores['images']} images"
-    rows = [[name, f"{100 * iou:.2f}" if iou is not None else "-"] for name, iou in zip(scores["classes"], scores["iou"], strict=True)]
+    rows = [
+        [name, f"{100 * iou:.2f}" if iou is not None else "-"]
+        for name, iou in zip(scores["classes"], scores["iou"], strict=True)
+    ]
     console.table(title, ["class", "IoU %"], rows)
-    names = {"miou": "mIoU (all classes)", "miou_present": "mIoU (present classes)", "boundary_miou": "boundary mIoU", "pixel_accuracy": "pixel accuracy"}
-    console.table("", ["score", "%"], [[label, f"{100 * scores[key]:.2f}" if scores.get(key) is not None else "-"] for key, label in names.items()])
+    names = {
+        "miou": "mIoU (all classes)",
+        "miou_present": "mIoU (present classes)",
+        "boundary_miou": "boundary mIoU",
+        "pixel_accuracy": "pixel accuracy",
+    }
+    console.table(
+        "",
+        ["score", "%"],
+        [[label, f"{100 * scores[key]:.2f}" if scores.get(key) is not None else "-"] for key, label in names.items()],
+    )

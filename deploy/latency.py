@@ -1,7 +1,7 @@
 """Latency, measured side by side: one process per backend, interleaved rounds, ratios with their uncertainty.
 
-The protocol follows trtexec and MLPerf single-stream where they agree (warm-up, percentiles, one query at a time) and adds
-interleaving, since on a machine that others use too sequential measurements drift apart by more than backends differ.
+The protocol follows trtexec and MLPerf single-stream where they agree (warm-up, percentiles, one query at a time) and
+adds interleaving: on a machine that others use too, sequential measurements drift apart by more than backends differ.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ class Backend:
         env = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
         env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
         module = f"{__package__}.latency_worker"
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115: lives as long as the process
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -211,7 +211,10 @@ def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
     p50, p90, p95, p99 = (float(v) for v in np.percentile(pooled, (50, 90, 95, 99)))
     mean = float(pooled.mean())
     values = {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "min": float(pooled.min()), "mean": mean}
-    return {key: round(v, 4) for key, v in values.items()} | {"cv": round(float(pooled.std()) / mean, 4), "n": pooled.size}
+    return {key: round(v, 4) for key, v in values.items()} | {
+        "cv": round(float(pooled.std()) / mean, 4),
+        "n": pooled.size,
+    }
 
 
 def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> dict[str, float]:
@@ -224,7 +227,9 @@ def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], se
     a, b = ([np.asarray(turn, np.float64) for turn in turns] for turns in (first, other))
 
     def speed(rounds: Sequence[int] | np.ndarray) -> float:
-        return float(np.median(np.concatenate([a[i] for i in rounds])) / np.median(np.concatenate([b[i] for i in rounds])))
+        return float(
+            np.median(np.concatenate([a[i] for i in rounds])) / np.median(np.concatenate([b[i] for i in rounds]))
+        )
 
     low, high = np.percentile([speed(rounds) for rounds in pick], (2.5, 97.5))
     return {"value": round(speed(range(len(a))), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
@@ -245,7 +250,9 @@ def _flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, 
     flags = []
     for row in rows:
         if row["cv"] > 0.05:
-            flags.append(f"{row['name']}: single runs vary by {100 * row['cv']:.0f} % (above 5 %): trust the ratio more than the milliseconds")
+            flags.append(
+                f"{row['name']}: runs vary by {100 * row['cv']:.0f} % (above 5 %): trust the ratio more than the ms"
+            )
         if row["n"] < ENOUGH:
             flags.append(f"{row['name']}: {row['n']} samples (below {ENOUGH}): p95 and p99 are rough; raise --seconds")
         if not row["warmup"]["stable"]:
@@ -285,7 +292,11 @@ def _expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | 
             chosen += [run, *files]
             if not files:
                 missing.append({"file": "export/*.onnx", "why": f"not exported yet: kdc export onnx {run.path.name}"})
-            missing += [_engine(p, device) for p in sorted(run.export.iterdir() if run.export.exists() else ()) if p.suffix in ENGINES]
+            missing += [
+                _engine(p, device)
+                for p in sorted(run.export.iterdir() if run.export.exists() else ())
+                if p.suffix in ENGINES
+            ]
     return chosen, missing, home
 
 
@@ -294,7 +305,11 @@ def _rank(path: Path) -> int:
 
 
 def _engine(path: Path, device: str) -> dict[str, str]:
-    why = "not measured: needs a GPU" if device == "cpu" else "not measured: this version of kdc times torch and ONNX Runtime"
+    why = (
+        "not measured: needs a GPU"
+        if device == "cpu"
+        else "not measured: this version of kdc times torch and ONNX Runtime"
+    )
     return {"file": path.name, "why": why}
 
 

@@ -76,10 +76,15 @@ class Worker:
                 now, before = statistics.median(times[-5:]), statistics.median(times[-10:-5])
                 stable = abs(now - before) <= 0.05 * before
         self._typical = statistics.median(times[-5:])
-        return {"runs": len(times), "seconds": round(time.perf_counter() - start, 3), "stable": stable, "ms": self._typical}
+        return {
+            "runs": len(times),
+            "seconds": round(time.perf_counter() - start, 3),
+            "stable": stable,
+            "ms": self._typical,
+        }
 
     def round(self, seconds: float) -> dict[str, Any]:
-        """Run for ``seconds``, at least once; one run before that is not counted: other backends have just had the caches."""
+        """Run for ``seconds``, at least once, after one run that is not counted: others have just had the caches."""
         next(self._steps)()
         times: list[float] = []
         start = time.perf_counter()

@@ -17,7 +17,7 @@ from ..distill.preprocess import IMAGENET, Preprocess
 from .runtime import Runtime, Spec
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_DTYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
+_DTYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def read_info(path: Path) -> FileInfo:
     """Read an ONNX file's contract without running it; its external data, if any, are not read.
 
     Raises:
-        WeightsError: the file is missing, broken, refers to data outside its folder, or is no image segmentation network.
+        WeightsError: the file is missing, broken, refers to data outside its folder, or does not segment images.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -58,7 +58,9 @@ def read_info(path: Path) -> FileInfo:
     stored = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in stored]
     if len(inputs) != 1:
-        raise WeightsError(f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); kdc runs networks of one image input")
+        raise WeightsError(
+            f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); kdc runs networks of one"
+        )
     given, made = inputs[0], model.graph.output[0]
     shape, dtype = _shape(given), _DTYPES.get(given.type.tensor_type.elem_type)
     channels_first = len(shape) == 4 and shape[1] == 3
@@ -68,7 +70,9 @@ def read_info(path: Path) -> FileInfo:
     out = _shape(made)
     floats = made.type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
     if len(out) not in (3, 4) or (len(out) == 3 and floats):
-        raise WeightsError(f"{path} gives {'x'.join(str(n or '?') for n in out)}; accepted: logits NxKxHxW or labels NxHxW")
+        raise WeightsError(
+            f"{path} gives {'x'.join(str(n or '?') for n in out)}; accepted: logits NxKxHxW or labels NxHxW"
+        )
     metadata: dict[str, Any] = {}
     for entry in model.metadata_props:
         if entry.key.startswith("kdc."):
@@ -113,8 +117,8 @@ class OrtRuntime(Runtime):
         self.provider = self._session.get_providers()[0]
         if self.provider != wanted:
             raise ExportError(
-                f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: no GPU, or its CUDA and cuDNN libraries "
-                "are missing; kdc doctor says which, --device cpu measures the CPU"
+                f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: no GPU, or CUDA's or cuDNN's "
+                "libraries are missing; kdc doctor says which, --device cpu measures the CPU"
             )
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
@@ -159,7 +163,7 @@ class OrtRuntime(Runtime):
 def _spec(info: FileInfo, path: Path, size: tuple[int, int] | None) -> Spec:
     if size and any(own not in (None, asked) for own, asked in zip(info.size, size, strict=True)):
         own = "x".join(str(n or "any") for n in info.size)
-        raise UsageError(f"{path} is made for {own}, not {size[0]}x{size[1]}; export it again with --size {size[0]}x{size[1]}")
+        raise UsageError(f"{path} is made for {own}, not {size[0]}x{size[1]}; export it again with that --size")
     if size is None and None in info.size:
         raise UsageError(f"{path} takes any image size; name the one to use: --size HxW")
     height, width = size or (int(info.size[0] or 0), int(info.size[1] or 0))
@@ -174,7 +178,9 @@ def _spec(info: FileInfo, path: Path, size: tuple[int, int] | None) -> Spec:
                 f"{IMAGENET.mean} / {IMAGENET.std}; if it was trained otherwise its masks will be wrong"
             )
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"{path}: its kdc.preprocess metadata cannot be read ({_line(error)}); export it again") from error
+        raise WeightsError(
+            f"{path}: its kdc.preprocess metadata cannot be read ({_line(error)}); export it again"
+        ) from error
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
     palette = tuple((int(r), int(g), int(b)) for r, g, b in info.metadata.get("kdc.palette") or ())
     return Spec(shape, info.dtype, info.layout, info.head, preprocess, classes, palette)
@@ -187,7 +193,9 @@ def _session(path: Path, wanted: str, threads: int | None) -> tuple[Any, int]:
         hint = ""
         if wanted == _CUDA:
             hint = ": pip uninstall -y onnxruntime, then pip install 'kdc[gpu]'"
-        raise ExportError(f"this ONNX Runtime has no {wanted}{hint or closest(wanted, available)}; it has: {', '.join(available)}")
+        raise ExportError(
+            f"this ONNX Runtime has no {wanted}{hint or closest(wanted, available)}; it has: {', '.join(available)}"
+        )
     if wanted == _CUDA:
         ort.preload_dlls()
     options = ort.SessionOptions()
@@ -208,18 +216,33 @@ def _session(path: Path, wanted: str, threads: int | None) -> tuple[Any, int]:
 def _failures() -> tuple[type[Exception], ...]:
     """ONNX Runtime's errors, which share no base class of their own."""
     state = need("onnxruntime.capi.onnxruntime_pybind11_state", "cpu")
-    names = ("Fail", "InvalidProtobuf", "InvalidGraph", "InvalidArgument", "NotImplemented", "NoModel", "NoSuchFile", "EPFail", "RuntimeException")
+    names = (
+        "Fail",
+        "InvalidProtobuf",
+        "InvalidGraph",
+        "InvalidArgument",
+        "NotImplemented",
+        "NoModel",
+        "NoSuchFile",
+        "EPFail",
+        "RuntimeException",
+    )
     return (RuntimeError, ValueError, *(getattr(state, name) for name in names))
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
-    return tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+    return tuple(
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim
+    )
 
 
 def _precision(graph: onnx.GraphProto) -> str:
     kinds = {node.op_type for node in graph.node}
     halves = any(t.data_type == onnx.TensorProto.FLOAT16 for t in graph.initializer) or any(
-        a.name == "to" and a.i == onnx.TensorProto.FLOAT16 for n in graph.node if n.op_type == "Cast" for a in n.attribute
+        a.name == "to" and a.i == onnx.TensorProto.FLOAT16
+        for n in graph.node
+        if n.op_type == "Cast"
+        for a in n.attribute
     )
     rest = "fp16" if halves else "fp32"
     if kinds & {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger"}:
@@ -247,7 +270,9 @@ def _refuse_outside_data(graph: onnx.GraphProto, path: Path) -> None:
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
         target = (folder / location).resolve()
         if not location or not target.is_relative_to(folder) or target == folder:
-            raise WeightsError(f"{path} keeps '{tensor.name}' in '{location}', outside its folder: refused; ask for a self-contained file")
+            raise WeightsError(
+                f"{path} keeps '{tensor.name}' in '{location}', outside its folder: refused; ask for one whole file"
+            )
         if not target.is_file():
             raise WeightsError(f"{path} needs the file '{location}' beside it, which is missing; copy it along")
 

@@ -1,4 +1,4 @@
-"""The gate between two forms of one network: real images through both, and what may differ before a file is thrown away."""
+"""The gate between two forms of one network: real images through both, and how much may differ."""
 
 import json
 import time
@@ -141,7 +141,7 @@ def gate(
 ) -> GateResult:
     """Run both runtimes on the same real images and judge the candidate.
 
-    Logits are compared where both give logits, masks in any case. A candidate for any batch sees batches of several sizes.
+    Logits are compared where both give them, masks in any case. A candidate for any batch sees batches of 1, 2 and 3.
 
     Args:
         reference: what is trusted, of the same input size and, for logits, the same head.
@@ -202,8 +202,13 @@ def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
     return json.loads(path.read_text()) if path.exists() else []
 
 
-def judge(run: "Run | Path", stage: str, file: Path, result: GateResult) -> GateResult:
-    """Enter the result for ``file`` and say it; a file that failed is removed.
+def manifest_path(artefact: Path) -> Path:
+    """Return where the manifest of an exported file lies."""
+    return artefact.with_name(f"{artefact.name}.json")
+
+
+def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:
+    """Enter the result for ``file`` and say it; a file that failed is removed with its manifest, and ``cure`` said.
 
     Raises:
         NumbersError: the gate failed.
@@ -212,7 +217,8 @@ def judge(run: "Run | Path", stage: str, file: Path, result: GateResult) -> Gate
     write_gate(run, stage, result, file=file.name)
     if not result.passed:
         file.unlink()
-        raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)} ({result.line()})")
+        manifest_path(file).unlink(missing_ok=True)
+        raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")
     console.say(f"gate {stage}: passed, {result.line()}")
     return result
 
@@ -224,7 +230,9 @@ def _reasons(difference: Difference, scores: list[float | None], tolerances: Tol
     elif apart is not None and allowed is not None and apart > allowed:
         reasons.append(f"logits differ by {apart:.2g} x max(1, |z|), {allowed:.2g} is allowed")
     if difference.agreement < tolerances.agreement:
-        reasons.append(f"{100 * difference.agreement:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed")
+        reasons.append(
+            f"{100 * difference.agreement:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed"
+        )
     if tolerances.miou_drop is not None and scores[0] is not None and scores[1] is not None:
         drop = 100 * (scores[0] - scores[1])
         if drop > tolerances.miou_drop:

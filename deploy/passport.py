@@ -15,7 +15,19 @@ import psutil
 from ..distill.run import versions
 
 #: CPU features that decide how fast integer and half-precision networks run.
-FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
 _ALSO = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino", "triton")
 _GPU = {
     "name": "name",

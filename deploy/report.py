@@ -53,6 +53,7 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
     card = run.card
     data, teacher = card.get("data") or {}, card.get("teacher") or {}
     distilled = card.get("kind", "distill") == "distill"
+    builtin = "builtin" in (data.get("name"), data.get("source"))
     baseline = baseline or _relative(run, card.get("baseline"))
     teacher_run = _relative(run, teacher.get("run"))
     # the roles in the order of every table, chart and strip; a plain training has but one
@@ -66,13 +67,13 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
     }
     scores = {role: scores[role] or {} for role in names}
     nets, trouble = _networks(run, baseline, teacher, names)
-    shown, why_not = _strips(run, nets, names, device) if pictures else ([], "they were not asked for")
+    shown, why_not = _strips(run, nets, names, device, trouble) if pictures else ([], "they were not asked for")
     benches = _benches(run)
     return {
         "title": card.get("name") or run.path.name,
         "card": card,
         "data": data,
-        "builtin": "builtin" in (data.get("name"), data.get("source")),
+        "builtin": builtin,
         "teacher": teacher,
         "student": card.get("student") or {},
         "distilled": distilled,
@@ -83,6 +84,10 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
         "scores": scores,
         "metrics": [_compared(scores, label, lambda s, key=key: s.get(key)) for key, label in METRICS],
         "gain": _gain(scores),
+        "equal": baseline is not None
+        and _settings(run) == _settings(baseline)
+        and card.get("student") == baseline.card.get("student"),
+        "baseline": baseline.path.name if baseline else None,
         "best": _best(run),
         "classes": _classes(data, scores),
         "charts": _charts(run, baseline, scores, names),
@@ -96,9 +101,11 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
         "files": _files(run),
         "speed": _speed(run),
         "device": _device(benches[0]["passport"] if benches else None),
-        "notes": list(dict.fromkeys([*_texts(card.get("notes")), *_texts(data.get("notes")), *trouble])),
+        "notes": list(
+            dict.fromkeys([*_texts(card.get("notes")), *([] if builtin else _texts(data.get("notes"))), *trouble])
+        ),
         "commands": _commands(run, baseline, teacher_run),
-        "sign": lambda value: "" if not value else "up" if value > 0 else "down",
+        "sign": _sign,
     }
 
 
@@ -232,13 +239,21 @@ def _networks(
     return nets, notes
 
 
-def _strips(run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str) -> tuple[list[Any], str]:
+def _strips(
+    run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str, notes: list[str]
+) -> tuple[list[Any], str]:
+    """Return the strips, or none and the reason; add a note where the data is not what the run was trained on."""
     if "after" not in nets:
         return [], "there is no checkpoint"
     try:
-        dataset = run.open_data("val")
+        dataset = run.open_data(run.config.data.split)
         if not dataset.labelled:
             return [], "the validation split has no labels"
+        known = run.card["data"].get("fingerprint")
+        if known and known != run.open_data("train").fingerprint():
+            notes.append(
+                "the data has changed since this run: the pictures show it as it is now, the scores are from then"
+            )
         return strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names), ""
     except (KdcError, KeyError) as error:
         return [], f"the data cannot be opened ({error})"
@@ -335,8 +350,17 @@ def _pct(value: Any, digits: int = 1) -> str:
 
 
 def _points(value: Any, digits: int = 1) -> str:
-    # a real minus sign, so that columns of signed numbers line up
-    return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if _known(value) else NOT_MEASURED
+    if not _known(value):
+        return NOT_MEASURED
+    # a real minus sign, so that columns of signed numbers line up, and no sign for what is shown as nothing
+    return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if _sign(value) else f"{0:.{digits}f}"
+
+
+def _sign(value: Any) -> str:
+    """Name the direction of a change that shows at one decimal of a per cent."""
+    if not _known(value) or abs(value) < 0.0005:
+        return ""
+    return "up" if value > 0 else "down"
 
 
 def _number(value: Any, form: str = ".3g") -> str:

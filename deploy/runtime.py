@@ -12,6 +12,7 @@ from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.preprocess import Preprocess
 from ..distill.run import Run, find_run
 
+DEVICES = ("cpu", "cuda")
 #: Suffixes of files that hold a network's weights for torch.
 TORCH_FILES = (".safetensors", ".pt", ".pth")
 #: Suffixes of TensorRT engines.
@@ -130,7 +131,7 @@ class Runtime(ABC):
         h, w = images.shape[1:3]
         return np.ascontiguousarray(out[:, :h, :w])
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - not every runtime holds something
         """Let go of the memory; the runtime cannot be used afterwards."""
 
     def __enter__(self) -> "Runtime":
@@ -193,11 +194,13 @@ def open_runtime(
         WeightsError: the file is missing or broken.
         ExportError: the runtime, device or provider is not to be had here.
     """
-    if device not in ("cpu", "cuda"):
-        raise UsageError(f"device '{device}' is not known; accepted: cpu, cuda")
+    if device not in DEVICES:
+        raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     if suffix in ENGINES:
-        raise ExportError(f"{source}: a TensorRT engine needs the GPU it was built for; open the ONNX file it was built from instead")
+        raise ExportError(
+            f"{source}: a TensorRT engine needs the GPU it was built for; open the ONNX file it was built from instead"
+        )
     if suffix == ".onnx":
         from .ort_runtime import OrtRuntime
 

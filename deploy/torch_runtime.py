@@ -14,7 +14,15 @@ from ..distill.evaluate import labels_of
 from ..distill.losses import upsample
 from ..distill.models import SegmentationModel
 from ..distill.run import Run
-from .runtime import Runtime, Spec, export_size, owner
+from .runtime import DEVICES, Runtime, Spec, export_size, owner
+
+
+def need_device(device: str) -> None:
+    """Refuse a device that is not known (UsageError) or not there (ExportError)."""
+    if device not in DEVICES:
+        raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
 
 
 class TorchRuntime(Runtime):
@@ -35,8 +43,7 @@ class TorchRuntime(Runtime):
         """See ``open_runtime``."""
         if head not in ("logits", "argmax"):
             raise UsageError(f"head '{head}' is not known; accepted: logits, argmax")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
+        need_device(device)
         if threads:
             torch.set_num_threads(threads)
         self.source = student_file(source) if isinstance(source, Run) else Path(source)

@@ -14,7 +14,7 @@ from .models import SegmentationModel, rebuild
 from .run import Run, find_run, replacing, sha256, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
@@ -66,7 +66,9 @@ def read_card(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def load_student(source: Run | str | Path | None, device: torch.device | str = "cpu", which: str = "best") -> SegmentationModel:
+def load_student(
+    source: Run | str | Path | None, device: torch.device | str = "cpu", which: str = "best"
+) -> SegmentationModel:
     """Rebuild the network of a run (its ``best`` or ``last`` weights) or of a kdc safetensors file, in eval mode.
 
     Raises:
@@ -80,7 +82,9 @@ def load_student(source: Run | str | Path | None, device: torch.device | str = "
         path = student_file(run, which)
     card = read_card(path)
     if card is None:
-        raise WeightsError(f"{path} is not a kdc checkpoint (no card in its header); give a run or its best.safetensors")
+        raise WeightsError(
+            f"{path} is not a kdc checkpoint (no card in its header); give a run or its best.safetensors"
+        )
     model = rebuild(card["model"])
     try:
         model.load_state_dict(load_file(str(path), device="cpu"))
@@ -97,5 +101,7 @@ def student_file(run: Run, which: str = "best") -> Path:
     """
     path = run.checkpoints / f"{which}.safetensors"
     if not path.exists():
-        raise WeightsError(f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); resume it with: kdc distill --resume {run.path.name}")
+        raise WeightsError(
+            f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); resume it with: kdc distill --resume {run.path.name}"
+        )
     return path

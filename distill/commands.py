@@ -1,7 +1,7 @@
 """The commands of this room: train and distil, and look at models, methods, data and runs."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -9,32 +9,51 @@ from . import console
 from .console import say
 from .errors import UsageError
 
-Sets = Annotated[Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, as in train.clip=1 or method.kt.T=2.")]
-ConfigFile = Annotated[Optional[Path], typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, as in train.clip=1 or method.kt.T=2."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
-Data = Annotated[Optional[str], typer.Option("--data", metavar="NAME|DIR", help="Data set or folder; the built-in generated scenes if not named.")]
-Classes = Annotated[Optional[int], typer.Option(help="Number of classes of a folder of masks.")]
-Ignore = Annotated[Optional[int], typer.Option(help="Label value in the files that counts nowhere.")]
-Split = Annotated[Optional[str], typer.Option(help="The split to validate on.")]
-Out = Annotated[Optional[Path], typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
-Resume = Annotated[Optional[str], typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")]
-Student = Annotated[Optional[str], typer.Option(metavar="NAME", help="Architecture-backbone, such as deeplabv3-r18 or pspnet-mv2; r18 alone takes --arch.")]
-StudentWeights = Annotated[Optional[str], typer.Option(metavar="imagenet|FILE", help="Trained backbone that the student starts from.")]
-Init = Annotated[Optional[str], typer.Option(metavar="RUN", help="Start from the weights of another run of the same network.")]
-Arch = Annotated[Optional[str], typer.Option(help="Architecture of names that are a backbone alone.")]
-Iters = Annotated[Optional[int], typer.Option(help="Optimiser steps.")]
-BatchSize = Annotated[Optional[int], typer.Option("--batch", help="Images per optimiser step, over all devices.")]
-Crop = Annotated[Optional[str], typer.Option(metavar="HxW", help="Training crop.")]
-SizeOption = Annotated[Optional[str], typer.Option("--size", metavar="HxW", help="Size of the built-in scenes.")]
-Lr = Annotated[Optional[float], typer.Option(help="Learning rate at the start.")]
-Seed = Annotated[Optional[int], typer.Option(help="Seed of weights, sample order and augmentation.")]
-Workers = Annotated[Optional[int], typer.Option(help="Loader processes; the result does not depend on it.")]
-Device = Annotated[Optional[str], typer.Option(help="auto, cpu or cuda.")]
-Devices = Annotated[Optional[int], typer.Option(help="Devices on this node.")]
-Nodes = Annotated[Optional[int], typer.Option(help="Nodes.")]
-Precision = Annotated[Optional[str], typer.Option(help="32, bf16-mixed or 16-mixed.")]
-Compile = Annotated[Optional[bool], typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile.")]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME|DIR", help="Data set or folder; the built-in generated scenes if not named."),
+]
+Classes = Annotated[int | None, typer.Option(help="Number of classes of a folder of masks.")]
+Ignore = Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")]
+Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
+Resume = Annotated[
+    str | None, typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")
+]
+Student = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Architecture-backbone, such as deeplabv3-r18 or pspnet-mv2; r18 alone takes --arch."
+    ),
+]
+StudentWeights = Annotated[
+    str | None, typer.Option(metavar="imagenet|FILE", help="Trained backbone that the student starts from.")
+]
+Init = Annotated[
+    str | None, typer.Option(metavar="RUN", help="Start from the weights of another run of the same network.")
+]
+Arch = Annotated[str | None, typer.Option(help="Architecture of names that are a backbone alone.")]
+Iters = Annotated[int | None, typer.Option(help="Optimiser steps.")]
+BatchSize = Annotated[int | None, typer.Option("--batch", help="Images per optimiser step, over all devices.")]
+Crop = Annotated[str | None, typer.Option(metavar="HxW", help="Training crop.")]
+SizeOption = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Size of the built-in scenes.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate at the start.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, sample order and augmentation.")]
+Workers = Annotated[int | None, typer.Option(help="Loader processes; the result does not depend on it.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[int | None, typer.Option(help="Devices on this node.")]
+Nodes = Annotated[int | None, typer.Option(help="Nodes.")]
+Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or 16-mixed.")]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,11 +73,21 @@ def register(app: typer.Typer) -> None:
 
 
 def distill(
-    teacher: Annotated[Optional[str], typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, or a checkpoint.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, or a checkpoint."),
+    ] = None,
     student: Student = None,
-    method: Annotated[Optional[str], typer.Option(metavar="NAME[+NAME]", help="Distillation method, such as kt, lad or kt+kd; see: kdc methods ls.")] = None,
-    preset: Annotated[Optional[str], typer.Option(metavar="NAME", help="A published recipe: method, weights and optimisation.")] = None,
-    at: Annotated[Optional[str], typer.Option(metavar="TAP", help="Feature that lad, cad, pad and cwd compare: bb, dec, logits, ...")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[+NAME]", help="Distillation method, such as kt, lad or kt+kd; see: kdc methods ls."),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe: method, weights and optimisation.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="TAP", help="Feature that lad, cad, pad and cwd compare: bb, dec, logits, ...")
+    ] = None,
     data: Data = None,
     classes: Classes = None,
     ignore_index: Ignore = None,
@@ -70,7 +99,9 @@ def distill(
     lr: Lr = None,
     seed: Seed = None,
     arch: Arch = None,
-    teacher_weights: Annotated[Optional[str], typer.Option(metavar="FILE", help="Fully trained weights of the teacher.")] = None,
+    teacher_weights: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Fully trained weights of the teacher.")
+    ] = None,
     student_weights: StudentWeights = None,
     init: Init = None,
     workers: Workers = None,
@@ -93,7 +124,9 @@ def distill(
 
 def train(
     student: Student = None,
-    preset: Annotated[Optional[str], typer.Option(metavar="NAME", help="A published recipe; its method is left out.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published recipe; its method is left out.")
+    ] = None,
     data: Data = None,
     classes: Classes = None,
     ignore_index: Ignore = None,
@@ -154,7 +187,9 @@ def _train(
     if resume is not None:
         extra = sorted(key for key in flags if key != "train.workers")
         if extra or sets or file or preset or out:
-            raise UsageError(f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra) or 'a configuration'}")
+            raise UsageError(
+                f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra) or 'a configuration'}"
+            )
         from .job import resume_job
 
         run = resume_job(None if resume == "" else resume, workers=workers)
@@ -171,10 +206,20 @@ def _train(
 
         run = run_job(config, out=out)
     if json:
-        console.emit({"run": str(run.path), "status": run.card["status"], "best": _best(run.card), "teacher": run.card.get("teacher"), "baseline": run.card.get("baseline")})
+        console.emit(
+            {
+                "run": str(run.path),
+                "status": run.card["status"],
+                "best": _best(run.card),
+                "teacher": run.card.get("teacher"),
+                "baseline": run.card.get("baseline"),
+            }
+        )
 
 
-def _resolve(flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str, at: str | None) -> Any:
+def _resolve(
+    flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str, at: str | None
+) -> Any:
     """Layer the configuration: the data's recipe, the preset, the file, ``--set``, the flags."""
     from .config import read_yaml, resolve
     from .data import recipe
@@ -184,7 +229,9 @@ def _resolve(flags: dict[str, Any], sets: list[str], file: Path | None, preset: 
     in_file = (read_yaml(file).get("data") or {}).get("source") if file else None
     source = flags.get("data.source") or named.get("data.source") or in_file
     if source is None:
-        say("data: none named, so the BUILT-IN GENERATED SCENES are used; numbers on them say nothing about real images (--data NAME|DIR)")
+        say(
+            "data: none named, so the BUILT-IN GENERATED SCENES are used; numbers on them say nothing about real images (--data NAME|DIR)"
+        )
     layers = [recipe(source or "builtin")]
     if preset:
         layers.append(load_preset(preset))
@@ -221,12 +268,17 @@ def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None,
         "name": first.name, "classes": list(first.classes), "num_classes": first.num_classes, "size": list(first.size()),
         "splits": {split: {"images": len(d), "labelled": d.labelled} for split, d in opened.items()}, "notes": list(first.notes),
     }  # fmt: skip
-    rows = [("classes", f"{first.num_classes}: {', '.join(first.classes)}"), ("first image", "x".join(map(str, first.size())))]
+    rows = [
+        ("classes", f"{first.num_classes}: {', '.join(first.classes)}"),
+        ("first image", "x".join(map(str, first.size()))),
+    ]
     rows += [(split, f"{len(d)} images{'' if d.labelled else ', no labels'}") for split, d in opened.items()]
     _show(json, info, first.name, ("", ""), rows + [("note", note) for note in first.notes])
 
 
-def data_check(source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None, json: Json = False) -> None:
+def data_check(
+    source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None, json: Json = False
+) -> None:
     """Decode every image and mask, list every problem and count the classes."""
     from .config import resolve
     from .data._check import check
@@ -247,7 +299,13 @@ def models_ls(json: Json = False) -> None:
 
     rows = [models.describe(name) for name in models.names()]
     cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["note"]) for r in rows]
-    _show(json, {"models": rows}, "networks (parameters at 19 classes, aux head included)", ("name", "params", "ImageNet start", "note"), cells)
+    _show(
+        json,
+        {"models": rows},
+        "networks (parameters at 19 classes, aux head included)",
+        ("name", "params", "ImageNet start", "note"),
+        cells,
+    )
 
 
 def models_info(
@@ -312,22 +370,36 @@ def runs_ls(json: Json = False) -> None:
     from .run import all_runs
 
     rows = [
-        {"name": r.path.name, "kind": r.card.get("kind"), "status": r.card.get("status"), "best": _best(r.card), "path": str(r.path)}
+        {
+            "name": r.path.name,
+            "kind": r.card.get("kind"),
+            "status": r.card.get("status"),
+            "best": _best(r.card),
+            "path": str(r.path),
+        }
         for r in all_runs()
     ]
     cells = [(r["name"], r["kind"], r["status"], "" if r["best"] is None else f"{100 * r['best']:.2f}") for r in rows]
     _show(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
 
 
-def runs_info(run: Annotated[Optional[str], typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
+def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
     """Show what a run was and how it ended."""
     from .run import find_run
 
     found = find_run(run)
     card = found.card
-    rows = [(key, card[key]) for key in ("kind", "status", "created", "method", "seed", "device") if card.get(key) is not None]
+    rows = [
+        (key, card[key])
+        for key in ("kind", "status", "created", "method", "seed", "device")
+        if card.get(key) is not None
+    ]
     rows += [("teacher", card["teacher"]["name"])] if card.get("teacher") else []
-    rows += [("student", card["student"]["name"]), ("data", card["data"]["name"]), ("command", " ".join(card["command"]))]
+    rows += [
+        ("student", card["student"]["name"]),
+        ("data", card["data"]["name"]),
+        ("command", " ".join(card["command"])),
+    ]
     rows += [("val mIoU %", f"{100 * _best(card):.2f}")] if _best(card) is not None else []
     _show(json, {"path": str(found.path), **card}, found.path.name, ("", ""), rows)
 

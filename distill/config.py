@@ -25,8 +25,8 @@ class Data(Section):
     source: str = "builtin"
     #: what is validated on
     split: str = "val"
-    classes: int | None = Field(None, ge=2, le=255)
-    ignore_index: int | None = Field(None, ge=0, le=65535)
+    classes: int | list[str] | None = None
+    ignore_index: int | list[int] | None = None
     size: Size | None = None
 
     def options(self) -> dict[str, Any]:
@@ -212,7 +212,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"{file} holds {type(values).__name__}; a mapping of settings is needed, such as train: {{lr: 0.01}}")
+        raise UsageError(
+            f"{file} holds {type(values).__name__}; a mapping of settings is needed, such as train: {{lr: 0.01}}"
+        )
     return values
 
 

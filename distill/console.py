@@ -45,7 +45,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     console = _console()
-    console.print(grid, width=None if console.is_terminal else 160)
+    console.width = max(console.width, 160)  # a wide table may wrap on a narrow terminal, but loses no digit
+    console.print(grid)
 
 
 def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
@@ -64,10 +65,12 @@ def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], 
     """Give ``update(done, text)`` for long work: a bar on a terminal, about ten lines elsewhere."""
     console = _console()
     if muted or not console.is_terminal:
-        every = max(total // 10, 1)
+        every, said = max(total // 10, 1), done // max(total // 10, 1)
 
         def line(done: int, text: str) -> None:
-            if done % every == 0 or done == total:
+            nonlocal said
+            if done // every > said or done == total:
+                said = done // every
                 say(f"{label} {done}/{total} {text}")
 
         yield line

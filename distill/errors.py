@@ -4,13 +4,12 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
-from typing import ClassVar
 
 
 class KdcError(Exception):
     """A mistake or a lack that the user can mend; the message says what came, what is accepted and the cure."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
 
 class UsageError(KdcError):
@@ -70,4 +69,6 @@ def need(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ExportError(f"{module} is not installed ({error}); install it with: pip install 'kdc[{extra}]'") from error
+        raise ExportError(
+            f"{module} is not installed ({error}); install it with: pip install 'kdc[{extra}]'"
+        ) from error

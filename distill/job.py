@@ -14,15 +14,15 @@ from .checkpoint import load_student, student_file
 from .config import Config
 from .console import say, warn
 from .data import Dataset, open_data
-
-from .errors import DataError, KdcError, ResourceError, UsageError, WeightsError
+from .errors import DataError, KdcError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
 from .models._weights import load_backbone
 from .preprocess import NAMED
 from .run import Run, all_runs, find_run, point_last
+from .state import Stopped
 from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher
-from .train import Batches, Stopped, train
+from .train import Batches, train
 
 
 @dataclass
@@ -46,7 +46,9 @@ def launch(config: Config) -> Fabric:
     """
     options = config.train
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto")
+        raise UsageError(
+            "--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto"
+        )
     cuda = options.device != "cpu" and torch.cuda.is_available()
     # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
     ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
@@ -92,7 +94,14 @@ def run_job(
     parts = prepare(config, fabric, root)
     run = None
     if fabric.is_global_zero:
-        name = "_".join((config.method.name if parts.teacher else "train", *([_short(parts.teacher.model.name)] if parts.teacher else []), _short(parts.student.name), parts.data.name))
+        name = "_".join(
+            (
+                config.method.name if parts.teacher else "train",
+                *([_short(parts.teacher.model.name)] if parts.teacher else []),
+                _short(parts.student.name),
+                parts.data.name,
+            )
+        )
         run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **card)
         say(f"run {run.path}")
     run = _shared(fabric, run)
@@ -156,13 +165,17 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
     if options.init:
         start = load_student(options.init)
         if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
-            raise WeightsError(f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for {classes}")
+            raise WeightsError(
+                f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for {classes}"
+            )
         student.load_state_dict(start.state_dict())
         say(f"student: {name} from {options.init}")
     elif options.student_weights:
         say(f"student: {load_backbone(student, options.student_weights).line()}")
     else:
-        say(f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from a trained backbone")
+        say(
+            f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from a trained backbone"
+        )
     return student
 
 
@@ -174,8 +187,17 @@ def find_baseline(run: Run, root: Path | None = None) -> Run | None:
             continue
         theirs = other.config
         same_data = other.card["data"]["fingerprint"] == run.card["data"]["fingerprint"]
-        same_start = all(getattr(theirs.model, k) == getattr(mine.model, k) for k in ("output_stride", "student_weights", "init", "dropout"))
-        if same_data and same_start and other.card["student"] == run.card["student"] and theirs.task == mine.task and theirs.train == mine.train:
+        same_start = all(
+            getattr(theirs.model, k) == getattr(mine.model, k)
+            for k in ("output_stride", "student_weights", "init", "dropout")
+        )
+        if (
+            same_data
+            and same_start
+            and other.card["student"] == run.card["student"]
+            and theirs.task == mine.task
+            and theirs.train == mine.train
+        ):
             return other
     return None
 
@@ -188,11 +210,6 @@ def _train(parts: Parts, run: Run, fabric: Fabric, resume: bool) -> Run:
     except Stopped:
         _record(run, fabric, status="stopped")
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        _record(run, fabric, status="failed", error=str(error).splitlines()[0])
-        raise ResourceError(
-            f"out of memory on {fabric.device} ({str(error).splitlines()[0]}); lower --batch or --crop, raise train.accumulate, or use --precision bf16-mixed"
-        ) from error
     except BaseException as error:
         _record(run, fabric, status="failed", error=str(error))
         raise
@@ -261,7 +278,9 @@ def _method(config: Config, student: SegmentationModel, teacher: Teacher | None)
         iters=config.train.iters,
         seed=config.train.seed,
     )
-    return methods.compose(config.method.name if teacher else "none", sizes, config.method.settings() if teacher else {})
+    return methods.compose(
+        config.method.name if teacher else "none", sizes, config.method.settings() if teacher else {}
+    )
 
 
 def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
@@ -285,8 +304,13 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
     )
     if dry:
         model = build_student(plain, data_card["num_classes"])
-        return Teacher(model.requires_grad_(False).eval(), {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"})
-    say(f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a run of its own")
+        return Teacher(
+            model.requires_grad_(False).eval(),
+            {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"},
+        )
+    say(
+        f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a run of its own"
+    )
     run_job(plain, root=root, fabric=fabric, kind="teacher")
     teacher = find_teacher(config, data_card, root)
     if teacher is None:

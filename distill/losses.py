@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from .models import Output
 
 
+#: elements that the softmax kernels work on at a time
+_CPU_SLICE, _CUDA_SLICE = 2**17, 2**24
+
+
 def raised(x: Tensor) -> Tensor:
     """Return ``x`` in at least float32: half precisions are raised, float64 stays."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def upsample(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Resize ``(B, C, h, w)`` to ``(B, C, *size)``, bilinear with aligned corners; the same size returns ``x`` itself."""
+    """Resize ``(B, C, h, w)`` to ``(B, C, *size)``, bilinear, aligned corners; the same size returns ``x`` itself."""
     if x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
@@ -38,7 +42,7 @@ def unit(x: Tensor, dims: int | tuple[int, ...], eps: float = 1e-12) -> Tensor:
 
 
 def pixel_kl(student: Tensor, teacher: Tensor, T: float = 1.0) -> Tensor:
-    """Return the KL divergence of the class probabilities at each position, times ``T^2``, as mean over B and positions.
+    """Return the KL divergence of the class probabilities, times ``T^2``, as mean over B and positions.
 
     Shapes ``(B, K, H, W)`` both; gradients go to ``student`` only. Source: CIRKD losses/kd.py.
     """
@@ -51,7 +55,7 @@ def channel_kl(student: Tensor, teacher: Tensor, T: float = 4.0) -> Tensor:
     Shapes ``(B, C, H, W)`` both; gradients go to ``student`` only. Source: CWD (Shu et al., ICCV 2021).
     """
     scale = T * T / (student.shape[0] * student.shape[1])
-    return softmax_kl(student.flatten(2), teacher.flatten(2), 2, T, scale)
+    return softmax_kl(student.flatten(2).flatten(0, 1), teacher.flatten(2).flatten(0, 1), 1, T, scale)
 
 
 def softmax_kl(
@@ -65,7 +69,8 @@ def softmax_kl(
 ) -> Tensor:
     """Return ``scale * sum of weight * p_t * log(p_t / p_s)`` with ``p = softmax(x / T)`` along ``dim``.
 
-    ``weight`` broadcasts to the inputs; ``cross`` drops the teacher's entropy (soft cross-entropy, the same gradient).
+    ``weight`` broadcasts to the inputs and has their first axis; ``cross`` drops the teacher's entropy (soft
+    cross-entropy, the same gradient).
     """
     value: Any = _SoftmaxKL.apply(raised(student), raised(teacher), dim, T, scale, weight, cross)
     return value
@@ -85,7 +90,7 @@ def task_loss(
         output: what the student returned; logits ``(B, K, h, w)``.
         labels: int64 ``(B, H, W)``; 255 is ignored.
         aux_weight: weight of the auxiliary head, 0.4 in the CIRKD family.
-        valid: the divisor. Where gradients are averaged over ``n`` devices: labelled pixels of the global batch / ``n``.
+        valid: the divisor. With gradients averaged over ``n`` devices: the global batch's labelled pixels / ``n``.
     """
     if valid is None:
         valid = (labels != IGNORE).sum()
@@ -103,24 +108,41 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _SoftmaxKL(torch.autograd.Function):
-    """The gradient is formed in the forward pass, where both softmaxes are at hand, and is all that is kept."""
+    """The gradient is formed in the forward pass, where both softmaxes are at hand, and is all that is kept.
+
+    It goes slice by slice along the first axis: what is needed in between stays small, and in the CPU's cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, student, teacher, dim, T, scale, weight, cross) -> Tensor:
-        log_s = torch.log_softmax(student if T == 1 else student / T, dim)
-        log_t = torch.log_softmax(teacher if T == 1 else teacher / T, dim)
-        p_t = log_t.exp()
-        terms = (-log_s if cross else log_t.sub_(log_s)).mul_(p_t)
-        value = (terms if weight is None else terms.mul_(weight)).sum() * scale
-        if ctx.needs_input_grad[0]:
-            grad = log_s.exp_().sub_(p_t).mul_(scale / T)
-            ctx.save_for_backward(grad if weight is None else grad.mul_(weight))
-        return value
+        value = student.new_zeros(())
+        grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        length = max(1, (_CUDA_SLICE if student.is_cuda else _CPU_SLICE) // max(1, student[0].numel()))
+        for i in range(0, len(student), length):
+            s, t, w, g = (None if x is None else x[i : i + length] for x in (student, teacher, weight, grad))
+            value = value + _slice_kl(s, t, w, g, dim, T, cross)
+        if grad is not None:
+            ctx.save_for_backward(grad.mul_(scale / T))
+        return value * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor):
         return ctx.saved_tensors[0] * grads[0], None, None, None, None, None, None
+
+
+def _slice_kl(student, teacher, weight, grad, dim: int, T: float, cross: bool) -> Tensor:
+    """Return the unscaled KL of a slice and write the unscaled gradient into ``grad``, where it is given."""
+    log_s = torch.log_softmax(student if T == 1 else student / T, dim)
+    log_t = torch.log_softmax(teacher if T == 1 else teacher / T, dim)
+    p_t = log_t.exp()
+    terms = (log_s.neg() if cross else log_t.sub_(log_s)).mul_(p_t)
+    value = (terms if weight is None else terms.mul_(weight)).sum()
+    if grad is not None:
+        torch.sub(log_s.exp_(), p_t, out=grad)
+        if weight is not None:
+            grad.mul_(weight)
+    return value
 
 
 class _UpsampledCrossEntropy(torch.autograd.Function):
@@ -131,14 +153,9 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
         total = logits.new_zeros(())
         grad = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         for i in range(len(logits)):
-            keep = (labels[i : i + 1] != IGNORE).unsqueeze(1)
-            index = labels[i : i + 1].unsqueeze(1) * keep
-            log_p = torch.log_softmax(upsample(logits[i : i + 1], labels.shape[-2:]), 1)
-            hit = log_p.gather(1, index)
-            total = total - (hit * keep).sum()
-            if grad is not None:
-                rise = log_p.exp_().scatter_(1, index, hit.exp_().sub_(1)).mul_(keep)
-                grad[i : i + 1] = _upsample_adjoint(rise, logits.shape)
+            total = total + _image_cross_entropy(
+                logits[i : i + 1], labels[i : i + 1], None if grad is None else grad[i]
+            )
         if grad is not None:
             ctx.save_for_backward(grad)
         return total
@@ -147,6 +164,19 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor):
         return ctx.saved_tensors[0] * grads[0], None
+
+
+def _image_cross_entropy(logits: Tensor, labels: Tensor, grad: Tensor | None) -> Tensor:
+    """Return one image's summed cross-entropy and write its gradient into ``grad``, where it is given."""
+    keep = (labels != IGNORE).unsqueeze(1)
+    index = labels.unsqueeze(1) * keep
+    log_p = torch.log_softmax(upsample(logits, labels.shape[-2:]), 1)
+    hit = log_p.gather(1, index)
+    value = -(hit * keep).sum()
+    if grad is not None:
+        rise = log_p.exp_().scatter_(1, index, hit.exp_().sub_(1)).mul_(keep)
+        grad.copy_(_upsample_adjoint(rise, logits.shape)[0])
+    return value
 
 
 def _upsample_adjoint(grad: Tensor, shape: torch.Size) -> Tensor:

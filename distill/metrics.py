@@ -1,4 +1,4 @@
-"""Segmentation scores from one exact int64 confusion matrix, read as CIRKD's ``utils/score.py`` (Yang et al., CVPR 2022) does.
+"""Segmentation scores from one exact int64 confusion matrix, read as CIRKD does (Yang et al. 2022, utils/score.py).
 
 Rows are labels, columns are predictions. Matrices of images, shards and ranks simply add up.
 """

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .config import Train
+from .methods import Critic
 from .schedule import poly
 
 
@@ -17,6 +18,14 @@ def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.O
     if train.optimizer == "adamw":
         return torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
     return torch.optim.SGD(chosen, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+
+
+def critic_optimiser(critic: Critic) -> torch.optim.Optimizer:
+    """Make the optimiser that a critic asks for."""
+    chosen = [p for p in critic.module.parameters() if p.requires_grad]
+    if critic.optimizer == "sgd":
+        return torch.optim.SGD(chosen, lr=critic.lr, momentum=critic.betas[0], weight_decay=critic.weight_decay)
+    return torch.optim.Adam(chosen, lr=critic.lr, betas=critic.betas, weight_decay=critic.weight_decay)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, base: float, step: int, iters: int, power: float, warmup: int) -> float:

@@ -22,9 +22,16 @@ def plan(config: Config) -> dict[str, Any]:
     share = options.batch // (options.devices * options.nodes * options.accumulate)
     memory = estimate_memory(config, share, parts.teacher is not None)
     result = {
-        "data": {"name": parts.data.name, "train": len(parts.data), "val": len(parts.val) if parts.val else 0, "classes": parts.data.num_classes},
+        "data": {
+            "name": parts.data.name,
+            "train": len(parts.data),
+            "val": len(parts.val) if parts.val else 0,
+            "classes": parts.data.num_classes,
+        },
         "student": {"name": parts.student.name, "params": cost.params(parts.student)[0]},
-        "teacher": {"name": parts.teacher.model.name, "source": parts.teacher.card["source"]} if parts.teacher else None,
+        "teacher": {"name": parts.teacher.model.name, "source": parts.teacher.card["source"]}
+        if parts.teacher
+        else None,
         "method": parts.method.describe(),
         "notes": parts.method.notes(),
         "iters": options.iters,
@@ -33,13 +40,25 @@ def plan(config: Config) -> dict[str, Any]:
         "memory_mib": memory,
     }
     rows = [
-        ("data", f"{parts.data.name}: {len(parts.data)} train, {result['data']['val']} {config.data.split}, {parts.data.num_classes} classes"),
+        (
+            "data",
+            f"{parts.data.name}: {len(parts.data)} train, {result['data']['val']} {config.data.split}, {parts.data.num_classes} classes",
+        ),
         ("student", f"{parts.student.name}, {result['student']['params']:,} parameters"),
         ("teacher", f"{parts.teacher.model.name} from {parts.teacher.card['source']}" if parts.teacher else "none"),
         ("terms", ", ".join(f"{t}={w}" for t, w in result["method"]["terms"].items()) or "none"),
-        ("steps", f"{options.iters} of {options.batch} images at {options.crop[0]}x{options.crop[1]}, {options.optimizer} lr {options.lr:g}"),
-        ("device", f"{options.devices} x {options.nodes} {fabric.device.type}, {share} images each at a time, precision {options.precision}"),
-        ("memory", f"about {memory['total']:,} MiB a device (weights and optimiser {memory['weights']:,}, activations {memory['activations']:,})"),
+        (
+            "steps",
+            f"{options.iters} of {options.batch} images at {options.crop[0]}x{options.crop[1]}, {options.optimizer} lr {options.lr:g}",
+        ),
+        (
+            "device",
+            f"{options.devices} x {options.nodes} {fabric.device.type}, {share} images each at a time, precision {options.precision}",
+        ),
+        (
+            "memory",
+            f"about {memory['total']:,} MiB a device (weights and optimiser {memory['weights']:,}, activations {memory['activations']:,})",
+        ),
     ]
     table("plan", ("", ""), rows)
     for note in parts.method.notes():
@@ -62,16 +81,30 @@ def estimate_memory(config: Config, images: int, teaches: bool) -> dict[str, int
         return tensor
 
     with torch.device("meta"):
-        student = models.build(models.expand(config.model.student, config.model.arch), 19, output_stride=config.model.output_stride)
+        student = models.build(
+            models.expand(config.model.student, config.model.arch), 19, output_stride=config.model.output_stride
+        )
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             student.train()(torch.zeros(max(images, 2), 3, height, width, dtype=torch.uint8))
     weights = sum(p.numel() for p in student.parameters()) * 4 * (3 if config.train.optimizer == "sgd" else 4)
     activations = sum(kept.values()) * images / max(images, 2) * (1.0 if config.train.precision == "32" else 0.6)
     if teaches and config.model.teacher:
         with torch.device("meta"):
-            name = models.expand(config.model.teacher, config.model.arch) if "/" not in config.model.teacher else "deeplabv3-r101"
+            name = (
+                models.expand(config.model.teacher, config.model.arch)
+                if "/" not in config.model.teacher
+                else "deeplabv3-r101"
+            )
             teacher = models.build(name, 19, output_stride=config.model.teacher_stride)
         weights += sum(p.numel() for p in teacher.parameters()) * 4
-        activations += images * height * width / config.model.teacher_stride**2 * max(t.channels for t in teacher.taps.values()) * 4 * 4
+        activations += (
+            images
+            * height
+            * width
+            / config.model.teacher_stride**2
+            * max(t.channels for t in teacher.taps.values())
+            * 4
+            * 4
+        )
     mib = {"weights": round(weights / 2**20), "activations": round(activations / 2**20)}
     return {**mib, "total": sum(mib.values())}

@@ -40,7 +40,9 @@ class Run:
             raise WeightsError(f"{path} is not a run folder: its run.json cannot be read ({error})") from error
 
     @classmethod
-    def create(cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **card: Any) -> "Run":
+    def create(
+        cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **card: Any
+    ) -> "Run":
         """Make ``root/<stamp>_<name>`` (or ``out``) with its run.json and config.yaml, locked for this process.
 
         Raises:
@@ -136,7 +138,9 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
     if spec is None or str(spec) == LAST:
         last = root / LAST
         if not last.exists():
-            raise UsageError(f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 --method kt")
+            raise UsageError(
+                f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 --method kt"
+            )
         return Run(last)
     for path in (Path(spec), root / spec):
         for folder in (path, *(path.parents if path.is_file() else ())):
@@ -203,7 +207,17 @@ def sha256(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what the numbers of a run depend on."""
-    names = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "opencv-python-headless", "opencv-python", "onnx", "onnxruntime")
+    names = (
+        "torch",
+        "torchvision",
+        "timm",
+        "lightning-fabric",
+        "numpy",
+        "opencv-python-headless",
+        "opencv-python",
+        "onnx",
+        "onnxruntime",
+    )
     found = {"kdc": __import__(__package__.split(".")[0]).__version__, "python": sys.version.split()[0]}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -231,5 +245,7 @@ def _locked(path: Path) -> Any:
 
 def _git() -> str | None:
     folder = Path(__file__).parent
-    done = subprocess.run(["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None

@@ -22,7 +22,7 @@ from .run import Run, all_runs, find_run, sha256
 #: validation images that the teacher is judged on before it teaches
 CHECK_IMAGES = 16
 #: a teacher must beat the best constant answer by this factor
-CHECK_FACTOR = 1.2
+CHECK_FACTOR = 1.5
 
 
 @dataclass
@@ -71,7 +71,7 @@ def reopen_teacher(card: dict[str, Any]) -> Teacher:
     path = Path(card["file"])
     if not path.exists() or sha256(path) != card["sha256"]:
         raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
-    if card.get("run") or path.suffix == ".safetensors" and read_card(path):
+    if card.get("run") or (path.suffix == ".safetensors" and read_card(path)):
         return Teacher(load_student(path), card)
     model = models.rebuild(card["spec"])
     load_full(model, path)
@@ -114,7 +114,9 @@ def _named_run(name: str, root: Path | None) -> Run | None:
 def _from_checkpoint(path: Path, run: Run | None) -> Teacher:
     model = load_student(path)
     card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path)}
-    return Teacher(model, card | {"run": str(run.path) if run else None, "source": f"run {run.path.name}" if run else str(path)})
+    return Teacher(
+        model, card | {"run": str(run.path) if run else None, "source": f"run {run.path.name}" if run else str(path)}
+    )
 
 
 def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, Any]) -> Teacher:
@@ -124,7 +126,9 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
     report = load_full(model, path)
     say(f"teacher: {report.line()}")
     if not report.complete(ignore_aux=True):
-        raise WeightsError(f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux head's loads")
+        raise WeightsError(
+            f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux head's loads"
+        )
     if not report.complete(ignore_aux=False):
         say("teacher: its aux head has no weights, so terms on the aux logits are left out")
         model = models.build(wanted, data_card["num_classes"], aux=False, **options)

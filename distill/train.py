@@ -3,43 +3,39 @@
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from . import console, methods
+from . import console
 from .batch import IGNORE, Batch
-from .checkpoint import load_state, save_state, save_student
+from .checkpoint import load_state, load_student, save_student
 from .config import Config
 from .data import Dataset
+from .data._loader import Order, TrainSamples, loader
 from .errors import NumbersError
 from .evaluate import evaluate, model_predictor
 from .losses import task_loss
 from .methods import Composite, Phase
 from .metrics import Scores
 from .models import Output, SegmentationModel
-from .optim import Average, optimiser, rng_state, set_lr, set_rng_state
+from .optim import Average, critic_optimiser, optimiser, set_lr
 from .run import Run
+from .state import Signals, Stage, State, Stopped
 
 #: non-finite losses in a row after which a run stops
 PATIENCE = 3
 
 
-class Stopped(Exception):
-    """A signal ended the run after a good checkpoint."""
-
-    def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.path.name}")
-        self.exit_code = 128 + number
-
-
 class Learner(nn.Module):
     """Student and method as one module, so that one wrapper distributes both and every adapter trains along."""
 
-    def __init__(self, student: SegmentationModel, method: Composite, aux_weight: float, freeze_bn: bool = False) -> None:
+    def __init__(
+        self, student: SegmentationModel, method: Composite, aux_weight: float, freeze_bn: bool = False
+    ) -> None:
         super().__init__()
         self.student, self.method, self.aux_weight, self.freeze_bn = student, method, aux_weight, freeze_bn
 
@@ -69,7 +65,8 @@ class Learner(nn.Module):
             terms = self.method.losses(output, shown.raised(), batch) if shown is not None else {}
             for name, raw in terms.items():
                 total = total + self.method.weight(name, batch.step) * share * raw
-        return {"total": total, "task": _detached(task), "terms": {k: share * v for k, v in _detached(terms).items()}}
+        values = {"task": _detached(task), "terms": {name: share * raw for name, raw in _detached(terms).items()}}
+        return {"total": total, "output": output.detached(), **values}
 
 
 class PhaseLearner(nn.Module):
@@ -82,75 +79,6 @@ class PhaseLearner(nn.Module):
     def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
         """Return ``total`` to minimise."""
         return {"total": share * self.loss(self.module, batch), "task": {}, "terms": {}}
-
-
-@dataclass
-class Stage:
-    """One stretch of optimisation: a phase of the method, or ``main``."""
-
-    name: str
-    learner: Any
-    optimiser: Any
-    iters: int
-    lr: float
-
-
-@dataclass
-class State:
-    """Everything that a resumed run continues from."""
-
-    run: Run
-    student: SegmentationModel
-    method: Composite
-    average: Average | None
-    stage: str = ""
-    step: int = 0
-    bad: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def judged(self) -> SegmentationModel:
-        """The network that is validated and kept: the moving average where there is one."""
-        return self.average.model if self.average else self.student  # type: ignore[return-value]
-
-    def save(self, stage: Stage) -> None:
-        """Write a checkpoint, unless the numbers have gone bad since the last one."""
-        if self.bad:
-            return
-        if not all(bool(torch.isfinite(p).all()) for p in self.student.parameters()):
-            raise NumbersError(f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept")
-        values = {"stage": self.stage, "step": self.step, "best": self.best, "rng": rng_state()}
-        values |= {"student": self.student.state_dict(), "method": self.method.state_dict()}
-        values |= {"average": self.average.model.state_dict() if self.average else None}
-        values |= {"module": stage.learner.module.state_dict() if stage.name != "main" else None}
-        values |= {"optimiser": stage.optimiser.state_dict(), "offsets": {k: f.tell() for k, f in self.logs.items()}}
-        for file in self.logs.values():
-            file.flush()
-        save_state(self.run.checkpoints, values, self.step)
-
-    def restore(self, values: dict[str, Any]) -> None:
-        """Undo ``save``; the stage's own optimiser is restored when the stage begins."""
-        self.student.load_state_dict(values["student"])
-        self.method.load_state_dict(values["method"])
-        if self.average:
-            self.average.model.load_state_dict(values["average"])
-        self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
-        set_rng_state(values["rng"])
-
-    def open_logs(self, offsets: dict[str, int] | None) -> None:
-        """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
-        self.logs = {}
-        for name in ("metrics", "timing"):
-            path = self.run.path / f"{name}.jsonl"
-            path.touch()
-            file = path.open("r+")
-            file.truncate(offsets[name] if offsets else 0)
-            file.seek(0, 2)
-            self.logs[name] = file
-
-    def log(self, name: str, **values: Any) -> None:
-        """Append one object to a log."""
-        self.logs[name].write(console.to_json(values) + "\n")
 
 
 def train(
@@ -176,7 +104,8 @@ def train(
     options = config.train
     learner = Learner(student, method, config.task.aux_weight, options.freeze_bn)
     if fabric.device.type == "cuda" and fabric.world_size > 1:
-        learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)
+        # torch's converter would drop the activation that timm's batch norms carry
+        learner = convert_sync_batchnorm(learner)
     if options.channels_last:
         for network in (learner, teacher):
             if network is not None:
@@ -199,27 +128,24 @@ def train(
     plan: list[Phase | None] = [*method.phases(teacher), None]
     names = [phase.name if phase else "main" for phase in plan]
     first = names.index(state.stage) if saved else 0
-    with _Signals() as signals:
+    with Signals() as signals:
         for phase in plan[first:]:
             stage = _stage(phase, learner, config, fabric)
-            if saved and saved["stage"] == stage.name:
-                stage.optimiser.load_state_dict(saved["optimiser"])
-                if phase:
-                    phase.module.load_state_dict(saved["module"])
-            else:
-                state.stage, state.step = stage.name, 0
+            state.enter(stage, saved)
             _loop(config, fabric, stage, state, teacher, batches, val, signals, fresh=not saved)
             saved = None
-    scores = _finish(config, fabric, state, val)
-    return scores
+    return _finish(config, fabric, state, val)
 
 
 def _stage(phase: Phase | None, learner: Learner, config: Config, fabric: Fabric) -> Stage:
     if phase is None:
         joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
         wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
-        return Stage("main", wrapped, tool, config.train.iters, config.train.lr)
-    options = config.train.model_copy(update={"lr": phase.lr, "momentum": phase.momentum, "weight_decay": phase.weight_decay})
+        critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
+        return Stage("main", wrapped, tool, config.train.iters, config.train.lr, critics)
+    options = config.train.model_copy(
+        update={"lr": phase.lr, "momentum": phase.momentum, "weight_decay": phase.weight_decay}
+    )
     module = PhaseLearner(phase).to(fabric.device)
     wrapped, tool = fabric.setup(module, optimiser(module.parameters(), options))
     return Stage(phase.name, wrapped, tool, phase.iters, phase.lr)
@@ -233,7 +159,7 @@ def _loop(
     teacher: SegmentationModel | None,
     batches: "Batches",
     val: Dataset | None,
-    signals: "_Signals",
+    signals: "Signals",
     fresh: bool,
 ) -> None:
     """Take ``stage.iters`` optimiser steps, starting at ``state.step``."""
@@ -264,8 +190,14 @@ def _loop(
             finite = bool(torch.isfinite(_reduced(fabric, torch.stack([p["total"].detach() for p in parts]).sum())))
             if finite:
                 if options.clip:
-                    fabric.clip_gradients(stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False)
+                    fabric.clip_gradients(
+                        stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False
+                    )
                 stage.optimiser.step()
+                for name, loss in (
+                    state.method.critic_losses(parts[-1]["output"], shown, micro[-1]).items() if stage.critics else ()
+                ):
+                    _step_critic(fabric, stage, name, loss, lr / stage.lr)
                 if state.average and main:
                     state.average.update(state.student)
             stage.optimiser.zero_grad(set_to_none=True)
@@ -292,6 +224,19 @@ def _loop(
         save()
 
 
+def _step_critic(fabric: Fabric, stage: Stage, name: str, loss: Tensor, decay: float) -> None:
+    """Train a critic on what the student showed in this step; the gradients that the student's pass left go first."""
+    critic, tool = stage.critics[name]
+    tool.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in tool.param_groups:
+        group["lr"] = critic.lr * (decay if critic.decay else 1.0)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad = _reduced(fabric, parameter.grad)
+    tool.step()
+
+
 def _validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
     scores = _scores(config, fabric, state.judged, val, config.train.val_images)
     text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %"
@@ -315,8 +260,6 @@ def _finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -
     fabric.barrier()
     if val is None:
         return None
-    from .checkpoint import load_student
-
     return _scores(config, fabric, load_student(state.run), val, None)
 
 
@@ -344,8 +287,6 @@ class Batches:
 
     def stream(self, stage: str, step: int, iters: int) -> Iterator[dict[str, Any]]:
         """Yield the micro-batches of optimiser steps ``step`` to ``iters``."""
-        from .data._loader import Order, TrainSamples, loader
-
         options = self.config.train
         seed = options.seed if stage == "main" else options.seed + 1
         samples = TrainSamples(self.data, seed, options.crop, options.scale, options.flip, options.jitter)
@@ -353,29 +294,6 @@ class Batches:
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
         return iter(loader(samples, order, options.workers, pin_memory=self.fabric.device.type == "cuda"))
-
-
-class _Signals:
-    """SIGINT and SIGTERM, remembered until the step is done."""
-
-    def __enter__(self) -> "_Signals":
-        self.number = 0
-        self._old = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._old[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: signals go elsewhere
-                break
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.number:  # a second one: the user does not want to wait
-            raise KeyboardInterrupt
-        self.number = number
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
 
 
 def _to(device: torch.device, sample: dict[str, Any], step: int) -> Batch:
@@ -424,7 +342,9 @@ def _bad_step(state: State, stage: Stage, fabric: Fabric) -> None:
     if fabric.is_global_zero:
         state.log("metrics", step=state.step, stage=stage.name, skipped=True)
     if state.bad >= PATIENCE:
-        raise NumbersError(f"{text}; the last good checkpoint of {state.run.path} is kept. Lower --lr, set train.clip, or use --precision 32")
+        raise NumbersError(
+            f"{text}; the last good checkpoint of {state.run.path} is kept. Lower --lr, set train.clip, or use --precision 32"
+        )
 
 
 def _memory(fabric: Fabric, started: float) -> dict[str, float]:
@@ -437,16 +357,14 @@ def _memory(fabric: Fabric, started: float) -> dict[str, float]:
 
 
 def _short(scores: Scores) -> dict[str, Any]:
-    return {"miou": scores.miou, "miou_present": scores.miou_present, "pixel_accuracy": scores.pixel_accuracy, "iou": scores.iou}
+    return {
+        "miou": scores.miou,
+        "miou_present": scores.miou_present,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": scores.iou,
+    }
 
 
 def _card(state: State, **values: Any) -> dict[str, Any]:
     data = state.run.card["data"]
     return {"classes": data["classes"], "palette": data["palette"], "run": state.run.path.name, **values}
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that a device ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-

@@ -1,6 +1,6 @@
-"""The process in which TensorRT builds: ``python -m kdc.export._trt_builder REQUEST`` ends with one line of JSON on stdout.
+"""The process in which TensorRT builds: ``python -m kdc.export._trt_builder REQUEST`` ends with one line of JSON.
 
-It imports neither torch nor the rest of the toolkit, so that a crash in native code takes nothing with it.
+It imports neither torch nor numpy, and a crash in native code takes nothing with it.
 """
 
 import ctypes
@@ -75,7 +75,9 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[
     image = network.get_input(0)
     shape = list(image.shape)
     if -1 in shape[1:]:
-        raise ExportError(f"{request['onnx']} leaves height or width free; only the batch may be: export it with --size HxW")
+        raise ExportError(
+            f"{request['onnx']} leaves height or width free; only the batch may be: export it with --size HxW"
+        )
     if shape[0] != -1:
         return None
     profile = builder.create_optimization_profile()
@@ -113,7 +115,10 @@ def _logger(trt: Any) -> Any:
 
         def log(self, severity: Any, msg: str) -> None:
             """Take one message."""
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR) and "Thread context has not been set" not in msg:
+            if (
+                severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+                and "Thread context has not been set" not in msg
+            ):
                 self.last = " ".join(msg.split())
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
                 sys.stderr.write(f"{msg}\n")

@@ -1,69 +1,86 @@
 """The commands of this room: ``kdc export onnx`` and ``kdc export trt``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from ..distill import console
 from ..distill.errors import UsageError, closest
 
-Source = Annotated[Optional[str], typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
+Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
-    Optional[str],
-    typer.Argument(metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; an ONNX file is built as it is."),
+    str | None,
+    typer.Argument(
+        metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; an ONNX file is built as it is."
+    ),
 ]
 SizeFlag = Annotated[
-    Optional[str], typer.Option("--size", metavar="HxW", help="Input size; else the validation size rounded up to the stride.")
+    str | None,
+    typer.Option("--size", metavar="HxW", help="Input size; else the validation size rounded up to the stride."),
 ]
-Head = Annotated[Optional[str], typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
+Head = Annotated[str | None, typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
 Input = Annotated[
-    Optional[str], typer.Option(help="float (normalised NCHW, the default) or uint8 (raw RGB NHWC, normalised in the graph).")
+    str | None,
+    typer.Option(help="float (normalised NCHW, the default) or uint8 (raw RGB NHWC, normalised in the graph)."),
 ]
 Dynamic = Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch free; else it is 1.")]
-Precision = Annotated[Optional[str], typer.Option(help="fp32, fp16 or both.")]
-Opset = Annotated[Optional[int], typer.Option(help="ONNX opset, 18 to 25 (default 20).")]
-Images = Annotated[Optional[int], typer.Option(min=1, help="Validation images of every file's gate (default 16).")]
+Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or both.")]
+Opset = Annotated[int | None, typer.Option(help="ONNX opset, 18 to 25 (default 20).")]
+Images = Annotated[int | None, typer.Option(min=1, help="Validation images of every file's gate (default 16).")]
 Agreement = Annotated[
-    Optional[float],
-    typer.Option(metavar="SHARE", min=0, max=1, help="Share of pixels that must agree at the gate (default 0.9999 fp32, 0.999 fp16)."),
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="Share of pixels that must agree at the gate (default 0.9999 fp32, 0.999 fp16).",
+    ),
 ]
 KeepFloat = Annotated[
-    Optional[list[str]], typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated.")
+    list[str] | None,
+    typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated."),
 ]
-Which = Annotated[Optional[str], typer.Option(help="best (default) or last weights.")]
+Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Flavour = Annotated[Optional[str], typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
+Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
 Target = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
 ]
 Batches = Annotated[
-    Optional[str], typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine whose batch is free (default 1,4,16).")
+    str | None,
+    typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine whose batch is free (default 1,4,16)."),
 ]
-Workspace = Annotated[Optional[int], typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")]
-OptLevel = Annotated[Optional[int], typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (TensorRT's default is 3).")]
+Workspace = Annotated[int | None, typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")]
+OptLevel = Annotated[
+    int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
+]
 TimingCache = Annotated[
-    Optional[Path], typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
+    Path | None, typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
 ]
 
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 #: flag of a command -> keyword of ``export_run``
 _ONNX_FLAGS = {
-    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "precision": "precisions", "opset": "opset",
-    "images": "images", "agreement": "agreement", "keep_fp32": "block_nodes", "which": "which",
+    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "precision": "precisions",
+    "opset": "opset", "images": "images", "agreement": "agreement", "keep_fp32": "block_nodes", "which": "which",
 }  # fmt: skip
 #: flag of a command -> keyword of ``build_engine``
 _BUILD_FLAGS = {
-    "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib", "opt_level": "opt_level",
-    "timing_cache": "timing_cache",
+    "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib",
+    "opt_level": "opt_level", "timing_cache": "timing_cache",
 }  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     """Add ``kdc export`` to the command line."""
-    group = typer.Typer(help="Write a network for other runtimes, each file through a gate.", no_args_is_help=True, rich_markup_mode=None)
+    group = typer.Typer(
+        help="Write a network for other runtimes, each file through a gate.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
     group.command("onnx")(onnx)
     group.command("trt")(trt)
     app.add_typer(group, name="export")
@@ -116,12 +133,14 @@ def trt(
     dry_run: Dry = False,
     json: Json = False,
 ) -> None:
-    """Write the typed ONNX files (fp32 and fp16) through their gates, then build real engines with the TensorRT that is there."""
+    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
     settings, building = _settings(locals(), _ONNX_FLAGS), _settings(locals(), _BUILD_FLAGS)
     console.json_mode = json
     if run is not None and run.endswith(".onnx"):
         if settings:
-            raise UsageError(f"{run} is built as it is: leave out {', '.join(_flag_of(key) for key in settings)}, or name the run")
+            raise UsageError(
+                f"{run} is built as it is: leave out {', '.join(_flag_of(key) for key in settings)}, or name the run"
+            )
         result: dict[str, Any] = {"onnx": [run]} if dry_run else {}
         files = [Path(run)]
     else:
@@ -137,26 +156,29 @@ def trt(
         from .to_trt import build_engine
 
         result["engines"] = [build_engine(file, engine_path(file), **building) for file in files]
+        _seal(files[0])
     if json:
         console.emit(result)
 
 
 def engine_path(onnx: Path) -> Path:
-    """Name the engine of an ONNX file: ``model.onnx`` becomes ``model.fp32.engine``, ``model.fp16.onnx`` ``model.fp16.engine``."""
+    """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
     stem = onnx.name.removesuffix(".onnx")
     return onnx.with_name(f"{stem}.engine" if stem.endswith((".fp16", ".int8")) else f"{stem}.fp32.engine")
 
 
 def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     """Turn the flags that were given into keywords; the others keep the defaults of the Python interface."""
-    settings = {keyword: given[flag] for flag, keyword in flags.items() if given[flag]}
+    settings = {keyword: given[flag] for flag, keyword in flags.items() if given[flag] not in (None, False)}
     if "size" in settings:
         settings["size"] = _size(settings["size"])
     if "batches" in settings:
         settings["batches"] = _batches(settings["batches"])
     if (precision := settings.get("precisions")) is not None:
         if precision not in _PRECISIONS:
-            raise UsageError(f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}")
+            raise UsageError(
+                f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
+            )
         settings["precisions"] = _PRECISIONS[precision]
     if (which := settings.get("which")) not in (None, "best", "last"):
         raise UsageError(f"--which {which!r}: accepted are best and last")
@@ -168,8 +190,8 @@ def _size(text: str) -> tuple[int, int]:
 
     if any(mark in text.lower() for mark in ("dyn", "-1", "?", "any", "*")):
         raise UsageError(
-            f"--size {text}: height and width are fixed at export, because pooling and upsampling are exact for one size only; "
-            "export once a size (--size HxW), or leave the batch free with --dynamic-batch"
+            f"--size {text}: height and width are fixed at export, because pooling and upsampling are exact for "
+            "one size only; export once a size (--size HxW), or leave the batch free with --dynamic-batch"
         )
     return parse_size(text)
 
@@ -190,6 +212,13 @@ def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
     from .to_onnx import export_run
 
     return export_run(find_run(run), **settings)
+
+
+def _seal(file: Path) -> None:
+    from ..deploy.runtime import owner
+
+    if run := owner(file):
+        run.seal()
 
 
 def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -24,11 +24,13 @@ INPUTS = ("float", "uint8")
 def pooling_matrix(size: int, bins: int) -> Tensor:
     """Return the float64 ``(bins, size)`` matrix whose product with a row is ``adaptive_avg_pool1d(row, bins)``.
 
-    Bin ``i`` averages the pixels from ``floor(i * size / bins)`` up to ``ceil((i + 1) * size / bins)``, as PyTorch's does.
+    Bin ``i`` averages pixels ``floor(i * size / bins)`` up to ``ceil((i + 1) * size / bins)``, as PyTorch's does.
     """
     edges = [(i * size // bins, -((-(i + 1) * size) // bins)) for i in range(bins)]
     # from a list, so that a tracer sees one constant and not the steps that fill it
-    return torch.tensor([[1 / (b - a) if a <= j < b else 0.0 for j in range(size)] for a, b in edges], dtype=torch.float64)
+    return torch.tensor(
+        [[1 / (b - a) if a <= j < b else 0.0 for j in range(size)] for a, b in edges], dtype=torch.float64
+    )
 
 
 def pool(x: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:
@@ -49,7 +51,7 @@ class ExactPooling(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Replace the one function, pass all others on."""
-        if func in (F.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool2d):
+        if func is F.adaptive_avg_pool2d:
             return pool(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
@@ -65,11 +67,13 @@ class DeployGraph(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, model: SegmentationModel, size: tuple[int, int], head: str = "logits", input: str = "float") -> None:
+    def __init__(
+        self, model: SegmentationModel, size: tuple[int, int], head: str = "logits", input: str = "float"
+    ) -> None:
         """Wrap ``model`` for images of ``size`` (H, W) in pixels.
 
         Raises:
-            UsageError: unknown head or input, a size that is no multiple of the output stride, over 256 classes for a mask.
+            UsageError: unknown head or input, a size that the stride does not divide, too many classes for a mask.
         """
         super().__init__()
         for flag, value, accepted in (("head", head, HEADS), ("input", input, INPUTS)):
@@ -82,7 +86,9 @@ class DeployGraph(nn.Module):
                 f" the next is {near[0]}x{near[1]}"
             )
         if head == "argmax" and model.num_classes > 256:
-            raise UsageError(f"--head argmax writes uint8 masks, but the model has {model.num_classes} classes; use --head logits")
+            raise UsageError(
+                f"--head argmax writes uint8 masks, but the model has {model.num_classes} classes; use --head logits"
+            )
         self.model = model
         self.size, self.head, self.input = size, head, input
         preprocess: Preprocess = model.preprocess

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from onnx import ModelProto, helper, shape_inference
 
 from ..calib.cast import CastReport, cast_fp16
-from ..deploy.parity import DEFAULTS, GateResult, Tolerances, gate, judge
 from ..deploy.ort_runtime import read_info
+from ..deploy.parity import DEFAULTS, GateResult, gate, judge, manifest_path
 from ..deploy.runtime import open_runtime
 from ..deploy.torch_runtime import export_size
 from ..distill import console
@@ -28,6 +28,12 @@ from .graph import DeployGraph
 #: the exporter writes no older one, TensorRT's parser reads no newer one
 OPSETS = range(18, 26)
 OPSET = 20
+#: what to do when a gate fails
+CURES = {
+    "fp32": "the exported graph computes something else, please report it with the model's name and size",
+    "fp16": "--keep-fp32 NODE keeps layers in float32, --agreement SHARE lowers the bar; "
+    "a network that was hardly trained has many near ties, so train it longer",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,9 @@ def export_onnx(
         ExportError: the exporter or ONNX's checker refused the network.
     """
     if opset not in OPSETS:
-        raise UsageError(f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)")
+        raise UsageError(
+            f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)"
+        )
     graph = DeployGraph(model, size, head, input)
     # an example batch of 1 would make the tracer take the batch for the constant 1
     example = graph.example(2 if dynamic_batch else 1)
@@ -92,7 +100,9 @@ def export_onnx(
         assert program is not None
         proto = _finished(program.model_proto, model, head=head, input=input, classes=classes, palette=palette)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, shape_inference.InferenceError) as error:
-        raise ExportError(f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}") from error
+        raise ExportError(
+            f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}"
+        ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         onnx.save(proto, beside)
@@ -119,7 +129,7 @@ def export_run(
         run: a finished run.
         size: default: the validation size rounded up to the output stride.
         head: see ``export_onnx``, as are ``input``, ``dynamic_batch`` and ``opset``.
-        precisions: with "fp16" in it a float16 file is cast from the float32 one, which is written and gated in any case.
+        precisions: with "fp16" a float16 file is cast from the float32 one, which is written and gated in any case.
         which: "best" or "last" weights.
         images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -134,18 +144,22 @@ def export_run(
     full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    for old in (full, half):  # a file without its manifest has not passed
+        manifest_path(old).unlink(missing_ok=True)
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
-    dataset = run.open_data("val")
+    dataset = run.open_data(run.config.data.split)
     with open_runtime(weights, size=size, head=head) as reference:
 
         def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
-            tolerances = DEFAULTS[precision] if agreement is None else Tolerances(DEFAULTS[precision].max_diff, agreement)
+            tolerances = DEFAULTS[precision]
+            if agreement is not None:
+                tolerances = replace(tolerances, agreement=agreement)
             with open_runtime(path) as candidate:
                 result = gate(reference, candidate, dataset, tolerances, images=images)
-            judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result)
+            judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[precision])
             manifest = _manifest(path, precision, source, result, cast)
-            write_json(path.with_name(f"{path.name}.json"), manifest)
+            write_json(manifest_path(path), manifest)
             return Exported(path, precision, result, manifest)
 
         done = [through_gate(full, "fp32")]
@@ -153,6 +167,7 @@ def export_run(
             report = cast_fp16(full, half, block_nodes=block_nodes)
             console.say(f"cast to float16: {report.line()}")
             done.append(through_gate(half, "fp16", report))
+    run.seal()
     return done
 
 
@@ -161,7 +176,9 @@ def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
     weights = student_file(run, settings.get("which", "best"))
     spec = (read_card(weights) or {})["model"]
     size = settings.get("size") or export_size(run.card["data"]["size"], spec["output_stride"])
-    names = file_names(settings.get("head", "logits"), settings.get("input", "float"), settings.get("dynamic_batch", False))
+    names = file_names(
+        settings.get("head", "logits"), settings.get("input", "float"), settings.get("dynamic_batch", False)
+    )
     wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.get("precisions", ()))]]
     return {"run": str(run.path), "weights": str(weights), "model": spec["name"], "size": list(size), "onnx": wanted}
 
@@ -191,15 +208,17 @@ def _finished(proto: ModelProto, model: SegmentationModel, *, head: str, input: 
     del proto.graph.metadata_props[:], proto.metadata_props[:]
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
         del value.metadata_props[:]
-    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec(), "head": head, "input": input, "precision": "fp32"}
-    values |= {key: [list(entry) if not isinstance(entry, str) else entry for entry in kept] for key, kept in labels.items()}
+    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": "fp32"}
+    values |= {"head": head, "input": input, **labels}
     helper.set_model_props(proto, {f"kdc.{key}": json.dumps(value) for key, value in values.items()})
     proto = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
-def _manifest(path: Path, precision: str, source: dict[str, Any], result: GateResult, cast: CastReport | None) -> dict[str, Any]:
+def _manifest(
+    path: Path, precision: str, source: dict[str, Any], result: GateResult, cast: CastReport | None
+) -> dict[str, Any]:
     proto = onnx.load(path)
     values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx"}
     values |= {key.removeprefix("kdc."): value for key, value in read_info(path).metadata.items()}

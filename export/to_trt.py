@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from ..deploy.ort_runtime import read_info
+from ..deploy.parity import manifest_path
 from ..distill import console
 from ..distill.errors import ExportError, ResourceError, UsageError, closest
 from ..distill.run import replacing, sha256, versions, write_json
@@ -51,14 +52,18 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
         try:
             module = importlib.import_module(name)
         except (ImportError, OSError) as error:
-            raise ExportError(f"{name} is installed but does not load ({error}); install it again, or take the other --flavour") from error
+            raise ExportError(
+                f"{name} is installed but does not load ({error}); install it again, or take the other --flavour"
+            ) from error
         version = str(module.__version__)
         if name == "tensorrt" and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            raise ExportError(f"tensorrt {version} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed; pip install -U 'kdc[trt]'")
+            raise ExportError(
+                f"tensorrt {version} is too old: {OLDEST[0]}.{OLDEST[1]} or newer is needed; pip install -U 'kdc[trt]'"
+            )
         return module, name, version
     raise ExportError(
-        f"no engine was built, {' or '.join(sorted(order))} is not installed: pip install 'kdc[trt-rtx]' builds without a GPU; or take "
-        "the ONNX files to the target and there: pip install 'kdc[trt]' && kdc export trt FILE.onnx"
+        f"no engine was built, {' or '.join(sorted(order))} is not installed: pip install 'kdc[trt-rtx]' builds "
+        "without a GPU; or take the ONNX files to the target: pip install 'kdc[trt]' && kdc export trt FILE.onnx"
     )
 
 
@@ -76,7 +81,11 @@ def gpu() -> str | None:
         lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, 0),
         lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0),
     )
-    return None if any(call() for call in calls) else f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+    return (
+        None
+        if any(call() for call in calls)
+        else f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
+    )
 
 
 def build_engine(
@@ -99,7 +108,7 @@ def build_engine(
         targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
         batches: min, opt, max of the optimisation profile where the batch is free.
         workspace_mib: scratch memory that the engine may use.
-        opt_level: 0 to 5; TensorRT's default is 3.
+        opt_level: 0 to 5, for tensorrt; its default is 3.
         timing_cache: read and written there, for tensorrt.
 
     Returns:
@@ -113,28 +122,28 @@ def build_engine(
     """
     info = read_info(onnx_path)
     module, name, version = flavour(flavour_name)
+    targets = [each.lower() for each in targets]
     _refuse_idle(module, name, targets, batches, opt_level, timing_cache)
     device = gpu()
-    target = ", ".join(targets) if targets else PORTABLE if name == "tensorrt_rtx" else device or "the GPU of this machine"
+    default = PORTABLE if name == "tensorrt_rtx" else device or "the GPU of this machine"
+    target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request = {"onnx": str(onnx_path), "flavour": name, "targets": list(targets), "batches": list(batches), "workspace_mib": workspace_mib}
-    request |= {"opt_level": opt_level, "timing_cache": timing_cache and str(timing_cache)}
+    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets, "batches": list(batches)}
+    request |= {"workspace_mib": workspace_mib, "opt_level": opt_level}
+    request |= {"timing_cache": timing_cache and str(timing_cache)}
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside:
         built = _in_child(request | {"engine": str(beside)})
-    manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine", "precision": info.precision}
-    manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": list(targets), **built}
-    manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items() if key != "kdc.precision"}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "source": _source(onnx_path)}
-    manifest |= {"host": f"{platform.node()} {platform.platform()} {platform.machine()}", "gpu": device, "versions": versions()}
+    manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
+    manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
+    manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
+    manifest |= {"precision": info.precision, "source": _source(onnx_path)}
+    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}}
+    manifest |= {"host": f"{platform.node()}, {platform.platform()}", "gpu": device, "versions": versions()}
     write_json(manifest_path(engine_path), manifest)
-    console.say(f"{engine_path.name}: {info.precision}, {manifest['bytes'] / 2**20:.1f} MiB, built in {built['build_seconds']:.1f} s (not run here)")
+    size, seconds = manifest["bytes"] / 2**20, built["build_seconds"]
+    console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s (not run here)")
     return manifest
-
-
-def manifest_path(artefact: Path) -> Path:
-    """Return where the manifest of an exported file lies."""
-    return artefact.with_name(f"{artefact.name}.json")
 
 
 def _source(onnx_path: Path) -> Any:
@@ -147,22 +156,30 @@ def _source(onnx_path: Path) -> Any:
 
 
 def _refuse_idle(
-    module: Any, name: str, targets: Sequence[str], batches: Sequence[int], opt_level: int | None, timing_cache: Path | None
+    module: Any,
+    name: str,
+    targets: Sequence[str],
+    batches: Sequence[int],
+    opt_level: int | None,
+    timing_cache: Path | None,
 ) -> None:
     """Refuse values that mean nothing to this flavour."""
-    if name == "tensorrt_rtx" and timing_cache is not None:
-        raise UsageError("--timing-cache does nothing in tensorrt_rtx, which times no kernels while it builds; leave it out")
+    if name == "tensorrt_rtx" and (timing_cache is not None or opt_level is not None):
+        idle = "--timing-cache" if opt_level is None else "--opt-level"
+        raise UsageError(f"{idle} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
     if name == "tensorrt" and targets:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
     if targets:
         known = [key.lower() for key in module.ComputeCapability.__members__ if key != "NONE"]
         for target in targets:
-            if target.lower() not in known:
+            if target not in known:
                 raise UsageError(f"--target {target!r}: {name} builds for {', '.join(known)}{closest(target, known)}")
     if opt_level is not None and not 0 <= opt_level <= 5:
         raise UsageError(f"--opt-level {opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
     if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise UsageError(f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16")
+        raise UsageError(
+            f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
+        )
 
 
 def _in_child(request: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +187,9 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, "-m", f"{__package__}._trt_builder", json.dumps(request)]
     # the child must find this very package, however the parent came by it
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, errors="replace")
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, errors="replace"
+    )
     try:
         answer, words = child.communicate()
     finally:
@@ -185,8 +204,11 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
     if "error" in report:
         raise ExportError(report["error"])
     said = [" ".join(line.split()) for line in words.splitlines() if line.strip()]
-    ended = f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else f"exit code {child.returncode}"
-    told = f"the {request['flavour']} builder died on {request['onnx']} ({ended}); its last message: {said[-1] if said else 'none'}"
+    ended = (
+        f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else f"exit code {child.returncode}"
+    )
+    last = said[-1] if said else "none"
+    told = f"the {request['flavour']} builder died on {request['onnx']} ({ended}); its last message: {last}"
     if -child.returncode == signal.SIGKILL:
         raise ResourceError(f"{told}; most likely memory ran out: give it more, or export a smaller --size")
     raise ExportError(told)

@@ -1,4 +1,4 @@
-"""Datasets by name or by folder: every file here without a leading underscore is one dataset kind, its name the file's name."""
+"""Datasets by name or by folder: every file here without a leading underscore is one kind, named as the file."""
 
 import hashlib
 import inspect
@@ -145,9 +145,9 @@ def open_data(name_or_dir: str, split: str, **options: Any) -> Dataset:
         UsageError: an option that this kind of data does not have.
     """
     dataset = open_leniently(name_or_dir, split, **options)
-    if dataset.problems:
+    for problem in dataset.problems:
         more = f", and {len(dataset.problems) - 1} more" if len(dataset.problems) > 1 else ""
-        raise DataError(f"{dataset.problems[0]}{more}; see all with: kdc data check {name_or_dir}")
+        raise DataError(f"{problem}{more}; see all with: kdc data check {name_or_dir}")
     return dataset
 
 

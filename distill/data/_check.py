@@ -2,7 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,12 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
+        """Whether training may use it."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            **{k: getattr(self, k) for k in ("name", "source", "images", "warnings", "notes", "histogram", "ignored", "present", "ok")},
-            "classes": list(self.classes),
-            "problems": [problem.to_dict() for problem in self.problems],
-        }  # fmt: skip
+        """Return plain values, ready for JSON."""
+        return asdict(self) | {"ok": self.ok}
 
     def show(self) -> None:
         """Print notes, histogram, warnings and problems for people."""
@@ -47,7 +45,7 @@ class CheckReport:
             console.say(note)
         total = max(1, sum(self.histogram) + self.ignored)
         rows = [
-            (i, name, f"{pixels:,}", f"{100 * pixels / total:.2f} %", seen)
+            (i, name, f"{pixels:,}", f"{100 * pixels / total:.2f} %", str(seen))
             for i, (name, pixels, seen) in enumerate(zip(self.classes, self.histogram, self.present, strict=True))
         ]
         rows.append((IGNORE, "(ignored)", f"{self.ignored:,}", f"{100 * self.ignored / total:.2f} %", ""))

@@ -1,4 +1,4 @@
-"""Images and masks in files: decoding them, finding out what is wrong with them, and turning mask values into classes."""
+"""Images and masks in files: decoding them, finding what is wrong with them, turning mask values into classes."""
 
 import io
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from . import IGNORE, BadSample, Dataset, Problem
 
 Colour = tuple[int, int, int]
 IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
-MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"}
+# JPEG is among them only so that such masks are refused by name instead of overlooked
+MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _BAD = 254  # the value of a mask pixel that is no class; classes are fewer
 
@@ -170,8 +171,7 @@ class Code:
             raise BadSample(Problem(str(path), "encoding", "an RGB mask where class numbers were expected", hint))
         if self.coloured:
             channels = mask if mask.ndim == 3 else np.repeat(mask[..., None], 3, axis=2)
-            r, g, b = (channels[..., i].astype(np.uint32) for i in range(3))
-            mask = np.minimum(r << 16 | g << 8 | b, (1 << 24) - 1)
+            mask = packed(channels)
             label = self._table[mask]
         else:
             label = cv2.LUT(mask, self._table[:256]) if mask.dtype == np.uint8 else self._table[mask]
@@ -195,8 +195,15 @@ class Code:
                 f"; or one class more? --classes {count + 1}" if values[0] == count else ""
             )
         else:
-            hint = f"{count} classes are {min(self.values)} to {max(self.values)}: more classes (--classes), or ignore ids (--ignore-index)?"
+            span = f"{min(self.values)} to {max(self.values)}"  # pyright: ignore[reportArgumentType]
+            hint = f"{count} classes are {span}: more classes (--classes), or ignore ids (--ignore-index)?"
         return Problem(str(path), "label out of range", listed, hint)
+
+
+def packed(mask: np.ndarray) -> np.ndarray:
+    """Turn H,W,3 RGB into one uint32 number a pixel, 0xRRGGBB; a 16-bit value too large for a colour becomes white."""
+    r, g, b = (np.minimum(mask[..., i], 255).astype(np.uint32) for i in range(3))
+    return r << 16 | g << 8 | b
 
 
 def _packed(value: int | Colour) -> int:

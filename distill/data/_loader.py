@@ -1,4 +1,4 @@
-"""From a dataset to training batches: every random choice comes from (seed, epoch, index), never from a worker or a global generator."""
+"""From a dataset to training batches; every random choice comes from (seed, epoch, index), never from a worker."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -14,13 +14,14 @@ from ..errors import DataError, ResourceError, UsageError
 from . import Dataset
 from ._transforms import jitter, view
 
+_ORDER, _VIEWS = 1, 2  # what a generator is for: the same seed must not give both the same numbers
 Place = tuple[int, int]  # (epoch, index): which sample, and which of its random views
 
 
 class TrainSamples(TorchDataset):
     """Random training views of a labelled split.
 
-    ``samples[epoch, index]`` is ``{"image": uint8 (3, H, W) in channels-last memory, "label": uint8 (H, W), "key": str}``.
+    ``samples[epoch, index]`` holds "image", uint8 (3, H, W) in channels-last memory, "label", uint8 (H, W), and "key".
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class TrainSamples(TorchDataset):
         epoch, index = place
         image, label = self.dataset.read(index)
         assert label is not None  # the split is labelled
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = np.random.default_rng((_VIEWS, self.seed, epoch, index))
         image, label = view(image, label, rng, crop=self.crop, scale=self.scale, flip=self.flip)
         image = jitter(image, rng, self.jitter)
         return {
@@ -69,13 +70,14 @@ class TrainSamples(TorchDataset):
 
 @lru_cache(maxsize=4)
 def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(length)
+    return np.random.default_rng((_ORDER, seed, epoch)).permutation(length)
 
 
 class Order(Sampler[list[Place]]):
-    """Which samples each step sees: global batch t is positions [t*batch, (t+1)*batch) of the endless chain of permutations.
+    """Which samples each step sees.
 
-    Rank r takes the r-th of ``world`` equal slices of it, so the global batch does not depend on the number of devices.
+    Global batch t is positions [t*batch, (t+1)*batch) of an endless chain of permutations, one an epoch. Rank r takes
+    the r-th of ``world`` equal slices of it, so the global batch does not depend on the number of devices.
     Starting at step ``start`` costs nothing: positions are computed, not counted up to.
     """
 
@@ -104,7 +106,7 @@ class Order(Sampler[list[Place]]):
 
 
 class Loader(DataLoader):
-    """A DataLoader whose workers' data errors arrive as they were raised, and whose dead workers are a lack of resources."""
+    """A DataLoader whose workers' data errors arrive as they were raised; a dead worker is a lack of resources."""
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         try:

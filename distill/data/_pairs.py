@@ -128,8 +128,8 @@ def _beside(folder: Path) -> Files:
     """Split the files of one folder into images and the masks that lie beside them (``x.png``, ``x_mask.png``)."""
     everything = files(folder, IMAGE_TYPES | MASK_TYPES)
     masks = [p for p in everything if p.suffix.lower() in MASK_TYPES and _without(p.stem, MASK_SUFFIXES)[1]]
-    masked = {mask for mask in masks}
-    images = [path for path in everything if path not in masked and path.suffix.lower() in IMAGE_TYPES]
+    taken = set(masks)
+    images = [path for path in everything if path not in taken and path.suffix.lower() in IMAGE_TYPES]
     return Files(images, masks, folder, folder)
 
 
@@ -215,7 +215,7 @@ def _from_options(root: Path, images: str, masks: str | None) -> dict[str, Files
 
 
 def discover(root: Path, images: str | None = None, masks: str | None = None) -> Layout:
-    """Find images and masks below ``root``; ``images`` and ``masks`` name folders or list files and may hold ``{split}``.
+    """Find images and masks below ``root``; ``images`` and ``masks`` name folders or lists and may hold ``{split}``.
 
     Raises:
         DataError: no images in any known layout.
@@ -260,6 +260,9 @@ def discover(root: Path, images: str | None = None, masks: str | None = None) ->
             else:
                 found[split] = _beside(part)
     else:
+        several = [name for name, sub in inside.items() if _first(_inside(sub), IMAGE_FOLDERS)]
+        if several:
+            raise DataError(f"{home} holds datasets of its own ({', '.join(several)}); name one of them")
         found = {"all": _beside(home)}
     if list(found) == ["all"]:
         found = _by_lists(home, found["all"])

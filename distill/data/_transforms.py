@@ -19,9 +19,10 @@ FILL = (124, 116, 104)
 def draw_window(
     rng: np.random.Generator, size: tuple[int, int], crop: tuple[int, int], scale: tuple[float, float]
 ) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
-    """Draw a scale and a place: return the source window (top, left, height, width) and the size (H, W) it is resized to.
+    """Draw a scale and a place.
 
-    The factor comes in steps of 0.1 from ``scale[0]`` to ``scale[1]``, as in the papers' code.
+    Returns the window of the source (top, left, height, width) and the size (H, W) that it is resized to. The
+    factor comes in steps of 0.1 from ``scale[0]`` to ``scale[1]``, as in the papers' code.
     """
     low, high = scale
     factor = low + 0.1 * int(rng.integers(round((high - low) / 0.1) + 1))
@@ -64,7 +65,7 @@ def view(
 
 
 def jitter(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Change brightness, contrast, saturation (factor 1 +- strength) and hue (+- strength/4) of an RGB image, in random order.
+    """Change brightness, contrast, saturation (factor 1 +- strength) and hue (+- strength/4) in random order.
 
     The functional forms of torchvision's v2 take the drawn factors, so no global generator is touched.
     """

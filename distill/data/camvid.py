@@ -38,7 +38,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def _folders(root: Path, split: str) -> tuple[Path, Path]:
-    """Return the image and label folders of a split: ``images/train`` and ``labels/train``, or SegNet's ``train`` and ``trainannot``."""
+    """Return a split's folders: ``images/train`` and ``labels/train``, or SegNet's ``train`` and ``trainannot``."""
     if (root / "images").is_dir():
         return root / "images" / split, root / "labels" / split
     return root / split, root / f"{split}annot"
@@ -68,6 +68,7 @@ def _root(root: str | None) -> Path:
 
 
 def splits(root: str | None = None) -> list[str]:
+    """Return the splits that are there."""
     found = _root(root)
     return [split for split in _SPLITS if _folders(found, split)[0].is_dir()]
 

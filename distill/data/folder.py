@@ -1,8 +1,8 @@
-"""A folder of images and masks: two sub-folders or two lists, palette, grey or RGB-coded masks; what is not said is inferred.
+"""A folder of images and masks: two sub-folders or two lists; palette, grey or RGB-coded masks; the rest is inferred.
 
-What may be said, as options or in a ``kdc.yaml`` (or ``dataset.yaml``) beside the data: ``classes`` (names, or their number),
-``ignore_index`` (one id or several), ``codes`` (the grey value or RGB colour of each class), ``ignore_codes`` (colours that
-are ignored), ``palette`` (colours for pictures), ``images``, ``labels``, ``val_fraction``, ``split_seed``.
+What may be said, as options or in a ``kdc.yaml`` (or ``dataset.yaml``) beside the data: ``classes`` (names, or their
+number), ``ignore_index`` (one id or several), ``codes`` (the grey value or RGB colour of each class), ``ignore_codes``
+(colours that are ignored), ``palette`` (for pictures), ``images``, ``labels``, ``val_fraction``, ``split_seed``.
 """
 
 import inspect
@@ -17,7 +17,7 @@ import yaml
 
 from ..errors import DataError, UsageError, closest
 from . import IGNORE, BadSample, Problem
-from ._files import Code, Colour, FileDataset, Sample, default_palette, palette_of, read_mask
+from ._files import Code, Colour, FileDataset, Sample, default_palette, packed, palette_of, read_mask
 from ._pairs import Files, discover, pair
 
 RECIPE: dict[str, Any] = {}
@@ -75,11 +75,16 @@ def _value(code: Any) -> int | Colour:
     return int(whole[0]) if len(whole) == 1 else (int(whole[0]), int(whole[1]), int(whole[2]))
 
 
+def _ignored(settings: dict[str, Any]) -> tuple[int, ...]:
+    given = settings.get("ignore_index")
+    if given is None:
+        return (IGNORE,)
+    return tuple(int(value) for value in given) if isinstance(given, list | tuple) else (int(given),)
+
+
 def _given_code(settings: dict[str, Any], names: tuple[str, ...] | None) -> tuple[Code | None, tuple[str, ...] | None]:
     """Return what the settings say about values and names; None where they leave it to the masks."""
-    ignore = settings.get("ignore_index")
-    ignored = (IGNORE,) if ignore is None else tuple(ignore) if isinstance(ignore, list | tuple) else (int(ignore),)
-    codes = settings.get("codes")
+    ignored, codes = _ignored(settings), settings.get("codes")
     if codes is None:
         return (Code.numbered(len(names), ignored) if names else None), names
     if isinstance(codes, dict):
@@ -90,42 +95,53 @@ def _given_code(settings: dict[str, Any], names: tuple[str, ...] | None) -> tupl
         raise UsageError("data.codes mixes grey values and colours; expected one kind")
     if names is not None and len(values) != len(names):
         raise UsageError(f"data.codes holds {len(values)} values for {len(names)} classes; expected one for each")
-    if isinstance(values[0], int):
+    if not values:
+        raise UsageError("data.codes is empty; expected a grey value or a colour [r, g, b] for each class")
+    if not isinstance(values[0], int):
+        if settings.get("ignore_index"):
+            raise UsageError("data.ignore_index is for numbered masks; RGB-coded ones take ignore_codes")
+    else:
         extra += [value for value in ignored if value not in values]
     return Code(tuple(values), tuple(extra)), names or _names(len(values))  # pyright: ignore[reportArgumentType]
 
 
 @lru_cache(maxsize=8)
-def _seen(masks: tuple[Path, ...]) -> tuple[bool, tuple[int, ...], int]:
-    """Decode all masks: whether any is coloured, the values (colours packed as 0xRRGGBB), and how many could be read."""
+def _seen(masks: tuple[Path, ...]) -> tuple[bool, tuple[int, ...], tuple[Problem, ...]]:
+    """Decode all masks: whether any is coloured, the values there (colours as 0xRRGGBB), and what cannot be read."""
 
-    def values(path: Path) -> tuple[bool, np.ndarray] | None:
+    def values(path: Path) -> tuple[bool, np.ndarray] | Problem:
         try:
             mask = read_mask(path)
-        except BadSample:
-            return None  # reading the sample will say so
-        if mask.ndim == 2:
-            return False, np.unique(mask)
-        r, g, b = (mask[..., i].astype(np.int64) for i in range(3))
-        return True, np.unique(r << 16 | g << 8 | b)
+        except BadSample as bad:
+            return bad.problem
+        if mask.ndim == 3:
+            mask = packed(mask)
+        there = np.zeros(int(mask.max()) + 1, bool)
+        there[mask.ravel()] = True
+        return mask.dtype == np.uint32, np.flatnonzero(there)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = [result for result in pool.map(values, masks) if result is not None]
+        results = list(pool.map(values, masks))
+    found = [result for result in results if not isinstance(result, Problem)]
     coloured = any(colour for colour, _ in found)
     together: set[int] = set()
     for colour, some in found:
         together.update((some if colour or not coloured else some * 0x010101).tolist())
-    return coloured, tuple(sorted(together)), len(found)
+    return coloured, tuple(sorted(together)), tuple(result for result in results if isinstance(result, Problem))
 
 
 def _inferred(root: Path, masks: tuple[Path, ...], settings: dict[str, Any]) -> tuple[Code, str]:
     """Infer classes from the values in the masks, and say so in one line."""
-    coloured, values, readable = _seen(masks)
+    coloured, values, unread = _seen(masks)
     cure = "say which with --classes, or with classes and codes in kdc.yaml"
-    seen = f"inferred from {readable} masks in {root}"
+    seen = f"inferred from {len(masks) - len(unread)} masks in {root}"
     if not values:
-        raise DataError(f"none of the {len(masks)} masks in {root} can be read; see kdc data check {root}")
+        raise DataError(f"none of the {len(masks)} masks can be read; {unread[0]}")
     if coloured:
+        if settings.get("ignore_index"):
+            raise UsageError(
+                f"data.ignore_index is for numbered masks; those in {root} are RGB-coded: give ignore_codes"
+            )
         if len(values) > _MOST_COLOURS:
             raise DataError(
                 f"the masks in {root} hold {len(values)} colours: photographs, or masks saved with smoothing? {cure}"
@@ -134,23 +150,18 @@ def _inferred(root: Path, masks: tuple[Path, ...], settings: dict[str, Any]) -> 
         return Code(colours, ()), f"{len(colours)} classes {seen}, a colour each: {', '.join(map(str, colours[:8]))}"
     if set(values) == {0, 255} and settings.get("ignore_index") is None:
         return Code((0, 255), ()), f"2 classes {seen}: grey 0 and 255"
-    ignored = _given_code(settings, ("?",))[0]
-    assert ignored is not None
-    rest = [value for value in values if value not in ignored.ignored]
+    ignored = _ignored(settings)
+    rest = [value for value in values if value not in ignored]
     if len(rest) > 1 and min(np.diff(rest)) >= _GREY_STEP:
-        return Code(
-            tuple(rest), ignored.ignored
-        ), f"{len(rest)} classes {seen}, grey-coded: {', '.join(map(str, rest))}"
+        return Code(tuple(rest), ignored), f"{len(rest)} classes {seen}, grey-coded: {', '.join(map(str, rest))}"
     if not rest or rest[-1] > 252:
         what = f"values up to {rest[-1]}" if rest else "nothing but the ignored id"
         raise DataError(f"the masks in {root} hold {what}: instance ids, or photographs? {cure}")
-    count = rest[-1] + 1 - sum(value < rest[-1] for value in ignored.ignored)
+    count = rest[-1] + 1 - sum(value < rest[-1] for value in ignored)
     absent = count - len(rest)
     unseen = f" ({absent} of them in no mask)" if absent else ""
-    ids = ", ".join(map(str, ignored.ignored))
-    return Code.numbered(
-        count, ignored.ignored
-    ), f"{count} classes{unseen} {seen}: values up to {rest[-1]}, {ids} ignored"
+    ids = ", ".join(map(str, ignored))
+    return Code.numbered(count, ignored), f"{count} classes{unseen} {seen}: values up to {rest[-1]}, {ids} ignored"
 
 
 def _cut(samples: list[Sample], split: str, fraction: float, seed: int) -> list[Sample]:
@@ -234,12 +245,21 @@ def open_split(
         resolved |= {"ignore_codes": [list(v) if isinstance(v, tuple) else v for v in code.ignored], "ignore_index": []}
         resolved["palette"] = [list(colour) for colour in colours]
     return FileDataset(
-        where.name, split, samples, code, names, colours, source=str(where), options=resolved, notes=tuple(notes), problems=problems
-    )  # fmt: skip
+        where.name,
+        split,
+        samples,
+        code,
+        names,
+        colours,
+        source=str(where),
+        options=resolved,
+        notes=tuple(notes),
+        problems=problems,
+    )
 
 
 def _palette(given: Any, code: Code, masks: tuple[Path, ...]) -> tuple[Colour, ...]:
-    """Return a colour for each class: as given, else the codes themselves, else the first mask's palette, else made up."""
+    """Return a colour for each class: as given, else the codes, else the first mask's palette, else made up."""
     count = len(code.values)
     if given is not None:
         colours = [_value(colour) for colour in given]

@@ -50,6 +50,20 @@ class Phase:
     iters: int
 
 
+@dataclass
+class Critic:
+    """A network that trains against the student; the loop steps it after the student, with an optimiser of its own."""
+
+    module: nn.Module
+    lr: float
+    optimizer: str = "adam"
+    #: of Adam; SGD takes the first as its momentum
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    #: decay the rate with the student's
+    decay: bool = False
+
+
 class Method(nn.Module):
     """Extra terms of the student's loss; only `losses` is mandatory.
 
@@ -87,17 +101,17 @@ class Method(nn.Module):
         with torch.autocast(batch.labels.device.type, enabled=False):
             return self.losses(student, teacher, batch)
 
-    def critics(self) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
-        """Return the networks that train against the student, with their optimiser settings."""
+    def critics(self) -> dict[str, Critic]:
+        """Return the networks that train against the student; they are sub-modules of the method."""
         return {}
 
     def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
-        """Return each critic's loss; the student is detached."""
+        """Return each critic's loss, by the critic's name; the student is detached."""
         return {}
 
     def joint_parameters(self) -> list[nn.Parameter]:
         """Return what trains with the student: all that require grad, critics apart."""
-        apart = {id(p) for module, _ in self.critics().values() for p in module.parameters()}
+        apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
 
     def notes(self) -> list[str]:
@@ -132,7 +146,7 @@ class Method(nn.Module):
         return torch.Generator().manual_seed(zlib.crc32(f"{self.sizes.seed}/{_name_of(type(self))}/{tag}".encode()))
 
     def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:
-        """Return both sides of a tap in at least float32, the teacher's detached, the student's at the teacher's size."""
+        """Return a tap of both in at least float32: the student's at the teacher's size, the teacher's detached."""
         target = raised(teacher.tap(tap)).detach()
         return upsample(raised(student.tap(tap)), target.shape[-2:]), target
 
@@ -178,7 +192,7 @@ class Composite(Method):
         }
         return {term: values[term] for term in self.terms}
 
-    def critics(self) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
+    def critics(self) -> dict[str, Critic]:
         return {f"{name}.{key}": critic for name, method in self._parts() for key, critic in method.critics().items()}
 
     def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:

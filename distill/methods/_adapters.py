@@ -1,6 +1,7 @@
 """Small networks that methods put between student and teacher, drawn from generators of their own."""
 
 import math
+from typing import cast
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 
 def conv1x1(c_in: int, c_out: int, rng: torch.Generator, bias: bool = True) -> nn.Conv2d:
     """Make a 1x1 convolution with PyTorch's default initialisation drawn from ``rng``; the global generator rests."""
-    conv = nn.utils.skip_init(nn.Conv2d, c_in, c_out, 1, bias=bias)
+    conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, c_in, c_out, 1, bias=bias))
     bound = 1 / math.sqrt(c_in)
     for parameter in conv.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=rng)

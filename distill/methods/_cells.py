@@ -129,7 +129,7 @@ def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _axis(pixels: int, student: int, teacher: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cut an axis into runs of pixels that read one student and one teacher row, pixel i reading row i * rows // pixels.
+    """Cut an axis into runs of pixels that read one student and one teacher row; pixel i reads row i * rows // pixels.
 
     Returns the runs' student rows, their teacher rows, each pixel's run and each run's length.
     """

@@ -121,7 +121,7 @@ class Kt(Method):
 
 
 def _mixed(source: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix the source's channels by their likeness to the other's, and by their unlikeness; ``(B, C of other, H, W)``."""
+    """Mix the source's channels by likeness to the other's, and by unlikeness: both ``(B, C of other, H, W)``."""
     x, y = source.flatten(2), other.flatten(2)
     likeness = torch.bmm(unit(y, 2), unit(x, 2).transpose(1, 2))
     high = torch.bmm(likeness, x)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..cost import params
 from ..errors import UsageError, closest
 from ..preprocess import Preprocess
 from ._backbones import ALIASES, BACKBONES, make
@@ -127,8 +128,6 @@ def rebuild(spec: dict[str, Any]) -> SegmentationModel:
 
 def describe(name: str) -> dict[str, Any]:
     """Return what ``kdc models ls`` shows of a model; parameters are those with 19 classes."""
-    from ..cost import params
-
     full = expand(name)
     arch, backbone = full.split("-")
     kind = BACKBONES[backbone]

@@ -45,6 +45,11 @@ class Output:
         aux = None if self.aux is None else _raise(self.aux)
         return Output(_raise(self.logits), aux, {name: _raise(x) for name, x in self.features.items()})
 
+    def detached(self) -> "Output":
+        """Return the same, cut off from the graph."""
+        aux = None if self.aux is None else self.aux.detach()
+        return Output(self.logits.detach(), aux, {name: x.detach() for name, x in self.features.items()})
+
 
 def _raise(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

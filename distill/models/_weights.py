@@ -215,7 +215,9 @@ def _timm_name(name: str) -> str:
 
 def _no_weights(name: str) -> str:
     if name in ("r18", "r34"):
-        return f"no ImageNet weights exist for the papers' deep stem below r50; {name}v1b (7x7 stem) takes ordinary ones"
+        return (
+            f"no ImageNet weights exist for the papers' deep stem below r50; {name}v1b (7x7 stem) takes ordinary ones"
+        )
     return "timm has no ImageNet weights for it"
 
 
@@ -227,7 +229,7 @@ def _imagenet_file(tag: str) -> tuple[Path | None, str]:
     from huggingface_hub.errors import HfHubHTTPError
 
     # OSError, and whatever the hub's own network library (requests or httpx) raises
-    failures: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+    failures: Any = (OSError, *HfHubHTTPError.__bases__)
     config: Any = timm.get_pretrained_cfg(tag)
     cached = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
     if isinstance(cached, str):

@@ -4,12 +4,13 @@ import json
 
 import pytest
 import torch
+from torch import nn
+
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
-from kdc.distill.methods import Composite, Method, Sizes, compose, info, names
+from kdc.distill.methods import Composite, Critic, Method, Sizes, compose, info, names
 from kdc.distill.models import Output, Tap
 from kdc.distill.presets import PRESETS, preset
-from torch import nn
 
 K = 5
 TAPS = [{"logits": Tap(K, 8), "aux": Tap(K, 8), "dec": Tap(c, 8), "bb": Tap(2 * c, 8)} for c in (4, 6)]
@@ -137,7 +138,7 @@ class Watching(Method):
         return {"seen": student.logits.mean()}
 
     def critics(self):
-        return {"d": (self.critic, {"lr": 1e-4})}
+        return {"d": Critic(self.critic, lr=1e-4)}
 
     def critic_losses(self, student, teacher, batch):
         return {"d": self.critic.weight.sum()}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose, info, load, names
@@ -19,17 +20,17 @@ WIDTHS = {
 }
 
 
-def sizes(seed=0, **changed):
-    widths = WIDTHS | changed
+def sizes(changed=None, seed=0):
+    widths = WIDTHS | (changed or {})
     student, teacher = ({tap: Tap(pair[side], 8) for tap, pair in widths.items()} for side in (0, 1))
     return Sizes(K, student, teacher, iters=40, seed=seed)
 
 
-def output(side, shape=(4, 6), images=2, seed=0, dtype=torch.float32, **changed):
+def output(side, shape=(4, 6), images=2, seed=0, dtype=torch.float32, changed=None):
     rng = torch.Generator().manual_seed(seed + side)
     maps = {
         tap: torch.randn(images, pair[side], *shape, generator=rng).to(dtype).requires_grad_(side == 0)
-        for tap, pair in (WIDTHS | changed).items()
+        for tap, pair in (WIDTHS | (changed or {})).items()
     }
     return Output(maps.pop("logits"), maps.pop("aux"), maps)
 
@@ -129,7 +130,7 @@ class TestContract:
 @pytest.mark.parametrize("name", ["kd", "kt", "cwd"])
 def test_class_counts_must_agree(name):
     with pytest.raises(UsageError, match="student has 5 classes and the teacher 7"):
-        compose(name, sizes(logits=(K, 7)))
+        compose(name, sizes({"logits": (K, 7)}))
 
 
 def test_unknown_method_names_the_nearest():
@@ -181,7 +182,7 @@ class TestCwd:
         assert len(composite.methods["cwd"].adapter.state_dict()) == entries
 
     def test_no_adapter_for_equal_channels(self):
-        assert compose("cwd", sizes(dec=(6, 6))).methods["cwd"].adapter is None
+        assert compose("cwd", sizes({"dec": (6, 6)})).methods["cwd"].adapter is None
 
     def test_other_tap(self):
         assert compose("cwd", sizes(), {"cwd": {"at": "bb", "logits": 0}}).taps == ("bb",)
@@ -191,8 +192,8 @@ class TestAngular:
     @pytest.mark.parametrize(("name", "dims"), [("lad", (1, 2, 3)), ("cad", (2, 3)), ("pad", (1,))])
     def test_equals_the_squared_distance(self, name, dims):
         same = {"bb": (9, 9)}
-        student, teacher = output(0, dtype=torch.float64, **same), output(1, dtype=torch.float64, **same)
-        value = compose(name, sizes(**same)).losses(student, teacher, batch())[f"{name}.ad"]
+        student, teacher = output(0, dtype=torch.float64, changed=same), output(1, dtype=torch.float64, changed=same)
+        value = compose(name, sizes(same)).losses(student, teacher, batch())[f"{name}.ad"]
         s, t = (
             x / torch.linalg.vector_norm(x, dim=dims, keepdim=True)
             for x in (student.features["bb"], teacher.features["bb"])
@@ -205,12 +206,36 @@ class TestAngular:
     def test_zero_vectors(self):
         """One side zero counts 1, both 0, and neither sends a gradient."""
         same = {"bb": (2, 2)}
-        student, teacher = output(0, (1, 3), 1, **same), output(1, (1, 3), 1, **same)
+        student, teacher = output(0, (1, 3), 1, changed=same), output(1, (1, 3), 1, changed=same)
         with torch.no_grad():
             student.features["bb"][..., :2] = 0
             teacher.features["bb"][..., 1] = 0
             teacher.features["bb"][..., 2] = student.features["bb"][..., 2]
-        value = compose("pad", sizes(**same)).losses(student, teacher, batch(1))["pad.ad"]
+        value = compose("pad", sizes(same)).losses(student, teacher, batch(1))["pad.ad"]
         value.backward()
         assert value.item() == pytest.approx(1 / 3, abs=1e-6)
         assert student.features["bb"].grad.abs().max() < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("name", names())
+def test_gpu_gives_the_same_and_never_waits(name):
+    def moved(out):
+        maps = {tap: x.detach().cuda() for tap, x in out.features.items()}
+        return Output(out.logits.detach().cuda().requires_grad_(), out.aux.detach().cuda(), maps)
+
+    composite, given = compose(name, sizes()), batch()
+    expected = composite.losses(output(0), output(1), given)
+    composite.cuda()
+    student, teacher = moved(output(0)), moved(output(1))
+    given = Batch(given.images.cuda(), given.labels.cuda(), given.step)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        values = composite.losses(student, teacher, given)
+        for term, value in values.items():
+            assert value.item() == pytest.approx(expected[term].item(), rel=1e-4)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            composite.losses(student, teacher, given)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from kdc.distill.errors import UsageError
 from kdc.distill.schedule import Schedule, poly
 

@@ -1,0 +1,131 @@
+"""What a run carries from step to step: what a checkpoint holds, the logs, and the signals that end it."""
+
+import signal
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from . import console
+from .checkpoint import save_state
+from .errors import KdcError, NumbersError
+from .methods import Composite, Critic
+from .models import SegmentationModel
+from .optim import Average, rng_state, set_rng_state
+from .run import Run
+
+
+class Stopped(KdcError):
+    """A signal ended the run after a good checkpoint."""
+
+    def __init__(self, number: int, run: Run) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.path.name}")
+        self.exit_code = 128 + number
+
+
+@dataclass
+class Stage:
+    """One stretch of optimisation: a phase of the method, or ``main``."""
+
+    name: str
+    learner: Any
+    optimiser: Any
+    iters: int
+    lr: float
+    #: by name, the method's critics and their optimisers
+    critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = field(default_factory=dict)
+
+
+@dataclass
+class State:
+    """Everything that a resumed run continues from."""
+
+    run: Run
+    student: SegmentationModel
+    method: Composite
+    average: Average | None
+    stage: str = ""
+    step: int = 0
+    bad: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> SegmentationModel:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.average.model if self.average else self.student  # type: ignore[return-value]
+
+    def save(self, stage: Stage) -> None:
+        """Write a checkpoint, unless the numbers have gone bad since the last one."""
+        if self.bad:
+            return
+        if not all(bool(torch.isfinite(p).all()) for p in self.student.parameters()):
+            raise NumbersError(
+                f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept"
+            )
+        values = {"stage": self.stage, "step": self.step, "best": self.best, "rng": rng_state()}
+        values |= {"student": self.student.state_dict(), "method": self.method.state_dict()}
+        values |= {"average": self.average.model.state_dict() if self.average else None}
+        values |= {"module": stage.learner.module.state_dict() if stage.name != "main" else None}
+        values |= {"critics": {name: tool.state_dict() for name, (_, tool) in stage.critics.items()}}
+        values |= {"optimiser": stage.optimiser.state_dict(), "offsets": {k: f.tell() for k, f in self.logs.items()}}
+        for file in self.logs.values():
+            file.flush()
+        save_state(self.run.checkpoints, values, self.step)
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Undo ``save``; the stage's own optimiser is restored when the stage begins."""
+        self.student.load_state_dict(values["student"])
+        self.method.load_state_dict(values["method"])
+        if self.average:
+            self.average.model.load_state_dict(values["average"])
+        self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
+        set_rng_state(values["rng"])
+
+    def enter(self, stage: Stage, values: dict[str, Any] | None) -> None:
+        """Begin a stage, or go on within the one that ``values`` was saved in."""
+        if values is None or values["stage"] != stage.name:
+            self.stage, self.step = stage.name, 0
+            return
+        stage.optimiser.load_state_dict(values["optimiser"])
+        for name, (_, tool) in stage.critics.items():
+            tool.load_state_dict(values["critics"][name])
+        if values["module"] is not None:
+            stage.learner.module.load_state_dict(values["module"])
+
+    def open_logs(self, offsets: dict[str, int] | None) -> None:
+        """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
+        self.logs = {}
+        for name in ("metrics", "timing"):
+            path = self.run.path / f"{name}.jsonl"
+            path.touch()
+            file = path.open("r+")
+            file.truncate(offsets[name] if offsets else 0)
+            file.seek(0, 2)
+            self.logs[name] = file
+
+    def log(self, name: str, **values: Any) -> None:
+        """Append one object to a log."""
+        self.logs[name].write(console.to_json(values) + "\n")
+
+
+class Signals:
+    """SIGINT and SIGTERM, remembered until the step is done."""
+
+    def __enter__(self) -> "Signals":
+        self.number = 0
+        self._old = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._old[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: signals go elsewhere
+                break
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.number:  # a second one: the user does not want to wait
+            raise KeyboardInterrupt
+        self.number = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

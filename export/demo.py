@@ -1,0 +1,122 @@
+"""The whole job on the built-in data in a few minutes: teacher, baseline, distillation, export, proof, engine, speed, report."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ..calib.calibrate import calibrate_run
+from ..deploy.latency import bench_latency
+from ..deploy.parity import read_gates
+from ..deploy.report import write_report
+from ..distill import console
+from ..distill.config import Config, resolve
+from ..distill.data import recipe
+from ..distill.errors import ExportError
+from ..distill.job import run_job
+from ..distill.run import Run
+from .commands import engine_path
+from .to_onnx import export_run
+from .to_trt import build_engine
+
+TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
+#: sized for about four minutes on two CPU cores; both students get the same budget
+SETTINGS: dict[str, Any] = {
+    "data.size": (64, 128),
+    "train.crop": (64, 128),
+    "train.batch": 8,
+    "train.iters": 300,
+    "train.val_every": 100,
+    "train.save_every": 100,
+}
+#: seconds of measuring for each of the three backends
+BENCH_SECONDS = 3.0
+STEPS = 8
+
+
+def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
+    """Do the main job on generated scenes and return what was measured.
+
+    Args:
+        seed: of weights, sample order and augmentation; the scenes are the same for every seed.
+        root: where the runs go (default ``runs/``).
+
+    Raises:
+        KdcError: whatever the step that failed raises; TensorRT's absence alone does not end the demo.
+    """
+    started = time.perf_counter()
+    console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
+    _step(1, f"fit the teacher, {TEACHER}")
+    teacher = run_job(_config(seed, TEACHER), root=root, kind="teacher")
+    _step(2, f"fit the student alone, {STUDENT}: the baseline")
+    baseline = run_job(_config(seed, STUDENT), root=root)
+    _step(3, "distil the teacher into the student with kt: same start, same data order, same budget")
+    student = run_job(_config(seed, STUDENT, method="kt", teacher=str(teacher.path)), root=root)
+    _step(4, "export to ONNX and check parity with torch")
+    exported = export_run(student)[0]
+    _step(5, "quantise to INT8 for ONNX Runtime and check it")
+    int8 = calibrate_run(student)
+    _step(6, "build a TensorRT engine")
+    engine = _engine(exported.path)
+    _step(7, "measure latency: torch, ONNX, ONNX INT8")
+    latency = bench_latency([student, exported.path, int8.path], seconds=BENCH_SECONDS)
+    _step(8, "write the report")
+    report = write_report(student, baseline=baseline)
+    result = {
+        "data": "builtin (generated scenes)",
+        "seed": seed,
+        "miou": {
+            name: run.card["final"]["miou"]
+            for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
+        },
+        "gates": read_gates(student),
+        "latency": latency,
+        "engine": engine,
+        "runs": {"teacher": str(teacher.path), "baseline": str(baseline.path), "distilled": str(student.path)},
+        "report": str(report),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    _summary(result, student)
+    return result
+
+
+def _config(seed: int, network: str, method: str = "none", teacher: str | None = None) -> Config:
+    chosen = {"model.student": network, "model.teacher": teacher, "method.name": method, "train.seed": seed}
+    return resolve(chosen, layers=[recipe("builtin"), SETTINGS])
+
+
+def _step(number: int, text: str) -> None:
+    console.say(f"\n[{number}/{STEPS}] {text}")
+
+
+def _engine(onnx: Path) -> dict[str, Any] | None:
+    try:
+        return build_engine(onnx, engine_path(onnx))
+    except ExportError as error:
+        console.warn(f"no engine: {error}")
+        return None
+
+
+def _summary(result: dict[str, Any], student: Run) -> None:
+    miou = result["miou"]
+    gain = 100 * (miou["distilled"] - miou["baseline"])
+    rows = [
+        (f"teacher mIoU, {TEACHER}", f"{100 * miou['teacher']:.2f} %"),
+        (f"student alone mIoU, {STUDENT}", f"{100 * miou['baseline']:.2f} %"),
+        ("student distilled with kt mIoU", f"{100 * miou['distilled']:.2f} % ({gain:+.2f} points)"),
+    ]
+    for entry in result["gates"]:
+        rows.append((f"parity of {entry['stage']}", f"{100 * entry['agreement']:.3f} % of pixels"))
+    for row in result["latency"]["backends"]:
+        rows.append((f"{row['name']}", f"{row['p50']:.2f} ms median, {row['size_mb']:.1f} MB"))
+    if result["engine"]:
+        size = result["engine"]["bytes"] / 1e6
+        rows.append((f"TensorRT engine ({result['engine']['flavour']})", f"{size:.1f} MB, built, not run here"))
+    console.say()
+    console.table(
+        f"measured here in {result['seconds']:.0f} s on generated scenes (seed {result['seed']})", ("", ""), rows
+    )
+    console.say(f"report: {result['report']}")
+    console.say("next:")
+    console.say("  kdc distill --data DIR --teacher r101 --student r18 --method kt    your own images and masks")
+    console.say(f"  kdc export trt {student.path.name}")
+    console.say(f"  kdc bench latency {student.path.name} --mode e2e")

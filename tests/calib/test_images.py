@@ -1,0 +1,63 @@
+"""The calibration set holds every class that the data hold."""
+
+import numpy as np
+import pytest
+
+from kdc.calib.images import choose, greedy
+from kdc.distill.errors import DataError, UsageError
+
+
+class Scenes:
+    """Images of class 0 only, but for one that holds class 1."""
+
+    name, split, classes, num_classes = "scenes", "train", ("sky", "pole", "ghost"), 3
+
+    def __init__(self, count: int, rare: int, labelled: bool = True) -> None:
+        self.count, self.rare, self.labelled = count, rare, labelled
+
+    def __len__(self) -> int:
+        return self.count
+
+    def key(self, i: int) -> str:
+        return f"{i:03d}"
+
+    def fingerprint(self) -> str:
+        return "f"
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        label = np.zeros((4, 6), np.uint8)
+        label[0] = 255
+        label[1, 0] = 1 if i == self.rare else 0
+        return np.zeros((4, 6, 3), np.uint8), label if self.labelled else None
+
+
+def test_rare_class_comes_first_and_missing_one_is_said(capsys):
+    chosen = choose(Scenes(40, rare=33), 3)  # type: ignore[arg-type]
+    assert chosen.indices[0] == 33
+    assert len(set(chosen.indices)) == 3
+    assert chosen.missing == ["ghost"]
+    assert "no calibration image holds ghost" in capsys.readouterr().out
+    assert chosen.coverage is not None
+    assert sum(chosen.coverage) == pytest.approx(1)  # ignored pixels are no class
+    assert chosen.keys[0] == "033"
+
+
+def test_greedy_takes_what_is_scarce():
+    pixels = np.array([[100, 0, 0], [90, 10, 0], [95, 0, 5], [100, 0, 0]])
+    assert set(greedy(pixels, 2)) == {1, 2}
+    assert sorted(greedy(pixels, 9)) == [0, 1, 2, 3]  # no more than there are, none twice
+
+
+def test_unlabelled_data_are_drawn_by_seed():
+    data = Scenes(40, rare=0, labelled=False)
+    one, same, other = (choose(data, 5, seed=seed).indices for seed in (0, 0, 1))  # type: ignore[arg-type]
+    assert one == same != other
+    assert len(set(one)) == 5
+    assert choose(data, 99).coverage is None  # type: ignore[arg-type]
+
+
+def test_refusals():
+    with pytest.raises(UsageError, match="at least 1 image"):
+        choose(Scenes(4, 0), 0)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="is empty"):
+        choose(Scenes(0, 0), 1)  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+"""Judging files and counting costs through the functions behind ``kdc eval`` and ``kdc bench flops|params``."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc.deploy.accuracy import evaluate_source, show
+from kdc.deploy.costs import count
+from kdc.distill import models
+from kdc.distill.checkpoint import save_student
+from kdc.distill.errors import DataError, UsageError, WeightsError
+from kdc.distill.preprocess import IMAGENET
+
+SIZE, K = (32, 64), 11
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run on the built-in data, with a checkpoint and an ONNX file that always says class 2."""
+    folder = tmp_path / "run"
+    model = models.build("deeplabv3-mv2", K, seed=0)
+    data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 3, "seed": 0}, "size": SIZE}
+    save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
+    card = {"data": data, "student": model.spec(), "teacher": {"name": "deeplabv3-r18"}}
+    (folder / "run.json").write_text(json.dumps(card))
+    constant(folder / "export" / "model.onnx", K)
+    return folder
+
+
+def constant(path: Path, classes: int) -> Path:
+    bias = np.zeros(classes, np.float32)
+    bias[2] = 1
+    weights = {"w": np.zeros((classes, 3, 1, 1), np.float32), "b": bias}
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *SIZE])
+        for name, channels in (("image", 3), ("z", classes))
+    ]
+    nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"kdc.preprocess": json.dumps(IMAGENET.to_dict())})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, str(path))
+    return path
+
+
+def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
+    result = evaluate_source(run / "export" / "model.onnx")
+    scores = result["scores"]
+    assert result["ran_on"] == "onnxruntime CPUExecutionProvider"
+    assert scores["images"] == 3
+    assert scores["iou"][2] == pytest.approx(scores["pixel_accuracy"])  # all pixels are class 2: its IoU is its share
+    assert scores["miou"] == pytest.approx(scores["iou"][2] / K)
+    show(result)
+    assert "mIoU (all classes)" in capsys.readouterr().out
+
+
+def test_checkpoint_and_run_are_the_same(run):
+    one, other = evaluate_source(str(run), limit=2), evaluate_source(run / "checkpoints" / "best.safetensors", limit=2)
+    assert one["scores"] == other["scores"]
+    assert one["scores"]["images"] == 2
+    assert one["ran_on"] == "torch cpu"
+
+
+def test_refusals(run, tmp_path):
+    with pytest.raises(DataError, match="the network has 5 classes, builtin has 11"):
+        evaluate_source(constant(run / "export" / "five.onnx", 5))
+    with pytest.raises(WeightsError, match="does not exist"):
+        evaluate_source("none.onnx")
+    with pytest.raises(UsageError, match="name them: --data"):
+        evaluate_source(constant(tmp_path / "alone.onnx", K))
+    with pytest.raises(UsageError, match="accepted: cpu, cuda"):
+        evaluate_source(str(run), device="tpu")
+
+
+def test_costs_of_names_are_the_published_ones():
+    (row,) = count(["r18"], counter="cirkd", size=(512, 1024))
+    assert row["params"] == 13_607_974
+    assert row["params_without_aux"] == 13_459_155
+    assert row["macs"] / 1e9 == pytest.approx(158.98, abs=0.01)
+    (true,) = count(["r18"], counter="true", size=(512, 1024))
+    assert true["macs"] / 1e9 == pytest.approx(129.37, abs=0.01)
+    assert true["flops"] == 2 * true["macs"]
+    assert true["macs_without_aux"] < true["macs"]
+
+
+def test_costs_of_a_run_are_those_of_student_and_teacher(run):
+    student, teacher = count([str(run)], counter="true")
+    assert (student["model"], student["role"]) == ("deeplabv3-mv2", "student")
+    assert (teacher["model"], teacher["classes"]) == ("deeplabv3-r18", K)
+    assert student["size"] == list(SIZE)
+    with pytest.raises(UsageError, match="no run 'nonsense'"):
+        count(["nonsense"])
+    with pytest.raises(UsageError, match="accepted: true, cirkd"):
+        count(["r18"], counter="mine")

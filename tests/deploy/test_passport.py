@@ -1,0 +1,74 @@
+"""The device passport and the doctor's findings."""
+
+import json
+
+from kdc.deploy import doctor, passport
+
+
+def test_passport_is_plain_and_complete():
+    card = passport.passport()
+    assert json.loads(json.dumps(card)) == card
+    assert card["cpu"]["model"]
+    assert 1 <= card["cpu"]["cores"] <= card["cpu"]["logical"]
+    assert card["memory_gib"] > 0
+    assert {"kdc", "torch", "numpy", "python"} <= set(card["versions"])
+
+
+def test_cores_obey_a_container_quota(monkeypatch):
+    files = {"/sys/devices/system/cpu/smt/active": "1", "/sys/fs/cgroup/cpu.max": "300000 100000"}
+    monkeypatch.setattr(passport, "_read", files.get)
+    monkeypatch.setattr(passport.os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert passport.cores() == 3
+    files["/sys/fs/cgroup/cpu.max"] = "max 100000"
+    assert passport.cores() == 32
+
+
+def test_cpu_features(monkeypatch):
+    monkeypatch.setattr(passport, "_read", lambda path: "flags\t: fpu avx2 avx512_vnni amx_int8 sse\n")
+    assert passport.cpu_features() == ["avx2", "avx512_vnni", "amx_int8"]
+    monkeypatch.setattr(passport, "_read", lambda path: "flags\t: fpu avx2\n")
+    assert passport.has_vnni() is False
+
+
+SMI = "NVIDIA H200, 570.1, 143771, 5, 345, 1980, 3201, 76.2, 700.00, 30, Enabled, Enabled, Disabled, 9.0, 0x{:x}"
+
+
+def test_gpu_is_read_from_nvidia_smi_and_throttling_flagged(monkeypatch):
+    def smi(query, reasons=0x0000000000000004):
+        if "compute-apps" in query:
+            return [["17"], ["18"]]
+        return [[cell.strip() for cell in SMI.format(reasons).split(",")]]
+
+    monkeypatch.setattr(passport, "_smi", smi)
+    (gpu,) = passport.gpus()
+    assert (gpu["name"], gpu["memory_mib"], gpu["power_w"], gpu["capability"]) == ("NVIDIA H200", 143771, 76.2, 9.0)
+    flags = "\n".join(passport.gpu_flags([gpu]))
+    assert "throttle reasons 0x4" in flags
+    assert "2 processes compute on it" in flags
+    assert passport.gpu_flags([gpu | {"throttle": "0x1", "others": 1}]) == []  # idle is no throttling
+
+
+def test_no_driver_no_gpus(monkeypatch):
+    monkeypatch.setattr(passport.shutil, "which", lambda name: None)
+    assert passport.gpus() == []
+
+
+def test_doctor_finds_two_onnxruntimes(monkeypatch):
+    monkeypatch.setattr(doctor, "gpus", lambda: [])
+    monkeypatch.setattr(doctor, "version", lambda name: "1.31.1" if name.startswith("onnxruntime") else None)
+    check = doctor._onnxruntime()
+    assert check.state == "missing"
+    assert check.cure == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+    monkeypatch.setattr(doctor, "version", lambda name: None)
+    assert doctor._onnxruntime().cure == "pip install 'kdc[cpu]'"
+    assert doctor._tensorrt().state == "missing"
+
+
+def test_doctor_reports_this_machine(capsys):
+    result = doctor.examine()
+    names = {check["what"] for check in result["checks"]}
+    assert {"python", "torch", "onnxruntime", "TensorRT", "opencv"} <= names
+    assert all(check["cure"] for check in result["checks"] if check["state"] == "missing")
+    assert json.loads(json.dumps(result)) == result
+    doctor.show(result)
+    assert "kdc doctor" in capsys.readouterr().out

@@ -1,0 +1,372 @@
+"""The loop: exact resume after kills, nothing handicapped, several processes, bad numbers, signals, phases and critics."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kdc.distill import job, methods, models
+from kdc.distill import train as loop
+from kdc.distill.checkpoint import load_state, load_student, save_student
+from kdc.distill.config import Config, resolve
+from kdc.distill.errors import BusyError, DataError, NumbersError, UsageError, WeightsError
+from kdc.distill.methods import Critic, Method, Phase
+from kdc.distill.run import Run, find_run
+
+SMALL = {
+    "data.size": (32, 64),
+    "data.count": 12,
+    "data.val_count": 4,
+    "train.crop": (32, 64),
+    "train.batch": 2,
+    "train.iters": 6,
+    "train.val_every": 4,
+    "train.save_every": 2,
+    "train.log_every": 1,
+    "train.threads": 1,
+    "train.lr": 0.01,
+    "model.student": "pspnet-mv2_035",
+    "model.teacher": "pspnet-mv2_050",
+    "model.teacher_check": False,
+}
+
+
+def config(**changes: object) -> Config:
+    return resolve({**SMALL, **{key.replace("__", "."): value for key, value in changes.items()}})
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def teacher(root: Path) -> Run:
+    return job.run_job(config(model__student="pspnet-mv2_050", train__iters=3), root=root, kind="teacher")
+
+
+@pytest.fixture(scope="module")
+def unbroken(root: Path, teacher: Run) -> Run:
+    return job.run_job(config(method__name="kt", model__teacher=str(teacher.path)), root=root)
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_student(run, which="last").state_dict()
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_both_phases_of_kt_are_logged_and_the_run_is_complete(unbroken: Run, root: Path) -> None:
+    steps = [record for record in unbroken.records() if "terms" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
+    assert set(steps[0]["terms"]) == {"kt.kd", "kt.lt", "kt.ft", "kt.tri"} == set(steps[0]["weights"])
+    assert [record["step"] for record in unbroken.records() if "val" in record] == [4, 6]
+    assert unbroken.card["status"] == "finished" and unbroken.card["final"]["miou"] >= 0
+    assert (root / "last").resolve() == unbroken.path
+    assert {"config.yaml", "metrics.jsonl", "checkpoints/best.safetensors"} <= set(unbroken.card["files"])
+
+
+def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -> Run:
+    """Run the same configuration in a process of its own and kill it without warning."""
+    settings = folder / "config.yaml"
+    settings.write_text(source.config.to_yaml())
+    command = [sys.executable, "-m", "kdc", "distill", "--config", str(settings), "--out", str(folder / "run")]
+    process = subprocess.Popen(
+        [*command, "--workers", str(workers)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    metrics = folder / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    pointer = folder / "run" / "checkpoints" / "last.json"
+    while time.monotonic() < deadline and process.poll() is None:
+        if pointer.exists() and json.loads(pointer.read_text())["step"] >= kill_after:
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert pointer.exists() and metrics.exists()
+    return Run(folder / "run")
+
+
+@pytest.mark.parametrize(("kill_after", "workers"), [(0, 0), (4, 2)])
+def test_killed_and_resumed_equals_unbroken(unbroken: Run, tmp_path: Path, kill_after: int, workers: int) -> None:
+    broken = _interrupted(unbroken, tmp_path, kill_after, workers)
+    assert broken.card["status"] == "running"
+    # what the process wrote after its last checkpoint must go
+    with (broken.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "half a li')
+    resumed = job.resume_job(str(broken.path), workers=workers)
+    assert (resumed.path / "metrics.jsonl").read_bytes() == (unbroken.path / "metrics.jsonl").read_bytes()
+    assert equal(weights(resumed), weights(unbroken))
+    with pytest.raises(UsageError, match="finished"):
+        job.resume_job(str(resumed.path))
+
+
+def test_resume_refuses_a_changed_checkpoint_or_teacher(unbroken: Run, tmp_path: Path) -> None:
+    broken = _interrupted(unbroken, tmp_path, 2)
+    file = broken.checkpoints / json.loads((broken.checkpoints / "last.json").read_text())["file"]
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    with pytest.raises(WeightsError, match="changed"):
+        load_state(broken.checkpoints)
+    file.write_bytes(good)
+    broken.record(teacher=broken.card["teacher"] | {"sha256": "0" * 64})
+    with pytest.raises(WeightsError, match="teacher"):
+        job.resume_job(str(broken.path))
+
+
+def test_zero_weights_are_plain_training_bit_for_bit(root: Path, teacher: Run) -> None:
+    plain = job.run_job(config(), root=root)
+    assert plain.card["kind"] == "train"
+    for name, settings in (
+        ("kt", {"method.kt.kd": 0, "method.kt.lt": 0, "method.kt.ft": 0, "method.kt.tri": 0}),
+        (
+            "cwd+lad",
+            {"method.cwd.logits": 0, "method.cwd.feature": "step(0,1,1000)", "method.lad.ad": "step(0,1,1000)"},
+        ),
+    ):
+        idle = job.run_job(
+            resolve({**SMALL, "method.name": name, "model.teacher": str(teacher.path), **settings}), root=root
+        )
+        assert equal(weights(idle), weights(plain)), name
+    assert idle.card["baseline"] == str(plain.path)
+
+
+def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
+    settings = {"train__batch": 4, "train__iters": 3, "train__freeze_bn": True, "model__dropout": 0.0}
+    whole = job.run_job(config(**settings), root=root)
+    parts = job.run_job(config(**settings, train__accumulate=2), root=root)
+    for key, value in weights(whole).items():
+        torch.testing.assert_close(weights(parts)[key], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["none", "kd", "cwd"])
+def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, method: str) -> None:
+    settings = {
+        "train.batch": 4,
+        "train.iters": 2,
+        "train.freeze_bn": True,
+        "model.dropout": 0.0,
+        "method.name": method,
+    }
+    one = job.run_job(resolve({**SMALL, **settings, "model.teacher": str(teacher.path)}), root=root)
+    file = tmp_path / "config.yaml"
+    file.write_text(one.config.to_yaml())
+    command = [
+        sys.executable,
+        "-m",
+        "kdc",
+        "train" if method == "none" else "distill",
+        "--config",
+        str(file),
+        "--device",
+        "cpu",
+    ]
+    command += ["--devices", "2", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    two = Run(tmp_path / "run")
+    assert two.card["world"] == 2
+    for key, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[key], value, rtol=1e-4, atol=1e-5)
+    first, second = (run.records()[0] for run in (one, two))
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
+
+
+def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.task_loss
+
+    def broken(output, labels, aux_weight, valid):
+        terms = real(output, labels, aux_weight, valid)
+        return {key: value * (float("nan") if broken.calls >= 3 else 1.0) for key, value in terms.items()}
+
+    broken.calls = 0
+
+    class Counting(loop.Learner):
+        def forward(self, *given):
+            result = super().forward(*given)
+            broken.calls += 1
+            return result
+
+    monkeypatch.setattr(loop, "task_loss", broken)
+    monkeypatch.setattr(loop, "Learner", Counting)
+    with pytest.raises(NumbersError, match="last good checkpoint"):
+        job.run_job(config(train__iters=20), root=root)
+    run = max((Run(p.parent) for p in root.glob("*_train_*/run.json")), key=lambda r: r.path.stat().st_mtime)
+    state = load_state(run.checkpoints)
+    assert state["step"] == 2 and all(
+        torch.isfinite(v).all() for v in state["student"].values() if v.is_floating_point()
+    )
+    assert [r["step"] for r in run.records() if r.get("skipped")] == [4, 5, 6]
+    assert run.card["status"] == "failed"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(config(train__iters=100000, train__save_every=100000, train__val_every=100000).to_yaml())
+    command = [sys.executable, "-m", "kdc", "train", "--config", str(file), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "last.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "--resume" in errors and len(errors.strip().splitlines()) == 1
+    run = Run(tmp_path / "run")
+    assert run.card["status"] == "stopped" and load_state(run.checkpoints)["step"] > 0
+
+
+def test_two_runs_never_share_a_folder(unbroken: Run, root: Path) -> None:
+    with pytest.raises(BusyError, match="holds a run"):
+        job.run_job(config(), out=unbroken.path)
+    other = find_run(unbroken.path)
+    unbroken.lock()
+    try:
+        with pytest.raises(BusyError, match="another process"):
+            other.lock()
+    finally:
+        unbroken.unlock()
+
+
+def test_a_teacher_of_random_weights_is_refused(root: Path, tmp_path: Path) -> None:
+    save_student(tmp_path / "t.safetensors", models.build("pspnet-mv2_050", 11, seed=1).eval(), {})
+    settings = {"method__name": "kd", "model__teacher": str(tmp_path / "t.safetensors"), "model__teacher_check": True}
+    with pytest.raises(WeightsError, match="knows nothing"):
+        job.run_job(config(**settings), root=root)
+
+
+def test_a_teacher_of_other_classes_is_refused(root: Path, teacher: Run, tmp_path: Path) -> None:
+    save_student(tmp_path / "t.safetensors", models.build("pspnet-mv2_035", 7, seed=0), {})
+    with pytest.raises(WeightsError, match="7 classes"):
+        job.run_job(config(method__name="kd", model__teacher=str(tmp_path / "t.safetensors")), root=root)
+
+
+def test_missing_teacher_names_the_cure(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--teacher"):
+        job.run_job(config(method__name="kd", model__teacher=None), root=tmp_path)
+    with pytest.raises(DataError):
+        job.run_job(config(method__name="kd", data__source=str(tmp_path)), root=tmp_path)
+
+
+def test_average_of_weights_is_what_is_kept(root: Path) -> None:
+    run = job.run_job(config(train__ema=0.5, train__iters=2), root=root)
+    state = load_state(run.checkpoints)
+    assert equal(weights(run), state["average"]) and not equal(weights(run), state["student"])
+
+
+class Toy(Method):
+    """A term with an adapter, a phase of its own and a critic, to see that the loop runs all of it."""
+
+    weights = {"toy": 1.0}
+
+    def __init__(self, sizes, *, terms=None):
+        super().__init__(sizes, terms=terms)
+        self.adapter = nn.Conv2d(sizes.num_classes, sizes.num_classes, 1)
+        self.coder = nn.Conv2d(3, 1, 1)
+        self.judge = nn.Conv2d(sizes.num_classes, 1, 1)
+        for module in (self.adapter, self.coder, self.judge):
+            for parameter in module.parameters():
+                nn.init.uniform_(parameter, -0.1, 0.1, generator=self.rng("toy"))
+
+    def joint_parameters(self):
+        return list(self.adapter.parameters())
+
+    def phases(self, teacher):
+        return [
+            Phase(
+                "coder", self.coder, lambda module, batch: module(batch.images / 255).square().mean(), 0.1, 0.9, 0.0, 3
+            )
+        ]
+
+    def losses(self, student, teacher, batch):
+        return {
+            "toy": (self.adapter(student.logits) - teacher.logits).square().mean()
+            - 0.01 * self.judge(student.logits).mean()
+        }
+
+    def critics(self):
+        return {"judge": Critic(self.judge, lr=0.01)}
+
+    def critic_losses(self, student, teacher, batch):
+        return {"judge": self.judge(student.logits).mean() - self.judge(teacher.logits).mean()}
+
+
+def test_phases_and_critics_run_and_resume_exactly(
+    root: Path, teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = methods.load
+    monkeypatch.setattr(methods, "load", lambda name: Toy if name == "kd" else real(name))
+    settings = config(method__name="kd", model__teacher=str(teacher.path), train__save_every=1)
+    whole = job.run_job(settings, root=root)
+    assert [r["stage"] for r in whole.records() if "loss" in r] == ["kd.coder"] * 3 + ["main"] * 6
+    state = load_state(whole.checkpoints)
+    start = Toy(methods.Sizes(11, {}, {}, 6, 0))
+    for part in ("adapter", "coder", "judge"):
+        assert not torch.equal(state["method"][f"methods.kd.{part}.weight"], getattr(start, part).weight), part
+
+    for stop_at in (2, 5):  # in the phase, and in the main stage
+        seen = []
+        original = loop.State.save
+
+        def save(self, stage, stop_at=stop_at, seen=seen, original=original):
+            original(self, stage)
+            seen.append(1)
+            if len(seen) == stop_at:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(loop.State, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            job.run_job(settings, out=tmp_path / str(stop_at))
+        monkeypatch.setattr(loop.State, "save", original)
+        resumed = job.resume_job(str(tmp_path / str(stop_at)))
+        assert (resumed.path / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
+        assert equal(load_state(resumed.checkpoints)["method"], state["method"]) and equal(
+            weights(resumed), weights(whole)
+        )
+
+
+def test_bfloat16_trains_with_losses_in_float32(root: Path, teacher: Run) -> None:
+    run = job.run_job(
+        config(method__name="kt", model__teacher=str(teacher.path), train__precision="bf16-mixed", train__iters=2),
+        root=root,
+    )
+    assert all(value.dtype != torch.bfloat16 for value in weights(run).values())
+    assert run.records()[0]["loss"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed", "16-mixed"])
+def test_cuda_trains_and_falls(root: Path, teacher: Run, precision: str) -> None:
+    settings = {
+        "train__device": "cuda",
+        "train__precision": precision,
+        "train__iters": 40,
+        "train__batch": 8,
+        "train__log_every": 10,
+    }
+    run = job.run_job(config(method__name="kt", model__teacher=str(teacher.path), **settings), root=root)
+    losses = [r["loss"] for r in run.records() if "loss" in r]
+    assert losses[-1] < losses[0] and "memory_mib" in run.records("timing")[-1]
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu_for_the_first_steps(root: Path, teacher: Run) -> None:
+    settings = {"train__iters": 2, "train__freeze_bn": True, "model__dropout": 0.0}
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    cpu, cuda = (
+        job.run_job(config(method__name="kt", model__teacher=str(teacher.path), train__device=d, **settings), root=root)
+        for d in ("cpu", "cuda")
+    )
+    for a, b in zip(cpu.records(), cuda.records(), strict=True):
+        if "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
