@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
-from ..distill.errors import ExportError, WeightsError
+from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run import replacing
 
 #: sums over thousands of pixels, which overflow or lose their last digits in float16
@@ -98,6 +98,8 @@ def cast_model(
         raise ExportError(
             "the graph holds control flow (If or Loop), which the float16 cast does not follow; export it without"
         )
+    for name in set(block_nodes) - {node.name for node in graph.node}:
+        raise ExportError(f"no node named {name!r} in the graph{closest(name, [node.name for node in graph.node])}")
     floats = _float_values(model)
     report = CastReport()
     half = _half_nodes(graph, floats, set(block_ops), set(block_nodes), report)

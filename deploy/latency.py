@@ -16,19 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..distill import console, errors
 from ..distill.errors import ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run, sha256, write_json
 from .latency_worker import INPUTS, Worker
-from .passport import cores, gpu_flags, passport
+from .passport import cores, passport
 from .runtime import ENGINES, TORCH_FILES, export_size, owner
+from .sampling import flags, percentiles, ratio
 
 ROUNDS = 10
-#: Fewer samples than this make a p99 of a single run.
-ENOUGH = 100
-RESAMPLES = 1000
 Source = str | Path | Run
 
 
@@ -51,7 +47,7 @@ class Backend:
         module = f"{__package__}.latency_worker"
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-P", "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -193,7 +189,7 @@ def bench_latency(
         "protocol": {"rounds": rounds, "seconds": seconds, "inputs": INPUTS, "seed": seed, "processes": not in_process},
         "backends": rows,
         "not_measured": missing,
-        "flags": _flags(rows, before, after, device),
+        "flags": flags(rows, before, after, device),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],
@@ -205,36 +201,6 @@ def bench_latency(
     return result | {"record": str(record)}
 
 
-def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Summarise the turns of one backend: milliseconds, and the coefficient of variation ``cv``."""
-    pooled = np.concatenate([np.asarray(turn, np.float64) for turn in samples])
-    p50, p90, p95, p99 = (float(v) for v in np.percentile(pooled, (50, 90, 95, 99)))
-    mean = float(pooled.mean())
-    values = {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "min": float(pooled.min()), "mean": mean}
-    return {key: round(v, 4) for key, v in values.items()} | {
-        "cv": round(float(pooled.std()) / mean, 4),
-        "n": pooled.size,
-    }
-
-
-def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> dict[str, float]:
-    """How many times faster ``other`` is than ``first``: ratio of medians with a 95 % bootstrap interval.
-
-    Whole rounds are drawn, the same ones for both, so that what disturbed a round disturbs both sides of the ratio and
-    samples of one round, which are alike, do not pass for independent ones.
-    """
-    pick = np.random.default_rng(seed).integers(0, len(first), (RESAMPLES, len(first)))
-    a, b = ([np.asarray(turn, np.float64) for turn in turns] for turns in (first, other))
-
-    def speed(rounds: Sequence[int] | np.ndarray) -> float:
-        return float(
-            np.median(np.concatenate([a[i] for i in rounds])) / np.median(np.concatenate([b[i] for i in rounds]))
-        )
-
-    low, high = np.percentile([speed(rounds) for rounds in pick], (2.5, 97.5))
-    return {"value": round(speed(range(len(a))), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
-
-
 def _row(backend: Backend, first: Backend, batch: int) -> dict[str, Any]:
     file = Path(backend.facts["file"])
     row: dict[str, Any] = {"name": backend.label, **backend.facts}
@@ -244,30 +210,6 @@ def _row(backend: Backend, first: Backend, batch: int) -> dict[str, Any]:
     row["warmup"] = backend.warmup
     row["ratio"] = {"to": first.label, **ratio(first.samples, backend.samples)}
     return row
-
-
-def _flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
-    flags = []
-    for row in rows:
-        if row["cv"] > 0.05:
-            flags.append(
-                f"{row['name']}: runs vary by {100 * row['cv']:.0f} % (above 5 %): trust the ratio more than the ms"
-            )
-        if row["n"] < ENOUGH:
-            flags.append(f"{row['name']}: {row['n']} samples (below {ENOUGH}): p95 and p99 are rough; raise --seconds")
-        if not row["warmup"]["stable"]:
-            flags.append(f"{row['name']}: was not stable to 5 % after {row['warmup']['seconds']:.1f} s of warm-up")
-        if row["nodes_on_cpu"]:
-            flags.append(f"{row['name']}: {row['nodes_on_cpu']} nodes ran on the CPU, not on {row['provider']}")
-    heads = sorted({row["head"] for row in rows})
-    if len(heads) > 1:
-        flags.append(f"rows end in different heads ({', '.join(heads)}): compare those of one head")
-    busy, usable = before["cpu"]["load"], before["cpu"]["cores"]
-    if busy is not None and busy > 0.5 * usable:
-        flags.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
-    if device == "cuda":
-        flags += gpu_flags(after["gpus"])
-    return flags
 
 
 def _expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | Run], list[dict[str, str]], Run | None]:
@@ -297,7 +239,9 @@ def _expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | 
                 for p in sorted(run.export.iterdir() if run.export.exists() else ())
                 if p.suffix in ENGINES
             ]
-    return chosen, missing, home
+    # a run and its own file may both be named
+    unique = {(s.path if isinstance(s, Run) else s).resolve(): s for s in reversed(chosen)}
+    return [s for s in chosen if unique.get((s.path if isinstance(s, Run) else s).resolve()) is s], missing, home
 
 
 def _rank(path: Path) -> int:
@@ -371,7 +315,8 @@ def show(result: dict[str, Any]) -> None:
     what = "network alone" if result["mode"] == "net" else "image to mask"
     gpu = next((g["name"] for g in result["passport"]["gpus"]), "GPU")
     where = result["passport"]["cpu"]["model"] or platform.machine() if result["device"] == "cpu" else gpu
-    title = f"latency, {what}, batch {result['batch']}, {h}x{w}, {result['threads']} threads, {where}"
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    title = f"latency, {what}, batch {result['batch']}, {h}x{w}, {threads}, {where}"
     mixed = len({row["head"] for row in result["backends"]}) > 1
     rows = []
     for row in result["backends"]:

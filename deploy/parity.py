@@ -28,16 +28,19 @@ class Tolerances:
 
     #: largest ``|d| / max(1, |z|)`` over all logits ``z`` of the reference
     max_diff: float | None = None
-    #: least share of pixels with the same class
+    #: least share of pixels with the same class, ties not held against the candidate
     agreement: float = 0.9999
     #: largest loss of mIoU, in points of 100
     miou_drop: float | None = None
+    #: a class is as good as the reference's if the reference scores it lower by at most ``tie * max(1, |z|)``
+    tie: float = 0.0
 
 
 #: by the precision of the candidate
 DEFAULTS = {
     "fp32": Tolerances(max_diff=1e-4, agreement=0.9999),
-    "fp16": Tolerances(agreement=0.999),
+    # four units in float16's last place: below that a network that hardly decides flips, whatever computes it
+    "fp16": Tolerances(agreement=0.999, tie=2**-9),
     "int8": Tolerances(agreement=0.99, miou_drop=0.5),
 }
 
@@ -48,8 +51,9 @@ class Difference:
 
     images: int = 0
     pixels: int = 0
-    #: pixels whose class is the same
+    #: pixels whose class is the same, and those that differ between classes which the reference scores alike
     same: int = 0
+    ties: int = 0
     #: largest ``|d|`` and ``|d| / max(1, |z|)``; None until logits were seen, inf where a candidate is not finite
     max_diff: float | None = None
     max_relative: float | None = None
@@ -58,6 +62,11 @@ class Difference:
     def agreement(self) -> float:
         """Share of pixels with the same class."""
         return self.same / max(self.pixels, 1)
+
+    @property
+    def tied(self) -> float:
+        """Share of pixels that differ at a tie."""
+        return self.ties / max(self.pixels, 1)
 
     def add_logits(self, reference: np.ndarray, candidate: np.ndarray) -> None:
         """Compare logits ``(N, K, H, W)``.
@@ -72,8 +81,10 @@ class Difference:
         self.max_diff = max(self.max_diff or 0.0, float(apart.max()))
         self.max_relative = max(self.max_relative or 0.0, float((apart / np.maximum(1, np.abs(wide))).max()))
 
-    def add_masks(self, reference: np.ndarray, candidate: np.ndarray) -> None:
-        """Compare class masks ``(N, H, W)``.
+    def add_masks(
+        self, reference: np.ndarray, candidate: np.ndarray, logits: np.ndarray | None = None, tie: float = 0.0
+    ) -> None:
+        """Compare class masks ``(N, H, W)``; with the reference's ``logits``, differences within ``tie`` are ties.
 
         Raises:
             NumbersError: the shapes differ.
@@ -81,7 +92,11 @@ class Difference:
         _refuse_other_shape(reference, candidate)
         self.images += len(reference)
         self.pixels += reference.size
-        self.same += int((reference == candidate).sum())
+        n, y, x = np.nonzero(reference != candidate)
+        self.same += reference.size - len(n)
+        if logits is not None and tie and len(n):
+            best, other = (logits[n, mask[n, y, x], y, x].astype(np.float64) for mask in (reference, candidate))
+            self.ties += int((best - other <= tie * np.maximum(1, np.abs(best))).sum())
 
 
 @dataclass
@@ -93,6 +108,8 @@ class GateResult:
     reasons: list[str]
     images: int
     agreement: float
+    #: share of pixels that differ at a tie, see ``Tolerances``
+    tied: float
     max_diff: float | None
     max_relative: float | None
     #: fractions; None on unlabelled images
@@ -121,7 +138,8 @@ class GateResult:
 
     def line(self) -> str:
         """Say it in one line."""
-        parts = [f"{100 * self.agreement:.3f} % of pixels agree on {self.images} images of {self.data}"]
+        ties = f" and {100 * self.tied:.3f} % are ties" if self.tied else ""
+        parts = [f"{100 * self.agreement:.3f} % of pixels agree{ties} on {self.images} images of {self.data}"]
         if self.max_diff is not None:
             parts.append(f"max logit difference {self.max_diff:.2g} (relative {self.max_relative:.2g})")
         if self.miou_drop is not None:
@@ -144,7 +162,7 @@ def gate(
     Logits are compared where both give them, masks in any case. A candidate for any batch sees batches of 1, 2 and 3.
 
     Args:
-        reference: what is trusted, of the same input size and, for logits, the same head.
+        reference: what is trusted, of the same input size; with head "logits" it can tell ties.
         candidate: what is judged.
         dataset: the split that both see.
         tolerances: what may differ.
@@ -166,7 +184,8 @@ def gate(
             masks = [labels(out, out.shape[2:]) if out.ndim == 4 else out for out in outputs]
             if all(out.ndim == 4 for out in outputs):
                 difference.add_logits(*outputs)
-            difference.add_masks(*masks)
+            trusted = outputs[0] if outputs[0].ndim == 4 else None
+            difference.add_masks(masks[0], masks[1], trusted, tolerances.tie)
             if dataset.labelled:
                 _score(both, masks, [label for _, label in group])
     scores = [each.miou if dataset.labelled else None for each in both]
@@ -175,6 +194,7 @@ def gate(
         reasons=reasons,
         images=difference.images,
         agreement=difference.agreement,
+        tied=difference.tied,
         max_diff=difference.max_diff,
         max_relative=difference.max_relative,
         miou_reference=scores[0],
@@ -229,10 +249,9 @@ def _reasons(difference: Difference, scores: list[float | None], tolerances: Tol
         reasons.append("the candidate gives values that are not finite")
     elif apart is not None and allowed is not None and apart > allowed:
         reasons.append(f"logits differ by {apart:.2g} x max(1, |z|), {allowed:.2g} is allowed")
-    if difference.agreement < tolerances.agreement:
-        reasons.append(
-            f"{100 * difference.agreement:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed"
-        )
+    share = difference.agreement + difference.tied
+    if share < tolerances.agreement:
+        reasons.append(f"{100 * share:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed")
     if tolerances.miou_drop is not None and scores[0] is not None and scores[1] is not None:
         drop = 100 * (scores[0] - scores[1])
         if drop > tolerances.miou_drop:

@@ -82,7 +82,8 @@ class Runtime(ABC):
         if not fits or x.dtype != self.spec.dtype:
             shape = "x".join("N" if n is None else str(n) for n in want)
             got = f"{x.dtype} {'x'.join(map(str, x.shape))}"
-            raise UsageError(f"{self.source.name} takes {self.spec.dtype} {self.spec.layout} {shape}, not {got}")
+            cure = "; kdc export onnx --dynamic-batch leaves the batch free" if x.shape[1:] == want[1:] else ""
+            raise UsageError(f"{self.source.name} takes {self.spec.dtype} {self.spec.layout} {shape}, not {got}{cure}")
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Lay ``x`` where the network reads it and return a function that runs the network once: milliseconds.

@@ -50,7 +50,7 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
 
 
 def save_student(path: Path, model: SegmentationModel, card: dict[str, Any]) -> None:
-    """Write a student's weights as one safetensors file whose header says what it is; a copy of the card lies beside."""
+    """Write a student's weights as one safetensors file with its card in the header; the card also lies beside."""
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     card = {"model": model.spec(), **card}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +102,7 @@ def student_file(run: Run, which: str = "best") -> Path:
     path = run.checkpoints / f"{which}.safetensors"
     if not path.exists():
         raise WeightsError(
-            f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); resume it with: kdc distill --resume {run.path.name}"
+            f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); "
+            f"go on with it: kdc distill --resume {run.path.name}"
         )
     return path

@@ -159,13 +159,20 @@ def train(
 
 
 _KEYS = {
-    "teacher": "model.teacher", "student": "model.student", "teacher_weights": "model.teacher_weights",
-    "student_weights": "model.student_weights", "init": "model.init", "arch": "model.arch",
-    "data": "data.source", "classes": "data.classes", "ignore_index": "data.ignore_index", "split": "data.split", "size": "data.size",
-    "iters": "train.iters", "batch": "train.batch", "crop": "train.crop", "lr": "train.lr", "seed": "train.seed",
-    "workers": "train.workers", "device": "train.device", "devices": "train.devices", "nodes": "train.nodes",
-    "precision": "train.precision", "compile": "train.compile",
-}  # fmt: skip
+    "teacher": "model.teacher",
+    "student": "model.student",
+    "teacher_weights": "model.teacher_weights",
+    "student_weights": "model.student_weights",
+    "init": "model.init",
+    "arch": "model.arch",
+    "data": "data.source",
+    "classes": "data.classes",
+    "ignore_index": "data.ignore_index",
+    "split": "data.split",
+    "size": "data.size",
+    **{name: f"train.{name}" for name in ("iters", "batch", "crop", "lr", "seed", "workers")},
+    **{name: f"train.{name}" for name in ("device", "devices", "nodes", "precision", "compile")},
+}
 
 
 def _flags(given: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +195,8 @@ def _train(
         extra = sorted(key for key in flags if key != "train.workers")
         if extra or sets or file or preset or out:
             raise UsageError(
-                f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra) or 'a configuration'}"
+                "--resume takes its settings from the run; only --workers may be given with it, not "
+                f"{', '.join(extra) or 'a configuration'}"
             )
         from .job import resume_job
 
@@ -225,12 +233,13 @@ def _resolve(
     from .data import recipe
     from .presets import preset as load_preset
 
-    named = dict(part.partition("=")[::2] for part in sets)
+    named = {key: value for key, _, value in (text.partition("=") for text in sets)}
     in_file = (read_yaml(file).get("data") or {}).get("source") if file else None
     source = flags.get("data.source") or named.get("data.source") or in_file
     if source is None:
         say(
-            "data: none named, so the BUILT-IN GENERATED SCENES are used; numbers on them say nothing about real images (--data NAME|DIR)"
+            "data: none named, so the BUILT-IN GENERATED SCENES are used; numbers on them say nothing about real "
+            "images (--data NAME|DIR)"
         )
     layers = [recipe(source or "builtin")]
     if preset:
@@ -265,9 +274,13 @@ def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None,
     opened = {split: open_data(source, split, **options) for split in splits(source, **options)}
     first = next(iter(opened.values()))
     info = {
-        "name": first.name, "classes": list(first.classes), "num_classes": first.num_classes, "size": list(first.size()),
-        "splits": {split: {"images": len(d), "labelled": d.labelled} for split, d in opened.items()}, "notes": list(first.notes),
-    }  # fmt: skip
+        "name": first.name,
+        "classes": list(first.classes),
+        "num_classes": first.num_classes,
+        "size": list(first.size()),
+        "splits": {split: {"images": len(d), "labelled": d.labelled} for split, d in opened.items()},
+        "notes": list(first.notes),
+    }
     rows = [
         ("classes", f"{first.num_classes}: {', '.join(first.classes)}"),
         ("first image", "x".join(map(str, first.size()))),
@@ -327,16 +340,26 @@ def models_info(
     with_aux, without = cost.params(model)
     macs, bare = cost.macs(model, (height, width)), cost.macs(model, (height, width), aux=False)
     info = {
-        "name": model.name, "classes": classes, "size": [height, width], "output_stride": output_stride,
-        "params": with_aux, "params_without_aux": without, "macs": macs, "macs_without_aux": bare, "flops": 2 * macs,
+        "name": model.name,
+        "classes": classes,
+        "size": [height, width],
+        "output_stride": output_stride,
+        "params": with_aux,
+        "params_without_aux": without,
+        "macs": macs,
+        "macs_without_aux": bare,
+        "flops": 2 * macs,
         "macs_cirkd_counter": cost.macs(model, (height, width), counter="cirkd"),
         "taps": {tap: {"channels": t.channels, "stride": t.stride} for tap, t in model.taps.items()},
-    }  # fmt: skip
+    }
     rows = [
-        ("parameters", f"{with_aux:,}"), ("without the aux head (exported)", f"{without:,}"),
-        (f"MACs at {height}x{width}, aux included", f"{macs / 1e9:.2f} G"), ("without the aux head", f"{bare / 1e9:.2f} G"),
-        ("FLOPs = 2 x MACs", f"{2 * macs / 1e9:.2f} G"), ("as the CIRKD tables count (dilation ignored)", f"{info['macs_cirkd_counter'] / 1e9:.2f} G"),
-    ]  # fmt: skip
+        ("parameters", f"{with_aux:,}"),
+        ("without the aux head (exported)", f"{without:,}"),
+        (f"MACs at {height}x{width}, aux included", f"{macs / 1e9:.2f} G"),
+        ("without the aux head", f"{bare / 1e9:.2f} G"),
+        ("FLOPs = 2 x MACs", f"{2 * macs / 1e9:.2f} G"),
+        ("as the CIRKD tables count (dilation ignored)", f"{info['macs_cirkd_counter'] / 1e9:.2f} G"),
+    ]
     rows += [(f"tap {tap}", f"{t.channels} channels at 1/{t.stride}") for tap, t in model.taps.items()]
     _show(json, info, f"{model.name}, {classes} classes", ("", ""), rows)
 
@@ -400,7 +423,8 @@ def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None
         ("data", card["data"]["name"]),
         ("command", " ".join(card["command"])),
     ]
-    rows += [("val mIoU %", f"{100 * _best(card):.2f}")] if _best(card) is not None else []
+    best = _best(card)
+    rows += [("val mIoU %", f"{100 * best:.2f}")] if best is not None else []
     _show(json, {"path": str(found.path), **card}, found.path.name, ("", ""), rows)
 
 

@@ -19,7 +19,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Which images, and how they are to be read; a key that is not named here is an option of the reader, which checks it."""
+    """Which images, and how to read them; a key that is not named here is an option of the reader, which checks it."""
 
     model_config = ConfigDict(extra="allow", validate_default=True)
     source: str = "builtin"
@@ -46,7 +46,7 @@ class Model(Section):
     teacher_weights: str | None = None
     init: str | None = None
     #: None keeps the architecture's own dropout
-    dropout: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     preprocess: Literal["imagenet", "bgr-mean"] = "imagenet"
     #: compare the teacher's mIoU with chance before it teaches
     teacher_check: bool = True
@@ -55,40 +55,40 @@ class Model(Section):
 class Train(Section):
     """The optimisation: defaults are the CIRKD recipe (methods book, section 5)."""
 
-    iters: int = Field(40000, ge=0)
+    iters: int = Field(default=40000, ge=0)
     #: optimiser steps of the short teacher fit on the built-in data; None = as many as ``iters``
-    teacher_iters: int | None = Field(None, ge=0)
+    teacher_iters: int | None = Field(default=None, ge=0)
     #: images per optimiser step, over all devices and micro-batches
-    batch: int = Field(16, ge=1)
-    accumulate: int = Field(1, ge=1)
+    batch: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     crop: Size = (512, 512)
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
-    jitter: float = Field(0.0, ge=0, le=1)
+    jitter: float = Field(default=0.0, ge=0, le=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.02, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    power: float = Field(0.9, ge=0)
-    warmup: int = Field(0, ge=0)
-    clip: float | None = Field(None, gt=0)
-    ema: float | None = Field(None, gt=0, lt=1)
+    lr: float = Field(default=0.02, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    power: float = Field(default=0.9, ge=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float | None = Field(default=None, gt=0)
+    ema: float | None = Field(default=None, gt=0, lt=1)
     precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
     compile: bool = False
     channels_last: bool = True
     freeze_bn: bool = False
-    seed: int = Field(0, ge=0)
-    workers: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0)
     #: torch threads; None = one a core, recorded in the run
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(1, ge=1)
-    nodes: int = Field(1, ge=1)
-    val_every: int = Field(800, ge=1)
+    devices: int = Field(default=1, ge=1)
+    nodes: int = Field(default=1, ge=1)
+    val_every: int = Field(default=800, ge=1)
     #: validation images looked at during training; None = all of them
-    val_images: int | None = Field(None, ge=1)
-    save_every: int = Field(500, ge=1)
-    log_every: int = Field(10, ge=1)
+    val_images: int | None = Field(default=None, ge=1)
+    save_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> "Train":
@@ -108,7 +108,7 @@ class Train(Section):
 class Task(Section):
     """The supervised loss."""
 
-    aux_weight: float = Field(0.4, ge=0)
+    aux_weight: float = Field(default=0.4, ge=0)
 
 
 class MethodSettings(BaseModel):
@@ -132,11 +132,12 @@ class MethodSettings(BaseModel):
 class Config(Section):
     """Every value of a run, as resolved."""
 
-    data: Data = Field(default_factory=Data)
-    model: Model = Field(default_factory=Model)
-    train: Train = Field(default_factory=Train)
-    task: Task = Field(default_factory=Task)
-    method: MethodSettings = Field(default_factory=MethodSettings)
+    # pydantic copies a default that is a model, so that no two configurations share one
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    task: Task = Task()
+    method: MethodSettings = MethodSettings()
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML that ``--config`` reads back."""

@@ -136,7 +136,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
 
 
 def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
-    """Open the data, build the student, find and check the teacher, compose the method; write nothing (but a teacher run)."""
+    """Open the data, build the student, find the teacher, compose the method; write nothing but a teacher's run."""
     data, val, data_card = _open(config, decode=not dry)
     student = build_student(config, data_card["num_classes"])
     teacher = None
@@ -166,7 +166,8 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
         start = load_student(options.init)
         if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
             raise WeightsError(
-                f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for {classes}"
+                f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for "
+                f"{classes}"
             )
         student.load_state_dict(start.state_dict())
         say(f"student: {name} from {options.init}")
@@ -174,7 +175,8 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
         say(f"student: {load_backbone(student, options.student_weights).line()}")
     else:
         say(
-            f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from a trained backbone"
+            f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from "
+            "a trained backbone"
         )
     return student
 
@@ -309,7 +311,8 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
             {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"},
         )
     say(
-        f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a run of its own"
+        f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a "
+        "run of its own"
     )
     run_job(plain, root=root, fabric=fabric, kind="teacher")
     teacher = find_teacher(config, data_card, root)

@@ -13,7 +13,7 @@ from .schedule import poly
 
 
 def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """Make SGD or AdamW over the trainable parameters; weight decay acts on all of them, as in the published recipes."""
+    """Make SGD or AdamW over the trainable parameters; weight decay acts on all, as in the published recipes."""
     chosen = [p for p in parameters if p.requires_grad]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)

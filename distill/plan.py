@@ -42,22 +42,26 @@ def plan(config: Config) -> dict[str, Any]:
     rows = [
         (
             "data",
-            f"{parts.data.name}: {len(parts.data)} train, {result['data']['val']} {config.data.split}, {parts.data.num_classes} classes",
+            f"{parts.data.name}: {len(parts.data)} train, {result['data']['val']} {config.data.split}, "
+            f"{parts.data.num_classes} classes",
         ),
         ("student", f"{parts.student.name}, {result['student']['params']:,} parameters"),
         ("teacher", f"{parts.teacher.model.name} from {parts.teacher.card['source']}" if parts.teacher else "none"),
         ("terms", ", ".join(f"{t}={w}" for t, w in result["method"]["terms"].items()) or "none"),
         (
             "steps",
-            f"{options.iters} of {options.batch} images at {options.crop[0]}x{options.crop[1]}, {options.optimizer} lr {options.lr:g}",
+            f"{options.iters} of {options.batch} images at {options.crop[0]}x{options.crop[1]}, {options.optimizer} "
+            f"lr {options.lr:g}",
         ),
         (
             "device",
-            f"{options.devices} x {options.nodes} {fabric.device.type}, {share} images each at a time, precision {options.precision}",
+            f"{options.devices} x {options.nodes} {fabric.device.type}, {share} images each at a time, precision "
+            f"{options.precision}",
         ),
         (
             "memory",
-            f"about {memory['total']:,} MiB a device (weights and optimiser {memory['weights']:,}, activations {memory['activations']:,})",
+            f"about {memory['total']:,} MiB a device (weights and optimiser {memory['weights']:,}, activations "
+            f"{memory['activations']:,})",
         ),
     ]
     table("plan", ("", ""), rows)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from .config import Config, read_yaml
 from .errors import BusyError, UsageError, WeightsError, closest
 
@@ -139,7 +140,8 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
         last = root / LAST
         if not last.exists():
             raise UsageError(
-                f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 --method kt"
+                f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 "
+                "--method kt"
             )
         return Run(last)
     for path in (Path(spec), root / spec):
@@ -218,7 +220,7 @@ def versions() -> dict[str, str]:
         "onnx",
         "onnxruntime",
     )
-    found = {"kdc": __import__(__package__.split(".")[0]).__version__, "python": sys.version.split()[0]}
+    found = {"kdc": __version__, "python": sys.version.split()[0]}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)

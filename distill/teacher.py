@@ -34,7 +34,7 @@ class Teacher:
 
 
 def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = None) -> Teacher | None:
-    """Find the teacher that ``model.teacher`` names: a run, a checkpoint, or an architecture with weights or a finished run.
+    """Find the teacher that ``model.teacher`` names: a run, a checkpoint, or an architecture with weights or a run.
 
     Returns:
         The teacher, or None where an architecture is named and no run of it on this data exists.
@@ -52,13 +52,13 @@ def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = 
         return _checked_classes(_from_checkpoint(Path(name), None), data_card)
     if (run := _named_run(name, root)) is not None:
         return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
-    wanted = models.expand(name, config.model.arch)
+    wanted, stride = models.expand(name, config.model.arch), config.model.teacher_stride
     for run in reversed(all_runs(root)):
         student = run.card.get("student") or {}
         same_data = (run.card.get("data") or {}).get("fingerprint") == data_card["fingerprint"]
-        if run.card.get("status") == "finished" and run.card.get("kind") in ("train", "teacher") and same_data:
-            if student.get("name") == wanted and student.get("output_stride") == config.model.teacher_stride:
-                return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
+        done = run.card.get("status") == "finished" and run.card.get("kind") in ("train", "teacher")
+        if done and same_data and (student.get("name"), student.get("output_stride")) == (wanted, stride):
+            return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
     return None
 
 
@@ -96,8 +96,10 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
     text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * chance:.1f} %"
     if scores.miou_present <= CHECK_FACTOR * chance:
         raise WeightsError(
-            f"the teacher {teacher.card['name']} knows nothing of this data ({text}); train it first: kdc train --student "
-            f"{teacher.card['name']} --data {data.name}, or --set model.teacher_check=false to let it teach all the same"
+            f"the teacher {teacher.card['name']} knows nothing of this data ({text}); train it first: kdc train "
+            "--student "
+            f"{teacher.card['name']} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
+            "same"
         )
     say(f"teacher check: {teacher.card['name']} {text}")
 
@@ -127,7 +129,8 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
     say(f"teacher: {report.line()}")
     if not report.complete(ignore_aux=True):
         raise WeightsError(
-            f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux head's loads"
+            f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux "
+            "head's loads"
         )
     if not report.complete(ignore_aux=False):
         say("teacher: its aux head has no weights, so terms on the aux logits are left out")
@@ -140,8 +143,10 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
 def _checked_classes(teacher: Teacher, data_card: dict[str, Any]) -> Teacher:
     if teacher.model.num_classes != data_card["num_classes"]:
         raise WeightsError(
-            f"the teacher {teacher.card['source']} knows {teacher.model.num_classes} classes, the data {data_card['name']} has "
-            f"{data_card['num_classes']}; take a teacher of this data: kdc train --student {teacher.model.name} --data {data_card['source']}"
+            f"the teacher {teacher.card['source']} knows {teacher.model.num_classes} classes, the data "
+            f"{data_card['name']} has "
+            f"{data_card['num_classes']}; take a teacher of this data: kdc train --student {teacher.model.name} "
+            f"--data {data_card['source']}"
         )
     teacher.model.requires_grad_(False).eval()
     return teacher

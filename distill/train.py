@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from timm.layers import convert_sync_batchnorm
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from . import console
@@ -125,7 +125,7 @@ def train(
     if fabric.is_global_zero:
         state.open_logs(saved["offsets"] if saved else None)
 
-    plan: list[Phase | None] = [*method.phases(teacher), None]
+    plan: list[Phase | None] = [*(method.phases(teacher) if teacher is not None else ()), None]
     names = [phase.name if phase else "main" for phase in plan]
     first = names.index(state.stage) if saved else 0
     with Signals() as signals:
@@ -137,7 +137,7 @@ def train(
     return _finish(config, fabric, state, val)
 
 
-def _stage(phase: Phase | None, learner: Learner, config: Config, fabric: Fabric) -> Stage:
+def _stage(phase: Phase | None, learner: Any, config: Config, fabric: Fabric) -> Stage:
     if phase is None:
         joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
         wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
@@ -176,9 +176,8 @@ def _loop(
             lr = set_lr(stage.optimiser, stage.lr, step, stage.iters, options.power, options.warmup if main else 0)
             micro = [_to(fabric.device, next(stream), step) for _ in range(options.accumulate)]
             valid, stop = _agree(fabric, micro, signals.number)
-            parts = []
+            parts, shown = [], None
             for i, batch in enumerate(micro):
-                shown = None
                 if main and teacher is not None and state.method.terms:
                     with fabric.autocast():
                         shown = state.method.teach(teacher, batch)
@@ -194,10 +193,10 @@ def _loop(
                         stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False
                     )
                 stage.optimiser.step()
-                for name, loss in (
-                    state.method.critic_losses(parts[-1]["output"], shown, micro[-1]).items() if stage.critics else ()
-                ):
-                    _step_critic(fabric, stage, name, loss, lr / stage.lr)
+                if stage.critics and shown is not None:
+                    _step_critics(
+                        fabric, stage, state.method.critic_losses(parts[-1]["output"], shown, micro[-1]), lr / stage.lr
+                    )
                 if state.average and main:
                     state.average.update(state.student)
             stage.optimiser.zero_grad(set_to_none=True)
@@ -224,17 +223,18 @@ def _loop(
         save()
 
 
-def _step_critic(fabric: Fabric, stage: Stage, name: str, loss: Tensor, decay: float) -> None:
-    """Train a critic on what the student showed in this step; the gradients that the student's pass left go first."""
-    critic, tool = stage.critics[name]
-    tool.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in tool.param_groups:
-        group["lr"] = critic.lr * (decay if critic.decay else 1.0)
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                parameter.grad = _reduced(fabric, parameter.grad)
-    tool.step()
+def _step_critics(fabric: Fabric, stage: Stage, losses: dict[str, Tensor], decay: float) -> None:
+    """Train the critics on what the student showed; the gradients that its own pass left in them go first."""
+    for name, loss in losses.items():
+        critic, tool = stage.critics[name]
+        tool.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in tool.param_groups:
+            group["lr"] = critic.lr * (decay if critic.decay else 1.0)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad = _reduced(fabric, parameter.grad)
+        tool.step()
 
 
 def _validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
@@ -264,7 +264,7 @@ def _finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -
 
 
 def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Dataset, limit: int | None) -> Scores:
-    """Judge on the first ``limit`` images spread over the split, each rank its share, without drawing random numbers."""
+    """Judge on ``limit`` images spread over the split, each rank its share; no random number is drawn."""
     count = min(limit or len(val), len(val))
     indices = [i * len(val) // count for i in range(count)][fabric.global_rank :: fabric.world_size]
     training = model.training
@@ -343,7 +343,8 @@ def _bad_step(state: State, stage: Stage, fabric: Fabric) -> None:
         state.log("metrics", step=state.step, stage=stage.name, skipped=True)
     if state.bad >= PATIENCE:
         raise NumbersError(
-            f"{text}; the last good checkpoint of {state.run.path} is kept. Lower --lr, set train.clip, or use --precision 32"
+            f"{text}; the last good checkpoint of {state.run.path} is kept. Lower --lr, set train.clip, or use "
+            "--precision 32"
         )
 
 

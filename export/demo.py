@@ -1,4 +1,4 @@
-"""The whole job on the built-in data in a few minutes: teacher, baseline, distillation, export, proof, engine, speed, report."""
+"""The whole job on generated scenes in minutes: teacher, baseline, distillation, export, proof, speed, report."""
 
 import time
 from pathlib import Path

@@ -31,8 +31,7 @@ OPSET = 20
 #: what to do when a gate fails
 CURES = {
     "fp32": "the exported graph computes something else, please report it with the model's name and size",
-    "fp16": "--keep-fp32 NODE keeps layers in float32, --agreement SHARE lowers the bar; "
-    "a network that was hardly trained has many near ties, so train it longer",
+    "fp16": "--keep-fp32 NODE keeps a layer in float32, --agreement SHARE lowers the bar",
 }
 
 
@@ -149,7 +148,7 @@ def export_run(
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)
-    with open_runtime(weights, size=size, head=head) as reference:
+    with open_runtime(weights, size=size) as reference:
 
         def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
             tolerances = DEFAULTS[precision]

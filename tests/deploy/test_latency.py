@@ -9,8 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy.latency import Backend, bench_latency, percentiles, ratio, show
+from kdc.deploy.latency import Backend, bench_latency, show
 from kdc.deploy.latency_worker import Worker
+from kdc.deploy.sampling import flags, percentiles, ratio
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
@@ -48,7 +49,7 @@ def test_ratio_is_not_fooled_by_a_machine_that_slows_down():
     other = [list(10 * d * (1 + 0.02 * rng.standard_normal(30))) for d in drift]
     result = ratio(first, other)
     assert result["low"] <= 2 <= result["high"]
-    assert result["value"] == pytest.approx(2, rel=0.1)
+    assert result["value"] == pytest.approx(2, rel=0.02)
     assert ratio(first, other) == result  # seeded
     assert ratio(first, first) == {"value": 1, "low": 1, "high": 1}
     unpaired = ratio(first, list(reversed(other)))
@@ -113,7 +114,7 @@ def test_run_lists_what_it_cannot_measure(tmp_path, capsys):
     assert "image to mask" in out
 
 
-def test_run_without_exports_says_so(tmp_path, monkeypatch):
+def test_run_is_torch_and_its_exports(tmp_path):
     from kdc.deploy import latency
 
     run = make_run(tmp_path / "one")
@@ -122,20 +123,28 @@ def test_run_without_exports_says_so(tmp_path, monkeypatch):
     assert missing == [{"file": "export/*.onnx", "why": "not exported yet: kdc export onnx one"}]
     assert home is not None
     assert latency._agree(chosen, None) == ((32, 64), "logits")
+    path = network(run / "export" / "model.onnx")
+    chosen, missing, _ = latency._expand([str(run), str(path)], "cpu")
+    assert [latency._is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
+    assert missing == []
 
 
 def test_few_samples_and_noise_are_flagged():
-    from kdc.deploy.latency import _flags
-
     row = {"name": "a", "cv": 0.3, "n": 12, "warmup": {"stable": False, "seconds": 1.0}, "nodes_on_cpu": 3}
     row |= {"provider": "CUDAExecutionProvider", "head": "logits"}
     card = {"cpu": {"load": 7.0, "cores": 2}, "gpus": []}
-    text = "\n".join(_flags([row, row | {"head": "argmax"}], card, card, "cpu"))
-    for part in ("vary by 30 %", "12 samples", "not stable", "3 nodes ran on the CPU", "load average 7.0 on 2 cores"):
+    text = "\n".join(flags([row, row | {"head": "argmax"}], card, card, "cpu"))
+    for part in (
+        "more than 5% (a 30%",
+        "100 samples (a 12",
+        "not stable",
+        "left to the CPU (a 3",
+        "load average 7.0 on 2 cores",
+    ):
         assert part in text
     assert "different heads (argmax, logits)" in text
     quiet = row | {"cv": 0.01, "n": 500, "warmup": {"stable": True}, "nodes_on_cpu": 0}
-    assert _flags([quiet], {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}, card, "cpu") == []
+    assert flags([quiet], {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}, card, "cpu") == []
 
 
 def test_refusals(tmp_path):

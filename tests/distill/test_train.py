@@ -1,4 +1,4 @@
-"""The loop: exact resume after kills, nothing handicapped, several processes, bad numbers, signals, phases and critics."""
+"""The loop: exact resume, nothing handicapped, several processes, bad numbers, signals, phases and critics."""
 
 import json
 import signal

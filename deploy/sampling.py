@@ -1,0 +1,64 @@
+"""What latency samples say: percentiles, ratios with their uncertainty, and what disturbs them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .passport import gpu_flags
+
+#: Fewer samples than this make a p99 of a single run.
+ENOUGH = 100
+#: A coefficient of variation above this is said.
+NOISY = 0.05
+RESAMPLES = 1000
+
+
+def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Summarise the turns of one backend: milliseconds, and the coefficient of variation ``cv``."""
+    pooled = np.concatenate([np.asarray(turn, np.float64) for turn in samples])
+    p50, p90, p95, p99 = (float(v) for v in np.percentile(pooled, (50, 90, 95, 99)))
+    mean = float(pooled.mean())
+    values = {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "min": float(pooled.min()), "mean": mean}
+    return {key: round(v, 4) for key, v in values.items()} | {
+        "cv": round(float(pooled.std()) / mean, 4),
+        "n": pooled.size,
+    }
+
+
+def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> dict[str, float]:
+    """How many times faster ``other`` is than ``first``, with a 95 % bootstrap interval.
+
+    The median over rounds of (median of ``first`` / median of ``other``) within the round: what slows a whole round
+    down slows both sides of its ratio. Rounds are what is redrawn, since samples of one round are alike.
+    """
+    speeds = np.array([np.median(a) / np.median(b) for a, b in zip(first, other, strict=True)])
+    drawn = np.random.default_rng(seed).integers(0, len(speeds), (RESAMPLES, len(speeds)))
+    low, high = np.percentile(np.median(speeds[drawn], axis=1), (2.5, 97.5))
+    return {"value": round(float(np.median(speeds)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
+    """Say in words what makes these numbers less than sure; ``before`` and ``after`` are device passports."""
+
+    def rows_with(value: str, when: Callable[[dict[str, Any]], bool]) -> str:
+        return ", ".join(f"{row['name']} {value.format(**row)}" for row in rows if when(row))
+
+    said = []
+    if noisy := rows_with("{cv:.0%}", lambda row: row["cv"] > NOISY):
+        said.append(f"runs vary by more than {NOISY:.0%} ({noisy}): trust the ratios more than the milliseconds")
+    if few := rows_with("{n}", lambda row: row["n"] < ENOUGH):
+        said.append(f"fewer than {ENOUGH} samples ({few}): p95 and p99 are rough; raise --seconds")
+    if restless := rows_with("after {warmup[seconds]:.1f} s", lambda row: not row["warmup"]["stable"]):
+        said.append(f"not stable to 5% when warm-up ended ({restless})")
+    if strays := rows_with("{nodes_on_cpu}", lambda row: row["nodes_on_cpu"] > 0):
+        said.append(f"nodes that the GPU provider left to the CPU ({strays})")
+    heads = sorted({row["head"] for row in rows})
+    if len(heads) > 1:
+        said.append(f"rows end in different heads ({', '.join(heads)}): compare those of one head")
+    busy, usable = before["cpu"]["load"], before["cpu"]["cores"]
+    if busy is not None and busy > 0.5 * usable:
+        said.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
+    if device == "cuda":
+        said += gpu_flags(after["gpus"])
+    return said

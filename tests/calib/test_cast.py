@@ -1,0 +1,137 @@
+"""The float16 cast: types, ranges and numbers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc.calib.cast import LARGEST, cast_fp16, cast_model
+from kdc.distill.errors import ExportError, WeightsError
+
+RNG = np.random.default_rng(0)
+HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
+
+
+def network(weight: np.ndarray | None = None) -> onnx.ModelProto:
+    """Image -> Mul -> Conv -> Relu -> { ReduceMean -> Expand (by Shape), as it is } -> Add -> Resize -> logits."""
+    weight = RNG.standard_normal((4, 3, 3, 3)).astype(np.float32) if weight is None else weight
+    constants = {
+        "scale": np.array([0.017, 0.018, 0.019], np.float32).reshape(1, 3, 1, 1),
+        "weight": weight,
+        "bias": RNG.standard_normal(4).astype(np.float32),
+        "axes": np.array([2, 3], np.int64),
+        "scales": np.array([1, 1, 2, 2], np.float32),
+    }
+    nodes = [
+        helper.make_node("Mul", ["image", "scale"], ["scaled"], name="normalise"),
+        helper.make_node("Conv", ["scaled", "weight", "bias"], ["conv"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"], name="relu"),
+        helper.make_node("ReduceMean", ["relu", "axes"], ["mean"], name="mean"),
+        helper.make_node("Shape", ["relu"], ["shape"], name="shape"),
+        helper.make_node("Expand", ["mean", "shape"], ["wide"], name="expand"),
+        helper.make_node("Add", ["relu", "wide"], ["sum"], name="add"),
+        helper.make_node("Resize", ["sum", "", "scales"], ["logits"], name="resize", mode="linear"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("image", FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", FLOAT, [1, 4, 16, 16])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    helper.set_model_props(model, {"kdc.head": '"logits"'})
+    return model
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    found = {value.name: value.type.tensor_type.elem_type for value in values}
+    return found | {tensor.name: tensor.data_type for tensor in graph.initializer}
+
+
+def ran(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"image": x})[0])
+
+
+def test_types_stand_where_they_should() -> None:
+    model = network()
+    report = cast_model(model)
+    kinds = types(model)
+    assert (kinds["image"], kinds["scaled"], kinds["logits"]) == (
+        FLOAT,
+        FLOAT,
+        FLOAT,
+    )  # io, and what prepares the image
+    assert all(kinds[name] == HALF for name in ("conv", "relu", "sum", "weight_fp16", "bias_fp16"))
+    assert kinds["mean"] == FLOAT and kinds["wide"] == HALF  # the blocked sum, and what follows it
+    assert kinds["scales"] == FLOAT  # Resize wants its scales in float32
+    assert "weight" not in kinds, "the float32 weights must not stay behind"
+    shape = next(node for node in model.graph.node if node.op_type == "Shape")
+    assert list(shape.input) == ["relu"], "a shape needs no cast"
+    assert sorted(report.float_nodes) == ["mean", "normalise"]
+    assert report.half_nodes == 5 and report.initializers == 2
+    assert report.casts == sum(node.op_type == "Cast" for node in model.graph.node) == 4
+
+
+def test_numbers_stay(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "a.onnx")
+    cast_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    x = RNG.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32)
+    half = onnx.load(tmp_path / "b.onnx")
+    reference, candidate = ran(onnx.load(tmp_path / "a.onnx"), x), ran(half, x)
+    apart = np.abs(candidate - reference).max()
+    assert 0 < apart < 1e-2 * np.abs(reference).max(), "equal would mean that nothing was computed in float16"
+    said = {prop.key: prop.value for prop in half.metadata_props}
+    assert said == {"kdc.head": '"logits"', "kdc.precision": '"fp16"'}
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["a.onnx", "b.onnx"]
+
+
+def test_values_beyond_the_range_are_clamped_and_told() -> None:
+    weight = np.full((4, 3, 3, 3), 1e-9, np.float32)
+    weight[0, 0, 0, 0], weight[1, 0, 0, 0], weight[2, 0, 0, 0] = 1e6, -7e4, 1.0
+    model = network(weight)
+    report = cast_model(model)
+    cast = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "weight_fp16")
+    assert (cast[0, 0, 0, 0], cast[1, 0, 0, 0], cast[2, 0, 0, 0]) == (LARGEST, -LARGEST, 1)
+    assert report.clamped == {"weight": 2}
+    assert report.flushed == weight.size - 3
+    assert "CLAMPED to 65504 in 1 initialisers: weight (2)" in report.line()
+
+
+def test_block_lists() -> None:
+    model = network()
+    cast_model(model, block_nodes=["resize"], block_ops=())
+    kinds = types(model)
+    assert kinds["mean"] == HALF and kinds["sum"] == HALF
+    resize = next(node for node in model.graph.node if node.name == "resize")
+    assert list(resize.output) == ["logits"] and kinds[resize.input[0]] == FLOAT
+
+
+def test_an_output_that_is_also_used_inside() -> None:
+    model = network()
+    model.graph.output.append(helper.make_tensor_value_info("relu", FLOAT, [1, 4, 8, 8]))
+    cast_model(model)
+    kinds = types(model)
+    assert kinds["relu"] == FLOAT and kinds["relu_fp16"] == HALF
+    assert next(node for node in model.graph.node if node.name == "add").input[0] == "relu_fp16"
+
+
+def test_what_it_refuses(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"not a model")
+    with pytest.raises(WeightsError, match="not a readable ONNX file"):
+        cast_fp16(tmp_path / "bad.onnx", tmp_path / "out.onnx")
+    with pytest.raises(ExportError, match="no node named 'node_x'"):
+        cast_model(network(), block_nodes=["node_x"])
+    model = network()
+    body = helper.make_graph([], "body", [], [])
+    model.graph.node.append(helper.make_node("If", ["cond"], ["y"], then_branch=body, else_branch=body))
+    with pytest.raises(ExportError, match="control flow"):
+        cast_model(model)

@@ -1,0 +1,159 @@
+"""The gate: what it measures, what it lets pass, and what happens to the file."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdc.deploy.parity import Difference, GateResult, Tolerances, gate, judge, read_gates, spread, write_gate
+from kdc.deploy.runtime import Runtime, Spec
+from kdc.distill.data import Dataset
+from kdc.distill.errors import DataError, NumbersError
+from kdc.distill.preprocess import IMAGENET
+
+SIZE, K = (8, 16), 3
+
+
+class Made(Runtime):
+    """Logits that follow the image, plus what ``wrong`` adds to them."""
+
+    name, provider, precision, device, source = "made", "numpy", "fp32", "cpu", Path("made")
+
+    def __init__(self, wrong: Any = 0.0, head: str = "logits", batch: int | None = 1) -> None:
+        self.spec = Spec((batch, *SIZE, 3), "uint8", "NHWC", head, IMAGENET, ("a", "b", "c"))
+        self.wrong, self.batches = wrong, []
+
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        self.batches.append(len(x))
+        logits = x.transpose(0, 3, 1, 2).astype(np.float32) / 16 + self.wrong
+        return logits if self.spec.head == "logits" else logits.argmax(1).astype(np.uint8)
+
+
+class Images(Dataset):
+    """Images smaller than the network's input, labelled by the right answer."""
+
+    name, split, classes = "noise", "val", ("a", "b", "c")
+
+    def __init__(self, count: int = 7, labelled: bool = True) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (count, 8, 12, 3), dtype=np.uint8)
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def key(self, i: int) -> str:
+        return f"image{i}"
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.images[i], self.images[i].argmax(2).astype(np.uint8) if self.labelled else None
+
+
+def judged(wrong: Any = 0.0, tolerances: Tolerances | None = None, data: Any = None, **runtime: Any) -> GateResult:
+    tolerances = tolerances or Tolerances(1e-4, 0.9999, 0.5)
+    return gate(Made(), Made(wrong, **runtime), Images() if data is None else data, tolerances, images=None)
+
+
+def test_equal_networks_pass() -> None:
+    result = judged()
+    assert result.passed and result.reasons == [] and result.images == 7
+    assert (result.agreement, result.max_diff, result.max_relative) == (1.0, 0.0, 0.0)
+    assert result.miou_reference == result.miou_candidate == 1.0 and result.miou_drop == 0
+    assert "100.000 % of pixels agree on 7 images of noise val" in result.line()
+
+
+def test_difference_is_relative_to_large_logits_only() -> None:
+    seen = Difference()
+    seen.add_logits(np.array([100.0, 0.5, -2.0]).reshape(1, 3, 1, 1), np.array([100.5, 0.51, -2.0]).reshape(1, 3, 1, 1))
+    assert seen.max_diff == pytest.approx(0.5)
+    assert seen.max_relative == pytest.approx(0.01)  # 0.01 / 1 beats 0.5 / 100
+
+
+def test_a_shift_of_all_logits_fails_by_difference_alone() -> None:
+    result = judged(wrong=0.1)
+    assert not result.passed and result.agreement > 0.9999
+    assert len(result.reasons) == 1 and result.reasons[0].startswith("logits differ by 0.1 x max(1, |z|), 0.0001 is")
+    assert judged(wrong=0.1, tolerances=Tolerances()).passed, "without a limit a difference is measured, not judged"
+
+
+def test_a_bias_towards_one_class_fails_by_agreement_and_miou() -> None:
+    result = judged(wrong=np.array([1.0, 0, 0], np.float32).reshape(1, 3, 1, 1), tolerances=Tolerances(None, 0.99, 0.5))
+    assert [reason.split()[-2:] for reason in result.reasons] == [["is", "needed"], ["is", "allowed"]]
+    assert result.miou_reference == 1.0 and result.miou_drop is not None and result.miou_drop > 0.5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_never_pass(bad: float) -> None:
+    wrong = np.zeros((1, 3, *SIZE), np.float32)
+    wrong[0, 0, 0, 0] = bad
+    result = judged(wrong=wrong, tolerances=Tolerances(None, 0.0))
+    assert result.reasons == ["the candidate gives values that are not finite"]
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_masks_are_compared_with_logits() -> None:
+    result = judged(head="argmax")
+    assert result.passed and result.max_diff is None and result.agreement == 1.0
+    assert not judged(np.array([9.0, 0, 0], np.float32).reshape(1, 3, 1, 1), head="argmax").passed
+
+
+def test_a_free_batch_sees_several_sizes() -> None:
+    candidate = Made(batch=None)
+    result = gate(Made(batch=None), candidate, Images(), Tolerances(), images=None)
+    assert candidate.batches == [1, 2, 3, 1] and result.images == 7
+
+
+def test_images_without_labels_and_no_images() -> None:
+    result = judged(data=Images(labelled=False))
+    assert result.passed and result.miou_reference is None and result.miou_drop is None
+    with pytest.raises(DataError, match="no image to compare"):
+        judged(data=Images(count=0))
+
+
+def test_another_shape_is_another_network() -> None:
+    with pytest.raises(NumbersError, match="the candidate gives 1x4x4, the reference 1x8x8"):
+        Difference().add_masks(np.zeros((1, 8, 8)), np.zeros((1, 4, 4)))
+
+
+def test_a_flip_between_equal_scores_is_a_tie_and_no_fault() -> None:
+    logits = np.zeros((1, 3, 1, 4), np.float32)
+    logits[0, 0], logits[0, 1] = [1.0, 1.0, 1.0, 80.0], [0.9995, 0.99, -5.0, 79.9]
+    seen = Difference()
+    seen.add_masks(np.zeros((1, 1, 4), np.uint8), np.array([[[1, 1, 1, 1]]], np.uint8), logits, tie=2**-9)
+    assert (seen.pixels, seen.same, seen.ties) == (4, 0, 2)  # 0.0005 apart, and 0.1 at 80
+    noise = np.random.default_rng(3).uniform(-0.5, 0.5, (1, 3, *SIZE)).astype(np.float32)
+    strict = judged(noise, Tolerances(agreement=0.9999), head="argmax")
+    lenient = judged(noise, Tolerances(agreement=0.9999, tie=1.0), head="argmax")
+    assert not strict.passed and strict.tied == 0
+    assert lenient.passed and lenient.agreement == strict.agreement
+    assert lenient.tied == pytest.approx(1 - strict.agreement) and "are ties" in lenient.line()
+
+
+def test_spread() -> None:
+    assert spread(10, 4) == [0, 3, 6, 9]
+    assert spread(3, 16) == spread(3, None) == [0, 1, 2]
+
+
+def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:
+    assert read_gates(tmp_path) == []
+    write_gate(tmp_path, "onnx", judged(wrong=1.0))
+    write_gate(SimpleNamespace(path=tmp_path), "fp16", judged())  # type: ignore[arg-type]
+    write_gate(tmp_path, "onnx", judged(), file="model.onnx")
+    entries = read_gates(tmp_path)
+    assert [(e["stage"], e["passed"]) for e in entries] == [("fp16", True), ("onnx", True)]
+    assert entries[1]["file"] == "model.onnx" and entries[1]["tolerances"]["agreement"] == 0.9999
+
+
+def test_judge_removes_what_failed(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    for name in ("model.onnx", "model.onnx.json"):
+        (tmp_path / name).write_text("x")
+    assert judge(tmp_path, "onnx", file, judged(), "").sha256.startswith("2d711642b726b044")
+    assert file.exists()
+    with pytest.raises(NumbersError, match=r"model\.onnx did not pass its gate.*; ask for help") as caught:
+        judge(tmp_path, "onnx", file, judged(wrong=1.0), "ask for help")
+    assert caught.value.exit_code == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
+    assert read_gates(tmp_path)[0]["passed"] is False

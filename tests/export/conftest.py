@@ -1,0 +1,49 @@
+"""Exported files that several tests look at: each is written once."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdc.distill.models import SegmentationModel, build
+from kdc.distill.preprocess import BGR_MEAN
+from kdc.export.to_onnx import export_onnx
+
+SIZE = (64, 128)
+CLASSES = ("road", "sky", "tree", "car", "post")
+PALETTE = ((128, 64, 128), (70, 130, 180), (0, 128, 0), (0, 0, 142), (153, 153, 153))
+
+
+@pytest.fixture(scope="session")
+def networks() -> dict[str, SegmentationModel]:
+    """One network an architecture; batch norm made uneven, so that folding it wrongly shows."""
+    torch.set_num_threads(1)
+    made = {}
+    for arch, preprocess in (("deeplabv3", None), ("pspnet", BGR_MEAN)):
+        model = build(f"{arch}-mv2_050", len(CLASSES), preprocess=preprocess, seed=1)
+        generator = torch.Generator().manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean = 0.1 * torch.randn(module.num_features, generator=generator)
+                module.running_var = 0.5 + torch.rand(module.num_features, generator=generator)
+        made[arch] = model.eval()
+    return made
+
+
+@pytest.fixture(scope="session")
+def exported(
+    networks: dict[str, SegmentationModel], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str, str], Path]:
+    """Return the float32 file of an architecture, head and input."""
+    folder, done = tmp_path_factory.mktemp("onnx"), {}
+
+    def get(arch: str, head: str, input: str) -> Path:
+        key = (arch, head, input)
+        if key not in done:
+            path = folder / f"{arch}.{head}.{input}.onnx"
+            export_onnx(networks[arch], path, size=SIZE, head=head, input=input, classes=CLASSES, palette=PALETTE)
+            done[key] = path
+        return done[key]
+
+    return get

@@ -1,0 +1,145 @@
+"""ONNX files: what is in them, that they compute the network, and that a wrong one does not survive."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from kdc.deploy.parity import read_gates
+from kdc.distill.checkpoint import save_student
+from kdc.distill.config import Config
+from kdc.distill.data import open_data
+from kdc.distill.errors import NumbersError, UsageError
+from kdc.distill.models import SegmentationModel, build
+from kdc.distill.run import Run, sha256
+from kdc.export import commands, to_onnx
+from kdc.export.graph import DeployGraph
+
+SIZE = (64, 128)
+Files = Callable[[str, str, str], Path]
+
+
+def ran(path: Path, x: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"image": x})[0])
+
+
+@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8")])
+def test_file_computes_the_network(
+    arch: str, head: str, input: str, exported: Files, networks: dict[str, SegmentationModel]
+) -> None:
+    graph = DeployGraph(networks[arch], SIZE, head, input)
+    pixels = np.random.default_rng(1).integers(0, 256, (1, *SIZE, 3), dtype=np.uint8)
+    x = pixels if input == "uint8" else networks[arch].preprocess.apply(pixels)
+    with torch.inference_mode():
+        expected = graph(torch.from_numpy(x)).numpy()
+    given = ran(exported(arch, head, input), x)
+    assert given.dtype == expected.dtype and given.shape == expected.shape
+    if head == "logits":
+        assert np.abs(given - expected).max() <= 1e-4 * np.maximum(1, np.abs(expected)).max()
+    else:
+        assert (given == expected).mean() >= 0.9995
+
+
+def test_what_is_in_a_file(exported: Files, networks: dict[str, SegmentationModel]) -> None:
+    path = exported("pspnet", "argmax", "uint8")
+    model = onnx.load(path)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert "BatchNormalization" not in kinds, "batch norm is not folded"
+    assert len(model.graph.node) < 140 and "Gather" not in kinds, "adaptive pooling was unrolled"
+    assert [node.op_type for node in model.graph.node][:2] == ["Cast", "Transpose"]
+    assert kinds["MatMul"] == 6  # bins 2, 3, 6: two each; bin 1 is a mean
+    assert not any("aux" in tensor.name for tensor in model.graph.initializer)
+    assert model.opset_import[0].version == 20
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node), "stack traces with local paths"
+    assert b"site-packages" not in path.read_bytes()
+    assert [p.name for p in path.parent.glob(f"{path.name}*")] == [path.name], "weights belong inside"
+    said = {p.key: json.loads(p.value) for p in model.metadata_props}
+    assert said["kdc.preprocess"]["order"] == "bgr"
+    assert said["kdc.classes"][1] == "sky" and said["kdc.palette"][0] == [128, 64, 128]
+    assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec()))
+    assert (said["kdc.head"], said["kdc.input"]) == ("argmax", "uint8")
+
+
+def test_free_batch(tmp_path: Path, networks: dict[str, SegmentationModel]) -> None:
+    model, path = networks["pspnet"], tmp_path / "model.onnx"
+    to_onnx.export_onnx(model, path, size=(32, 64), dynamic_batch=True)
+    for batch in (1, 3):
+        x = np.random.default_rng(batch).standard_normal((batch, 3, 32, 64), dtype=np.float32)
+        with torch.inference_mode():
+            expected = DeployGraph(model, (32, 64))(torch.from_numpy(x)).numpy()
+        assert np.abs(ran(path, x) - expected).max() < 1e-4
+
+
+def test_opset_is_bounded(tmp_path: Path, networks: dict[str, SegmentationModel]) -> None:
+    with pytest.raises(UsageError, match="18 to 25"):
+        to_onnx.export_onnx(networks["pspnet"], tmp_path / "m.onnx", size=SIZE, opset=17)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    torch.set_num_threads(1)
+    data = open_data("builtin", "val", size=(36, 60), val_count=4)
+    card: dict[str, Any] = {"source": "builtin", "options": {"size": (36, 60), "val_count": 4}, "size": [36, 60]}
+    card |= {"classes": list(data.classes), "palette": [list(c) for c in data.palette], "num_classes": data.num_classes}
+    made = Run.create("export", Config(), out=tmp_path / "run", data=card)
+    model = build("deeplabv3-mv2_050", data.num_classes, seed=0)
+    save_student(made.checkpoints / "best.safetensors", model, {"data": card})
+    made.record(status="finished")
+    made.unlock()
+    return made
+
+
+def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
+    done = to_onnx.export_run(run, precisions=("fp32", "fp16"), images=3)
+    assert [each.path.name for each in done] == ["model.onnx", "model.fp16.onnx"]
+    for each in done:
+        manifest = json.loads((run.export / f"{each.path.name}.json").read_text())
+        assert manifest["sha256"] == sha256(each.path) == Run(run.path).card["files"][f"export/{each.path.name}"]
+        assert manifest["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 40, 64]}]  # rounded up
+        assert manifest["source"]["sha256"] == sha256(run.checkpoints / "best.safetensors")
+        assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
+    assert [gate["stage"] for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
+    assert read_gates(run)[0]["max_relative"] < 1e-4
+
+
+def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    export = to_onnx.export_onnx
+
+    def wrong(model: SegmentationModel, path: Path, **settings: Any) -> Path:
+        with torch.no_grad():
+            next(model.head.parameters()).mul_(1.5)
+        return export(model, path, **settings)
+
+    (run.export).mkdir()
+    (run.export / "model.onnx.json").write_text("{}")
+    monkeypatch.setattr(to_onnx, "export_onnx", wrong)
+    with pytest.raises(NumbersError, match="did not pass its gate and was removed: logits differ") as caught:
+        to_onnx.export_run(run, images=2)
+    assert caught.value.exit_code == 6
+    assert list(run.export.iterdir()) == []
+    assert read_gates(run)[0]["passed"] is False
+
+
+def test_plan_writes_nothing(run: Run) -> None:
+    plan = to_onnx.plan_run(run, precisions=("fp32", "fp16"), head="argmax", input="uint8")
+    assert plan["size"] == [40, 64]
+    assert [Path(p).name for p in plan["onnx"]] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
+    assert not run.export.exists()
+
+
+def test_free_height_and_width_are_refused_with_the_reason(run: Run) -> None:
+    with pytest.raises(UsageError, match=r"fixed at export.*--dynamic-batch"):
+        commands.onnx(str(run.path), size="dynamic")
+    with pytest.raises(UsageError, match="did you mean 'fp16'"):
+        commands.onnx(str(run.path), precision="fp61")
