@@ -18,9 +18,8 @@ from ..distill.models import SegmentationModel
 from ..distill.run import Run, write_bytes
 from ..distill.teacher import reopen_teacher
 from ._figures import ERROR_COLOURS, Series, line_chart
+from ._formats import FILTERS, sign
 from ._strips import strips
-
-NOT_MEASURED = Markup('<span class="nm">not measured</span>')
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -42,7 +41,7 @@ def write_report(run: Run, *, baseline: Run | None = None, device: str = "cpu", 
     path = run.path / "report.html"
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"pct": _pct, "points": _points, "number": _number, "size": _size, "si": _si}
+    environment.filters |= FILTERS
     page = environment.get_template("report.html.jinja").render(facts(run, baseline, device=device, pictures=pictures))
     write_bytes(path, page.encode())
     return path
@@ -105,7 +104,7 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
             dict.fromkeys([*_texts(card.get("notes")), *([] if builtin else _texts(data.get("notes"))), *trouble])
         ),
         "commands": _commands(run, baseline, teacher_run),
-        "sign": _sign,
+        "sign": sign,
     }
 
 
@@ -339,46 +338,3 @@ def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[d
         text = command if isinstance(command, str) else shlex.join(map(str, command))
         found[each.path] = {"run": each.path.name, "command": text, "created": each.card.get("created")}
     return list(found.values())
-
-
-def _known(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _pct(value: Any, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}" if _known(value) else NOT_MEASURED
-
-
-def _points(value: Any, digits: int = 1) -> str:
-    if not _known(value):
-        return NOT_MEASURED
-    # a real minus sign, so that columns of signed numbers line up, and no sign for what is shown as nothing
-    return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if _sign(value) else f"{0:.{digits}f}"
-
-
-def _sign(value: Any) -> str:
-    """Name the direction of a change that shows at one decimal of a per cent."""
-    if not _known(value) or abs(value) < 0.0005:
-        return ""
-    return "up" if value > 0 else "down"
-
-
-def _number(value: Any, form: str = ".3g") -> str:
-    """Format a number; the text "inf" of a failed gate passes through."""
-    if isinstance(value, str):
-        return value
-    return format(value, form) if _known(value) else NOT_MEASURED
-
-
-def _size(value: Any) -> str:
-    """Format bytes as megabytes of a million."""
-    return f"{value / 1e6:.1f} MB" if _known(value) else NOT_MEASURED
-
-
-def _si(value: Any) -> str:
-    if not _known(value):
-        return NOT_MEASURED
-    scale, letter = next(
-        ((s, c) for s, c in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")) if value >= s), (1, "")
-    )
-    return f"{value / scale:.4g}{letter}"

@@ -53,7 +53,7 @@ class TorchRuntime(Runtime):
         self.model: SegmentationModel = load_student(self.source)
         self.model.aux_head = None
         # channels last is the faster layout of both devices for these networks, so it is the fair reference
-        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(device).to(memory_format=torch.channels_last)
         if size is None and "size" not in card:
             raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
         height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,9 +13,6 @@ from .errors import WeightsError
 from .models import SegmentationModel, rebuild
 from .run import Run, find_run, replacing, sha256, write_json
 
-if TYPE_CHECKING:
-    pass
-
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
     """Keep a resumable state: tensors and plain values, loadable with ``weights_only=True``.
@@ -24,11 +21,14 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
     leaves one complete checkpoint whose hash fits.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"last-{state['stage']}-{step:07d}.pt"
+    name, n = f"last-{state['stage']}-{step:07d}", 2
+    path = folder / f"{name}.pt"
+    while path.exists():  # this step was saved before: what last.json names stays whole until the new file is there
+        path, n = folder / f"{name}-{n}.pt", n + 1
     with replacing(path) as beside:
         torch.save(state, beside)
     write_json(folder / "last.json", {"file": path.name, "sha256": sha256(path), "stage": state["stage"], "step": step})
-    for old in folder.glob("last-*.pt"):
+    for old in (*folder.glob("last-*.pt"), *folder.glob(".last-*")):  # the latter are left by a kill while writing
         if old != path:
             old.unlink()
 
@@ -81,16 +81,25 @@ def load_student(
         run = source if isinstance(source, Run) else find_run(source)
         path = student_file(run, which)
     card = read_card(path)
-    if card is None:
-        raise WeightsError(
-            f"{path} is not a kdc checkpoint (no card in its header); give a run or its best.safetensors"
-        )
+    if card is None or "model" not in card:
+        raise WeightsError(f"{path} {_flaw(path)}; give a run or its best.safetensors")
     model = rebuild(card["model"])
     try:
         model.load_state_dict(load_file(str(path), device="cpu"))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise WeightsError(f"{path} does not fit {card['model']['name']}: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()
+
+
+def _flaw(path: Path) -> str:
+    """Say why a file has no card."""
+    if not path.is_file():
+        return "does not exist"
+    try:
+        with safe_open(str(path), "pt"):
+            return "is not a kdc checkpoint (no card in its header)"
+    except (OSError, SafetensorError) as error:
+        return f"is broken or cut off ({str(error).splitlines()[0]})"
 
 
 def student_file(run: Run, which: str = "best") -> Path:

@@ -2,14 +2,37 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError, closest
 
-Size = tuple[int, int]
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``HxW``, as in ``96x192``.
+
+    Raises:
+        UsageError: it is not two positive whole numbers.
+    """
+    parts = text.lower().split("x")
+    if len(parts) == 2 and all(p.isdigit() and int(p) > 0 for p in parts):
+        return int(parts[0]), int(parts[1])
+    raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
+
+
+def _size(value: Any) -> Any:
+    """Take ``HxW`` wherever a size is set, and what a list or tuple of two says as it is."""
+    if value is None or isinstance(value, list | tuple):
+        return value
+    try:
+        return parse_size(str(value))
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
 class Section(BaseModel):
@@ -151,18 +174,6 @@ class Config(Section):
         return _validated(nested)
 
 
-def parse_size(text: str) -> Size:
-    """Read ``HxW``, as in ``96x192``.
-
-    Raises:
-        UsageError: it is not two positive whole numbers.
-    """
-    parts = text.lower().split("x")
-    if len(parts) == 2 and all(p.isdigit() and int(p) > 0 for p in parts):
-        return int(parts[0]), int(parts[1])
-    raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
-
-
 def resolve(
     flags: Mapping[str, Any],
     sets: Iterable[str] = (),
@@ -184,7 +195,7 @@ def resolve(
     for layer in layers:
         for key, value in layer.items():
             _put(nested, key, value)
-    for key, value in _flatten(read_yaml(file) if file else {}):
+    for key, value in (flat_yaml(file) if file else {}).items():
         _put(nested, key, value)
     for text in sets:
         key, sign, value = text.partition("=")
@@ -217,6 +228,15 @@ def read_yaml(file: Path) -> dict[str, Any]:
             f"{file} holds {type(values).__name__}; a mapping of settings is needed, such as train: {{lr: 0.01}}"
         )
     return values
+
+
+def flat_yaml(file: Path) -> dict[str, Any]:
+    """Read a YAML file, nested or with dotted keys, as a flat dictionary of dotted keys.
+
+    Raises:
+        UsageError: as ``read_yaml``.
+    """
+    return dict(_flatten(read_yaml(file)))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
@@ -252,8 +272,16 @@ def _validated(nested: dict[str, Any]) -> Config:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise UsageError(f"unknown setting {key!r}{closest(key, _keys())}") from error
+        if first["type"] == "model_type":
+            raise UsageError(
+                f"{key}={first['input']!r}: {key} is a section; set keys of it, such as --set {_example(key)}"
+            ) from error
         message = first["msg"].removeprefix("Value error, ")
         raise UsageError(message if not key or "=" in message else f"{key}={first['input']!r}: {message}") from error
+
+
+def _example(section: str) -> str:
+    return next(f"{key}={value}" for key, value in _flatten(Config().model_dump()) if key.startswith(f"{section}."))
 
 
 def _keys() -> list[str]:

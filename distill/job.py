@@ -1,25 +1,25 @@
 """One training job from its configuration to a finished run: data, networks, teacher, method, loop, verdict."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
-from . import console, methods, models
+from . import methods, models
 from .checkpoint import load_student, student_file
 from .config import Config
 from .console import say, warn
 from .data import Dataset, open_data
+from .data._check import check
+from .devices import launch
 from .errors import DataError, KdcError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
 from .models._weights import load_backbone
 from .preprocess import NAMED
-from .run import Run, all_runs, find_run, point_last
+from .run import Run, all_runs, check_vacant, find_run, point_last
 from .state import Stopped
 from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher
 from .train import Batches, train
@@ -36,34 +36,6 @@ class Parts:
     student: SegmentationModel
     teacher: Teacher | None
     method: Composite
-
-
-def launch(config: Config) -> Fabric:
-    """Start Fabric on the devices that the configuration asks for; with several, each process comes back from here.
-
-    Raises:
-        UsageError: CUDA is asked for and there is none.
-    """
-    options = config.train
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError(
-            "--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto"
-        )
-    cuda = options.device != "cpu" and torch.cuda.is_available()
-    # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
-    ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
-    strategy = ddp if options.devices * options.nodes > 1 else "auto"
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        strategy=strategy,
-        devices=options.devices,
-        num_nodes=options.nodes,
-        precision=options.precision,
-    )
-    fabric.launch()
-    console.muted = not fabric.is_global_zero
-    torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
-    return fabric
 
 
 def run_job(
@@ -91,6 +63,8 @@ def run_job(
     """
     fabric = fabric or launch(config)
     kind = kind or ("train" if config.method.name == "none" else "distill")
+    if out and fabric.is_global_zero:
+        check_vacant(out)  # told now, not after a teacher was fitted
     parts = prepare(config, fabric, root)
     run = None
     if fabric.is_global_zero:
@@ -105,7 +79,7 @@ def run_job(
         run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **card)
         say(f"run {run.path}")
     run = _shared(fabric, run)
-    return _train(parts, run, fabric, resume=False)
+    return _train(parts, run, fabric, root, resume=False)
 
 
 def resume_job(spec: str | None, *, root: Path | None = None, workers: int | None = None) -> Run:
@@ -132,7 +106,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     student = models.rebuild(run.card["student"])
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
     say(f"run {run.path} goes on")
-    return _train(parts, run, fabric, resume=True)
+    return _train(parts, run, fabric, root, resume=True)
 
 
 def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
@@ -143,7 +117,9 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
     if config.method.name != "none":
         teacher = find_teacher(config, data_card, root)
         if teacher is None:
-            teacher = _fit_teacher(config, data_card, fabric, root, dry)
+            planned = _fit_teacher(config, data_card, fabric, root, dry=True)
+            _method(config, student, planned)  # what is wrong with the method is told before the fit, not after
+            teacher = planned if dry else _fit_teacher(config, data_card, fabric, root, dry=False)
         say(f"teacher: {teacher.model.name} from {teacher.card['source']}")
         if config.model.teacher_check and val is not None and not dry:
             check_teacher(teacher, val, fabric.device)
@@ -204,7 +180,7 @@ def find_baseline(run: Run, root: Path | None = None) -> Run | None:
     return None
 
 
-def _train(parts: Parts, run: Run, fabric: Fabric, resume: bool) -> Run:
+def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bool) -> Run:
     batches = Batches(parts.data, parts.config, fabric)
     teacher = parts.teacher.model if parts.teacher else None
     try:
@@ -222,7 +198,7 @@ def _train(parts: Parts, run: Run, fabric: Fabric, resume: bool) -> Run:
             run.record(baseline=str(baseline.path) if baseline else None)
         run.seal()
         if run.card["kind"] != "teacher":
-            point_last(run)
+            point_last(run, root)
         run.unlock()
         result = f": best val mIoU {100 * scores.miou:.2f} %" if scores else ""
         say(f"{run.path.name} finished{result}; weights in {student_file(run).relative_to(run.path.parent)}")
@@ -245,13 +221,13 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     try:
         val = open_data(config.data.source, config.data.split, **options)
     except DataError as error:
+        if config.data.split != "val":  # asked for by name
+            raise
         warn(f"no validation: {error}")
     if val is not None and not val.labelled:
         warn(f"{data.name} {val.split} has no labels: nothing is validated, the last weights are kept")
         val = None
     if decode and data.name != "builtin":
-        from .data._check import check
-
         report = check(config.data.source, **options)
         if report.problems:
             more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
@@ -305,7 +281,8 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
         train__ema=None,
     )
     if dry:
-        model = build_student(plain, data_card["num_classes"])
+        with torch.device("meta"):  # its shape alone is asked for
+            model = models.build(name, data_card["num_classes"], output_stride=config.model.teacher_stride)
         return Teacher(
             model.requires_grad_(False).eval(),
             {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"},

@@ -47,7 +47,7 @@ def confusion(pred: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarr
 
 
 def _refuse_strangers(pred: np.ndarray, label: np.ndarray, num_classes: int) -> None:
-    if num_classes < IGNORE and cv2.countNonZero(cv2.inRange(label, num_classes, IGNORE - 1)):  # type: ignore[call-overload]
+    if num_classes < IGNORE and cv2.countNonZero(cv2.inRange(label, num_classes, IGNORE - 1)):
         value = int(label[(label >= num_classes) & (label < IGNORE)][0])
         raise DataError(f"label holds {value}; accepted are 0 to {num_classes - 1} and {IGNORE} (ignored)")
     if pred.size and int(pred.max()) >= num_classes:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from .config import Train
 from .methods import Critic
 from .schedule import poly
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
@@ -36,10 +38,10 @@ def set_lr(optimizer: torch.optim.Optimizer, base: float, step: int, iters: int,
     return lr
 
 
-class Average:
+class Average(Generic[Network]):
     """An exponential moving average of a network's weights; buffers are copied."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: Network, decay: float) -> None:
         self.decay = decay
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 

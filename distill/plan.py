@@ -7,7 +7,8 @@ import torch
 from . import cost, models
 from .config import Config
 from .console import say, table
-from .job import launch, prepare
+from .devices import launch
+from .job import prepare
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def plan(config: Config) -> dict[str, Any]:
     parts = prepare(config, fabric, dry=True)
     options = config.train
     share = options.batch // (options.devices * options.nodes * options.accumulate)
-    memory = estimate_memory(config, share, parts.teacher is not None)
+    memory = estimate_memory(config, share, parts.teacher.model if parts.teacher else None)
     result = {
         "data": {
             "name": parts.data.name,
@@ -71,7 +72,7 @@ def plan(config: Config) -> dict[str, Any]:
     return result
 
 
-def estimate_memory(config: Config, images: int, teaches: bool) -> dict[str, int]:
+def estimate_memory(config: Config, images: int, teacher: models.SegmentationModel | None) -> dict[str, int]:
     """Estimate one device's memory in MiB: weights, gradients, momentum, and what autograd keeps of the student.
 
     The student runs once on the meta device, where nothing is computed and every tensor kept for backward is seen. The
@@ -92,23 +93,10 @@ def estimate_memory(config: Config, images: int, teaches: bool) -> dict[str, int
             student.train()(torch.zeros(max(images, 2), 3, height, width, dtype=torch.uint8))
     weights = sum(p.numel() for p in student.parameters()) * 4 * (3 if config.train.optimizer == "sgd" else 4)
     activations = sum(kept.values()) * images / max(images, 2) * (1.0 if config.train.precision == "32" else 0.6)
-    if teaches and config.model.teacher:
-        with torch.device("meta"):
-            name = (
-                models.expand(config.model.teacher, config.model.arch)
-                if "/" not in config.model.teacher
-                else "deeplabv3-r101"
-            )
-            teacher = models.build(name, 19, output_stride=config.model.teacher_stride)
+    if teacher is not None:
         weights += sum(p.numel() for p in teacher.parameters()) * 4
         activations += (
-            images
-            * height
-            * width
-            / config.model.teacher_stride**2
-            * max(t.channels for t in teacher.taps.values())
-            * 4
-            * 4
+            images * height * width / teacher.output_stride**2 * max(t.channels for t in teacher.taps.values()) * 4 * 4
         )
     mib = {"weights": round(weights / 2**20), "activations": round(activations / 2**20)}
     return {**mib, "total": sum(mib.values())}

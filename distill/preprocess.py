@@ -24,8 +24,12 @@ class Preprocess:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
         """Undo ``to_dict``."""
-        mean, std = (tuple(float(v) for v in values[key]) for key in ("mean", "std"))
-        return cls(mean, std, values["order"])  # type: ignore[arg-type]
+
+        def triple(key: str) -> tuple[float, float, float]:
+            first, second, third = (float(v) for v in values[key])
+            return first, second, third
+
+        return cls(triple("mean"), triple("std"), values["order"])
 
     def sha(self) -> str:
         """Return the sha256 of the values: two files with the same hash prepare images alike."""

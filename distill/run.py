@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from .config import Config, read_yaml
+from .config import Config, resolve
 from .errors import BusyError, UsageError, WeightsError, closest
 
 if TYPE_CHECKING:
@@ -48,11 +48,14 @@ class Run:
 
         Raises:
             BusyError: ``out`` holds a run already.
+            UsageError: ``out`` holds other things, or cannot be made.
         """
         path = out or _fresh((root or RUNS), name)
-        if (path / "run.json").exists():
-            raise BusyError(f"{path} holds a run already; resume it with --resume {path}, or name another --out")
-        path.mkdir(parents=True, exist_ok=True)
+        check_vacant(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise UsageError(f"cannot make the run folder {path} ({error.strerror}); name another --out") from error
         values = {"status": "running", "name": path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         values |= {"command": ["kdc", *sys.argv[1:]], "versions": versions(), "git": _git(), **card}
         lock = _locked(path)
@@ -80,7 +83,7 @@ class Run:
     @property
     def config(self) -> Config:
         """Every setting of the run, as it was resolved."""
-        return Config.model_validate(read_yaml(self.path / "config.yaml"))
+        return resolve({}, file=self.path / "config.yaml")
 
     @property
     def checkpoints(self) -> Path:
@@ -152,6 +155,21 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
     raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
 
 
+def check_vacant(path: Path) -> None:
+    """See that a new run may be made in ``path``: it does not exist yet, or holds nothing.
+
+    Raises:
+        BusyError: it holds a run.
+        UsageError: it holds other things, which removing the run would take away.
+    """
+    if (path / "run.json").exists():
+        raise BusyError(f"{path} holds a run already; resume it with --resume {path}, or name another --out")
+    if path.is_dir() and any(p.name != ".lock" for p in path.iterdir()):
+        raise UsageError(f"{path} is not empty and no run; name a new folder with --out")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; name a new folder with --out")
+
+
 def all_runs(root: Path | None = None) -> list[Run]:
     """Return the runs of a folder, oldest first; folders without a readable run.json are passed over."""
     found = []
@@ -162,14 +180,16 @@ def all_runs(root: Path | None = None) -> list[Run]:
     return sorted(found, key=lambda run: (run.card.get("created", ""), run.path.name))
 
 
-def point_last(run: Run) -> None:
-    """Let ``runs/last`` mean this run."""
-    link = run.path.parent / LAST
+def point_last(run: Run, root: Path | None = None) -> None:
+    """Let ``runs/last`` mean this run, wherever it lies."""
+    root = root or RUNS
+    root.mkdir(parents=True, exist_ok=True)
+    link = root / LAST
     if link.exists() and not link.is_symlink():
         return
     beside = link.with_name(f".{LAST}.{os.getpid()}")
     beside.unlink(missing_ok=True)
-    beside.symlink_to(run.path.name)
+    beside.symlink_to(run.path.name if run.path.parent == root.resolve() else run.path)
     beside.replace(link)
 
 

@@ -43,7 +43,7 @@ class State:
     run: Run
     student: SegmentationModel
     method: Composite
-    average: Average | None
+    average: Average[SegmentationModel] | None
     stage: str = ""
     step: int = 0
     bad: int = 0
@@ -52,7 +52,7 @@ class State:
     @property
     def judged(self) -> SegmentationModel:
         """The network that is validated and kept: the moving average where there is one."""
-        return self.average.model if self.average else self.student  # type: ignore[return-value]
+        return self.average.model if self.average else self.student
 
     def save(self, stage: Stage) -> None:
         """Write a checkpoint, unless the numbers have gone bad since the last one."""

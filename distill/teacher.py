@@ -50,6 +50,10 @@ def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = 
         return _checked_classes(_from_weights(config, name, Path(config.model.teacher_weights), data_card), data_card)
     if Path(name).suffix == ".safetensors":
         return _checked_classes(_from_checkpoint(Path(name), None), data_card)
+    if Path(name).suffix in (".pth", ".pt", ".ckpt") and Path(name).exists():
+        raise UsageError(
+            f"--teacher {name} is a file of weights alone: name the network, --teacher NAME --teacher-weights {name}"
+        )
     if (run := _named_run(name, root)) is not None:
         return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
     wanted, stride = models.expand(name, config.model.arch), config.model.teacher_stride

@@ -3,12 +3,12 @@
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
 from timm.layers.norm_act import convert_sync_batchnorm
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import console
 from .batch import IGNORE, Batch
@@ -18,67 +18,16 @@ from .data import Dataset
 from .data._loader import Order, TrainSamples, loader
 from .errors import NumbersError
 from .evaluate import evaluate, model_predictor
-from .losses import task_loss
+from .learner import Learner, PhaseLearner
 from .methods import Composite, Phase
 from .metrics import Scores
-from .models import Output, SegmentationModel
+from .models import SegmentationModel
 from .optim import Average, critic_optimiser, optimiser, set_lr
 from .run import Run
 from .state import Signals, Stage, State, Stopped
 
 #: non-finite losses in a row after which a run stops
 PATIENCE = 3
-
-
-class Learner(nn.Module):
-    """Student and method as one module, so that one wrapper distributes both and every adapter trains along."""
-
-    def __init__(
-        self, student: SegmentationModel, method: Composite, aux_weight: float, freeze_bn: bool = False
-    ) -> None:
-        super().__init__()
-        self.student, self.method, self.aux_weight, self.freeze_bn = student, method, aux_weight, freeze_bn
-
-    def train(self, mode: bool = True) -> "Learner":
-        """Set train mode; frozen batch norms stay in eval mode."""
-        super().train(mode)
-        if self.freeze_bn:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
-
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
-        """Return ``total`` to minimise and, detached, what it is made of.
-
-        Args:
-            batch: the images of this micro-batch.
-            shown: what the teacher shows, or None.
-            valid: labelled pixels that the cross-entropy is averaged over.
-            share: this micro-batch's part of the optimiser step, for the terms that are means over images.
-        """
-        output = self.student(batch.images)
-        with torch.autocast(batch.images.device.type, enabled=False):
-            output = output.raised()
-            task = task_loss(output, batch.labels, self.aux_weight, valid)
-            total = torch.stack(list(task.values())).sum()
-            terms = self.method.losses(output, shown.raised(), batch) if shown is not None else {}
-            for name, raw in terms.items():
-                total = total + self.method.weight(name, batch.step) * share * raw
-        values = {"task": _detached(task), "terms": {name: share * raw for name, raw in _detached(terms).items()}}
-        return {"total": total, "output": output.detached(), **values}
-
-
-class PhaseLearner(nn.Module):
-    """A module that a method trains before the student, with that phase's loss."""
-
-    def __init__(self, phase: Phase) -> None:
-        super().__init__()
-        self.module, self.loss = phase.module, phase.loss
-
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
-        """Return ``total`` to minimise."""
-        return {"total": share * self.loss(self.module, batch), "task": {}, "terms": {}}
 
 
 def train(
@@ -109,7 +58,7 @@ def train(
     if options.channels_last:
         for network in (learner, teacher):
             if network is not None:
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                network.to(memory_format=torch.channels_last)
     learner.to(fabric.device)
     if teacher is not None:
         teacher.to(fabric.device)
@@ -273,8 +222,8 @@ def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Datas
     model.train(training)
     if fabric.world_size > 1:
         for name in ("confusion", "band_confusion"):
-            total = fabric.all_reduce(torch.from_numpy(getattr(scores, name)).to(fabric.device), reduce_op="sum")
-            setattr(scores, name, total.cpu().numpy())  # type: ignore[union-attr]
+            total = _reduced(fabric, torch.from_numpy(getattr(scores, name)).to(fabric.device), "sum")
+            setattr(scores, name, total.cpu().numpy())
         scores.images = count
     return scores
 
@@ -309,8 +258,8 @@ def _agree(fabric: Fabric, micro: list[Batch], stop: int) -> tuple[Tensor, int]:
     valid = sum(((batch.labels != IGNORE).sum() for batch in micro), torch.zeros((), device=fabric.device))
     if fabric.world_size == 1:
         return valid, stop
-    both = fabric.all_reduce(torch.stack([valid, torch.full_like(valid, stop)]), reduce_op="sum")
-    return both[0] / fabric.world_size, _signal(int(both[1]))  # type: ignore[index]
+    both = _reduced(fabric, torch.stack([valid, torch.full_like(valid, stop)]), "sum")
+    return both[0] / fabric.world_size, _signal(int(both[1]))
 
 
 def _signal(total: int) -> int:
@@ -318,12 +267,8 @@ def _signal(total: int) -> int:
     return 0 if total == 0 else int(signal.SIGTERM if total % signal.SIGTERM == 0 else signal.SIGINT)
 
 
-def _reduced(fabric: Fabric, value: Tensor) -> Tensor:
-    return fabric.all_reduce(value, reduce_op="mean") if fabric.world_size > 1 else value  # type: ignore[return-value]
-
-
-def _detached(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.detach() for key, value in values.items()}
+def _reduced(fabric: Fabric, value: Tensor, how: str = "mean") -> Tensor:
+    return cast(Tensor, fabric.all_reduce(value, reduce_op=how)) if fabric.world_size > 1 else value
 
 
 def _summed(fabric: Fabric, parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def _timing_cache(config: Any, path: str | None) -> Any:
 
 def _tensor(tensor: Any) -> dict[str, Any]:
     shape = [None if size == -1 else int(size) for size in tensor.shape]
-    return {"name": tensor.name, "dtype": str(tensor.dtype).rpartition(".")[2].lower(), "shape": shape}
+    dtype = str(tensor.dtype).rpartition(".")[2].lower()
+    return {"name": tensor.name, "dtype": {"float": "float32", "half": "float16"}.get(dtype, dtype), "shape": shape}
 
 
 def _problem(error: Any) -> str:

@@ -143,8 +143,9 @@ def export_run(
     full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
-    for old in (full, half):  # a file without its manifest has not passed
-        manifest_path(old).unlink(missing_ok=True)
+    for old in (full, half) if "fp16" in precisions else (full,):
+        old.unlink(missing_ok=True)
+        manifest_path(old).unlink(missing_ok=True)  # and none is written before the gate: without it a file is unproven
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)

@@ -1,4 +1,4 @@
-"""What a distillation method is, one file per method beside this one, and how methods are found and composed.
+"""The distillation methods, one file each beside this one: how they are found by name and composed.
 
 A new method is one file: a subclass of `Method` with its terms' default weights, its hyper-parameters as keyword
 defaults, and `losses`.
@@ -7,148 +7,19 @@ defaults, and `losses`.
 import importlib
 import inspect
 import pkgutil
-import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
 from ..errors import UsageError, closest
-from ..losses import raised, upsample
 from ..schedule import Schedule
+from ._method import Critic, Method, Phase, Sizes, hyphen
 
 if TYPE_CHECKING:
-    from ..models import Output, Tap
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a method may know when it is built."""
-
-    num_classes: int
-    #: channels and stride of every tap
-    student: "dict[str, Tap]"
-    teacher: "dict[str, Tap]"
-    #: optimiser steps of the run
-    iters: int
-    seed: int
-
-
-@dataclass
-class Phase:
-    """Training to be done before the student's, by the same loop."""
-
-    name: str
-    module: nn.Module
-    loss: Callable[[nn.Module, Batch], Tensor]
-    lr: float
-    momentum: float
-    weight_decay: float
-    iters: int
-
-
-@dataclass
-class Critic:
-    """A network that trains against the student; the loop steps it after the student, with an optimiser of its own."""
-
-    module: nn.Module
-    lr: float
-    optimizer: str = "adam"
-    #: of Adam; SGD takes the first as its momentum
-    betas: tuple[float, float] = (0.9, 0.99)
-    weight_decay: float = 0.0
-    #: decay the rate with the student's
-    decay: bool = False
-
-
-class Method(nn.Module):
-    """Extra terms of the student's loss; only `losses` is mandatory.
-
-    Parameters that require grad train with the student, buffers and fixed parameters travel in the checkpoint. A
-    subclass takes ``sizes``, ``terms`` (the terms that are on; None = all) and its hyper-parameters as keywords.
-    """
-
-    #: taps read on both sides; a constructor may replace it by what its options and terms need
-    taps: tuple[str, ...] = ("logits",)
-    #: default weight of each term
-    weights: ClassVar[dict[str, float]] = {}
-    #: where the method was published
-    paper: ClassVar[str] = ""
-
-    def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None) -> None:
-        super().__init__()
-        self.sizes = sizes
-        self.terms = tuple(term for term in self.weights if terms is None or term in terms)
-
-    def phases(self, teacher: nn.Module) -> list[Phase]:
-        """Return the training to be done first, in order."""
-        return []
-
-    def teach(self, teacher: Callable[[Tensor], "Output"], batch: Batch) -> "Output":
-        """Return what the teacher shows of the batch."""
-        with torch.no_grad():
-            return teacher(batch.images)
-
-    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
-        """Return the raw value of each term that is on: scalars in at least float32."""
-        raise NotImplementedError
-
-    def forward(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
-        """Return `losses`, computed outside autocast."""
-        with torch.autocast(batch.labels.device.type, enabled=False):
-            return self.losses(student, teacher, batch)
-
-    def critics(self) -> dict[str, Critic]:
-        """Return the networks that train against the student; they are sub-modules of the method."""
-        return {}
-
-    def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
-        """Return each critic's loss, by the critic's name; the student is detached."""
-        return {}
-
-    def joint_parameters(self) -> list[nn.Parameter]:
-        """Return what trains with the student: all that require grad, critics apart."""
-        apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
-        return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
-
-    def notes(self) -> list[str]:
-        """Return what should be said before training starts, a line each."""
-        return []
-
-    # what subclasses build with
-
-    def need(self, *taps: str) -> None:
-        """Check that both networks have the taps, and the same classes where scores are compared.
-
-        Raises:
-            UsageError: one lacks a tap, or the class counts differ.
-        """
-        name = _name_of(type(self))
-        for tap in taps:
-            for role, there in (("student", self.sizes.student), ("teacher", self.sizes.teacher)):
-                if tap not in there:
-                    raise UsageError(
-                        f"method {name} reads the tap '{tap}'; the {role} has only {', '.join(sorted(there))}"
-                    )
-            mine, its = self.sizes.student[tap].channels, self.sizes.teacher[tap].channels
-            if tap in ("logits", "aux") and mine != its:
-                raise UsageError(
-                    f"method {name} compares '{tap}': the student has {mine} classes and the teacher {its}; "
-                    "both must be trained for the same classes"
-                )
-        self.taps = taps
-
-    def rng(self, tag: str) -> torch.Generator:
-        """Return a generator of its own for ``tag``, the same on every rank."""
-        return torch.Generator().manual_seed(zlib.crc32(f"{self.sizes.seed}/{_name_of(type(self))}/{tag}".encode()))
-
-    def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:
-        """Return a tap of both in at least float32: the student's at the teacher's size, the teacher's detached."""
-        target = raised(teacher.tap(tap)).detach()
-        return upsample(raised(student.tap(tap)), target.shape[-2:]), target
+    from ..models import Output
 
 
 class Composite(Method):
@@ -227,7 +98,7 @@ class Composite(Method):
 
 def names() -> list[str]:
     """Return the names of all methods: their files', with hyphens."""
-    return sorted(_hyphen(m.name) for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return sorted(hyphen(m.name) for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def load(name: str) -> type[Method]:
@@ -236,7 +107,7 @@ def load(name: str) -> type[Method]:
     Raises:
         UsageError: there is no such method; the message names the nearest.
     """
-    name = _hyphen(name)
+    name = hyphen(name)
     if name not in names():
         raise UsageError(f"no method '{name}'{closest(name, names())}; there are: {', '.join(names())}, and none")
     module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
@@ -257,7 +128,7 @@ def info(name: str) -> dict[str, Any]:
     """Return, JSON-able, what there is to know of a method before it is built."""
     method = load(name)
     return {
-        "name": _hyphen(name),
+        "name": hyphen(name),
         "summary": (inspect.getdoc(method) or "").partition("\n")[0],
         "paper": method.paper,
         "taps": list(method.taps),
@@ -279,8 +150,8 @@ def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] |
     Raises:
         UsageError: an unknown method, key or value, or a network without a tap that is read.
     """
-    chosen = [_hyphen(part.strip()) for part in spec.split("+")] if spec.strip() != "none" else []
-    given = {_hyphen(name): dict(values) for name, values in (settings or {}).items()}
+    chosen = [hyphen(part.strip()) for part in spec.split("+")] if spec.strip() != "none" else []
+    given = {hyphen(name): dict(values) for name, values in (settings or {}).items()}
     if len(set(chosen)) < len(chosen):
         raise UsageError(f"method '{spec}' names a method twice")
     if stray := [name for name in given if name not in chosen]:
@@ -346,11 +217,3 @@ def _built(method: Method) -> list[dict[str, Any]]:
 def _line(built: Mapping[str, Any]) -> str:
     trained = "trained with the student" if built["trained"] else "fixed"
     return f"{built['name']} {built['shape']}, {built['parameters']:,} parameters, {trained}"
-
-
-def _hyphen(name: str) -> str:
-    return name.strip().replace("_", "-")
-
-
-def _name_of(cls: type[Method]) -> str:
-    return _hyphen(cls.__module__.rpartition(".")[2])

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 
 from kdc.calib.images import choose, greedy
+from kdc.distill.data import Dataset
 from kdc.distill.errors import DataError, UsageError
 
 
-class Scenes:
+class Scenes(Dataset):
     """Images of class 0 only, but for one that holds class 1."""
 
-    name, split, classes, num_classes = "scenes", "train", ("sky", "pole", "ghost"), 3
+    name, split, classes = "scenes", "train", ("sky", "pole", "ghost")
 
     def __init__(self, count: int, rare: int, labelled: bool = True) -> None:
         self.count, self.rare, self.labelled = count, rare, labelled
@@ -32,7 +33,7 @@ class Scenes:
 
 
 def test_rare_class_comes_first_and_missing_one_is_said(capsys):
-    chosen = choose(Scenes(40, rare=33), 3)  # type: ignore[arg-type]
+    chosen = choose(Scenes(40, rare=33), 3)
     assert chosen.indices[0] == 33
     assert len(set(chosen.indices)) == 3
     assert chosen.missing == ["ghost"]
@@ -50,14 +51,14 @@ def test_greedy_takes_what_is_scarce():
 
 def test_unlabelled_data_are_drawn_by_seed():
     data = Scenes(40, rare=0, labelled=False)
-    one, same, other = (choose(data, 5, seed=seed).indices for seed in (0, 0, 1))  # type: ignore[arg-type]
+    one, same, other = (choose(data, 5, seed=seed).indices for seed in (0, 0, 1))
     assert one == same != other
     assert len(set(one)) == 5
-    assert choose(data, 99).coverage is None  # type: ignore[arg-type]
+    assert choose(data, 99).coverage is None
 
 
 def test_refusals():
     with pytest.raises(UsageError, match="at least 1 image"):
-        choose(Scenes(4, 0), 0)  # type: ignore[arg-type]
+        choose(Scenes(4, 0), 0)
     with pytest.raises(DataError, match="is empty"):
-        choose(Scenes(0, 0), 1)  # type: ignore[arg-type]
+        choose(Scenes(0, 0), 1)

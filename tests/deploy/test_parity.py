@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from kdc.deploy.runtime import Runtime, Spec
 from kdc.distill.data import Dataset
 from kdc.distill.errors import DataError, NumbersError
 from kdc.distill.preprocess import IMAGENET
+from kdc.distill.run import Run
 
 SIZE, K = (8, 16), 3
 
@@ -139,7 +139,8 @@ def test_spread() -> None:
 def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:
     assert read_gates(tmp_path) == []
     write_gate(tmp_path, "onnx", judged(wrong=1.0))
-    write_gate(SimpleNamespace(path=tmp_path), "fp16", judged())  # type: ignore[arg-type]
+    (tmp_path / "run.json").write_text("{}")
+    write_gate(Run(tmp_path), "fp16", judged())
     write_gate(tmp_path, "onnx", judged(), file="model.onnx")
     entries = read_gates(tmp_path)
     assert [(e["stage"], e["passed"]) for e in entries] == [("fp16", True), ("onnx", True)]

@@ -23,9 +23,9 @@ def test_shapes_types_and_ignored_region() -> None:
     data = open_data("builtin", "val")
     image, label = data.read(0)
     assert label is not None
-    assert image.shape == (96, 192, 3) and image.dtype == np.uint8
-    assert label.shape == (96, 192) and label.dtype == np.uint8
-    assert data.size() == (96, 192) and len(data) == 60 and data.labelled
+    assert image.shape == (64, 128, 3) and image.dtype == np.uint8
+    assert label.shape == (64, 128) and label.dtype == np.uint8
+    assert data.size() == (64, 128) and len(data) == 60 and data.labelled
     ignored = (label == IGNORE).mean()
     assert 0.02 < ignored < 0.15
     assert label[label != IGNORE].max() < data.num_classes == len(data.palette) == 11
@@ -80,4 +80,4 @@ def test_mistakes_are_named() -> None:
 def test_registry_is_the_folder() -> None:
     assert names() == ["builtin", "camvid", "folder"]
     assert splits("builtin") == ["train", "val", "test"]
-    assert recipe("builtin")["train.crop"] == (96, 192) and recipe("camvid")["train.iters"] == 40000
+    assert recipe("builtin")["train.crop"] == (64, 128) and recipe("camvid")["train.iters"] == 40000

@@ -17,7 +17,7 @@ TAPS = [{"logits": Tap(K, 8), "aux": Tap(K, 8), "dec": Tap(c, 8), "bb": Tap(2 * 
 SIZES = Sizes(K, *TAPS, iters=40, seed=0)
 
 
-def outputs():
+def outputs() -> tuple[Output, Output]:
     made = []
     for side, taps in enumerate(TAPS):
         rng = torch.Generator().manual_seed(side)
@@ -25,7 +25,7 @@ def outputs():
             k: torch.randn(2, tap.channels, 3, 4, generator=rng).requires_grad_(side == 0) for k, tap in taps.items()
         }
         made.append(Output(maps.pop("logits"), maps.pop("aux"), maps))
-    return made
+    return made[0], made[1]
 
 
 def batch(step=0):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from kdc.distill.batch import Batch
 from kdc.distill.losses import task_loss
-from kdc.distill.methods import Sizes, compose
+from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.models import Output, Tap
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -18,6 +19,11 @@ INDEX = {case["name"]: case for case in json.loads((GOLDEN / "index.json").read_
 
 def total(values):
     return torch.stack(list(values.values())).sum()
+
+
+def part(composite: Composite, name: str) -> Any:
+    """Return one method, as what a type checker cannot know it to be."""
+    return composite.methods[name]
 
 
 class Case:
@@ -37,15 +43,16 @@ class Case:
         labels = self.arrays.get("in_labels", torch.zeros(2, 8, 8, dtype=torch.long))
         return torch.where(labels < 0, 255, labels)
 
-    def outputs(self, feature):
-        return [
+    def outputs(self, feature) -> tuple[Output, Output]:
+        student, teacher = (
             Output(
                 side.get("logits", torch.zeros(2, 5, 1, 1)),
                 side.get("aux"),
                 {feature: side.get("feat", torch.zeros(0))},
             )
             for side in (self.student, self.teacher)
-        ]
+        )
+        return student, teacher
 
     def compose(self, spec, feature, settings):
         taps = [
@@ -84,7 +91,7 @@ def test_case(name, term, settings):
     feature = "bb" if method in ("lad", "cad", "pad") else "dec"
     composite = case.compose(method, feature, settings)
     if "param_conv" in case.arrays:
-        composite.methods[method].adapter.load_state_dict({"0.weight": case.arrays["param_conv"]})
+        part(composite, method).adapter.load_state_dict({"0.weight": case.arrays["param_conv"]})
     value = composite.losses(*case.outputs(feature), Batch(torch.zeros(0), case.labels))[term]
     assert value.item() == pytest.approx(case.loss, rel=1e-12)
     case.check_gradients(value)
@@ -103,8 +110,8 @@ def test_kt_first_phase():
     for ours, theirs in (("student_tailor", "st_tail"), ("teacher_tailor", "tc_tail")):
         prefix = f"param_{theirs}_layers."
         weights = {k.removeprefix(prefix): v for k, v in case.arrays.items() if k.startswith(prefix)}
-        getattr(composite.methods["kt"], ours).load_state_dict(weights)
-    composite.methods["kt"].widen.load_state_dict({"0.weight": case.arrays["param_st_conv"]})
+        getattr(part(composite, "kt"), ours).load_state_dict(weights)
+    part(composite, "kt").widen.load_state_dict({"0.weight": case.arrays["param_st_conv"]})
     outputs = case.outputs("dec")
     values = composite.losses(*outputs, Batch(torch.zeros(0), case.labels, step=8))
     task = total(task_loss(outputs[0], case.labels, 0.4))

@@ -1,16 +1,23 @@
 """Knowledge Tailoring against literal forms: full-resolution logit tailoring, and the second phase in NumPy."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
-from kdc.distill.methods import Sizes, compose
+from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods._cells import logit_tailoring
 from kdc.distill.models import Output, Tap
 
 K = 5
+
+
+def kt_of(composite: Composite) -> Any:
+    """Return the method, as what a type checker cannot know it to be."""
+    return composite.methods["kt"]
 
 
 def draw(*shape, seed=0, scale=2.0):
@@ -150,7 +157,7 @@ class TestFeatureTailoring:
     @pytest.mark.parametrize(("name", "axis"), [("w", 2), ("channel", 0), ("flat", (0, 1, 2))])
     def test_second_phase_equals_numpy(self, name, axis):
         composite = build(tuning_point=10, **{"triplet.axis": name})
-        layers = [m for m in composite.methods["kt"].teacher_tailor if hasattr(m, "weight")]
+        layers = [m for m in kt_of(composite).teacher_tailor if hasattr(m, "weight")]
         tailor = [(m.weight.detach().numpy()[:, :, 0, 0], m.bias.detach().numpy()) for m in layers]
         s, t = draw(2, 4, 3, 4), draw(2, 6, 3, 4, seed=1)
         got = values(composite, 9, (s, t))
@@ -161,7 +168,7 @@ class TestFeatureTailoring:
     def test_second_phase_gradients(self):
         """In ft the target is constant, tri is a function of everything: so only tri is checked by differences."""
         composite = build(tuning_point=1)
-        layers = [m for m in composite.methods["kt"].teacher_tailor if hasattr(m, "weight")]
+        layers = [m for m in kt_of(composite).teacher_tailor if hasattr(m, "weight")]
         s, t = draw(2, 4, 3, 4).requires_grad_(), draw(2, 6, 3, 4, seed=1)
         assert torch.autograd.gradcheck(lambda x: values(composite, 0, (x, t))["kt.tri"], s)
         got = torch.autograd.grad(values(composite, 0, (s, t))["kt.ft"], s)[0]
@@ -194,8 +201,8 @@ class TestFeatureTailoring:
     def test_tuning_point_counts_from_one(self, point, first_b):
         """The phase shows in ft: only the first sends it through the student's tailor."""
         composite = build(tuning_point=point)
-        composite.methods["kt"].student_tailor[4].bias.data += 1000 * torch.arange(6)
-        composite.methods["kt"].student_tailor[4].weight.data *= 1000
+        kt_of(composite).student_tailor[4].bias.data += 1000 * torch.arange(6)
+        kt_of(composite).student_tailor[4].weight.data *= 1000
         first = [values(composite, step)["kt.ft"].item() > 500 for step in range(40)]
         assert first == [iteration < first_b for iteration in range(1, 41)]
 

@@ -71,8 +71,8 @@ class TestSoftmaxKl:
 
     def test_strides_do_not_matter(self):
         s, t = draw(2, 5, 4, 6), draw(2, 5, 4, 6, seed=1)
-        last = [x.contiguous(memory_format=torch.channels_last) for x in (s, t)]
-        assert channel_kl(*last).item() == pytest.approx(channel_kl(s, t).item(), rel=1e-14)
+        last_s, last_t = (x.contiguous(memory_format=torch.channels_last) for x in (s, t))
+        assert channel_kl(last_s, last_t).item() == pytest.approx(channel_kl(s, t).item(), rel=1e-14)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_raised(self, dtype):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdc.distill import job, methods, models
+from kdc.distill import job, learner, methods, models
 from kdc.distill import train as loop
 from kdc.distill.checkpoint import load_state, load_student, save_student
 from kdc.distill.config import Config, resolve
@@ -181,7 +181,7 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
 
 
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = loop.task_loss
+    real = learner.task_loss
 
     def broken(output, labels, aux_weight, valid):
         terms = real(output, labels, aux_weight, valid)
@@ -195,7 +195,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, mo
             broken.calls += 1
             return result
 
-    monkeypatch.setattr(loop, "task_loss", broken)
+    monkeypatch.setattr(learner, "task_loss", broken)
     monkeypatch.setattr(loop, "Learner", Counting)
     with pytest.raises(NumbersError, match="last good checkpoint"):
         job.run_job(config(train__iters=20), root=root)

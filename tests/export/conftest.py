@@ -32,18 +32,15 @@ def networks() -> dict[str, SegmentationModel]:
 
 
 @pytest.fixture(scope="session")
-def exported(
-    networks: dict[str, SegmentationModel], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, str, str], Path]:
-    """Return the float32 file of an architecture, head and input."""
-    folder, done = tmp_path_factory.mktemp("onnx"), {}
+def exported(networks: dict[str, SegmentationModel], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the float32 file of an architecture, head and input, and whether its batch is free."""
+    folder = tmp_path_factory.mktemp("onnx")
 
-    def get(arch: str, head: str, input: str) -> Path:
-        key = (arch, head, input)
-        if key not in done:
-            path = folder / f"{arch}.{head}.{input}.onnx"
-            export_onnx(networks[arch], path, size=SIZE, head=head, input=input, classes=CLASSES, palette=PALETTE)
-            done[key] = path
-        return done[key]
+    def get(arch: str, head: str, input: str, dynamic_batch: bool = False) -> Path:
+        path = folder / f"{arch}.{head}.{input}.{dynamic_batch}.onnx"
+        settings = {"size": SIZE, "head": head, "input": input, "dynamic_batch": dynamic_batch}
+        if not path.exists():
+            export_onnx(networks[arch], path, classes=CLASSES, palette=PALETTE, **settings)
+        return path
 
     return get

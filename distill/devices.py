@@ -1,0 +1,39 @@
+"""The devices of a run: Fabric, which knows one process from many and CPU from GPU."""
+
+import os
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from . import console
+from .config import Config
+from .errors import UsageError
+
+
+def launch(config: Config) -> Fabric:
+    """Start Fabric on the devices that the configuration asks for; with several, each process comes back from here.
+
+    Raises:
+        UsageError: CUDA is asked for and there is none.
+    """
+    options = config.train
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto"
+        )
+    cuda = options.device != "cpu" and torch.cuda.is_available()
+    # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
+    ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
+    strategy = ddp if options.devices * options.nodes > 1 else "auto"
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        strategy=strategy,
+        devices=options.devices,
+        num_nodes=options.nodes,
+        precision=options.precision,
+    )
+    fabric.launch()
+    console.muted = not fabric.is_global_zero
+    torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
+    return fabric

@@ -1,0 +1,153 @@
+"""What a method is: the class that every file of this folder fills in, and what it is given and may ask for."""
+
+import zlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch
+from ..errors import UsageError
+from ..losses import raised, upsample
+
+if TYPE_CHECKING:
+    from ..models import Output, Tap
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a method may know when it is built."""
+
+    num_classes: int
+    #: channels and stride of every tap
+    student: "dict[str, Tap]"
+    teacher: "dict[str, Tap]"
+    #: optimiser steps of the run
+    iters: int
+    seed: int
+
+
+@dataclass
+class Phase:
+    """Training to be done before the student's, by the same loop."""
+
+    name: str
+    module: nn.Module
+    loss: Callable[[nn.Module, Batch], Tensor]
+    lr: float
+    momentum: float
+    weight_decay: float
+    iters: int
+
+
+@dataclass
+class Critic:
+    """A network that trains against the student; the loop steps it after the student, with an optimiser of its own."""
+
+    module: nn.Module
+    lr: float
+    optimizer: str = "adam"
+    #: of Adam; SGD takes the first as its momentum
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    #: decay the rate with the student's
+    decay: bool = False
+
+
+class Method(nn.Module):
+    """Extra terms of the student's loss; only `losses` is mandatory.
+
+    Parameters that require grad train with the student, buffers and fixed parameters travel in the checkpoint. A
+    subclass takes ``sizes``, ``terms`` (the terms that are on; None = all) and its hyper-parameters as keywords.
+    """
+
+    #: taps read on both sides; a constructor may replace it by what its options and terms need
+    taps: tuple[str, ...] = ("logits",)
+    #: default weight of each term
+    weights: ClassVar[dict[str, float]] = {}
+    #: where the method was published
+    paper: ClassVar[str] = ""
+
+    def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.terms = tuple(term for term in self.weights if terms is None or term in terms)
+
+    def phases(self, teacher: nn.Module) -> list[Phase]:
+        """Return the training to be done first, in order."""
+        return []
+
+    def teach(self, teacher: Callable[[Tensor], "Output"], batch: Batch) -> "Output":
+        """Return what the teacher shows of the batch."""
+        with torch.no_grad():
+            return teacher(batch.images)
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return the raw value of each term that is on: scalars in at least float32."""
+        raise NotImplementedError
+
+    def forward(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return `losses`, computed outside autocast."""
+        with torch.autocast(batch.labels.device.type, enabled=False):
+            return self.losses(student, teacher, batch)
+
+    def critics(self) -> dict[str, Critic]:
+        """Return the networks that train against the student; they are sub-modules of the method."""
+        return {}
+
+    def critic_losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        """Return each critic's loss, by the critic's name; the student is detached."""
+        return {}
+
+    def joint_parameters(self) -> list[nn.Parameter]:
+        """Return what trains with the student: all that require grad, critics apart."""
+        apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+
+    def notes(self) -> list[str]:
+        """Return what should be said before training starts, a line each."""
+        return []
+
+    # what subclasses build with
+
+    def need(self, *taps: str) -> None:
+        """Check that both networks have the taps, and the same classes where scores are compared.
+
+        Raises:
+            UsageError: one lacks a tap, or the class counts differ.
+        """
+        name = name_of(type(self))
+        for tap in taps:
+            for role, there in (("student", self.sizes.student), ("teacher", self.sizes.teacher)):
+                if tap not in there:
+                    raise UsageError(
+                        f"method {name} reads the tap '{tap}'; the {role} has only {', '.join(sorted(there))}"
+                    )
+            mine, its = self.sizes.student[tap].channels, self.sizes.teacher[tap].channels
+            if tap in ("logits", "aux") and mine != its:
+                raise UsageError(
+                    f"method {name} compares '{tap}': the student has {mine} classes and the teacher {its}; "
+                    "both must be trained for the same classes"
+                )
+        self.taps = taps
+
+    def rng(self, tag: str) -> torch.Generator:
+        """Return a generator of its own for ``tag``, the same on every rank."""
+        return torch.Generator().manual_seed(zlib.crc32(f"{self.sizes.seed}/{name_of(type(self))}/{tag}".encode()))
+
+    def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:
+        """Return a tap of both in at least float32: the student's at the teacher's size, the teacher's detached."""
+        target = raised(teacher.tap(tap)).detach()
+        return upsample(raised(student.tap(tap)), target.shape[-2:]), target
+
+
+def hyphen(name: str) -> str:
+    """Return a method's name as it is written on the command line."""
+    return name.strip().replace("_", "-")
+
+
+def name_of(cls: type[Method]) -> str:
+    """Return the name of a method: its file's."""
+    return hyphen(cls.__module__.rpartition(".")[2])
