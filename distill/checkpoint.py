@@ -56,7 +56,7 @@ def save_student(path: Path, model: SegmentationModel, card: dict[str, Any]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_file(tensors, str(beside), metadata={"kdc": json.dumps(card)})
-    write_json(path.with_suffix(".json"), {**card, "sha256": sha256(path)})
+    write_json(path.with_name(f"{path.name}.json"), {**card, "sha256": sha256(path)})
 
 
 def read_card(path: Path) -> dict[str, Any] | None:
@@ -112,6 +112,6 @@ def student_file(run: Run, which: str = "best") -> Path:
     if not path.exists():
         raise WeightsError(
             f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); "
-            f"go on with it: kdc distill --resume {run.path.name}"
+            f"go on with it: kdc distill --resume {run.spec}"
         )
     return path

@@ -101,7 +101,8 @@ class Train(Section):
     channels_last: bool = True
     freeze_bn: bool = False
     seed: int = Field(default=0, ge=0)
-    workers: int = Field(default=0, ge=0)
+    #: loader processes; None = none on a CPU, up to 8 a GPU; the result does not depend on it
+    workers: int | None = Field(default=None, ge=0)
     #: torch threads; None = one a core, recorded in the run
     threads: int | None = Field(default=None, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -256,7 +257,7 @@ def _put(nested: dict[str, Any], dotted: str, value: Any) -> None:
     for part in parts[:-1]:
         nested = nested.setdefault(part, {})
         if not isinstance(nested, dict):
-            raise UsageError(f"{dotted}: {part} is a value, not a section")
+            raise UsageError(f"{part} is a section and cannot be a value of its own; set its keys, as in {dotted}")
     nested[parts[-1]] = value
 
 

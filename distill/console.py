@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ T = TypeVar("T")
 #: True while a command runs with ``--json``: stdout then holds one JSON object and nothing else.
 json_mode = False
 #: True on every process but the first of a distributed run: only rank 0 speaks.
-muted = False
+muted = os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _console() -> Any:
@@ -20,14 +21,25 @@ def _console() -> Any:
     return Console(file=sys.stderr if json_mode else sys.stdout, highlight=False, soft_wrap=True)
 
 
+#: what must also stand in the report of the run: choices made, skips, downgrades
+notes: list[str] = []
+
+
 def say(text: str = "") -> None:
     """Print one line for people."""
     if not muted:
         _console().print(text, markup=False)
 
 
+def note(text: str) -> None:
+    """Print one line that the report repeats."""
+    notes.append(text)
+    say(text)
+
+
 def warn(text: str) -> None:
-    """Print one line that must not be missed."""
+    """Print one line that must not be missed; the report repeats it."""
+    notes.append(text)
     if not muted:
         _console().print(f"! {text}", style="bold yellow", markup=False)
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from . import methods, models
+from . import console, methods, models
 from .checkpoint import load_student, student_file
 from .config import Config
-from .console import say, warn
+from .console import note, say, warn
 from .data import Dataset, open_data
 from .data._check import check
 from .devices import launch
@@ -62,6 +62,7 @@ def run_job(
         Stopped: SIGINT or SIGTERM came; the run can be resumed.
     """
     fabric = fabric or launch(config)
+    first_note = len(console.notes)
     kind = kind or ("train" if config.method.name == "none" else "distill")
     if out and fabric.is_global_zero:
         check_vacant(out)  # told now, not after a teacher was fitted
@@ -78,6 +79,9 @@ def run_job(
         )
         run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **card)
         say(f"run {run.path}")
+        for line in parts.method.notes():
+            note(f"method: {line}")
+        run.record(notes=console.notes[first_note:])
     run = _shared(fabric, run)
     return _train(parts, run, fabric, root, resume=False)
 
@@ -120,7 +124,7 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
             planned = _fit_teacher(config, data_card, fabric, root, dry=True)
             _method(config, student, planned)  # what is wrong with the method is told before the fit, not after
             teacher = planned if dry else _fit_teacher(config, data_card, fabric, root, dry=False)
-        say(f"teacher: {teacher.model.name} from {teacher.card['source']}")
+        note(f"teacher: {teacher.model.name} from {teacher.card['source']}")
         if config.model.teacher_check and val is not None and not dry:
             check_teacher(teacher, val, fabric.device)
     return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
@@ -146,38 +150,37 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
                 f"{classes}"
             )
         student.load_state_dict(start.state_dict())
-        say(f"student: {name} from {options.init}")
+        note(f"student: {name} from {options.init}")
     elif options.student_weights:
-        say(f"student: {load_backbone(student, options.student_weights).line()}")
+        note(f"student: {load_backbone(student, options.student_weights).line()}")
     else:
-        say(
+        note(
             f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from "
             "a trained backbone"
         )
     return student
 
 
+#: settings that change how fast a run goes, or how often it looks, but not what it computes
+_INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
+
+
 def find_baseline(run: Run, root: Path | None = None) -> Run | None:
     """Return the newest finished plain training with the student, data, recipe and seed of ``run``."""
-    mine = run.config
+    mine = _recipe(run)
     for other in reversed(all_runs(root or run.path.parent)):
-        if other.card.get("kind") != "train" or other.card.get("status") != "finished":
-            continue
-        theirs = other.config
-        same_data = other.card["data"]["fingerprint"] == run.card["data"]["fingerprint"]
-        same_start = all(
-            getattr(theirs.model, k) == getattr(mine.model, k)
-            for k in ("output_stride", "student_weights", "init", "dropout")
-        )
-        if (
-            same_data
-            and same_start
-            and other.card["student"] == run.card["student"]
-            and theirs.task == mine.task
-            and theirs.train == mine.train
-        ):
+        plain = other.card.get("kind") == "train" and other.card.get("status") == "finished"
+        if plain and _recipe(other) == mine:
             return other
     return None
+
+
+def _recipe(run: Run) -> tuple[Any, ...]:
+    """Return everything that a run and its baseline must have in common."""
+    config = run.config
+    start = config.model.model_dump(include={"student_weights", "init", "dropout", "preprocess"})
+    train = config.train.model_dump(exclude=_INDIFFERENT)
+    return run.card["data"]["fingerprint"], run.card["student"], start, train, config.task
 
 
 def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bool) -> Run:
@@ -201,7 +204,7 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
             point_last(run, root)
         run.unlock()
         result = f": best val mIoU {100 * scores.miou:.2f} %" if scores else ""
-        say(f"{run.path.name} finished{result}; weights in {student_file(run).relative_to(run.path.parent)}")
+        say(f"{run.path.name} finished{result}; weights in {student_file(run)}")
     fabric.barrier()
     return run
 
@@ -215,8 +218,8 @@ def _record(run: Run, fabric: Fabric, **values: Any) -> None:
 def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None, dict[str, Any]]:
     options = config.data.options()
     data = open_data(config.data.source, "train", **options)
-    for note in data.notes:
-        warn(note)
+    for line in data.notes:
+        warn(line)
     val: Dataset | None = None
     try:
         val = open_data(config.data.source, config.data.split, **options)
@@ -287,7 +290,7 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
             model.requires_grad_(False).eval(),
             {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"},
         )
-    say(
+    note(
         f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a "
         "run of its own"
     )

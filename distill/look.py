@@ -83,12 +83,12 @@ def models_ls(json: Json = False) -> None:
     from . import models
 
     rows = [models.describe(name) for name in models.names()]
-    cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["note"]) for r in rows]
+    cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["stem"]) for r in rows]
     _show(
         json,
         {"models": rows},
         "networks (parameters at 19 classes, aux head included)",
-        ("name", "params", "ImageNet start", "note"),
+        ("name", "params", "ImageNet start", "stem"),
         cells,
     )
 
@@ -149,6 +149,7 @@ def methods_info(name: str, json: Json = False) -> None:
     """Show a method's equations, taps, terms and options."""
     from . import methods
 
+    console.json_mode = json
     info = methods.info(name)
     if json:
         console.emit(info)
@@ -232,8 +233,8 @@ def final_miou(card: dict[str, Any]) -> float | None:
 
 
 def _show(json: bool, result: dict[str, Any], title: str, columns: tuple[str, ...], rows: list[Any]) -> None:
+    console.json_mode = json
     if json:
-        console.json_mode = True
         console.emit(result)
     else:
         console.table(title, columns, rows)

@@ -86,6 +86,11 @@ class Run:
         return resolve({}, file=self.path / "config.yaml")
 
     @property
+    def spec(self) -> str:
+        """What to type to name this run: its name where that finds it, else its path."""
+        return self.path.name if self.path.parent == RUNS.resolve() else str(self.path)
+
+    @property
     def checkpoints(self) -> Path:
         """Where the weights are."""
         return self.path / "checkpoints"

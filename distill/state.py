@@ -11,7 +11,7 @@ from .checkpoint import save_state
 from .errors import KdcError, NumbersError
 from .methods import Composite, Critic
 from .models import SegmentationModel
-from .optim import Average, rng_state, set_rng_state
+from .optim import Average, rng_state
 from .run import Run
 
 
@@ -19,7 +19,7 @@ class Stopped(KdcError):
     """A signal ended the run after a good checkpoint."""
 
     def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.path.name}")
+        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.spec}")
         self.exit_code = 128 + number
 
 
@@ -79,7 +79,6 @@ class State:
         if self.average:
             self.average.model.load_state_dict(values["average"])
         self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
-        set_rng_state(values["rng"])
 
     def enter(self, stage: Stage, values: dict[str, Any] | None) -> None:
         """Begin a stage, or go on within the one that ``values`` was saved in."""

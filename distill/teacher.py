@@ -10,7 +10,7 @@ import torch
 from . import models
 from .checkpoint import load_student, read_card, student_file
 from .config import Config
-from .console import say
+from .console import note
 from .data import Dataset
 from .errors import UsageError, WeightsError
 from .evaluate import evaluate, model_predictor
@@ -89,7 +89,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
         WeightsError: it is no better than chance; such a teacher never teaches.
     """
     if not data.labelled:
-        say(f"teacher check: skipped, {data.name} {data.split} has no labels")
+        note(f"teacher check: skipped, {data.name} {data.split} has no labels")
         return
     indices = np.linspace(0, len(data) - 1, min(CHECK_IMAGES, len(data))).astype(int).tolist()
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
@@ -105,7 +105,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
             f"{teacher.card['name']} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
             "same"
         )
-    say(f"teacher check: {teacher.card['name']} {text}")
+    note(f"teacher check: {teacher.card['name']} {text}")
 
 
 def _named_run(name: str, root: Path | None) -> Run | None:
@@ -130,14 +130,14 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
     options = {"output_stride": config.model.teacher_stride, "preprocess": NAMED[config.model.preprocess]}
     model = models.build(wanted, data_card["num_classes"], **options)
     report = load_full(model, path)
-    say(f"teacher: {report.line()}")
+    note(f"teacher: {report.line()}")
     if not report.complete(ignore_aux=True):
         raise WeightsError(
             f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux "
             "head's loads"
         )
     if not report.complete(ignore_aux=False):
-        say("teacher: its aux head has no weights, so terms on the aux logits are left out")
+        note("teacher: its aux head has no weights, so terms on the aux logits are left out")
         model = models.build(wanted, data_card["num_classes"], aux=False, **options)
         load_full(model, path)
     card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path), "run": None}

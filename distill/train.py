@@ -1,5 +1,6 @@
 """THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from .learner import Learner, PhaseLearner
 from .methods import Composite, Phase
 from .metrics import Scores
 from .models import SegmentationModel
-from .optim import Average, critic_optimiser, optimiser, set_lr
+from .optim import Average, critic_optimiser, optimiser, set_lr, set_rng_state
 from .run import Run
 from .state import Signals, Stage, State, Stopped
 
@@ -71,6 +72,10 @@ def train(
     torch.manual_seed(options.seed + fabric.global_rank)  # the student's dropout alone draws from the global generator
     if saved:
         state.restore(saved)
+        if fabric.is_global_zero:
+            set_rng_state(saved["rng"])
+        else:  # the checkpoint holds the generator of rank 0; the others must not repeat its dropout
+            torch.manual_seed(options.seed + fabric.global_rank + saved["step"])
     if fabric.is_global_zero:
         state.open_logs(saved["offsets"] if saved else None)
 
@@ -202,7 +207,7 @@ def _finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -
     """Keep the last weights beside the best ones, and judge the best on the whole validation split."""
     if fabric.is_global_zero:
         save_student(state.run.checkpoints / "last.safetensors", state.judged, _card(state, step=state.step))
-        if val is None:  # nothing to choose by: the last weights are the best known
+        if val is None or not (state.run.checkpoints / "best.safetensors").exists():  # the last are the best known
             save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, step=state.step))
         for file in state.logs.values():
             file.close()
@@ -242,7 +247,11 @@ class Batches:
         parts = options.accumulate
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
-        return iter(loader(samples, order, options.workers, pin_memory=self.fabric.device.type == "cuda"))
+        cuda = self.fabric.device.type == "cuda"
+        workers = options.workers
+        if workers is None:
+            workers = min(8, max((os.cpu_count() or 1) // options.devices, 1)) if cuda else 0
+        return iter(loader(samples, order, workers, pin_memory=cuda))
 
 
 def _to(device: torch.device, sample: dict[str, Any], step: int) -> Batch:

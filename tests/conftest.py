@@ -1,6 +1,14 @@
-"""Tests that need a GPU are skipped, with the reason, where there is none."""
+"""What holds for all tests: those for a GPU are skipped where there is none, and none leaves ``--json`` switched on."""
 
 import pytest
+
+from kdc.distill import console
+
+
+@pytest.fixture(autouse=True)
+def for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put back what a command with ``--json`` sets for its process."""
+    monkeypatch.setattr(console, "json_mode", False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,6 +59,9 @@ def open_split(
     """Open ``train`` (``count`` generated scenes), ``val`` or ``test`` (``val_count`` each) of ``size`` (H, W)."""
     if split not in _SPLITS:
         raise DataError(f"builtin has no split {split!r}; accepted: {', '.join(_SPLITS)}")
+    for option, value, least in (("count", count, 1), ("val_count", val_count, 1), ("seed", seed, 0)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"data.{option} = {value!r}: expected a whole number, at least {least}")
     if len(size) != 2 or min(size) < 32:
         raise UsageError(f"data.size = {size}: expected height and width, each at least 32")
     height, width = (int(n) for n in size)

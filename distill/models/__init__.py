@@ -49,6 +49,10 @@ def expand(name: str, arch: str = "deeplabv3") -> str:
         UsageError: there is no such model.
     """
     first, _, second = name.strip().lower().rpartition("-")
+    if not first and _architecture(arch) not in architectures():
+        raise UsageError(
+            f"no architecture '{arch}'{closest(arch, architectures())}; there are: {', '.join(architectures())}"
+        )
     full = f"{_architecture(first or arch)}-{ALIASES.get(second, second)}"
     accepted = names()
     if full not in accepted:

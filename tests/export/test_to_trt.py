@@ -190,7 +190,9 @@ def test_a_dying_builder_is_reported(
 
 
 def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
-    code = "import sys; from pathlib import Path; from kdc.export.to_trt import build_engine as build\n"
+    # a test run that was started in the background ignores SIGINT, and so would its children
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "import sys; from pathlib import Path; from kdc.export.to_trt import build_engine as build\n"
     code += "build(Path(sys.argv[1]), Path(sys.argv[2]), flavour_name='tensorrt')"
     words = [code, str(exported("pspnet", "logits", "float")), str(fake / "m.engine")]
     pid_file = fake / "pid"
