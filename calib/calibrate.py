@@ -106,6 +106,8 @@ def calibrate_run(
     manifest |= {"bytes": path.stat().st_size, "versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     manifest |= {"contract": {**asdict(read_info(path)), "metadata": None}}
     write_json(manifest_path, manifest)
+    run.remember_command()
+    run.seal()
     return Calibrated(path, to, result, manifest)
 
 

@@ -194,6 +194,8 @@ def bench_latency(
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],
     }
+    if run:
+        run.remember_command()
     folder = out or (run.bench if run else Path("bench"))
     record = _fresh(folder)
     samples = [[[round(ms, 4) for ms in turn] for turn in backend.samples] for backend in backends]

@@ -334,7 +334,7 @@ def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[d
     chain = [teacher_run, baseline, *(_relative(run, str(spec)) for spec in specs if spec), run]
     found: dict[Path, dict[str, Any]] = {}
     for each in (r for r in chain if r is not None):
-        command = each.card.get("command") or []
-        text = command if isinstance(command, str) else shlex.join(map(str, command))
-        found[each.path] = {"run": each.path.name, "command": text, "created": each.card.get("created")}
+        typed = [each.card.get("command") or [], *(each.card.get("commands") or [])]
+        texts = [command if isinstance(command, str) else shlex.join(map(str, command)) for command in typed]
+        found[each.path] = {"run": each.path.name, "command": "\n".join(texts), "created": each.card.get("created")}
     return list(found.values())

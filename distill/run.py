@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,13 @@ class Run:
         """
         self.path = Path(path).resolve()
         self._lock: Any = None
+        self.card = self._read()
+
+    def _read(self) -> dict[str, Any]:
         try:
-            self.card: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+            return json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError) as error:
-            raise WeightsError(f"{path} is not a run folder: its run.json cannot be read ({error})") from error
+            raise WeightsError(f"{self.path} is not a run folder: its run.json cannot be read ({error})") from error
 
     @classmethod
     def create(
@@ -56,7 +60,11 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise UsageError(f"cannot make the run folder {path} ({error.strerror}); name another --out") from error
-        values = {"status": "running", "name": path.name, "created": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        values = {
+            "status": "running",
+            "name": path.name,
+            "created": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        }
         values |= {"command": ["kdc", *sys.argv[1:]], "versions": versions(), "git": _git(), **card}
         lock = _locked(path)
         write_json(path / "run.json", values)
@@ -111,9 +119,15 @@ class Run:
         return self.path / "bench"
 
     def record(self, **values: Any) -> None:
-        """Set keys of run.json, atomically."""
-        self.card |= values
+        """Set keys of run.json, atomically; what another command has written there since it was read stays."""
+        self.card = self._read() | values
         write_json(self.path / "run.json", self.card)
+
+    def remember_command(self) -> None:
+        """Add the command that is running to what was done with this run; the report lists them."""
+        command, known = ["kdc", *sys.argv[1:]], self.card.get("commands", [])
+        if command != self.card.get("command") and command not in known:
+            self.record(commands=[*known, command])
 
     def seal(self) -> None:
         """Record the sha256 of every file of the folder but run.json itself."""

@@ -167,6 +167,7 @@ def export_run(
             report = cast_fp16(full, half, block_nodes=block_nodes)
             console.say(f"cast to float16: {report.line()}")
             done.append(through_gate(half, "fp16", report))
+    run.remember_command()
     run.seal()
     return done
 

@@ -141,7 +141,7 @@ def test_a_student_is_rebuilt_from_its_card(run: Run, network: models.Segmentati
 def test_the_card_is_in_the_header_and_beside(run: Run, network: models.SegmentationModel) -> None:
     file = run.checkpoints / "best.safetensors"
     card = read_card(file)
-    assert card == {"model": network.spec(), "classes": list("abcde"), "miou": 0.5}
+    assert card is not None and card == {"model": network.spec(), "classes": list("abcde"), "miou": 0.5}
     assert json.loads(file.with_name("best.safetensors.json").read_text()) == card | {"sha256": sha256(file)}
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from kdc.distill.errors import BusyError, UsageError, WeightsError
 from kdc.distill.run import LAST, RUNS, Run, all_runs, check_vacant, find_run, point_last, write_bytes, write_json
 
 
-def made(name: str = "kt_r101_r18_builtin", **card: object) -> Run:
+def made(name: str = "kt_r101_r18_builtin", **card: Any) -> Run:
     run = Run.create(name, Config(), **card)
     run.unlock()
     return run

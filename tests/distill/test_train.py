@@ -255,7 +255,7 @@ def test_missing_teacher_names_the_cure(root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--teacher"):
         job.run_job(config(method__name="kd", model__teacher=None), root=tmp_path)
     with pytest.raises(DataError):
-        job.run_job(config(method__name="kd", data__source=str(tmp_path)), root=tmp_path)
+        job.run_job(resolve({"data.source": str(tmp_path)}), root=tmp_path)
 
 
 def test_average_of_weights_is_what_is_kept(root: Path) -> None:
