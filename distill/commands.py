@@ -223,10 +223,7 @@ def _resolve(
     in_file = flat_yaml(file) if file else {}
     source = flags.get("data.source") or named.get("data.source") or in_file.get("data.source")
     if source is None:
-        say(
-            "data: none named, so the BUILT-IN GENERATED SCENES are used; numbers on them say nothing about real "
-            "images (--data NAME|DIR)"
-        )
+        say("data: none named, so the BUILT-IN GENERATED SCENES are used; --data NAME|DIR names yours")
     recommended = load_preset(preset) if preset else {}
     if method is not None:
         flags["method.name"] = method

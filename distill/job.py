@@ -192,7 +192,7 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         _record(run, fabric, status="stopped")
         raise
     except BaseException as error:
-        _record(run, fabric, status="failed", error=str(error))
+        _record(run, fabric, status="failed", error=str(error) or type(error).__name__)
         raise
     if fabric.is_global_zero:
         run.record(status="finished", final=scores.to_dict() if scores else None)
@@ -219,7 +219,8 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     options = config.data.options()
     data = open_data(config.data.source, "train", **options)
     for line in data.notes:
-        warn(line)
+        if line not in console.notes:
+            warn(line)
     val: Dataset | None = None
     try:
         val = open_data(config.data.source, config.data.split, **options)
@@ -294,7 +295,10 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
         f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a "
         "run of its own"
     )
-    run_job(plain, root=root, fabric=fabric, kind="teacher")
+    try:
+        run_job(plain, root=root, fabric=fabric, kind="teacher")
+    except Stopped as stopped:
+        raise Stopped(stopped.number, stopped.run, "that is the teacher; then give the distil command again") from None
     teacher = find_teacher(config, data_card, root)
     if teacher is None:
         raise KdcError(f"the teacher run of {name} was finished but is not found")

@@ -18,9 +18,11 @@ from .run import Run
 class Stopped(KdcError):
     """A signal ended the run after a good checkpoint."""
 
-    def __init__(self, number: int, run: Run) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; go on with: kdc distill --resume {run.spec}")
-        self.exit_code = 128 + number
+    def __init__(self, number: int, run: Run, then: str = "") -> None:
+        after = f" ({then})" if then else ""
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name}; go on with: kdc distill --resume {run.spec}{after}")
+        self.number, self.run, self.exit_code = number, run, 128 + number
 
 
 @dataclass
