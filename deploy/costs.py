@@ -48,9 +48,11 @@ def count(
         run = source if isinstance(source, Run) else find_run(source)
         specs.append(("student" if run.card.get("teacher") else "network", run.card["student"]))
         size = size or tuple((run.card.get("data") or {}).get("size") or ()) or None
-        teacher = (run.card.get("teacher") or {}).get("name")
-        if teacher and _is_model(teacher):
-            specs.append(("teacher", {**run.card["student"], "name": models.expand(teacher), "aux": True}))
+        teacher = run.card.get("teacher") or {}
+        if teacher.get("spec"):  # as it was loaded: its stride need not be the student's
+            specs.append(("teacher", teacher["spec"]))
+        elif teacher.get("name") and _is_model(teacher["name"]):
+            specs.append(("teacher", {**run.card["student"], "name": models.expand(teacher["name"]), "aux": True}))
     size = size or (512, 1024)
     rows = []
     for role, spec in specs:

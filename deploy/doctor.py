@@ -9,14 +9,6 @@ from typing import Any
 from ..distill import console
 from .passport import gpus, has_vnni, passport, version
 
-#: distribution -> what kdc wants it for, and the extra that installs it
-EXTRAS = {
-    "openvino": ("OpenVINO runtime", "openvino"),
-    "nvidia-modelopt": ("quantisation for TensorRT", "modelopt"),
-    "segmentation-models-pytorch": ("more architectures", "smp"),
-    "transformers": ("Hugging Face networks", "hf"),
-    "tensorboard": ("curves in TensorBoard", "tb"),
-}
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 
 
@@ -42,7 +34,6 @@ def examine() -> dict[str, Any]:
         _onnxruntime(),
         _tensorrt(),
         _opencv(),
-        *_extras(),
     ]
     ok = all(check.state != "missing" for check in checks)
     return {"ok": ok, "checks": [asdict(check) for check in checks], "passport": card}
@@ -169,15 +160,3 @@ def _opencv() -> Check:
     except ImportError as error:
         return Check("opencv", "missing", f"cannot be imported ({error})", "pip install opencv-python-headless")
     return Check("opencv", "ok", there[0] if there else cv2.__version__)
-
-
-def _extras() -> list[Check]:
-    return [
-        Check(
-            name,
-            "ok" if (found := version(name)) else "note",
-            found or f"not installed ({use})",
-            "" if found else f"pip install 'kdc[{extra}]'",
-        )
-        for name, (use, extra) in EXTRAS.items()
-    ]

@@ -147,6 +147,8 @@ def bench_latency(
     chosen, missing, run = _expand(sources, device)
     if not chosen:
         raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+    if provider is not None and not any(_is_onnx(source) for source in chosen):
+        raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
     threads = threads or cores()
     size, head = _agree(chosen, size)
     before = passport()
@@ -173,10 +175,10 @@ def bench_latency(
         for _ in console.progress(range(rounds), rounds, "measuring"):
             for backend in backends:
                 backend.samples.append(backend.ask("round", seconds=seconds / rounds)["ms"])
+        after = passport()  # while they are open: clocks and throttling are those of the work
     finally:
         for backend in backends:
             backend.close()
-    after = passport()
     rows = [_row(backend, backends[0], batch) for backend in backends]
     result: dict[str, Any] = {
         "kind": "latency",
@@ -189,7 +191,7 @@ def bench_latency(
         "protocol": {"rounds": rounds, "seconds": seconds, "inputs": INPUTS, "seed": seed, "processes": not in_process},
         "backends": rows,
         "not_measured": missing,
-        "flags": flags(rows, before, after, device),
+        "flags": flags(rows, before, after, device, rounds),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],

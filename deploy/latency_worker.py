@@ -57,6 +57,7 @@ class Worker:
             "provider": runtime.provider,
             "nodes_on_cpu": getattr(runtime, "on_cpu", 0),
             "precision": runtime.precision,
+            "tf32": runtime.tf32,
             "head": spec.head,
             "input": {"shape": [batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
             "file": str(runtime.source),

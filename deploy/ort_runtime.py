@@ -1,6 +1,8 @@
 """An ONNX file run by ONNX Runtime, on the provider that was asked for or not at all."""
 
+import contextlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from ..distill.preprocess import IMAGENET, Preprocess
 from .runtime import Runtime, Spec
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+#: providers that read and write the memory of a CUDA device
+_ON_GPU = (_CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
 _DTYPES: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.UINT8: "uint8"}
 
 
@@ -120,6 +124,8 @@ class OrtRuntime(Runtime):
                 f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: no GPU, or CUDA's or cuDNN's "
                 "libraries are missing; kdc doctor says which, --device cpu measures the CPU"
             )
+        if self.provider == _CUDA and self.precision == "fp32":
+            self.tf32 = self._session.get_provider_options()[_CUDA].get("use_tf32", "1") == "1"
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
         return self._label_type(self._session.run([self.info.output], {self.info.input: x})[0])
@@ -132,7 +138,7 @@ class OrtRuntime(Runtime):
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone; on a GPU input and output stay on the device (IO binding)."""
         self.check(x)
-        if self.provider == _CPU:
+        if self.provider not in _ON_GPU:
             feed, names = {self.info.input: x}, [self.info.output]
 
             def step() -> float:
@@ -197,7 +203,8 @@ def _session(path: Path, wanted: str, threads: int | None) -> tuple[Any, int]:
             f"this ONNX Runtime has no {wanted}{hint or closest(wanted, available)}; it has: {', '.join(available)}"
         )
     if wanted == _CUDA:
-        ort.preload_dlls()
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout may be for JSON alone
+            ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said below, in one line
     options.intra_op_num_threads = threads or 0
@@ -210,6 +217,8 @@ def _session(path: Path, wanted: str, threads: int | None) -> tuple[Any, int]:
     if wanted == _CPU:
         return session, 0
     parts = session.get_provider_graph_assignment_info()
+    if session.get_providers()[0] == wanted and parts and all(part.ep_name == _CPU for part in parts):
+        raise ExportError(f"{wanted} was asked for, but takes no node of {path}: all of it would run on the CPU")
     return session, sum(len(part.get_nodes()) for part in parts if part.ep_name == _CPU)
 
 

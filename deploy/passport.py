@@ -44,8 +44,11 @@ _GPU = {
     "ecc": "ecc.mode.current",
     "mig": "mig.mode.current",
     "capability": "compute_cap",
+    "uuid": "uuid",
     "throttle": "clocks_throttle_reasons.active",
 }
+#: what newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
+_RENAMED = {"throttle": "clocks_event_reasons.active"}
 
 
 def passport() -> dict[str, Any]:
@@ -116,17 +119,17 @@ def memory_gib() -> float:
 
 def gpus() -> list[dict[str, Any]]:
     """Ask nvidia-smi about every GPU; an empty list without a driver."""
-    found = []
-    for row in _smi(f"--query-gpu={','.join(_GPU.values())}"):
-        values = dict(zip(_GPU, row, strict=False))
-        found.append({key: _number(value) for key, value in values.items()})
+    names = (_GPU, _GPU | _RENAMED)
+    rows = next((rows for each in names if (rows := _smi(f"--query-gpu={','.join(each.values())}"))), [])
+    found = [{key: _number(value) for key, value in zip(_GPU, row, strict=False)} for row in rows]
+    users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if found else []
     for gpu in found:
-        gpu["others"] = len(_smi("--query-compute-apps=pid"))
+        gpu["processes"] = users.count(gpu["uuid"])
     return found
 
 
-def gpu_flags(found: list[dict[str, Any]]) -> list[str]:
-    """Say what on these GPUs may have disturbed a measurement."""
+def gpu_flags(found: list[dict[str, Any]], own: int = 0) -> list[str]:
+    """Say what on these GPUs may have disturbed a measurement with ``own`` processes."""
     flags = []
     for gpu in found:
         reasons = str(gpu.get("throttle") or "0x0")
@@ -134,8 +137,8 @@ def gpu_flags(found: list[dict[str, Any]]) -> list[str]:
         active = int(reasons, 16) & ~1 if reasons.lower().startswith("0x") else 0
         if active:
             flags.append(f"{gpu['name']}: clocks are held back (nvidia-smi throttle reasons {active:#x})")
-        if gpu.get("others", 0) > 1:
-            flags.append(f"{gpu['name']}: {gpu['others']} processes compute on it")
+        if (others := gpu.get("processes", 0) - own) > 0:
+            flags.append(f"{gpu['name']}: other processes compute on it ({others})")
     return flags
 
 

@@ -270,13 +270,13 @@ def _costs(nets: dict[str, SegmentationModel], data: dict[str, Any], names: dict
 
 
 def _benches(run: Run) -> list[dict[str, Any]]:
-    """Return the newest latency record of each mode."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the newest latency record of each mode and device."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(run.bench.glob("latency-*.json"), key=lambda p: p.stat().st_mtime_ns):
         bench = _json(path)
         if isinstance(bench, dict) and bench.get("backends"):
             bench["slowest"] = max(row.get("p50") or 0.0 for row in bench["backends"]) or 1.0
-            found[bench.get("mode", "net")] = {
+            found[bench.get("mode", "net"), bench.get("device", "cpu")] = {
                 "file": path.name,
                 "passport": None,
                 "flags": [],

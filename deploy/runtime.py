@@ -51,6 +51,7 @@ class Runtime(ABC):
         precision: "fp32", "fp16" or "int8".
         device: "cpu" or "cuda".
         source: the file it was opened from.
+        tf32: whether a GPU may compute float32 products in TF32; None where there is no such choice.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Runtime(ABC):
     precision: str
     device: str
     source: Path
+    tf32: bool | None = None
 
     @abstractmethod
     def _infer(self, x: np.ndarray) -> np.ndarray: ...
@@ -200,7 +202,8 @@ def open_runtime(
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     if suffix in ENGINES:
         raise ExportError(
-            f"{source}: a TensorRT engine needs the GPU it was built for; open the ONNX file it was built from instead"
+            f"{source}: this version of kdc builds TensorRT engines and does not run them; "
+            "open the ONNX file it was built from instead"
         )
     if suffix == ".onnx":
         from .ort_runtime import OrtRuntime

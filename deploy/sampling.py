@@ -12,6 +12,8 @@ ENOUGH = 100
 #: A coefficient of variation above this is said.
 NOISY = 0.05
 RESAMPLES = 1000
+#: Fewer rounds than this cannot hold a median with 95 %: it lies outside all of n with a chance of 2^(1 - n).
+ENOUGH_ROUNDS = 6
 
 
 def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
@@ -38,8 +40,18 @@ def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], se
     return {"value": round(float(np.median(speeds)), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
-    """Say in words what makes these numbers less than sure; ``before`` and ``after`` are device passports."""
+def flags(
+    rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str, rounds: int
+) -> list[str]:
+    """Say in words what makes these numbers less than sure.
+
+    Args:
+        rows: the backends as measured.
+        before: the device passport before the backends were opened.
+        after: the one after the last round, when they were still open.
+        device: "cpu" or "cuda".
+        rounds: how often the backends took turns.
+    """
 
     def rows_with(value: str, when: Callable[[dict[str, Any]], bool]) -> str:
         return ", ".join(f"{row['name']} {value.format(**row)}" for row in rows if when(row))
@@ -53,6 +65,10 @@ def flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, A
         said.append(f"not stable to 5% when warm-up ended ({restless})")
     if strays := rows_with("{nodes_on_cpu}", lambda row: row["nodes_on_cpu"] > 0):
         said.append(f"nodes that the GPU provider left to the CPU ({strays})")
+    if len(rows) > 1 and rounds < ENOUGH_ROUNDS:
+        said.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise --seconds")
+    if tf32 := ", ".join(row["name"] for row in rows if row.get("tf32")):
+        said.append(f"float32 products may run as TF32 ({tf32})")
     heads = sorted({row["head"] for row in rows})
     if len(heads) > 1:
         said.append(f"rows end in different heads ({', '.join(heads)}): compare those of one head")
@@ -60,5 +76,5 @@ def flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, A
     if busy is not None and busy > 0.5 * usable:
         said.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
     if device == "cuda":
-        said += gpu_flags(after["gpus"])
+        said += gpu_flags(after["gpus"], own=len(rows))
     return said

@@ -78,6 +78,11 @@ def load_student(
     if isinstance(source, str) and source.endswith(".safetensors"):
         path = Path(source)
     if path is None:
+        if not isinstance(source, Run) and source is not None and Path(source).suffix in (".pt", ".pth"):
+            # the run that holds it must not answer with its best weights instead
+            raise WeightsError(
+                f"{source} is no safetensors file of kdc's; give a run, its best or its last.safetensors"
+            )
         run = source if isinstance(source, Run) else find_run(source)
         path = student_file(run, which)
     card = read_card(path)

@@ -33,6 +33,8 @@ def _size(value: Any) -> Any:
 
 
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+#: YAML reads a bare 32 as a number
+Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(str)]
 
 
 class Section(BaseModel):
@@ -96,7 +98,7 @@ class Train(Section):
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    precision: Precision = "32"
     compile: bool = False
     channels_last: bool = True
     freeze_bn: bool = False

@@ -1,6 +1,9 @@
 """The devices of a run: Fabric, which knows one process from many and CPU from GPU."""
 
+import atexit
+import contextlib
 import os
+import subprocess
 
 import torch
 from lightning_fabric import Fabric
@@ -15,7 +18,7 @@ def launch(config: Config) -> Fabric:
     """Start Fabric on the devices that the configuration asks for; with several, each process comes back from here.
 
     Raises:
-        UsageError: CUDA is asked for and there is none.
+        UsageError: CUDA is asked for and there is none, or not as many devices.
     """
     options = config.train
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -23,6 +26,12 @@ def launch(config: Config) -> Fabric:
             "--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto"
         )
     cuda = options.device != "cpu" and torch.cuda.is_available()
+    if cuda and options.devices > (there := torch.cuda.device_count()):
+        raise UsageError(f"--devices {options.devices}: this node has {there} CUDA device{'s' * (there != 1)}")
+    precision = options.precision
+    if precision == "16-mixed" and not cuda:
+        console.warn("--precision 16-mixed: there is no fp16 training on a CPU; bf16-mixed is used")
+        precision = "bf16-mixed"
     # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
     ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
     strategy = ddp if options.devices * options.nodes > 1 else "auto"
@@ -31,9 +40,20 @@ def launch(config: Config) -> Fabric:
         strategy=strategy,
         devices=options.devices,
         num_nodes=options.nodes,
-        precision=options.precision,
+        precision=precision,
     )
     fabric.launch()
+    if children := getattr(fabric.strategy.launcher, "procs", None):
+        atexit.register(_end, children)
     console.muted = not fabric.is_global_zero
     torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
     return fabric
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    """Leave no process behind: after an error of this one alone the others wait for it in a collective for minutes."""
+    for child in children:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(5)
+    for child in children:
+        child.kill()

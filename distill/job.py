@@ -14,7 +14,7 @@ from .console import note, say, warn
 from .data import Dataset, open_data
 from .data._check import check
 from .devices import launch
-from .errors import DataError, KdcError, UsageError, WeightsError
+from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
 from .models._weights import load_backbone
@@ -61,8 +61,8 @@ def run_job(
         KdcError: of the kind that fits: data 3, weights 4, numbers 6, resources 7, folder in use 8.
         Stopped: SIGINT or SIGTERM came; the run can be resumed.
     """
-    fabric = fabric or launch(config)
     first_note = len(console.notes)
+    fabric = fabric or launch(config)
     kind = kind or ("train" if config.method.name == "none" else "distill")
     if out and fabric.is_global_zero:
         check_vacant(out)  # told now, not after a teacher was fitted
@@ -100,7 +100,6 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     fabric = launch(config.changed(train__threads=run.card["threads"]))
     if fabric.is_global_zero:
         run.lock()
-        run.record(status="running")
     if workers is not None:
         config = config.changed(train__workers=workers)
     data, val, data_card = _open(config)
@@ -110,6 +109,10 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     student = models.rebuild(run.card["student"])
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
     say(f"run {run.path} goes on")
+    if (device := _device(fabric)) != run.card["device"]:
+        warn(f"it began on {run.card['device']} and goes on on {device}: the numbers will not be the same")
+    if fabric.is_global_zero:
+        run.record(status="running")
     return _train(parts, run, fabric, root, resume=True)
 
 
@@ -188,8 +191,11 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
     teacher = parts.teacher.model if parts.teacher else None
     try:
         scores = train(parts.config, run, fabric, parts.student, parts.method, teacher, batches, parts.val, resume)
-    except Stopped:
-        _record(run, fabric, status="stopped")
+    except (Stopped, NumbersError) as error:  # every process raises these together
+        stopped = isinstance(error, Stopped)
+        _record(run, fabric, **({"status": "stopped"} if stopped else {"status": "failed", "error": str(error)}))
+        if fabric.global_rank:  # rank 0 says it; Fabric kills rank 0 when another ends with a code, even while it saves
+            raise SystemExit(0) from None
         raise
     except BaseException as error:
         _record(run, fabric, status="failed", error=str(error) or type(error).__name__)
@@ -307,7 +313,6 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
 
 def _card(parts: Parts, kind: str, fabric: Fabric) -> dict[str, Any]:
     config = parts.config
-    device = torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu"
     return {
         "kind": kind,
         "method": config.method.name if parts.teacher else None,
@@ -318,10 +323,14 @@ def _card(parts: Parts, kind: str, fabric: Fabric) -> dict[str, Any]:
         "seed": config.train.seed,
         "config_iters": config.train.iters,
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": _device(fabric),
         "world": fabric.world_size,
         "parents": [parts.teacher.card["run"]] if parts.teacher and parts.teacher.card.get("run") else [],
     }
+
+
+def _device(fabric: Fabric) -> str:
+    return torch.cuda.get_device_name(fabric.device) if fabric.device.type == "cuda" else "cpu"
 
 
 def _shared(fabric: Fabric, run: Run | None) -> Run:

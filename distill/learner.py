@@ -29,19 +29,20 @@ class Learner(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
+    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, ranks: int, share: float) -> dict[str, Any]:
         """Return ``total`` to minimise and, detached, what it is made of.
 
         Args:
             batch: the images of this micro-batch.
             shown: what the teacher shows, or None.
-            valid: labelled pixels that the cross-entropy is averaged over.
+            valid: int64, labelled pixels of the global batch, over which the cross-entropy is averaged.
+            ranks: processes; their gradients are averaged, so each divides by its mean share of ``valid``.
             share: this micro-batch's part of the optimiser step, for the terms that are means over images.
         """
         output = self.student(batch.images)
         with torch.autocast(batch.images.device.type, enabled=False):
             output = output.raised()
-            task = task_loss(output, batch.labels, self.aux_weight, valid)
+            task = task_loss(output, batch.labels, self.aux_weight, valid / ranks)
             total = torch.stack(list(task.values())).sum()
             terms = self.method.losses(output, shown.raised(), batch) if shown is not None else {}
             for name, raw in terms.items():
@@ -57,7 +58,7 @@ class PhaseLearner(nn.Module):
         super().__init__()
         self.module, self.loss = phase.module, phase.loss
 
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, share: float) -> dict[str, Any]:
+    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, ranks: int, share: float) -> dict[str, Any]:
         """Return ``total`` to minimise."""
         return {"total": share * self.loss(self.module, batch), "task": {}, "terms": {}}
 

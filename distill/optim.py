@@ -54,6 +54,27 @@ class Average(Generic[Network]):
             mine.copy_(theirs)
 
 
+class Statistics:
+    """The running statistics of a network's batch norms, to go back to where a step that is not taken spoilt them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        found = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+        self.live, self.kept = found, [x.clone() for x in found]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are now."""
+        if self.live:
+            torch._foreach_copy_(self.kept, self.live)  # pyright: ignore[reportPrivateImportUsage]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Undo what happened to them since ``keep``."""
+        if self.live:
+            torch._foreach_copy_(self.live, self.kept)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def rng_state() -> dict[str, Any]:
     """Return the state of the global torch generators, which only the student's dropout draws from."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None

@@ -34,6 +34,8 @@ class Stage:
     optimiser: Any
     iters: int
     lr: float
+    #: Fabric's precision plugin, which holds the loss scale of fp16
+    precision: Any
     #: by name, the method's critics and their optimisers
     critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class State:
         values |= {"average": self.average.model.state_dict() if self.average else None}
         values |= {"module": stage.learner.module.state_dict() if stage.name != "main" else None}
         values |= {"critics": {name: tool.state_dict() for name, (_, tool) in stage.critics.items()}}
+        values |= {"precision": stage.precision.state_dict()}
         values |= {"optimiser": stage.optimiser.state_dict(), "offsets": {k: f.tell() for k, f in self.logs.items()}}
         for file in self.logs.values():
             file.flush()
@@ -88,6 +91,8 @@ class State:
             self.stage, self.step = stage.name, 0
             return
         stage.optimiser.load_state_dict(values["optimiser"])
+        if values.get("precision"):
+            stage.precision.load_state_dict(values["precision"])
         for name, (_, tool) in stage.critics.items():
             tool.load_state_dict(values["critics"][name])
         if values["module"] is not None:

@@ -76,10 +76,10 @@ def reopen_teacher(card: dict[str, Any]) -> Teacher:
     if not path.exists() or sha256(path) != card["sha256"]:
         raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
     if card.get("run") or (path.suffix == ".safetensors" and read_card(path)):
-        return Teacher(load_student(path), card)
+        return Teacher(load_student(path).requires_grad_(False), card)
     model = models.rebuild(card["spec"])
     load_full(model, path)
-    return Teacher(model.eval(), card)
+    return Teacher(model.requires_grad_(False).eval(), card)
 
 
 def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None:

@@ -23,7 +23,7 @@ from .learner import Learner, PhaseLearner
 from .methods import Composite, Phase
 from .metrics import Scores
 from .models import SegmentationModel
-from .optim import Average, critic_optimiser, optimiser, set_lr, set_rng_state
+from .optim import Average, Statistics, critic_optimiser, optimiser, set_lr, set_rng_state
 from .run import Run
 from .state import Signals, Stage, State, Stopped
 
@@ -68,7 +68,7 @@ def train(
             if network is not None:
                 network.compile()
     state = State(run, student, method, Average(student, options.ema) if options.ema else None)
-    saved = load_state(run.checkpoints, fabric.device) if resume else None
+    saved = load_state(run.checkpoints) if resume else None  # on the CPU: AdamW's counters belong there
     torch.manual_seed(options.seed + fabric.global_rank)  # the student's dropout alone draws from the global generator
     if saved:
         state.restore(saved)
@@ -96,13 +96,14 @@ def _stage(phase: Phase | None, learner: Any, config: Config, fabric: Fabric) ->
         joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
         wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
         critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
-        return Stage("main", wrapped, tool, config.train.iters, config.train.lr, critics)
+        precision = fabric.strategy.precision
+        return Stage("main", wrapped, tool, config.train.iters, config.train.lr, precision, critics)
     options = config.train.model_copy(
         update={"lr": phase.lr, "momentum": phase.momentum, "weight_decay": phase.weight_decay}
     )
     module = PhaseLearner(phase).to(fabric.device)
     wrapped, tool = fabric.setup(module, optimiser(module.parameters(), options))
-    return Stage(phase.name, wrapped, tool, phase.iters, phase.lr)
+    return Stage(phase.name, wrapped, tool, phase.iters, phase.lr, fabric.strategy.precision)
 
 
 def _loop(
@@ -124,6 +125,7 @@ def _loop(
     stream = batches.stream(stage.name, state.step, stage.iters)
     started, seen = time.perf_counter(), 0
     stage.learner.train()
+    statistics = Statistics(stage.learner)
     with console.bar(stage.iters, "train" if main else stage.name, state.step) as show:
         while state.step < stage.iters:
             step = state.step
@@ -135,13 +137,16 @@ def _loop(
                 if main and teacher is not None and state.method.terms:
                     with fabric.autocast():
                         shown = state.method.teach(teacher, batch)
-                last = i == len(micro) - 1
-                with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not last):
-                    part = stage.learner(batch, shown, valid, 1 / len(micro))
+                end = i == len(micro) - 1
+                with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not end):
+                    part = stage.learner(batch, shown, valid, fabric.world_size, 1 / len(micro))
                     fabric.backward(part["total"])
+                if not (end and stage.critics):  # its features would stay in memory through the next micro-batch
+                    part.pop("output", None)
                 parts.append(part)
             finite = bool(torch.isfinite(_reduced(fabric, torch.stack([p["total"].detach() for p in parts]).sum())))
             if finite:
+                statistics.keep()
                 if options.clip:
                     fabric.clip_gradients(
                         stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False
@@ -153,12 +158,14 @@ def _loop(
                     )
                 if state.average and main:
                     state.average.update(state.student)
+            else:
+                statistics.put_back()
             stage.optimiser.zero_grad(set_to_none=True)
             state.step, state.bad, seen = step + 1, 0 if finite else state.bad + 1, seen + options.batch
-            due = state.step == stage.iters or stop
+            last = state.step == stage.iters
             if not finite:
                 _bad_step(state, stage, fabric)
-            elif due or state.step % options.log_every == 0 or step == 0:
+            elif last or state.step % options.log_every == 0 or step == 0:  # not at a stop: the resumed run has none
                 values = _summed(fabric, parts)
                 rate = seen / (time.perf_counter() - started)
                 show(state.step, f"loss {values['loss']:.3f}  {rate:.1f} img/s")
@@ -166,10 +173,10 @@ def _loop(
                     weights = {k: state.method.weight(k, step) for k in values["terms"]}
                     state.log("metrics", step=state.step, stage=stage.name, lr=lr, **values, weights=weights)
                     state.log("timing", step=state.step, images_per_s=round(rate, 2), **_memory(fabric, started))
-            if main and val is not None and (state.step == stage.iters or state.step % options.val_every == 0):
+            if main and val is not None and (last or state.step % options.val_every == 0):
                 _validate(config, fabric, state, val)
                 stage.learner.train()
-            if due or state.step % options.save_every == 0:
+            if last or stop or state.step % options.save_every == 0:
                 save()
             if stop:
                 raise Stopped(stop, state.run)
@@ -260,15 +267,16 @@ def _to(device: torch.device, sample: dict[str, Any], step: int) -> Batch:
 
 
 def _agree(fabric: Fabric, micro: list[Batch], stop: int) -> tuple[Tensor, int]:
-    """Return the labelled pixels that each rank's cross-entropy is divided by, and the signal that any rank got.
+    """Return the labelled pixels of the global batch, and the signal that any rank got.
 
-    Ranks' gradients are averaged, so each divides by the mean count over ranks: N devices give the gradient of one.
+    The count stays a whole number: Fabric turns floating-point inputs of the learner into the precision of autocast,
+    where a count of pixels is rounded (bf16) or infinite (fp16).
     """
-    valid = sum(((batch.labels != IGNORE).sum() for batch in micro), torch.zeros((), device=fabric.device))
+    valid = torch.stack([(batch.labels != IGNORE).sum() for batch in micro]).sum()
     if fabric.world_size == 1:
         return valid, stop
     both = _reduced(fabric, torch.stack([valid, torch.full_like(valid, stop)]), "sum")
-    return both[0] / fabric.world_size, _signal(int(both[1]))
+    return both[0], _signal(int(both[1]))
 
 
 def _signal(total: int) -> int:

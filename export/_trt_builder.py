@@ -29,7 +29,13 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
     """
     trt: Any = importlib.import_module(request["flavour"])
     logger = _logger(trt)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # the binding's way to say that the library gave no builder
+        raise ExportError(
+            f"{request['flavour']} cannot start its builder ({logger.last}); tensorrt needs a GPU and its driver, "
+            "--flavour tensorrt_rtx builds without"
+        ) from error
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
@@ -40,7 +46,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         raise ExportError(f"TensorRT's parser refused {name}: {problems or logger.last}")
     config = builder.create_builder_config()
     profile = _configure(trt, builder, network, config, request)
-    cache = _timing_cache(config, request["timing_cache"])
+    notes: list[str] = []
+    cache = _timing_cache(config, request["timing_cache"], notes)
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -60,6 +67,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
         "profile": profile,
+        "notes": notes,
     }
 
 
@@ -87,10 +95,15 @@ def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[
     return {"min": least, "opt": usual, "max": most}
 
 
-def _timing_cache(config: Any, path: str | None) -> Any:
+def _timing_cache(config: Any, path: str | None, notes: list[str]) -> Any:
     if path is None:
         return None
-    cache = config.create_timing_cache(Path(path).read_bytes() if Path(path).exists() else b"")
+    if Path(path).exists():
+        cache = config.create_timing_cache(Path(path).read_bytes())
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache
+        notes.append(f"{path} is no timing cache of this TensorRT and GPU: the build began without, and wrote it anew")
+    cache = config.create_timing_cache(b"")
     config.set_timing_cache(cache, False)
     return cache
 
@@ -129,14 +142,15 @@ def _logger(trt: Any) -> Any:
 
 def main() -> None:
     """Build what the first argument asks for."""
+    request = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == 1:
+        if os.getppid() != request["parent"]:
             sys.exit("the parent is gone")
     warnings.simplefilter("ignore", DeprecationWarning)
     try:
-        report = build(json.loads(sys.argv[1]))
+        report = build(request)
     except KdcError as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         sys.exit(error.exit_code)

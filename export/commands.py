@@ -169,7 +169,10 @@ def engine_path(onnx: Path) -> Path:
 
 def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
     """Turn the flags that were given into keywords; the others keep the defaults of the Python interface."""
-    settings = {keyword: given[flag] for flag, keyword in flags.items() if given[flag] not in (None, False)}
+    # by identity: 0 == False, and --opt-level 0 and --agreement 0 are values
+    settings = {
+        keyword: given[flag] for flag, keyword in flags.items() if given[flag] is not None and given[flag] is not False
+    }
     if "size" in settings:
         settings["size"] = _size(settings["size"])
     if "batches" in settings:

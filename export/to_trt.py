@@ -94,7 +94,7 @@ def build_engine(
     *,
     flavour_name: str | None = None,
     targets: Sequence[str] = (),
-    batches: tuple[int, int, int] = BATCHES,
+    batches: tuple[int, int, int] | None = None,
     workspace_mib: int | None = None,
     opt_level: int | None = None,
     timing_cache: Path | None = None,
@@ -106,7 +106,7 @@ def build_engine(
         engine_path: where the engine goes, atomically.
         flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
         targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
-        batches: min, opt, max of the optimisation profile where the batch is free.
+        batches: min, opt, max of the optimisation profile where the batch is free (default ``BATCHES``).
         workspace_mib: scratch memory that the engine may use.
         opt_level: 0 to 5, for tensorrt; its default is 3.
         timing_cache: read and written there, for tensorrt.
@@ -116,11 +116,16 @@ def build_engine(
 
     Raises:
         ExportError: no TensorRT, the parser or builder refused the file, or the builder died.
-        UsageError: a flag that the flavour has no use for.
+        UsageError: a flag that the flavour or the file has no use for.
         WeightsError: the file is missing or no segmentation network.
         ResourceError: the builder was killed, as when memory runs out.
     """
     info = read_info(onnx_path)
+    if batches is not None and info.shape[0] is not None:
+        raise UsageError(
+            f"--batches does nothing for {onnx_path}, which is made for a batch of {info.shape[0]}; leave it out"
+        )
+    batches = batches or BATCHES
     module, name, version = flavour(flavour_name)
     targets = [each.lower() for each in targets]
     _refuse_idle(module, name, targets, batches, opt_level, timing_cache)
@@ -130,10 +135,12 @@ def build_engine(
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
     request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets, "batches": list(batches)}
     request |= {"workspace_mib": workspace_mib, "opt_level": opt_level}
-    request |= {"timing_cache": timing_cache and str(timing_cache)}
+    request |= {"timing_cache": timing_cache and str(timing_cache), "parent": os.getpid()}
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside:
         built = _in_child(request | {"engine": str(beside)})
+    for text in built.pop("notes"):
+        console.warn(text)
     manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
     manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
     manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}

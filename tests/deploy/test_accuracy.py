@@ -98,3 +98,18 @@ def test_costs_of_a_run_are_those_of_student_and_teacher(run):
         count(["nonsense"])
     with pytest.raises(UsageError, match="accepted: true, cirkd"):
         count(["r18"], counter="mine")
+
+
+def test_a_teacher_is_counted_as_it_was_loaded(run):
+    card = json.loads((run / "run.json").read_text())
+    card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec()
+    (run / "run.json").write_text(json.dumps(card))
+    student, teacher = count([str(run)], counter="true")
+    assert (student["output_stride"], teacher["output_stride"]) == (8, 16)
+
+
+def test_a_resumable_state_is_not_judged_by_the_best_weights(run):
+    state = run / "checkpoints" / "last-main-0000010.pt"
+    state.write_bytes(b"state")
+    with pytest.raises(WeightsError, match="give a run, its best or its last"):
+        evaluate_source(state)

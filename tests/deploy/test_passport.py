@@ -30,22 +30,24 @@ def test_cpu_features(monkeypatch):
     assert passport.has_vnni() is False
 
 
-SMI = "NVIDIA H200, 570.1, 143771, 5, 345, 1980, 3201, 76.2, 700.00, 30, Enabled, Enabled, Disabled, 9.0, 0x{:x}"
+SMI = "NVIDIA H200, 570.1, 143771, 5, 345, 1980, 3201, 76.2, 700.00, 30, Enabled, Enabled, Disabled, 9.0, GPU-7, 0x{:x}"
 
 
 def test_gpu_is_read_from_nvidia_smi_and_throttling_flagged(monkeypatch):
     def smi(query, reasons=0x0000000000000004):
         if "compute-apps" in query:
-            return [["17"], ["18"]]
+            return [["GPU-7", "17"], ["GPU-7", "18"], ["GPU-8", "19"]]
+        if "clocks_throttle" in query:  # a driver that knows the new name only
+            return []
         return [[cell.strip() for cell in SMI.format(reasons).split(",")]]
 
     monkeypatch.setattr(passport, "_smi", smi)
     (gpu,) = passport.gpus()
     assert (gpu["name"], gpu["memory_mib"], gpu["power_w"], gpu["capability"]) == ("NVIDIA H200", 143771, 76.2, 9.0)
-    flags = "\n".join(passport.gpu_flags([gpu]))
+    flags = "\n".join(passport.gpu_flags([gpu], own=1))
     assert "throttle reasons 0x4" in flags
-    assert "2 processes compute on it" in flags
-    assert passport.gpu_flags([gpu | {"throttle": "0x1", "others": 1}]) == []  # idle is no throttling
+    assert "other processes compute on it (1)" in flags
+    assert passport.gpu_flags([gpu | {"throttle": "0x1", "processes": 1}], own=1) == []  # idle is no throttling
 
 
 def test_no_driver_no_gpus(monkeypatch):

@@ -171,9 +171,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     done.record(status="finished", final=scores(0.031), terms={"kt.lt": "2.0"})
     (done.path / "metrics.jsonl").write_text(metrics(0.05))
     (done.path / "timing.jsonl").write_text('{"step": 1, "images_per_s": 12.5, "memory_mib": 800}\n')
-    (done.path / "gates.json").write_text(json.dumps([gate("onnx-fp32"), gate("onnx-int8", passed=False)]))
+    (done.path / "gates.json").write_text(
+        json.dumps([gate("onnx-fp32"), gate("onnx-int8", passed=False), gate("onnx-fp16") | {"tied": 0.01234}])
+    )
     done.bench.mkdir()
     (done.bench / "latency-20250101-000000.json").write_text(json.dumps(latency()))
+    on_gpu = latency() | {"device": "cuda"}  # a later one must not take the place of the CPU's
+    (done.bench / "latency-20250102-000000.json").write_text(json.dumps(on_gpu))
     return done
 
 
@@ -198,6 +202,9 @@ def test_the_page_says_what_came_of_it(page: Page) -> None:
         "mIoU along boundaries",
         "too far apart",
         "99.995",
+        "and 1.234 ties",
+        "batch 1, 2 threads",
+        "batch 1, on the GPU",
         "2.06×",
         "not measured: needs a GPU",
         "the machine was busy",

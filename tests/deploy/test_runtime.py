@@ -194,6 +194,16 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path, monkeypatch):
         open_runtime(network(tmp_path / "a.onnx", metadata=KDC), device="cuda")
 
 
+def test_a_provider_that_takes_no_node_is_refused(tmp_path):
+    """Azure's provider is in every wheel and runs no ordinary operator: all nodes fall to the CPU."""
+    import onnxruntime
+
+    if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no such provider")
+    with pytest.raises(ExportError, match="AzureExecutionProvider was asked for, but takes no node"):
+        open_runtime(network(tmp_path / "a.onnx", metadata=KDC), provider="AzureExecutionProvider")
+
+
 def test_precision_is_read_from_the_graph(tmp_path):
     path = network(tmp_path / "a.onnx", metadata=KDC)
     assert read_info(path).precision == "fp32"
@@ -245,7 +255,7 @@ def test_timing_hook_returns_milliseconds(checkpoint, tmp_path):
 
 
 def test_what_cannot_be_opened(checkpoint, tmp_path):
-    with pytest.raises(ExportError, match="needs the GPU it was built for"):
+    with pytest.raises(ExportError, match="does not run them"):
         open_runtime("model.engine")
     with pytest.raises(UsageError, match="accepted: logits, argmax"):
         open_runtime(checkpoint, head="softmax")
@@ -266,3 +276,18 @@ def test_checkpoint_on_a_gpu(checkpoint):
         assert gpu.provider == "torch cuda"
         assert (cpu.masks(x) == gpu.masks(x)).mean() > 0.99
         assert gpu.staged(gpu.prepare(x))() > 0
+        assert gpu.tf32 in (True, False)
+
+
+@pytest.mark.gpu
+def test_onnx_file_on_a_gpu(tmp_path):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA provider")
+    path, x = network(tmp_path / "a.onnx", metadata=KDC), images()
+    with open_runtime(path) as cpu, open_runtime(path, device="cuda") as gpu:
+        assert (gpu.provider, gpu.device) == ("CUDAExecutionProvider", "cuda")
+        assert (cpu.masks(x) == gpu.masks(x)).mean() > 0.99
+        steps = [gpu.staged(gpu.prepare(images())) for _ in range(2)]
+        assert all(step() > 0 for step in steps * 2)

@@ -164,3 +164,7 @@ def test_yaml_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         resolve({}, [f"train.lr=!!python/object/apply:os.mkdir ['{tmp_path / 'made'}']"])
     assert not (tmp_path / "made").exists()
+
+
+def test_a_precision_of_32_needs_no_quotes() -> None:
+    assert resolve({}, ["train.precision=32"]).train.precision == "32"

@@ -335,7 +335,73 @@ def test_phases_and_critics_run_and_resume_exactly(
         )
 
 
-def test_bfloat16_trains_with_losses_in_float32(root: Path, teacher: Run) -> None:
+def test_a_stop_leaves_no_trace_in_the_metrics(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(train__log_every=4, train__ema=0.5)
+    whole = job.run_job(settings, root=root)
+
+    class Third(loop.Signals):
+        """A signal that comes before the third step is taken."""
+
+        def __enter__(self):
+            self.asked = 0
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        @property
+        def number(self):
+            self.asked += 1
+            return signal.SIGTERM if self.asked == 3 else 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "Signals", Third)
+        with pytest.raises(loop.Stopped):
+            job.run_job(settings, out=tmp_path / "run")
+    assert load_state(tmp_path / "run" / "checkpoints")["step"] == 3
+    resumed = job.resume_job(str(tmp_path / "run"))
+    assert (resumed.path / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    far = {"train__iters": 100000, "train__save_every": 100000, "train__val_every": 100000}
+    file.write_text(config(**far, train__device="cpu", train__devices=2).to_yaml())
+    command = [sys.executable, "-m", "kdc", "train", "--config", str(file), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "run" / "checkpoints" / "last.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    assert errors.count("kdc: error") == 1
+    assert Run(tmp_path / "run").card["status"] == "stopped"
+
+
+def test_a_step_not_taken_leaves_the_running_statistics_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = models.SegmentationModel.normalise, []
+
+    def overflowing(self, images):
+        calls.append(self.training)
+        return real(self, images) * (float("inf") if sum(calls) == 3 and self.training else 1.0)
+
+    monkeypatch.setattr(models.SegmentationModel, "normalise", overflowing)
+    run = job.run_job(config(), root=root)
+    assert [r["step"] for r in run.records() if r.get("skipped")] == [3]
+    assert all(value.isfinite().all() for value in weights(run).values())
+
+
+def test_bfloat16_trains_with_losses_in_float32(root: Path, teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exact(loop.Learner):
+        """Fabric casts what a learner is given: the divisor of the cross-entropy must come through unrounded."""
+
+        def forward(self, batch, shown, valid, *rest):
+            assert int(valid) == int((batch.labels != 255).sum())
+            return super().forward(batch, shown, valid, *rest)
+
+    monkeypatch.setattr(loop, "Learner", Exact)
     run = job.run_job(
         config(method__name="kt", model__teacher=str(teacher.path), train__precision="bf16-mixed", train__iters=2),
         root=root,
@@ -357,6 +423,7 @@ def test_cuda_trains_and_falls(root: Path, teacher: Run, precision: str) -> None
     run = job.run_job(config(method__name="kt", model__teacher=str(teacher.path), **settings), root=root)
     losses = [r["loss"] for r in run.records() if "loss" in r]
     assert losses[-1] < losses[0] and "memory_mib" in run.records("timing")[-1]
+    assert ("scale" in load_state(run.checkpoints)["precision"]) == (precision == "16-mixed")
 
 
 @pytest.mark.gpu

@@ -88,10 +88,14 @@ def test_flags_that_do_nothing_are_refused(exported: Files, tmp_path: Path) -> N
         ({"timing_cache": tmp_path / "c"}, "--timing-cache does nothing in tensorrt_rtx"),
         ({"opt_level": 5}, "--opt-level does nothing in tensorrt_rtx"),
         ({"targets": ["sm90"]}, "'sm90': tensorrt_rtx builds for current, sm75"),
-        ({"batches": (4, 2, 8)}, "--batches 4,2,8"),
     ):
         with pytest.raises(UsageError, match=message):
             to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **wrong)
+    free = exported("pspnet", "argmax", "uint8", True)
+    with pytest.raises(UsageError, match="--batches 4,2,8"):
+        to_trt.build_engine(free, engine, flavour_name="tensorrt_rtx", batches=(4, 2, 8))
+    with pytest.raises(UsageError, match=r"--batches does nothing.*batch of 1"):
+        to_trt.build_engine(source, engine, batches=(1, 2, 4))
     with pytest.raises(UsageError, match="did you mean 'tensorrt'"):
         to_trt.build_engine(source, engine, flavour_name="tensorr")
     with pytest.raises(WeightsError, match="cannot be read"):
@@ -126,10 +130,17 @@ class Config:
     def get_memory_pool_limit(self, pool): return told.get(pool, 1 << 30)
     def get_flag(self, flag): return True
     def create_timing_cache(self, content): return Cache(content)
-    def set_timing_cache(self, cache, mismatch): self.__dict__["cache"] = cache
+    cache = None
+    def set_timing_cache(self, cache, mismatch):
+        if cache.content == b"foreign": return False
+        self.__dict__["cache"] = cache; return True
     def get_timing_cache(self): return self.cache
 class Builder:
-    def __init__(self, logger): self.logger = logger
+    def __init__(self, logger):
+        self.logger = logger
+        if os.environ.get("FAKE_BUILD") == "no driver":
+            logger.log(ILogger.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
     def create_network(self, flags): told["flags"] = flags; return Network()
     def create_builder_config(self): return Config()
     def build_serialized_network(self, network, config):
@@ -166,10 +177,21 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
     settings = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
     manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, **settings)
     assert json.loads(engine.read_text()) == {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5}
-    assert cache.read_bytes() == b"old+"
+    assert cache.read_bytes() == b"old+" and "notes" not in manifest
     assert (manifest["flavour"], manifest["version"], manifest["workspace_mib"]) == ("tensorrt", "10.13.2", 64)
     with pytest.raises(UsageError, match="--target is for tensorrt_rtx"):
         to_trt.build_engine(exported("pspnet", "logits", "float"), engine, flavour_name="tensorrt", targets=["sm86"])
+
+
+def test_a_timing_cache_of_another_gpu_is_said_and_replaced(
+    fake: Path, exported: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = fake / "timing.cache"
+    cache.write_bytes(b"foreign")
+    source = exported("pspnet", "logits", "float")
+    to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", timing_cache=cache)
+    assert cache.read_bytes() == b"+"
+    assert "is no timing cache of this TensorRT and GPU" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -178,6 +200,7 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
         ("SIGSEGV", ExportError, r"died on .* \(signal SIGSEGV\); its last message: tactic 0x7 is about to fault"),
         ("SIGKILL", ResourceError, "signal SIGKILL.*most likely memory ran out"),
         ("none", ExportError, "builder refused .*: Error Code 9: no implementation for node 3$"),
+        ("no driver", ExportError, r"cannot start its builder \(CUDA initialization failure.*--flavour tensorrt_rtx"),
     ],
 )
 def test_a_dying_builder_is_reported(
@@ -258,3 +281,13 @@ def test_flags_of_the_onnx_export_do_not_go_with_a_file() -> None:
         commands.trt("model.onnx", size="64x64", dynamic_batch=True, keep_fp32=["x"])
     with pytest.raises(UsageError, match="add --dynamic-batch"):
         commands.trt(None, batches="1,2,3")
+
+
+def test_zero_is_a_value(fake: Path, exported: Files) -> None:
+    source = fake / "m.onnx"
+    source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
+    commands.trt(str(source), flavour="tensorrt", opt_level=0)
+    assert json.loads((fake / "m.fp32.engine").read_text())["builder_optimization_level"] == 0
+    assert commands._settings(dict.fromkeys(commands._ONNX_FLAGS) | {"agreement": 0.0}, commands._ONNX_FLAGS) == {
+        "agreement": 0.0
+    }
