@@ -64,7 +64,7 @@ class TorchRuntime(Runtime):
         if device == "cuda":
             # sizes are fixed, and ONNX Runtime searches its convolutions by default too
             torch.backends.cudnn.benchmark = True
-            self.tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"
+            self.tf32 = bool(torch.backends.cudnn.allow_tf32)
             # one stream for all inputs: the caching allocator keeps a pool of its own for every stream
             self._stream = torch.cuda.Stream()
 

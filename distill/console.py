@@ -5,7 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -16,11 +17,19 @@ muted = os.environ.get("LOCAL_RANK", "0") != "0"
 
 
 def _console() -> Any:
+    return _console_of(sys.stderr if json_mode else sys.stdout)
+
+
+@lru_cache(maxsize=2)
+def _console_of(stream: TextIO) -> Any:
+    """Return the one console of a stream: what is printed while its bar runs must go above the bar."""
     from rich.console import Console
 
-    return Console(file=sys.stderr if json_mode else sys.stdout, highlight=False, soft_wrap=True)
+    return Console(file=stream, highlight=False, soft_wrap=True)
 
 
+#: the bars that are running
+_bars: list[str] = []
 #: what must also stand in the report of the run: choices made, skips, downgrades
 notes: list[str] = []
 
@@ -58,15 +67,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         grid.add_column(column, justify="right" if i and column else "left")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
+    from rich.console import Console
+
     console = _console()
-    console.width = max(console.width, 160)  # a wide table may wrap on a narrow terminal, but loses no digit
-    console.print(grid)
+    # of its own width: a wide table may wrap on a narrow terminal, but loses no digit
+    Console(file=console.file, highlight=False, width=max(console.width, 160)).print(grid)
 
 
 def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-    """Yield ``items`` while a bar runs on a terminal; elsewhere just yield them."""
+    """Yield ``items`` while a bar runs on a terminal; elsewhere, or within another bar, just yield them."""
     console = _console()
-    if muted or not console.is_terminal:
+    if muted or _bars or not console.is_terminal:
         yield from items
         return
     from rich.progress import track
@@ -94,7 +105,11 @@ def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as progress:
         task = progress.add_task(label, total=total, completed=done, text="")
-        yield lambda done, text: progress.update(task, completed=done, text=text)
+        _bars.append(label)
+        try:
+            yield lambda done, text: progress.update(task, completed=done, text=text)
+        finally:
+            _bars.pop()
 
 
 def to_json(value: Any) -> str:

@@ -8,6 +8,8 @@ import torch
 from lightning_fabric import Fabric
 
 from . import console, methods, models
+from .baseline import find_baseline
+from .batches import Batches
 from .checkpoint import load_student, student_file
 from .config import Config
 from .console import note, say, warn
@@ -22,7 +24,7 @@ from .preprocess import NAMED
 from .run import Run, all_runs, check_vacant, find_run, point_last
 from .state import Stopped
 from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher
-from .train import Batches, train
+from .train import train
 
 
 @dataclass
@@ -162,28 +164,6 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
             "a trained backbone"
         )
     return student
-
-
-#: settings that change how fast a run goes, or how often it looks, but not what it computes
-_INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
-
-
-def find_baseline(run: Run, root: Path | None = None) -> Run | None:
-    """Return the newest finished plain training with the student, data, recipe and seed of ``run``."""
-    mine = _recipe(run)
-    for other in reversed(all_runs(root or run.path.parent)):
-        plain = other.card.get("kind") == "train" and other.card.get("status") == "finished"
-        if plain and _recipe(other) == mine:
-            return other
-    return None
-
-
-def _recipe(run: Run) -> tuple[Any, ...]:
-    """Return everything that a run and its baseline must have in common."""
-    config = run.config
-    start = config.model.model_dump(include={"student_weights", "init", "dropout", "preprocess"})
-    train = config.train.model_dump(exclude=_INDIFFERENT)
-    return run.card["data"]["fingerprint"], run.card["student"], start, train, config.task
 
 
 def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bool) -> Run:

@@ -39,7 +39,7 @@ class Learner(nn.Module):
             ranks: processes; their gradients are averaged, so each divides by its mean share of ``valid``.
             share: this micro-batch's part of the optimiser step, for the terms that are means over images.
         """
-        output = self.student(batch.images)
+        output = self.student(batch.images).only(self.method.taps)
         with torch.autocast(batch.images.device.type, enabled=False):
             output = output.raised()
             task = task_loss(output, batch.labels, self.aux_weight, valid / ranks)

@@ -1,6 +1,5 @@
 """THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from . import console
 from .batch import IGNORE, Batch
+from .batches import Batches
 from .checkpoint import load_state, load_student, save_student
 from .config import Config
 from .data import Dataset
-from .data._loader import Order, TrainSamples, loader
-from .errors import NumbersError
+from .errors import DataError, KdcError, NumbersError
 from .evaluate import evaluate, model_predictor
 from .learner import Learner, PhaseLearner
 from .methods import Composite, Phase
@@ -38,7 +37,7 @@ def train(
     student: SegmentationModel,
     method: Composite,
     teacher: SegmentationModel | None,
-    batches: "Batches",
+    batches: Batches,
     val: Dataset | None,
     resume: bool = False,
 ) -> Scores | None:
@@ -112,9 +111,9 @@ def _loop(
     stage: Stage,
     state: State,
     teacher: SegmentationModel | None,
-    batches: "Batches",
+    batches: Batches,
     val: Dataset | None,
-    signals: "Signals",
+    signals: Signals,
     fresh: bool,
 ) -> None:
     """Take ``stage.iters`` optimiser steps, starting at ``state.step``."""
@@ -130,13 +129,13 @@ def _loop(
         while state.step < stage.iters:
             step = state.step
             lr = set_lr(stage.optimiser, stage.lr, step, stage.iters, options.power, options.warmup if main else 0)
-            micro = [_to(fabric.device, next(stream), step) for _ in range(options.accumulate)]
-            valid, stop = _agree(fabric, micro, signals.number)
+            micro, error = _fetch(fabric, stream, step, options.accumulate)
+            valid, stop = _agree(fabric, micro, signals.number, error)
             parts, shown = [], None
             for i, batch in enumerate(micro):
                 if main and teacher is not None and state.method.terms:
                     with fabric.autocast():
-                        shown = state.method.teach(teacher, batch)
+                        shown = state.method.teach(teacher, batch).only(state.method.taps)
                 end = i == len(micro) - 1
                 with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not end):
                     part = stage.learner(batch, shown, valid, fabric.world_size, 1 / len(micro))
@@ -240,42 +239,42 @@ def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Datas
     return scores
 
 
-class Batches:
-    """The endless, seeded stream of training batches of one rank."""
-
-    def __init__(self, data: Dataset, config: Config, fabric: Fabric) -> None:
-        self.data, self.config, self.fabric = data, config, fabric
-
-    def stream(self, stage: str, step: int, iters: int) -> Iterator[dict[str, Any]]:
-        """Yield the micro-batches of optimiser steps ``step`` to ``iters``."""
-        options = self.config.train
-        seed = options.seed if stage == "main" else options.seed + 1
-        samples = TrainSamples(self.data, seed, options.crop, options.scale, options.flip, options.jitter)
-        parts = options.accumulate
-        rank, world = self.fabric.global_rank, self.fabric.world_size
-        order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
-        cuda = self.fabric.device.type == "cuda"
-        workers = options.workers
-        if workers is None:
-            workers = min(8, max((os.cpu_count() or 1) // options.devices, 1)) if cuda else 0
-        return iter(loader(samples, order, workers, pin_memory=cuda))
-
-
 def _to(device: torch.device, sample: dict[str, Any], step: int) -> Batch:
     images = sample["image"].to(device, non_blocking=True)
     return Batch(images, sample["label"].to(device, non_blocking=True).long(), step)
 
 
-def _agree(fabric: Fabric, micro: list[Batch], stop: int) -> tuple[Tensor, int]:
+def _fetch(
+    fabric: Fabric, stream: Iterator[dict[str, Any]], step: int, count: int
+) -> tuple[list[Batch], KdcError | None]:
+    """Return the micro-batches of a step; an error is handed on, for the other ranks must hear of it."""
+    try:
+        return [_to(fabric.device, next(stream), step) for _ in range(count)], None
+    except KdcError as error:
+        return [], error
+
+
+def _agree(fabric: Fabric, micro: list[Batch], stop: int, error: KdcError | None) -> tuple[Tensor, int]:
     """Return the labelled pixels of the global batch, and the signal that any rank got.
 
     The count stays a whole number: Fabric turns floating-point inputs of the learner into the precision of autocast,
     where a count of pixels is rounded (bf16) or infinite (fp16).
+
+    Raises:
+        KdcError: this rank could not read its images, or another one could not; all ranks stop together.
     """
-    valid = torch.stack([(batch.labels != IGNORE).sum() for batch in micro]).sum()
+    counts = [(batch.labels != IGNORE).sum() for batch in micro]
+    valid = torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.int64, device=fabric.device)
     if fabric.world_size == 1:
+        if error:
+            raise error
         return valid, stop
-    both = _reduced(fabric, torch.stack([valid, torch.full_like(valid, stop)]), "sum")
+    alone = torch.stack([valid, torch.full_like(valid, stop), torch.full_like(valid, error is not None)])
+    both = _reduced(fabric, alone, "sum")
+    if both[2]:
+        texts: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(texts, str(error or ""))
+        raise error or DataError("; ".join(text for text in texts if text))
     return both[0], _signal(int(both[1]))
 
 

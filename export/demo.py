@@ -11,7 +11,7 @@ from ..deploy.report import write_report
 from ..distill import console
 from ..distill.config import Config, resolve
 from ..distill.data import recipe
-from ..distill.errors import ExportError, NumbersError
+from ..distill.errors import ExportError, NumbersError, ResourceError
 from ..distill.job import run_job
 from ..distill.run import Run
 from .commands import engine_path
@@ -93,7 +93,7 @@ def _int8(run: Run) -> list[Path]:
 def _engine(onnx: Path) -> dict[str, Any] | None:
     try:
         return build_engine(onnx, engine_path(onnx))
-    except ExportError as error:
+    except (ExportError, ResourceError) as error:
         console.warn(f"no engine: {error}")
         return None
 

@@ -25,7 +25,7 @@ def draw_window(
     factor comes in steps of 0.1 from ``scale[0]`` to ``scale[1]``, as in the papers' code.
     """
     low, high = scale
-    factor = low + 0.1 * int(rng.integers(round((high - low) / 0.1) + 1))
+    factor = low + 0.1 * int(rng.integers(int((high - low) / 0.1 + 1e-6) + 1))
     window, target = [], []
     for full, wanted in zip(size, crop, strict=True):
         scaled = max(1, round(full * factor))

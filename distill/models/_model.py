@@ -1,5 +1,6 @@
 """The module every architecture becomes: backbone, head, perhaps an auxiliary head, and its own normalisation."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,10 @@ class Output:
         """Return the same with bf16 and fp16 tensors as float32; float32 and float64 stay as they are."""
         aux = None if self.aux is None else _raise(self.aux)
         return Output(_raise(self.logits), aux, {name: _raise(x) for name, x in self.features.items()})
+
+    def only(self, taps: Collection[str]) -> "Output":
+        """Return the same with no other features than ``taps``: what nobody reads is neither cast nor kept."""
+        return Output(self.logits, self.aux, {name: x for name, x in self.features.items() if name in taps})
 
     def detached(self) -> "Output":
         """Return the same, cut off from the graph."""

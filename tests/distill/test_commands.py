@@ -310,6 +310,18 @@ def test_cuda_without_a_gpu_is_refused() -> None:
         assert (done.code, done.err.count("\n")) == (2, 1) and "accepted here: cpu, auto" in done.err
 
 
+def test_more_devices_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    done = kdc(f"train {TINY} --devices 2 --dry-run")
+    assert (done.code, done.err.count("\n")) == (2, 1) and "1 CUDA device\n" in done.err
+
+
+def test_fp16_on_a_cpu_is_said_to_be_bf16() -> None:
+    done = kdc(f"train {TINY} --device cpu --precision 16-mixed --dry-run")
+    assert done.code == 0 and "bf16-mixed is used" in done.out
+
+
 def test_out_and_resume_of_a_run_that_is_finished(chain: dict[str, Done], place: Path) -> None:
     run = chain["distill"].json["run"]
     done = kdc(f"train {TINY} --out {run}")
