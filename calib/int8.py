@@ -25,7 +25,8 @@ from ..distill.run import replacing
 
 #: What is worth quantising in a convolutional network; sums, softmax and the image's normalisation stay as they are.
 OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
-CALIBRATORS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+#: not "entropy": at its 128 bins ONNX Runtime's always keeps the whole range, as minmax does
+CALIBRATORS = {"minmax": "MinMax", "percentile": "Percentile"}
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
@@ -82,7 +83,7 @@ def quantise_int8(
         out: where the INT8 file goes, atomically; metadata are those of ``onnx_path``.
         images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing.
         target: "ort", ONNX Runtime on the CPU; another target needs another file.
-        calibrator: how a range is got from what was seen: "minmax", "entropy" or "percentile".
+        calibrator: how a range is got from what was seen: "minmax" or "percentile".
         keep: names of nodes to leave in float32.
         keep_classifier: leave the last convolution in float32: it costs little and decides the class.
         reduce_range: 7-bit weights, for CPUs whose 8-bit products saturate (default: where this CPU has no VNNI).

@@ -18,6 +18,7 @@ def evaluate_source(
     split: str = "val",
     device: str = "cpu",
     provider: str | None = None,
+    size: tuple[int, int] | None = None,
     limit: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def evaluate_source(
         split: of the data.
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider, for an ONNX file.
+        size: input height and width, for an ONNX file that leaves them free.
         limit: only the first so many images.
         options: of ``open_data``, with ``data``.
 
@@ -36,7 +38,7 @@ def evaluate_source(
         Plain values: what was judged and what ran it, the data, ``Scores.to_dict()`` under ``scores``, seconds.
 
     Raises:
-        UsageError: no data are known.
+        UsageError: no data are known, or a flag that does not fit the file.
         DataError: the split cannot be evaluated, or its classes are not those of the network.
         WeightsError: a broken file.
     """
@@ -53,7 +55,7 @@ def evaluate_source(
         dataset = run.open_data(split)
     else:
         raise UsageError(f"{file} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
-    predict, facts = _open(file if is_file else run, device, provider)
+    predict, facts = _open(file if is_file else run, device, provider, size)
     classes = facts.pop("num_classes")
     if classes and classes != dataset.num_classes:
         raise DataError(
@@ -73,7 +75,9 @@ def evaluate_source(
     }
 
 
-def _open(source: Path | Run | None, device: str, provider: str | None) -> tuple[Predict, dict[str, Any]]:
+def _open(
+    source: Path | Run | None, device: str, provider: str | None, size: tuple[int, int] | None
+) -> tuple[Predict, dict[str, Any]]:
     assert source is not None
     if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
         # not through a runtime: a checkpoint takes every image at its own size, as validation in training does
@@ -83,12 +87,14 @@ def _open(source: Path | Run | None, device: str, provider: str | None) -> tuple
 
         if provider is not None:
             raise UsageError(f"--provider {provider} is for ONNX files; a checkpoint runs in torch")
+        if size is not None:
+            raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
         need_device(device)
         model = load_student(source)
         return model_predictor(model, device), {"ran_on": f"torch {device}", "num_classes": model.num_classes}
     from .runtime import open_runtime, predictor
 
-    runtime = open_runtime(source, device=device, provider=provider)
+    runtime = open_runtime(source, device=device, provider=provider, size=size)
     facts = {"ran_on": f"{runtime.name} {runtime.provider}", "precision": runtime.precision}
     return predictor(runtime), facts | {"num_classes": len(runtime.spec.classes)}
 

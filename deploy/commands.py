@@ -130,17 +130,30 @@ def evaluate(
     ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
     device: Device = "cpu",
     provider: Provider = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     json: Json = False,
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
+    from ..distill.config import parse_size
     from .accuracy import evaluate_source, show
 
     console.json_mode = json
     options = {key: value for key, value in (("classes", classes), ("ignore_index", ignore_index)) if value is not None}
     if options and data is None:
         raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
-    result = evaluate_source(source, data=data, split=split, device=device, provider=provider, limit=limit, **options)
+    result = evaluate_source(
+        source,
+        data=data,
+        split=split,
+        device=device,
+        provider=provider,
+        size=parse_size(size) if size else None,
+        limit=limit,
+        **options,
+    )
     show(result)
     if json:
         console.emit(result)

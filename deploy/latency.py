@@ -18,14 +18,13 @@ from typing import Any
 
 from ..distill import console, errors
 from ..distill.errors import ExportError, KdcError, UsageError
-from ..distill.run import Run, find_run, sha256, write_json
+from ..distill.run import Run, sha256, write_json
 from .latency_worker import INPUTS, Worker
 from .passport import cores, passport
-from .runtime import ENGINES, TORCH_FILES, export_size, owner
 from .sampling import flags, percentiles, ratio
+from .sources import Source, agree, expand, is_onnx, of_batch, row_names
 
 ROUNDS = 10
-Source = str | Path | Run
 
 
 class Backend:
@@ -120,7 +119,7 @@ def bench_latency(
     Args:
         sources: runs or files; None is the last run. The first backend is what the others are compared with.
         size: input height and width (default: what the files were exported for, else the run's image size).
-        batch: images per query.
+        batch: images per query; a file made for another batch is listed as not measured.
         threads: CPU threads of every backend (default: the cores of this process).
         seconds: measuring time of each backend, warm-up (at most twice that, at most 10 s) apart.
         rounds: how often the backends take turns.
@@ -144,22 +143,24 @@ def bench_latency(
         raise UsageError(f"mode '{mode}' is not known; accepted: net, e2e")
     if seconds <= 0 or rounds < 1 or batch < 1 or (threads is not None and threads < 1):
         raise UsageError("--seconds, --rounds, --batch and --threads must be above 0")
-    chosen, missing, run = _expand(sources, device)
+    chosen, missing, run = expand(sources, device)
+    chosen, misfits = of_batch(chosen, batch)
+    missing += misfits
     if not chosen:
         raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
-    if provider is not None and not any(_is_onnx(source) for source in chosen):
+    if provider is not None and not any(is_onnx(source) for source in chosen):
         raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
     threads = threads or cores()
-    size, head = _agree(chosen, size)
+    size, head = agree(chosen, size)
     before = passport()
-    backends = [Backend(*pair, threads, in_process) for pair in zip(chosen, _labels(chosen), strict=True)]
+    backends = [Backend(*pair, threads, in_process) for pair in zip(chosen, row_names(chosen), strict=True)]
     try:
         for backend in backends:
             backend.facts = backend.ask(
                 "open",
                 source=str(backend.source.path if isinstance(backend.source, Run) else backend.source),
                 device=device,
-                provider=provider if _is_onnx(backend.source) else None,
+                provider=provider if is_onnx(backend.source) else None,
                 size=size,
                 batch=batch,
                 threads=threads,
@@ -214,95 +215,6 @@ def _row(backend: Backend, first: Backend, batch: int) -> dict[str, Any]:
     row["warmup"] = backend.warmup
     row["ratio"] = {"to": first.label, **ratio(first.samples, backend.samples)}
     return row
-
-
-def _expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | Run], list[dict[str, str]], Run | None]:
-    """Turn runs into backends; return them, what cannot be measured, and the run that keeps the record."""
-    chosen: list[Path | Run] = []
-    missing: list[dict[str, str]] = []
-    home: Run | None = None
-    for source in sources or [find_run(None)]:
-        suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
-        if suffix in ENGINES:
-            missing.append(_engine(Path(str(source)), device))
-        elif suffix == ".onnx" or (suffix in TORCH_FILES and not isinstance(source, Run)):
-            path = Path(str(source))
-            if not path.is_file():
-                raise errors.WeightsError(f"{path} does not exist")
-            chosen.append(path)
-            home = home or owner(path)
-        else:
-            run = source if isinstance(source, Run) else find_run(source)
-            home = home or run
-            files = sorted(run.export.glob("*.onnx"), key=lambda p: (_rank(p), len(p.name), p.name))
-            chosen += [run, *files]
-            if not files:
-                missing.append({"file": "export/*.onnx", "why": f"not exported yet: kdc export onnx {run.path.name}"})
-            missing += [
-                _engine(p, device)
-                for p in sorted(run.export.iterdir() if run.export.exists() else ())
-                if p.suffix in ENGINES
-            ]
-    # a run and its own file may both be named
-    unique = {(s.path if isinstance(s, Run) else s).resolve(): s for s in reversed(chosen)}
-    return [s for s in chosen if unique.get((s.path if isinstance(s, Run) else s).resolve()) is s], missing, home
-
-
-def _rank(path: Path) -> int:
-    return 2 if "int8" in path.name else 1 if "fp16" in path.name else 0
-
-
-def _engine(path: Path, device: str) -> dict[str, str]:
-    why = (
-        "not measured: needs a GPU"
-        if device == "cpu"
-        else "not measured: this version of kdc times torch and ONNX Runtime"
-    )
-    return {"file": path.name, "why": why}
-
-
-def _agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """Find the input size and the head that all backends are measured with."""
-    sizes: dict[tuple[int, int], str] = {}
-    heads: list[str] = []
-    for source in chosen:
-        if _is_onnx(source):
-            from .ort_runtime import read_info
-
-            assert isinstance(source, Path)
-            info = read_info(source)
-            heads.append(info.head)
-            if info.size[0] and info.size[1]:
-                sizes.setdefault((info.size[0], info.size[1]), source.name)
-    if size is None and len(sizes) > 1:
-        each = ", ".join(f"{name} {h}x{w}" for (h, w), name in sizes.items())
-        raise UsageError(f"the files are made for different sizes ({each}); name files of one size")
-    if size is None and sizes:
-        size = next(iter(sizes))
-    for source in chosen if size is None else ():
-        run = source if isinstance(source, Run) else owner(source)
-        if run is not None and (run.card.get("data") or {}).get("size"):
-            height, width = run.card["data"]["size"]
-            size = export_size((height, width), run.card["student"]["output_stride"])
-            break
-    if size is None:
-        raise UsageError("no input size is known for these files; name it: --size HxW")
-    return size, heads[0] if heads else "logits"
-
-
-def _is_onnx(source: Path | Run) -> bool:
-    return isinstance(source, Path) and source.suffix.lower() == ".onnx"
-
-
-def _labels(chosen: list[Path | Run]) -> list[str]:
-    """Name the rows as shortly as they can be told apart."""
-    short = ["torch" if isinstance(source, Run) or not _is_onnx(source) else source.name for source in chosen]
-    names = []
-    for source, label in zip(chosen, short, strict=True):
-        path = source.path if isinstance(source, Run) else source
-        run = source if isinstance(source, Run) else owner(source)
-        names.append(label if short.count(label) == 1 else f"{label} of {run.path.name if run else path}")
-    return names
 
 
 def _fresh(folder: Path) -> Path:

@@ -113,6 +113,9 @@ class OrtRuntime(Runtime):
     ) -> None:
         """See ``open_runtime``."""
         self.source, self.device = path, device
+        runs_on = "cuda" if provider in _ON_GPU else "cpu" if provider == _CPU else device
+        if device != runs_on:
+            raise UsageError(f"--provider {provider} goes with --device {runs_on}, not {device}")
         info = self.info = read_info(path)
         self.spec = _spec(info, path, size)
         self.precision = info.precision

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,6 +225,17 @@ def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
 def manifest_path(artefact: Path) -> Path:
     """Return where the manifest of an exported file lies."""
     return artefact.with_name(f"{artefact.name}.json")
+
+
+def discard(run: "Run | Path", files: Sequence[Path]) -> None:
+    """Remove files of a run with their manifests and their lines of the ledger; one that is not there is no error."""
+    for file in files:
+        file.unlink(missing_ok=True)
+        manifest_path(file).unlink(missing_ok=True)
+    names, ledger = {file.name for file in files}, read_gates(run)
+    kept = [entry for entry in ledger if entry.get("file") not in names]
+    if len(kept) < len(ledger):
+        write_json((run if isinstance(run, Path) else run.path) / LEDGER, kept)
 
 
 def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:

@@ -17,6 +17,8 @@ from typing import Any
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import write_bytes
 
+#: how many different warnings, and how much of each, go into the manifest
+_KEPT, _LENGTH = 20, 300
 #: prctl option: be killed when the parent dies
 _PR_SET_PDEATHSIG = 1
 
@@ -68,6 +70,8 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
         "profile": profile,
         "notes": notes,
+        "warnings": logger.warnings,
+        "said": list(logger.said),
     }
 
 
@@ -121,21 +125,25 @@ def _problem(error: Any) -> str:
 
 def _logger(trt: Any) -> Any:
     class Logger(trt.ILogger):
-        """Sends warnings to stderr and remembers the last error."""
+        """Sends warnings to stderr, counts them, keeps the first and remembers the last error."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.last = "it gave no reason"
+            self.warnings = 0
+            self.said: dict[str, None] = {}
 
         def log(self, severity: Any, msg: str) -> None:
             """Take one message."""
-            if (
-                severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-                and "Thread context has not been set" not in msg
-            ):
-                self.last = " ".join(msg.split())
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
-                sys.stderr.write(f"{msg}\n")
+            if severity not in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
+                return
+            sys.stderr.write(f"{msg}\n")
+            line = " ".join(msg.split())
+            if severity != trt.ILogger.WARNING and "Thread context has not been set" not in msg:
+                self.last = line
+            self.warnings += 1
+            if len(self.said) < _KEPT:
+                self.said[line[:_LENGTH]] = None
 
     return Logger()
 

@@ -1,12 +1,13 @@
 """The commands of this room: ``kdc export onnx`` and ``kdc export trt``."""
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..distill import console
-from ..distill.errors import UsageError, closest
+from ..distill.errors import ExportError, UsageError, closest
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -135,6 +136,8 @@ def trt(
 ) -> None:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
     settings, building = _settings(locals(), _ONNX_FLAGS), _settings(locals(), _BUILD_FLAGS)
+    from . import to_trt
+
     console.json_mode = json
     if run is not None and run.endswith(".onnx"):
         if settings:
@@ -147,15 +150,15 @@ def trt(
         if batches and not dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
         settings.setdefault("precisions", _PRECISIONS["both"])
+        with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
+            to_trt.check_flags(**building)
         result = _plan(run, settings) if dry_run else {}
         done = [] if dry_run else _export(run, settings)
         files = [each.path for each in done if each.precision in settings["precisions"]]
     if dry_run:
-        result |= _plan_engines(result["onnx"], building.get("flavour_name"))
+        result |= _plan_engines(result["onnx"], building)
     else:
-        from .to_trt import build_engine
-
-        result["engines"] = [build_engine(file, engine_path(file), **building) for file in files]
+        result["engines"] = [to_trt.build_engine(file, engine_path(file), **building) for file in files]
         _seal(files[0])
     if json:
         console.emit(result)
@@ -235,10 +238,10 @@ def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def _plan_engines(files: list[str], flavour: str | None) -> dict[str, Any]:
+def _plan_engines(files: list[str], building: dict[str, Any]) -> dict[str, Any]:
     from . import to_trt
 
-    _, name, version = to_trt.flavour(flavour)
+    name, version = to_trt.check_flags(**building)
     engines = [str(engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:

@@ -56,6 +56,27 @@ class ExactPooling(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def check_form(size: tuple[int, int], head: str, input: str, *, stride: int, num_classes: int) -> None:
+    """Refuse a form that a network of this output stride and number of classes cannot be exported in.
+
+    Raises:
+        UsageError: unknown head or input, a size that the stride does not divide, too many classes for a mask.
+    """
+    for flag, value, accepted in (("head", head, HEADS), ("input", input, INPUTS)):
+        if value not in accepted:
+            raise UsageError(f"--{flag} {value!r}: accepted are {' and '.join(accepted)}")
+    if size[0] % stride or size[1] % stride or min(size) <= 0:
+        near = export_size(size, stride)
+        raise UsageError(
+            f"--size {size[0]}x{size[1]}: both must be multiples of the output stride {stride};"
+            f" the next is {near[0]}x{near[1]}"
+        )
+    if head == "argmax" and num_classes > 256:
+        raise UsageError(
+            f"--head argmax writes uint8 masks, but the model has {num_classes} classes; use --head logits"
+        )
+
+
 class DeployGraph(nn.Module):
     """A segmentation network from its input to full-size logits or a mask, for one image size.
 
@@ -73,22 +94,10 @@ class DeployGraph(nn.Module):
         """Wrap ``model`` for images of ``size`` (H, W) in pixels.
 
         Raises:
-            UsageError: unknown head or input, a size that the stride does not divide, too many classes for a mask.
+            UsageError: see ``check_form``.
         """
         super().__init__()
-        for flag, value, accepted in (("head", head, HEADS), ("input", input, INPUTS)):
-            if value not in accepted:
-                raise UsageError(f"--{flag} {value!r}: accepted are {' and '.join(accepted)}")
-        if size[0] % model.output_stride or size[1] % model.output_stride or min(size) <= 0:
-            near = export_size(size, model.output_stride)
-            raise UsageError(
-                f"--size {size[0]}x{size[1]}: both must be multiples of the output stride {model.output_stride};"
-                f" the next is {near[0]}x{near[1]}"
-            )
-        if head == "argmax" and model.num_classes > 256:
-            raise UsageError(
-                f"--head argmax writes uint8 masks, but the model has {model.num_classes} classes; use --head logits"
-            )
+        check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
         self.model = model
         self.size, self.head, self.input = size, head, input
         preprocess: Preprocess = model.preprocess

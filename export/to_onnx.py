@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, shape_inference
 
 from ..calib.cast import CastReport, cast_fp16
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import DEFAULTS, GateResult, gate, judge, manifest_path
+from ..deploy.parity import DEFAULTS, GateResult, discard, gate, judge, manifest_path
 from ..deploy.runtime import open_runtime
 from ..deploy.torch_runtime import export_size
 from ..distill import console
@@ -23,7 +23,7 @@ from ..distill.checkpoint import load_student, read_card, student_file
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, replacing, sha256, versions, write_json
-from .graph import DeployGraph
+from .graph import DeployGraph, check_form
 
 #: the exporter writes no older one, TensorRT's parser reads no newer one
 OPSETS = range(18, 26)
@@ -74,10 +74,7 @@ def export_onnx(
         UsageError: a size, head, input or opset that is not accepted.
         ExportError: the exporter or ONNX's checker refused the network.
     """
-    if opset not in OPSETS:
-        raise UsageError(
-            f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)"
-        )
+    _check_opset(opset)
     graph = DeployGraph(model, size, head, input)
     # an example batch of 1 would make the tracer take the batch for the constant 1
     example = graph.example(2 if dynamic_batch else 1)
@@ -97,7 +94,8 @@ def export_onnx(
                 verbose=False,
             )
         assert program is not None
-        proto = _finished(program.model_proto, model, head=head, input=input, classes=classes, palette=palette)
+        labels = {"classes": classes, "palette": palette}
+        proto = _finished(program.model_proto, model, opset=opset, head=head, input=input, **labels)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise ExportError(
             f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}"
@@ -143,9 +141,8 @@ def export_run(
     full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
-    for old in (full, half) if "fp16" in precisions else (full,):
-        old.unlink(missing_ok=True)
-        manifest_path(old).unlink(missing_ok=True)  # and none is written before the gate: without it a file is unproven
+    # no manifest is written before the gate: without it a file is unproven
+    discard(run, [full, half] if "fp16" in precisions else [full])
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)
@@ -159,10 +156,13 @@ def export_run(
                 result = gate(reference, candidate, dataset, tolerances, images=images)
             judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[precision])
             manifest = _manifest(path, precision, source, result, cast)
+            if path != full:
+                manifest["onnx"] = {"file": full.name, "sha256": sha256(full)}
             write_json(manifest_path(path), manifest)
             return Exported(path, precision, result, manifest)
 
         done = [through_gate(full, "fp32")]
+        _discard_stale(run, weights)
         if "fp16" in precisions:
             report = cast_fp16(full, half, block_nodes=block_nodes)
             console.say(f"cast to float16: {report.line()}")
@@ -173,13 +173,18 @@ def export_run(
 
 
 def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
-    """Return what ``export_run`` would do with the same settings; nothing is written."""
+    """Return what ``export_run`` would do with the same settings; nothing is written.
+
+    Raises:
+        UsageError: a size, head, input or opset that is not accepted.
+    """
     weights = student_file(run, settings.get("which", "best"))
     spec = (read_card(weights) or {})["model"]
     size = settings.get("size") or export_size(run.card["data"]["size"], spec["output_stride"])
-    names = file_names(
-        settings.get("head", "logits"), settings.get("input", "float"), settings.get("dynamic_batch", False)
-    )
+    head, input = settings.get("head", "logits"), settings.get("input", "float")
+    check_form(size, head, input, stride=spec["output_stride"], num_classes=spec["num_classes"])
+    _check_opset(settings.get("opset", OPSET))
+    names = file_names(head, input, settings.get("dynamic_batch", False))
     wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.get("precisions", ()))]]
     return {"run": str(run.path), "weights": str(weights), "model": spec["name"], "size": list(size), "onnx": wanted}
 
@@ -202,7 +207,43 @@ def tensors(proto: ModelProto, which: str) -> list[dict[str, Any]]:
     return found
 
 
-def _finished(proto: ModelProto, model: SegmentationModel, *, head: str, input: str, **labels: Any) -> ModelProto:
+def _check_opset(opset: int) -> None:
+    if opset not in OPSETS:
+        raise UsageError(
+            f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)"
+        )
+
+
+def _discard_stale(run: Run, weights: Path) -> None:
+    """Remove what was made from other weights than these or from a file that is no longer what it was, and say it."""
+    files = [path for path in run.export.iterdir() if manifest_path(path).exists()]
+    there = {path.name: sha256(path) for path in [*files, weights]}
+    made_from = {path.name: _origins(manifest_path(path)) for path in files}
+    stale: list[str] = []
+    # an engine of a file that goes now goes too, so until nothing more is found
+    while found := [
+        name for name in made_from if name in there and any(there.get(k) != v for k, v in made_from[name].items())
+    ]:
+        stale += found
+        there = {name: digest for name, digest in there.items() if name not in found}
+    if stale:
+        discard(run, [run.export / name for name in stale])
+        console.warn(f"removed, since made from an earlier network: {', '.join(sorted(stale))}; make them again")
+
+
+def _origins(manifest: Path) -> dict[str, str]:
+    """Return name and sha256 of the files that a manifest says its file was made from."""
+    values = json.loads(manifest.read_text())
+    named = [values.get("source") or {}, values.get("onnx") or {}]
+    return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
+
+
+def _finished(
+    proto: ModelProto, model: SegmentationModel, *, opset: int, head: str, input: str, **labels: Any
+) -> ModelProto:
+    written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+    if written != opset:  # the exporter falls back to its own opset where it cannot convert, and only logs that
+        raise ExportError(f"the exporter cannot write {model.name} as opset {opset}, only as --opset {written}")
     for node in proto.graph.node:
         del node.metadata_props[:]  # the exporter's stack traces, with the paths of this machine
         node.doc_string = ""

@@ -125,22 +125,31 @@ def build_engine(
         raise UsageError(
             f"--batches does nothing for {onnx_path}, which is made for a batch of {info.shape[0]}; leave it out"
         )
-    batches = batches or BATCHES
-    module, name, version = flavour(flavour_name)
+    name, version = check_flags(
+        flavour_name,
+        targets=targets,
+        batches=batches,
+        workspace_mib=workspace_mib,
+        opt_level=opt_level,
+        timing_cache=timing_cache,
+    )
     targets = [each.lower() for each in targets]
-    _refuse_idle(module, name, targets, batches, opt_level, timing_cache)
     device = gpu()
     default = PORTABLE if name == "tensorrt_rtx" else device or "the GPU of this machine"
     target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets, "batches": list(batches)}
+    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets}
+    request |= {"batches": list(batches or BATCHES)}
     request |= {"workspace_mib": workspace_mib, "opt_level": opt_level}
     request |= {"timing_cache": timing_cache and str(timing_cache), "parent": os.getpid()}
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside:
         built = _in_child(request | {"engine": str(beside)})
-    for text in built.pop("notes"):
+    for text in built["notes"]:
         console.warn(text)
+    if built["warnings"]:
+        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(engine_path).name}")
+    built["notes"] += built.pop("said")
     manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
     manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
     manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
@@ -162,15 +171,31 @@ def _source(onnx_path: Path) -> Any:
     return None
 
 
-def _refuse_idle(
-    module: Any,
-    name: str,
-    targets: Sequence[str],
-    batches: Sequence[int],
-    opt_level: int | None,
-    timing_cache: Path | None,
-) -> None:
-    """Refuse values that mean nothing to this flavour."""
+def check_flags(
+    flavour_name: str | None = None,
+    *,
+    targets: Sequence[str] = (),
+    batches: Sequence[int] | None = None,
+    workspace_mib: int | None = None,
+    opt_level: int | None = None,
+    timing_cache: Path | None = None,
+) -> tuple[str, str]:
+    """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
+
+    Raises:
+        ExportError: see ``flavour``.
+        UsageError: a value that is not accepted, or that this flavour has no use for.
+    """
+    batches, targets = batches or BATCHES, [each.lower() for each in targets]
+    if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
+        raise UsageError(
+            f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
+        )
+    if workspace_mib is not None and workspace_mib < 1:
+        raise UsageError(f"--workspace {workspace_mib}: at least 1 MiB is needed")
+    if opt_level is not None and not 0 <= opt_level <= 5:
+        raise UsageError(f"--opt-level {opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
+    module, name, version = flavour(flavour_name)
     if name == "tensorrt_rtx" and (timing_cache is not None or opt_level is not None):
         idle = "--timing-cache" if opt_level is None else "--opt-level"
         raise UsageError(f"{idle} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
@@ -181,12 +206,7 @@ def _refuse_idle(
         for target in targets:
             if target not in known:
                 raise UsageError(f"--target {target!r}: {name} builds for {', '.join(known)}{closest(target, known)}")
-    if opt_level is not None and not 0 <= opt_level <= 5:
-        raise UsageError(f"--opt-level {opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
-    if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
-        raise UsageError(
-            f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
-        )
+    return name, version
 
 
 def _in_child(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Knowledge Tailoring (Pattern Recognition vol. 172, art. 112399; seok-hwa/KT train_KT.py, losses/KT.py)."""
 
+import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
@@ -75,7 +76,7 @@ class Kt(Method):
     def notes(self) -> list[str]:
         if "dec" not in self.taps:
             return []
-        return [f"feature tailoring changes sides at iteration {self.tuning_point:g} of {self.sizes.iters}"]
+        return [f"feature tailoring changes sides at iteration {math.ceil(self.tuning_point)} of {self.sizes.iters}"]
 
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         T = self.T(batch.step)

@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.calib.calibrate import calibrate_run
+from kdc.calib.commands import calib
 from kdc.calib.int8 import inspect, quantise_int8
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
@@ -131,7 +132,7 @@ def test_refusals(tmp_path):
     full = network(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="accepted: ort"):
         quantise_int8(full, tmp_path / "q.onnx", images(1), target="trt")
-    with pytest.raises(UsageError, match="accepted: minmax, entropy, percentile"):
+    with pytest.raises(UsageError, match="accepted: minmax, percentile"):
         quantise_int8(full, tmp_path / "q.onnx", images(1), calibrator="mean")
     with pytest.raises(UsageError, match="no node 'clasifier'; did you mean 'classifier'"):
         quantise_int8(full, tmp_path / "q.onnx", images(1), keep=["clasifier"])
@@ -179,6 +180,13 @@ def test_failed_gate_leaves_no_file(run):
         calibrate_run(run, to="int4")
     with pytest.raises(UsageError, match="accepted: ort"):
         calibrate_run(run, target="trt")
+
+
+def test_flags_of_a_calibration_do_not_go_with_a_cast(run):
+    network(run.export / "model.onnx")
+    with pytest.raises(UsageError, match="nothing is calibrated: leave out --images, --split, --calibrator, --seed"):
+        calib(str(run.path), to="fp16", images=128, split="train", calibrator="minmax", seed=0)
+    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
 
 
 def test_half_precision_twin(run):

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kdc.deploy import commands
 from kdc.deploy.accuracy import evaluate_source, show
 from kdc.deploy.costs import count
 from kdc.distill import models
@@ -31,12 +32,12 @@ def run(tmp_path) -> Path:
     return folder
 
 
-def constant(path: Path, classes: int) -> Path:
+def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZE) -> Path:
     bias = np.zeros(classes, np.float32)
     bias[2] = 1
     weights = {"w": np.zeros((classes, 3, 1, 1), np.float32), "b": bias}
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *SIZE])
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *size])
         for name, channels in (("image", 3), ("z", classes))
     ]
     nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
@@ -58,6 +59,19 @@ def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
     assert scores["miou"] == pytest.approx(scores["iou"][2] / K)
     show(result)
     assert "mIoU (all classes)" in capsys.readouterr().out
+
+
+def test_a_file_of_free_size_is_judged_at_the_size_that_is_named(run, capsys):
+    free = str(constant(run / "export" / "free.onnx", K, (None, None)))
+    with pytest.raises(UsageError, match="name the one to use: --size HxW"):
+        commands.evaluate(free)
+    commands.evaluate(free, size="32x64", json=True)
+    scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+    assert scores == evaluate_source(run / "export" / "model.onnx")["scores"]
+    with pytest.raises(UsageError, match="made for 32x64, not 48x64"):
+        evaluate_source(run / "export" / "model.onnx", size=(48, 64))
+    with pytest.raises(UsageError, match="every image at its own size"):
+        evaluate_source(str(run), size=SIZE)
 
 
 def test_checkpoint_and_run_are_the_same(run):

@@ -9,20 +9,21 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kdc.deploy import sources
 from kdc.deploy.latency import Backend, bench_latency, show
 from kdc.deploy.latency_worker import Worker
 from kdc.deploy.sampling import flags, percentiles, ratio
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
-def network(path: Path, *, size=(16, 24), repeat: int = 1) -> Path:
+def network(path: Path, *, size=(16, 24), repeat: int = 1, batch: int | str = 1) -> Path:
     """Write ``repeat`` convolutions after each other."""
     rng = np.random.default_rng(0)
     tensors, nodes = [], []
     for i in range(repeat):
         tensors.append(numpy_helper.from_array(0.1 * rng.standard_normal((3, 3, 3, 3)).astype(np.float32), f"w{i}"))
         nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], pads=[1, 1, 1, 1]))
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, *size]) for name in ("x0", f"x{repeat}")]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, *size]) for name in ("x0", f"x{repeat}")]
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
@@ -113,18 +114,28 @@ def test_run_lists_what_it_cannot_measure(tmp_path, capsys):
 
 
 def test_run_is_torch_and_its_exports(tmp_path):
-    from kdc.deploy import latency
-
     run = make_run(tmp_path / "one")
-    chosen, missing, home = latency._expand([str(run)], "cpu")
+    chosen, missing, home = sources.expand([str(run)], "cpu")
     assert len(chosen) == 1
     assert missing == [{"file": "export/*.onnx", "why": "not exported yet: kdc export onnx one"}]
     assert home is not None
-    assert latency._agree(chosen, None) == ((32, 64), "logits")
+    assert sources.agree(chosen, None) == ((32, 64), "logits")
     path = network(run / "export" / "model.onnx")
-    chosen, missing, _ = latency._expand([str(run), str(path)], "cpu")
-    assert [latency._is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
+    chosen, missing, _ = sources.expand([str(run), str(path)], "cpu")
+    assert [sources.is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
     assert missing == []
+
+
+def test_a_file_of_another_batch_is_listed_and_the_others_are_measured(tmp_path):
+    one, four, free = (network(tmp_path / f"{n}.onnx", batch=n) for n in (1, 4, "any"))
+    result = bench_latency([one, four, free], batch=4, seconds=0.05, rounds=1, in_process=True, out=tmp_path)
+    assert [row["name"] for row in result["backends"]] == ["4.onnx", "any.onnx"]
+    assert [row["input"]["shape"][0] for row in result["backends"]] == [4, 4]
+    (missing,) = result["not_measured"]
+    assert missing["file"] == "1.onnx"
+    assert "made for a batch of 1;" in missing["why"]
+    with pytest.raises(UsageError, match=r"nothing to measure here: 1\.onnx: .*--dynamic-batch"):
+        bench_latency([one], batch=4)
 
 
 def test_few_samples_and_noise_are_flagged():
@@ -161,6 +172,8 @@ def test_refusals(tmp_path):
     checkpoint.write_bytes(b"")
     with pytest.raises(UsageError, match="for ONNX files, and none"):
         bench_latency([checkpoint], provider="CUDAExecutionProvider", size=(8, 8))
+    with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
+        bench_latency([small], provider="CUDAExecutionProvider", in_process=True)
     with pytest.raises(UsageError, match=r"nothing to measure here: .*needs a GPU"):
         bench_latency([tmp_path / "c.engine"])
 

@@ -1,6 +1,7 @@
 """Opening and running networks: contracts read from files, preprocessing, refusals."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,9 @@ def test_provider_that_is_not_there_is_refused(tmp_path):
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         with pytest.raises(ExportError, match=r"has no CUDAExecutionProvider: .*pip install 'kdc\[gpu\]'"):
             open_runtime(path, device="cuda")
+    for provider, device, other in (("CUDA", "cuda", "cpu"), ("CPU", "cpu", "cuda")):
+        with pytest.raises(UsageError, match=f"goes with --device {device}, not {other}"):
+            open_runtime(path, provider=f"{provider}ExecutionProvider", device=other)
     with pytest.raises(ExportError, match="did you mean 'CPUExecutionProvider'"):
         open_runtime(path, provider="CpuExecutionProvider")
     with pytest.raises(UsageError, match="accepted: cpu, cuda"):
@@ -192,6 +196,14 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(ExportError, match=r"CUDAExecutionProvider was asked for, .* fell back to CPUExecutionProvider"):
         open_runtime(network(tmp_path / "a.onnx", metadata=KDC), device="cuda")
+
+
+def test_every_onnxruntime_that_pip_may_choose_tells_which_provider_took_a_node():
+    """``InferenceSession.get_provider_graph_assignment_info`` came with 1.24.1 (pull request 26781)."""
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    floors = re.findall(r'"onnxruntime(?:-gpu\[.*?\])?>=([\d.]+)', project.read_text())
+    assert len(floors) == 2
+    assert all(tuple(map(int, floor.split("."))) >= (1, 24, 1) for floor in floors)
 
 
 def test_a_provider_that_takes_no_node_is_refused(tmp_path):

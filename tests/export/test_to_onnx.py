@@ -12,13 +12,13 @@ import onnxruntime
 import pytest
 import torch
 
-from kdc.deploy.parity import read_gates
+from kdc.deploy.parity import manifest_path, read_gates
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
 from kdc.distill.data import open_data
-from kdc.distill.errors import NumbersError, UsageError
+from kdc.distill.errors import ExportError, NumbersError, UsageError
 from kdc.distill.models import SegmentationModel, build
-from kdc.distill.run import Run, sha256
+from kdc.distill.run import Run, sha256, write_json
 from kdc.export import commands, to_onnx
 from kdc.export.graph import DeployGraph
 
@@ -86,6 +86,12 @@ def test_opset_is_bounded(tmp_path: Path, networks: dict[str, SegmentationModel]
         to_onnx.export_onnx(networks["pspnet"], tmp_path / "m.onnx", size=SIZE, opset=17)
 
 
+def test_a_file_of_another_opset_is_refused(exported: Files, networks: dict[str, SegmentationModel]) -> None:
+    proto = onnx.load(exported("pspnet", "logits", "float"))
+    with pytest.raises(ExportError, match="as opset 21, only as --opset 20"):
+        to_onnx._finished(proto, networks["pspnet"], opset=21, head="logits", input="float")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     torch.set_num_threads(1)
@@ -129,6 +135,47 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
     assert read_gates(run)[0]["passed"] is False
+
+
+def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    weights, full = run.checkpoints / "best.safetensors", run.export / "model.onnx"
+    to_onnx.export_run(run, precisions=("fp32", "fp16"), images=1)
+    derived = {"model.int8.ort.onnx": full.name, "model.fp32.engine": full.name, "model.fp16.engine": "model.fp16.onnx"}
+    for name, origin in derived.items():
+        (run.export / name).write_bytes(b"derived")
+        key = "onnx" if name.endswith(".engine") else "source"
+        write_json(manifest_path(run.export / name), {key: {"file": origin, "sha256": sha256(run.export / origin)}})
+    write_json(run.path / "gates.json", [*read_gates(run), {"stage": "int8", "file": "model.int8.ort.onnx"}])
+    (run.export / "notes.txt").write_text("a user's own")
+    before = {path.name for path in run.export.iterdir()}
+
+    to_onnx.export_run(run, images=1)
+    assert {path.name for path in run.export.iterdir()} == before, "the same network leaves what was made from it"
+
+    card = {"data": run.card["data"]}
+    save_student(weights, build("deeplabv3-mv2_050", run.card["data"]["num_classes"], seed=1), card)
+    capsys.readouterr()
+    to_onnx.export_run(run, images=1)
+    assert {path.name for path in run.export.iterdir()} == {"model.onnx", "model.onnx.json", "notes.txt"}
+    assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
+    assert set(Run(run.path).card["files"]) >= {"export/model.onnx"}
+    assert "export/model.fp16.onnx" not in Run(run.path).card["files"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"head": "argmx"}, "--head 'argmx': accepted are"),
+        ({"input": "int8"}, "--input 'int8': accepted are"),
+        ({"opset": 17}, "--opset 17: accepted are 18 to 25"),
+        ({"size": "60x100"}, "the next is 64x104"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_export_would(run: Run, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        commands.onnx(str(run.path), dry_run=True, **wrong)
 
 
 def test_plan_writes_nothing(run: Run) -> None:

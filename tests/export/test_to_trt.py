@@ -151,6 +151,8 @@ class Builder:
             import signal
             sys.stderr.write("tactic 0x7 is about to fault\\n"); sys.stderr.flush()
             os.kill(os.getpid(), getattr(signal, how))
+        if how == "warn":
+            for i in range(50): self.logger.log(ILogger.WARNING, f"layer {i // 2}:\\n  " + 400 * "x")
         if how == "none":
             self.logger.log(ILogger.ERROR, "Error Code 9: no implementation\\n  for node 3"); return None
         return json.dumps(told).encode()
@@ -177,7 +179,7 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
     settings = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
     manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, **settings)
     assert json.loads(engine.read_text()) == {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5}
-    assert cache.read_bytes() == b"old+" and "notes" not in manifest
+    assert cache.read_bytes() == b"old+" and (manifest["notes"], manifest["warnings"]) == ([], 0)
     assert (manifest["flavour"], manifest["version"], manifest["workspace_mib"]) == ("tensorrt", "10.13.2", 64)
     with pytest.raises(UsageError, match="--target is for tensorrt_rtx"):
         to_trt.build_engine(exported("pspnet", "logits", "float"), engine, flavour_name="tensorrt", targets=["sm86"])
@@ -192,6 +194,18 @@ def test_a_timing_cache_of_another_gpu_is_said_and_replaced(
     to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", timing_cache=cache)
     assert cache.read_bytes() == b"+"
     assert "is no timing cache of this TensorRT and GPU" in " ".join(capsys.readouterr().out.split())
+
+
+def test_warnings_of_a_build_that_succeeds_are_kept_and_counted(
+    fake: Path, exported: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FAKE_BUILD", "warn")
+    to_trt.build_engine(exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt")
+    manifest = json.loads((fake / "m.engine.json").read_text())
+    assert manifest["warnings"] == 50 and "said" not in manifest
+    assert [note.split(":")[0] for note in manifest["notes"]] == [f"layer {i}" for i in range(20)]
+    assert {len(note) for note in manifest["notes"]} == {300}
+    assert "tensorrt warned 50 times; see notes in m.engine.json" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -281,6 +295,23 @@ def test_flags_of_the_onnx_export_do_not_go_with_a_file() -> None:
         commands.trt("model.onnx", size="64x64", dynamic_batch=True, keep_fp32=["x"])
     with pytest.raises(UsageError, match="add --dynamic-batch"):
         commands.trt(None, batches="1,2,3")
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"flavour": "tensorrt", "target": ["sm86"]}, "--target is for tensorrt_rtx"),
+        ({"flavour": "tensorr"}, "did you mean 'tensorrt'"),
+    ],
+)
+def test_flags_are_checked_before_anything_is_exported(
+    flags: dict[str, Any], message: str, dry_run: bool, fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_export", lambda run, settings: pytest.fail("it began to export"))
+    monkeypatch.setattr(commands, "_plan", lambda run, settings: pytest.fail("it printed a plan"))
+    with pytest.raises(UsageError, match=message):
+        commands.trt("run", dry_run=dry_run, **flags)
 
 
 def test_zero_is_a_value(fake: Path, exported: Files) -> None:
