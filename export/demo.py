@@ -20,7 +20,7 @@ from .to_trt import build_engine
 
 TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
 #: optimiser steps, sized for about four minutes on two CPU cores; both students get the same budget
-TEACHER_ITERS, ITERS = 400, 150
+TEACHER_ITERS, ITERS = 400, 120
 #: seconds of measuring for each of the three backends
 BENCH_SECONDS = 3.0
 STEPS = 8
