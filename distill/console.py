@@ -60,15 +60,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     from rich import box
     from rich.table import Table
 
-    grid = Table(
-        title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns)
-    )
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
     for i, column in enumerate(columns):
         grid.add_column(column, justify="right" if i and column else "left")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
     from rich.console import Console
 
+    if title:
+        say(title)  # as a line of its own: the title of a table is wrapped to the table's width
     console = _console()
     # of its own width: a wide table may wrap on a narrow terminal, but loses no digit
     Console(file=console.file, highlight=False, width=max(console.width, 160)).print(grid)

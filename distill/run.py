@@ -13,6 +13,7 @@ from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from .. import __version__
 from .config import Config, resolve
@@ -281,7 +282,21 @@ def _locked(path: Path) -> Any:
     except OSError as error:
         file.close()
         raise BusyError(f"another process works in {path}; wait for it or name another --out") from error
+    _locks.add(file)
     return file
+
+
+#: the locks of this process
+_locks: "WeakSet[Any]" = WeakSet()
+
+
+def _drop_locks() -> None:
+    for file in _locks:
+        file.close()
+
+
+# A forked loader process must not hold the folder: it outlives a killed run by seconds, in which nobody could resume.
+os.register_at_fork(after_in_child=_drop_locks)
 
 
 def _git() -> str | None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +190,17 @@ def test_a_broken_configuration_is_said_in_one_line() -> None:
     (run.path / "config.yaml").write_text("train: {lr: fast}\n")
     with pytest.raises(UsageError, match=r"train\.lr='fast'"):
         _ = run.config
+
+
+def test_a_forked_loader_does_not_hold_the_folder(tmp_path: Path) -> None:
+    run = Run.create("x", Config(), out=tmp_path / "run")
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    child.start()
+    try:
+        time.sleep(1)  # let the child come alive
+        run.unlock()  # as when the run is killed
+        Run(run.path).lock()
+        assert child.is_alive()
+    finally:
+        child.kill()
+        child.join()
