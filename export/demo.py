@@ -19,7 +19,7 @@ from .to_onnx import export_run
 from .to_trt import build_engine
 
 TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
-#: optimiser steps, sized for about four minutes on two CPU cores; both students get the same budget
+#: optimiser steps, sized for three minutes on two CPU cores; both students get the same budget
 TEACHER_ITERS, ITERS = 400, 120
 #: seconds of measuring for each of the three backends
 BENCH_SECONDS = 3.0
