@@ -46,6 +46,8 @@ def launch(config: Config) -> Fabric:
     if children := getattr(fabric.strategy.launcher, "procs", None):
         atexit.register(_end, children)
     console.muted = not fabric.is_global_zero
+    if cuda and options.precision == "32" and torch.backends.cudnn.allow_tf32:
+        console.note("precision 32 on CUDA: convolutions may round their inputs to TF32, as is torch's default")
     torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
     return fabric
 
