@@ -19,7 +19,7 @@ def count(
     *,
     classes: int | None = None,
     size: tuple[int, int] | None = None,
-    output_stride: int = 8,
+    output_stride: int | None = None,
     counter: str | None = None,
 ) -> list[dict[str, Any]]:
     """Count parameters and, with a ``counter``, MACs of models by name or of the networks of runs.
@@ -28,7 +28,7 @@ def count(
         sources: model names and runs; None is the last run. A run stands for its student and its teacher.
         classes: for names (default 19, as the papers' tables).
         size: input height and width (default: the images of the first run, else 512x1024).
-        output_stride: for names.
+        output_stride: for names (default: the architecture's own).
         counter: "true" or "cirkd"; None counts parameters only.
 
     Raises:

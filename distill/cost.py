@@ -24,7 +24,7 @@ def macs(model: nn.Module, size: tuple[int, int], *, aux: bool = True, counter: 
     Nothing is computed: the model runs on shapes alone, whatever its device, and is left as it was.
 
     Args:
-        model: called with a float image ``(1, 3, H, W)``.
+        model: called with a float image ``(1, 3, H, W)``, and a hint where it has a fourth input channel.
         size: height and width of the input.
         aux: count the auxiliary head too, where the model has one.
         counter: "true", or "cirkd" for the numbers printed by the CIRKD family of papers, whose counter takes a
@@ -56,8 +56,10 @@ def macs(model: nn.Module, size: tuple[int, int], *, aux: bool = True, counter: 
     shapes = {name: torch.empty_like(x, device="meta") for name, x in tensors.items()}
     try:
         with torch.no_grad(), _evaluating(model):
-            image = torch.empty(1, 3, *size, device="meta", dtype=next(model.parameters()).dtype)
-            torch.func.functional_call(model, shapes, (image,))
+            channels = (3, 1) if getattr(model, "in_channels", 3) == 4 else (3,)
+            dtype = next(model.parameters()).dtype
+            given = tuple(torch.empty(1, n, *size, device="meta", dtype=dtype) for n in channels)
+            torch.func.functional_call(model, shapes, given)
     finally:
         for hook in hooks:
             hook.remove()

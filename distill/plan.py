@@ -96,7 +96,7 @@ def estimate_memory(config: Config, images: int, teacher: models.SegmentationMod
     if teacher is not None:
         weights += sum(p.numel() for p in teacher.parameters()) * 4
         activations += (
-            images * height * width / teacher.output_stride**2 * max(t.channels for t in teacher.taps.values()) * 4 * 4
+            images * height * width * max(tap.channels / tap.stride**2 for tap in teacher.taps.values()) * 4 * 4
         )
     mib = {"weights": round(weights / 2**20), "activations": round(activations / 2**20)}
     return {**mib, "total": sum(mib.values())}

@@ -1,18 +1,16 @@
 """The networks, one file per architecture: its name is the first half of a model's name, the backbone the second."""
 
-import importlib
-import pkgutil
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from ..cost import params
-from ..errors import UsageError, closest
+from ..errors import UsageError
 from ..preprocess import Preprocess
-from ._backbones import ALIASES, BACKBONES, make
+from ._backbones import STAGES, widen_stem
 from ._heads import Scorer
 from ._model import NORMALISATION, Output, SegmentationModel, Tap
+from ._names import architectures, expand, find, names, stride_of
 from ._weights import LoadReport, load_backbone, load_full
 
 __all__ = [
@@ -29,48 +27,18 @@ __all__ = [
     "load_full",
     "names",
     "rebuild",
+    "stride_of",
 ]
-
-
-def architectures() -> list[str]:
-    """Return the names of the architectures: the files of this folder."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-
-
-def names() -> list[str]:
-    """Return the names of all models, ``architecture-backbone``."""
-    return [f"{arch}-{backbone}" for arch in architectures() for backbone in BACKBONES]
-
-
-def expand(name: str, arch: str = "deeplabv3") -> str:
-    """Return the full name of a model: ``r101`` and ``resnet101`` become ``deeplabv3-r101``.
-
-    Raises:
-        UsageError: there is no such model.
-    """
-    first, _, second = name.strip().lower().rpartition("-")
-    if not first and _architecture(arch) not in architectures():
-        raise UsageError(
-            f"no architecture '{arch}'{closest(arch, architectures())}; there are: {', '.join(architectures())}"
-        )
-    full = f"{_architecture(first or arch)}-{ALIASES.get(second, second)}"
-    accepted = names()
-    if full not in accepted:
-        backbones = [*BACKBONES, *ALIASES]
-        near = closest(name, [*accepted, *backbones]) or closest(full, accepted)
-        raise UsageError(
-            f"no model '{name}'; a model is ARCHITECTURE-BACKBONE with {', '.join(architectures())} and "
-            f"{', '.join(BACKBONES)}{near}"
-        )
-    return full
 
 
 def build(
     name: str,
     num_classes: int,
     *,
-    output_stride: int = 8,
+    output_stride: int | None = None,
+    in_channels: int = 3,
     aux: bool = True,
+    heads: str = "v1",
     dropout: float | None = None,
     preprocess: Preprocess | None = None,
     seed: int | None = None,
@@ -80,8 +48,10 @@ def build(
     Args:
         name: a name that ``expand`` knows.
         num_classes: 1 to 255; label 255 is the ignored one.
-        output_stride: 8 or 16 input pixels per position.
+        output_stride: 8 or 16 input pixels per position of the last stage; None for the architecture's own.
+        in_channels: 3, or 4 for a network that takes a hint beside the image; the other weights are the same.
         aux: with the auxiliary head, where the architecture has one (the MobileNetV2 networks have none).
+        heads: "v1", the published sizes, or "v2", those of CIRKD's later code, where an architecture has them.
         dropout: one rate for every dropout; None for the papers' (0.5 after ASPP, 0.1 before each classifier).
         preprocess: the input normalisation; None for ImageNet's.
         seed: of the initial weights; None continues from torch's generator. Either way that generator stays untouched.
@@ -90,30 +60,42 @@ def build(
         UsageError: a value that is not accepted.
     """
     full = expand(name)
+    head_class, kind = find(full)
+    stride = stride_of(full, output_stride)
     if not 1 <= num_classes <= 255:
         raise UsageError(f"{full}: {num_classes} classes; accepted are 1 to 255")
-    if output_stride not in (8, 16):
-        raise UsageError(f"{full}: output stride {output_stride}; accepted are 8 and 16")
+    if stride not in (8, 16):
+        raise UsageError(f"{full}: output stride {stride}; accepted are 8 and 16")
+    if in_channels not in (3, 4):
+        raise UsageError(f"{full}: {in_channels} input channels; accepted are 3 and 4")
+    if heads not in head_class.versions:
+        raise UsageError(f"{full}: heads {heads!r}; accepted are {', '.join(head_class.versions)}")
     if dropout is not None and not 0 <= dropout < 1:
         raise UsageError(f"{full}: dropout {dropout}; accepted are 0 up to, not including, 1, or none for the papers'")
-    arch, backbone = full.split("-")
-    kind = BACKBONES[backbone]
-    low, high = kind.channels
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        body = make(backbone, output_stride)
-        head = importlib.import_module(f".{arch}", __name__).Head(kind, num_classes, output_stride, dropout)
+        body = head_class.body(kind, stride)
+        head = head_class(kind, num_classes, stride, dropout, heads)
+        if in_channels == 4:
+            with torch.random.fork_rng(devices=[]):  # apart: the auxiliary head is that of the 3-channel network
+                widen_stem(body)
         # last, so that a network has the same weights with and without it
-        fcn = Scorer(low, low // 4, num_classes, 0.1 if dropout is None else dropout) if aux and kind.aux else None
+        aux_head, low = None, kind.channels[2]
+        if aux and head_class.aux and not kind.mobile:
+            aux_head = Scorer(low, low // 4, num_classes, 0.1 if dropout is None else dropout)
+    stages = {STAGES[i]: Tap(kind.channels[i - 1], min(2 ** (i + 1), stride)) for i in head_class.read()}
+    scores = {} if aux_head is None else {"aux": Tap(num_classes, stages["bb3"].stride)}
     return SegmentationModel(
         full,
         body,
         head,
-        fcn,
-        features={"bb3": low, "bb": high, **head.channels},
+        aux_head,
+        taps={"logits": head.taps["logits"], **scores, **stages, **head.taps},
         num_classes=num_classes,
-        output_stride=output_stride,
+        output_stride=stride,
+        in_channels=in_channels,
+        heads=heads,
         dropout=dropout,
         preprocess=preprocess,
     )
@@ -134,7 +116,7 @@ def describe(name: str) -> dict[str, Any]:
     """Return what ``kdc models ls`` shows of a model; parameters are those with 19 classes."""
     full = expand(name)
     arch, backbone = full.split("-")
-    kind = BACKBONES[backbone]
+    kind = find(full)[1]
     with torch.device("meta"):
         total, without_aux = params(build(full, 19))
     return {
@@ -142,17 +124,8 @@ def describe(name: str) -> dict[str, Any]:
         "arch": arch,
         "backbone": backbone,
         "stem": kind.stem,
+        "output_stride": stride_of(full),
         "params": total,
         "params_without_aux": without_aux,
         "imagenet": kind.imagenet,
     }
-
-
-def _architecture(name: str) -> str:
-    """Resolve other spellings of an architecture; unknown names come back as they are."""
-    name = name.replace("+", "plus")
-    for arch in architectures():
-        module: ModuleType = importlib.import_module(f".{arch}", __name__)
-        if name in module.ALIASES:
-            return arch
-    return name

@@ -32,6 +32,12 @@ def conv_norm(cin: int, cout: int, kernel: int = 1, dilation: int = 1, pooled: b
     return [nn.Conv2d(cin, cout, kernel, padding=padding, dilation=dilation, bias=False), norm(cout)]
 
 
+def aspp_rates(output_stride: int) -> tuple[int, int, int]:
+    """Return the papers' dilations of ASPP's 3x3 branches: those of stride 8, halved where the map is half as large."""
+    near, middle, far = (rate * 8 // output_stride for rate in (12, 24, 36))
+    return near, middle, far
+
+
 class Scorer(nn.Module):
     """3x3 convolution, batch norm, ReLU, dropout, 1x1 classifier; by itself it is the auxiliary FCN head."""
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError, closest
 from ..preprocess import IMAGENET, Preprocess
+from ._backbones import STAGES
+
+if TYPE_CHECKING:
+    from ._architecture import Architecture
 
 #: Names in a ``SegmentationModel``'s state dict that are its input normalisation, not learned weights.
 NORMALISATION = ("mean", "std", "channels")
@@ -61,11 +65,11 @@ def _raise(x: Tensor) -> Tensor:
 
 
 class SegmentationModel(nn.Module):
-    """A network from images to class scores at ``1 / output_stride`` of their size.
+    """A network from images to class scores at a fraction of their size.
 
-    ``backbone(x)`` gives ``[stage 3, stage 4]``, ``head(stage 4)`` gives ``(logits, features)``, and ``aux_head`` (None
-    where the architecture has none) scores stage 3. ``features`` are the channels of every feature by name; ``taps``
-    names all that a method may read, with shapes.
+    ``backbone(x)`` gives the stages that ``head.read()`` names, ``head(*stages)`` gives ``(logits, features)``, and
+    ``aux_head`` (None where the architecture has none) scores stage 3. ``taps`` names all that a method may read, with
+    channels and stride; images must be multiples of ``output_stride``, the last stage's, where they are exported.
     """
 
     mean: Tensor
@@ -76,37 +80,53 @@ class SegmentationModel(nn.Module):
         self,
         name: str,
         backbone: nn.Module,
-        head: nn.Module,
+        head: "Architecture",
         aux_head: nn.Module | None,
         *,
-        features: dict[str, int],
+        taps: dict[str, Tap],
         num_classes: int,
         output_stride: int,
+        in_channels: int = 3,
+        heads: str = "v1",
         dropout: float | None = None,
         preprocess: Preprocess | None = None,
     ) -> None:
         super().__init__()
         self.name, self.num_classes, self.output_stride, self.dropout = name, num_classes, output_stride, dropout
+        self.in_channels, self.heads, self.taps = in_channels, heads, taps
         self.backbone, self.head, self.aux_head = backbone, head, aux_head
         self.preprocess = preprocess or IMAGENET
         for key, values in _normalisation(self.preprocess).items():
             self.register_buffer(key, values)
         self.register_load_state_dict_post_hook(_adopt_normalisation)
-        channels = {"logits": num_classes, **({} if aux_head is None else {"aux": num_classes}), **features}
-        self.taps = {tap: Tap(width, output_stride) for tap, width in channels.items()}
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 RGB ``(B, 3, H, W)`` into what the backbone expects; the memory format stays."""
         x = images.flip(1) if self.preprocess.order == "bgr" else images
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> Output:
-        """Score ``images (B, 3, H, W)``: uint8 RGB, or floating point that is normalised already."""
+    def forward(self, images: Tensor, hint: Tensor | None = None) -> Output:
+        """Score ``images (B, 3, H, W)``: uint8 RGB, or floating point that is normalised already.
+
+        A network with 4 input channels takes ``hint (B, 1, H, W)`` as the fourth, on the scale of normalised images.
+
+        Raises:
+            UsageError: a hint is lacking, or the network takes none.
+        """
         x = images if images.is_floating_point() else self.normalise(images)
-        bb3, bb = self.backbone(x)
-        logits, features = self.head(bb)
-        aux = None if self.aux_head is None else self.aux_head(bb3)[0]
-        return Output(logits, aux, {"bb3": bb3, "bb": bb, **features})
+        if hint is not None:
+            if self.in_channels == 3:
+                raise UsageError(f"{self.name} has a stem of 3 channels and takes no hint; one of 4 channels does")
+            x = torch.cat([x, hint.to(x.dtype)], 1)
+        elif self.in_channels == 4:
+            raise UsageError(
+                f"{self.name} has a stem of 4 channels: it reads the labels beside the image and cannot score images "
+                "alone; it can only teach, with --method label-assisted"
+            )
+        stages = dict(zip(self.head.read(), self.backbone(x), strict=True))
+        logits, features = self.head(*(stages[i] for i in self.head.stages))
+        aux = None if self.aux_head is None else self.aux_head(stages[3])[0]
+        return Output(logits, aux, {**{STAGES[i]: x for i, x in stages.items()}, **features})
 
     def spec(self) -> dict[str, Any]:
         """Return plain values from which ``rebuild`` makes the same module."""
@@ -117,6 +137,9 @@ class SegmentationModel(nn.Module):
             "aux": self.aux_head is not None,
             "dropout": self.dropout,
             "preprocess": self.preprocess.to_dict(),
+            # said only where they are not what they were before there was a choice
+            **({"in_channels": 4} if self.in_channels == 4 else {}),
+            **({} if self.heads == "v1" else {"heads": self.heads}),
         }
 
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..preprocess import IMAGENET
-from ._backbones import BACKBONES
+from ._backbones import DEEP, Backbone
 from ._model import NORMALISATION, SegmentationModel
+from ._names import find
 
 #: Wrappers that training programs leave before the names.
 PREFIXES = ("module.", "model.", "student.", "_orig_mod.", "_forward_module.")
@@ -88,33 +89,37 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
     """Start the backbone from ImageNet: ``source`` is "imagenet" (timm's, from a cache or the network) or a file.
 
-    Names of timm and torchvision are recognised, with or without wrappers' prefixes. What fits is loaded. Where
-    "imagenet" cannot be had the backbone keeps its random weights, and the report says why.
+    Names of timm and torchvision are recognised, with or without wrappers' prefixes. What fits is loaded; a stem of 4
+    channels takes the 3 of an image and keeps its fourth. Where "imagenet" cannot be had the backbone keeps its random
+    weights, and the report says why.
 
     Raises:
         WeightsError: the file cannot be read, or nothing in it fits.
     """
     name = model.name.split("-")[1]
-    kind = BACKBONES[name]
+    kind = find(model.name)[1]
     path, label = Path(source), Path(source).name
     if str(source) == "imagenet":
-        found, reason = _imagenet_file(kind.imagenet) if kind.imagenet else (None, _no_weights(name))
+        found, reason = _imagenet_file(kind.imagenet) if kind.imagenet else (None, _no_weights(name, kind))
         if found is None:
             return LoadReport(0, 0, source="random", note=f"{name} starts from random weights: {reason}")
         path, label = found, f"ImageNet weights {kind.imagenet}"
     tensors = _strip(read_tensors(path), (*PREFIXES, "backbone.", "encoder."))
     tensors = {_timm_name(key): x for key, x in tensors.items()}
-    report, chosen = _match(model.backbone.state_dict(), tensors, label)
+    own = model.backbone.state_dict()
+    tensors, note = _shared_stem(own, tensors, keep=True)
+    report, chosen = _match(own, tensors, label)
     if not report.fitted:
         raise WeightsError(
             f"{label}: none of its {len(tensors)} tensors fits any of the {report.total} of {name} "
             f"({kind.timm}); it holds {_some(tensors)}, accepted are names of timm or torchvision such as "
             f"{_some(report.missing or report.mismatched)}"
         )
-    if name in ("r18", "r34") and not report.complete():
-        report.note = f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights"
+    if _deep_without_weights(kind) and not report.complete():
+        note = _joined(note, f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights")
     elif model.preprocess != IMAGENET:
-        report.note = "the model's input normalisation is not ImageNet's, which such weights expect"
+        note = _joined(note, "the model's input normalisation is not ImageNet's, which such weights expect")
+    report.note = note
     _copy(model.backbone, chosen)
     return report
 
@@ -122,13 +127,18 @@ def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
 def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
     """Load a trained network; input normalisation that the file holds comes along. An aux head may be missing.
 
+    A network of 3 input channels takes a file of 4 without the fourth: a label-assisted student, which its own code
+    gives zeros there, computes the same.
+
     Raises:
         WeightsError: the file cannot be read, has other classes, or is not of exactly this network. The model is
             untouched then.
     """
     label = Path(path).name
     tensors = _strip(read_tensors(path), PREFIXES)
-    report, chosen = _match(model.state_dict(), tensors, label)
+    own = model.state_dict()
+    tensors, note = _shared_stem(own, tensors, keep=False)
+    report, chosen = _match(own, tensors, label)
     score = "head.scorer.classifier.weight"
     if score in tensors and tensors[score].shape[0] != model.num_classes:
         raise WeightsError(
@@ -141,7 +151,8 @@ def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
             "trained with (for an ImageNet start, train with it; a teacher needs trained weights)"
         )
     if "mean" not in chosen:
-        report.note = "no input normalisation in the file: the model's own is used"
+        note = _joined(note, "no input normalisation in the file: the model's own is used")
+    report.note = note
     _copy(model, chosen)
     return report
 
@@ -170,6 +181,28 @@ def _match(
         source=source,
     )
     return report, chosen
+
+
+def _shared_stem(own: Mapping[str, Tensor], others: dict[str, Tensor], keep: bool) -> tuple[dict[str, Tensor], str]:
+    """Make a stem of the file fit that has 3 input channels where the network has 4, or 4 for 3; say what was done.
+
+    With ``keep`` a network of 4 channels takes a file of 3 and keeps its own fourth.
+    """
+    name, mine = next((name, x) for name, x in own.items() if x.ndim == 4 and name not in NORMALISATION)
+    its = others.get(name)
+    if its is None or its.ndim != 4 or (its.shape[0], its.shape[2:]) != (mine.shape[0], mine.shape[2:]):
+        return others, ""
+    channels = (its.shape[1], mine.shape[1])
+    if channels == (4, 3):
+        return {**others, name: its[:, :3]}, "of the stem's 4 input channels the first 3 were taken"
+    if channels == (3, 4) and keep:
+        both = torch.cat([its.to(mine), mine[:, 3:]], 1)
+        return {**others, name: both}, "the stem's fourth input channel keeps its random weights"
+    return others, ""
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)
 
 
 def _counts(name: str) -> bool:
@@ -213,8 +246,12 @@ def _timm_name(name: str) -> str:
     return f"{module}.{leaf}" if module else name
 
 
-def _no_weights(name: str) -> str:
-    if name in ("r18", "r34"):
+def _deep_without_weights(kind: Backbone) -> bool:
+    return kind.stem is DEEP and kind.imagenet is None
+
+
+def _no_weights(name: str, kind: Backbone) -> str:
+    if _deep_without_weights(kind):
         return (
             f"no ImageNet weights exist for the papers' deep stem below r50; {name}v1b (7x7 stem) takes ordinary ones"
         )

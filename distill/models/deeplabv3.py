@@ -3,28 +3,36 @@
 Chen et al., *Rethinking Atrous Convolution for Semantic Image Segmentation*, arXiv 1706.05587; sizes of winycg/CIRKD.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._architecture import Architecture
 from ._backbones import Backbone
-from ._heads import ASPP, Scorer
+from ._heads import ASPP, Scorer, aspp_rates
+from ._model import Tap
 
 ALIASES = ("deeplab", "dlv3")
 
 
-class Head(nn.Module):
-    """ASPP (dropout 0.5) and a scorer (dropout 0.1): 256 channels throughout on a backbone of 2048, else 128."""
+class Head(Architecture):
+    """ASPP (dropout 0.5) and a scorer (dropout 0.1): 256 channels throughout on a backbone of 2048, else 128.
 
-    def __init__(self, backbone: Backbone, num_classes: int, output_stride: int, dropout: float | None) -> None:
-        super().__init__()
-        width = 256 if backbone.wide else 128
-        # the rates of stride 8; the paper halves them where the map is half as large
-        near, middle, far = (rate * 8 // output_stride for rate in (12, 24, 36))
-        self.aspp = ASPP(backbone.channels[1], width, (near, middle, far), 0.5 if dropout is None else dropout)
+    Version v2 has 512 channels on every ResNet, and still 128 on MobileNetV2.
+    """
+
+    versions = ("v1", "v2")
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, output_stride: int, dropout: float | None, version: str
+    ) -> None:
+        super().__init__(backbone, num_classes, output_stride, dropout, version)
+        width = 512 if version == "v2" and not backbone.mobile else 256 if backbone.wide else 128
+        self.aspp = ASPP(backbone.channels[-1], width, aspp_rates(output_stride), 0.5 if dropout is None else dropout)
         self.scorer = Scorer(width, width, num_classes, 0.1 if dropout is None else dropout)
-        self.channels = {"dec": width, "dec_pre": width, "aspp_pre": width}
+        feature = Tap(width, output_stride)
+        self.taps = {"logits": Tap(num_classes, output_stride), "dec": feature, "dec_pre": feature, "aspp_pre": feature}
 
     def forward(self, bb: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits ``(B, K, h, w)`` and the features that ``channels`` names."""
+        """Return logits ``(B, K, h, w)`` and the features that ``taps`` names."""
         pre, x = self.aspp(bb)
         logits, features = self.scorer(x)
         return logits, {**features, "aspp_pre": pre}

@@ -3,24 +3,36 @@
 Zhao et al., *Pyramid Scene Parsing Network*, CVPR 2017; sizes of winycg/CIRKD.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from ._architecture import Architecture
 from ._backbones import Backbone
 from ._heads import PPM, Scorer
+from ._model import Tap
 
 ALIASES = ("psp",)
 
 
-class Head(nn.Module):
-    """Pyramid pooling and a scorer (dropout 0.1): 512 channels on a backbone of 2048, else 128."""
+class Head(Architecture):
+    """Pyramid pooling and a scorer (dropout 0.1): 512 channels on a backbone of 2048, else 128.
 
-    def __init__(self, backbone: Backbone, num_classes: int, output_stride: int, dropout: float | None) -> None:
-        super().__init__()
-        width = 512 if backbone.wide else 128
-        self.ppm = PPM(backbone.channels[1])
-        self.scorer = Scorer(2 * backbone.channels[1], width, num_classes, 0.1 if dropout is None else dropout)
-        self.channels = {"dec": width, "dec_pre": width}
+    Version v2 has 256 instead of 512, and still 128 on the others: there it is v1. No layer projects the pyramid by
+    itself, so the tap ``aspp_pre`` is what comes next, the 3x3 layer's batch norm: the tensor ``dec_pre``.
+    """
+
+    versions = ("v1", "v2")
+
+    def __init__(
+        self, backbone: Backbone, num_classes: int, output_stride: int, dropout: float | None, version: str
+    ) -> None:
+        super().__init__(backbone, num_classes, output_stride, dropout, version)
+        width = (256 if version == "v2" else 512) if backbone.wide else 128
+        self.ppm = PPM(backbone.channels[-1])
+        self.scorer = Scorer(2 * backbone.channels[-1], width, num_classes, 0.1 if dropout is None else dropout)
+        feature = Tap(width, output_stride)
+        self.taps = {"logits": Tap(num_classes, output_stride), "dec": feature, "dec_pre": feature, "aspp_pre": feature}
 
     def forward(self, bb: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return logits ``(B, K, h, w)`` and the features that ``channels`` names."""
-        return self.scorer(self.ppm(bb))
+        """Return logits ``(B, K, h, w)`` and the features that ``taps`` names."""
+        logits, features = self.scorer(self.ppm(bb))
+        return logits, {**features, "aspp_pre": features["dec_pre"]}

@@ -26,6 +26,21 @@ def test_macs_equal_the_published_and_the_true_numbers(name: str) -> None:
                 assert round(cost.macs(model, size, counter=counter) / 1e9, 2) == expected
 
 
+@pytest.mark.parametrize("backbone", ["r101", "r18", "mv2"])
+def test_macs_of_deeplabv3plus(backbone: str) -> None:
+    golden = PUBLISHED[f"deeplabv3plus_{backbone.replace('mv2', 'mbv2')}_os16"]
+    with torch.device("meta"):
+        model = models.build(f"deeplabv3plus-{backbone}", 21)
+    assert round(cost.macs(model, (513, 513)) / 1e9, 2) == golden["true_macs_g_513x513"]
+
+
+def test_a_hint_costs_a_fourth_channel_of_the_stem() -> None:
+    with torch.device("meta"):
+        three, four = (models.build("r18v1b", 5, in_channels=n) for n in (3, 4))
+    assert cost.params(four)[0] - cost.params(three)[0] == 64 * 7 * 7
+    assert cost.macs(four, (64, 96)) - cost.macs(three, (64, 96)) == 32 * 48 * 64 * 7 * 7
+
+
 def test_macs_at_full_cityscapes_size() -> None:
     with torch.device("meta"):
         model = models.build("deeplabv3-r101", 19)

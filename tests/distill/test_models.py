@@ -14,7 +14,7 @@ from torch import nn
 from kdc.distill import models
 from kdc.distill.cost import params
 from kdc.distill.errors import UsageError
-from kdc.distill.models._backbones import make
+from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.models._heads import PooledBatchNorm2d
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET, Preprocess
 
@@ -28,6 +28,9 @@ TABLE = {
     "pspnet-mv2": (2_654_739, 2_654_997, 2_671_638, 2_653_707, 0),
     "pspnet-r101": (68_072_166, 68_073_706, 68_173_036, 68_066_006, 2_364_691),
 }
+# parameters with 19 classes and the heads of CIRKD's later code; those of the last two did not change
+LATER = {"deeplabv3-r101": 79_084_262, "deeplabv3-r18": 22_762_918, "pspnet-r101": 58_629_606}
+LATER |= {"pspnet-r18": TABLE["pspnet-r18"][0], "deeplabv3-mv2": TABLE["deeplabv3-mv2"][0]}
 SMALL = "deeplabv3-mv2_035"
 
 
@@ -63,9 +66,19 @@ def test_without_aux_head() -> None:
     assert not without.spec()["aux"]
 
 
+@pytest.mark.parametrize("name", LATER)
+def test_later_heads(name: str) -> None:
+    with torch.device("meta"):
+        model = models.build(name, 19, heads="v2")
+    assert params(model)[0] == LATER[name]
+    assert model.spec()["heads"] == "v2" and "heads" not in models.build(SMALL, 5).spec()
+    with torch.device("meta"):
+        assert models.rebuild(model.spec()).taps == model.taps
+
+
 def dilations(backbone: str, stride: int, kernel: int = 3) -> list[int]:
     with torch.device("meta"):
-        convs = [m for m in make(backbone, stride).modules() if isinstance(m, nn.Conv2d)]
+        convs = [m for m in make(BACKBONES[backbone], stride).modules() if isinstance(m, nn.Conv2d)]
     assert all(m.padding == (m.dilation[0] * (m.kernel_size[0] - 1) // 2,) * 2 for m in convs)
     return [m.dilation[0] for m in convs if m.kernel_size == (kernel, kernel)]
 
@@ -99,7 +112,7 @@ def test_backbones_compute_what_torchvision_computes() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 3, 32, 64)
     theirs = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]).eval()
-    ours = make("r50v1b", 8).eval()
+    ours = make(BACKBONES["r50v1b"], 8).eval()
     assert not ours.load_state_dict(theirs.state_dict(), strict=False).missing_keys
     with torch.no_grad():
         stages = theirs.layer2(theirs.layer1(theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))))
@@ -110,7 +123,7 @@ def test_backbones_compute_what_torchvision_computes() -> None:
 
 def test_initialisation_is_kaiming_fan_out() -> None:
     for backbone in ("r18", "mv2"):
-        for module in make(backbone, 8).modules():
+        for module in make(BACKBONES[backbone], 8).modules():
             if isinstance(module, nn.Conv2d) and module.weight.numel() > 5000:
                 fan_out = module.out_channels * module.kernel_size[0] ** 2 / module.groups
                 assert module.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.06)
@@ -126,8 +139,8 @@ def test_initialisation_is_kaiming_fan_out() -> None:
 def test_taps_are_what_they_are_said_to_be(name: str, stride: int) -> None:
     model = models.build(name, 5, output_stride=stride, seed=0)
     output = model(images(2, 48, 64))
-    wanted = {"logits", "dec", "dec_pre", "bb", "bb3"} | ({"aux"} if "r18" in name else set())
-    assert set(model.taps) == wanted | ({"aspp_pre"} if name.startswith("deeplab") else set())
+    wanted = {"logits", "dec", "dec_pre", "aspp_pre", "bb", "bb3"} | ({"aux"} if "r18" in name else set())
+    assert set(model.taps) == wanted
     for tap, shape in model.taps.items():
         assert shape.stride == stride
         assert output.tap(tap).shape == (2, shape.channels, 48 // stride, 64 // stride), tap
@@ -160,14 +173,29 @@ def test_dec_is_after_dropout_and_dec_pre_before_relu(small: models.Segmentation
     torch.testing.assert_close(still["dec"], still["dec_pre"].relu())
 
 
-def test_dropout_settings() -> None:
+def test_without_a_projection_of_its_own_pspnet_shows_the_next_batch_norm() -> None:
+    features = models.build("pspnet-mv2_035", 5, seed=0)(images()).features
+    assert features["aspp_pre"] is features["dec_pre"] and (features["aspp_pre"] < 0).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("deeplabv3-r18", [0.1, 0.1, 0.5]),
+        ("pspnet-r18", [0.1, 0.1]),
+        ("deeplabv3-mv2", [0.1, 0.5]),
+        ("pspnet-mv2", [0.1]),
+        ("deeplabv3plus-r18", [0.1, 0.5, 0.5]),
+    ],
+)
+def test_dropout_settings(name: str, published: list[float]) -> None:
     def rates(dropout: float | None) -> list[float]:
         with torch.device("meta"):
-            return sorted(m.p for m in models.build("r18", 5, dropout=dropout).modules() if isinstance(m, nn.Dropout))
+            return sorted(m.p for m in models.build(name, 5, dropout=dropout).modules() if isinstance(m, nn.Dropout))
 
-    assert rates(None) == [0.1, 0.1, 0.5]
-    assert rates(0.0) == [0.0, 0.0, 0.0]
-    assert rates(0.01) == [0.01, 0.01, 0.01]
+    assert rates(None) == published
+    assert rates(0.0) == [0.0] * len(published)
+    assert rates(0.01) == [0.01] * len(published)
 
 
 @pytest.mark.parametrize("preprocess", [IMAGENET, BGR_MEAN, Preprocess((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bgr")])
@@ -196,7 +224,7 @@ def test_channels_last_and_bf16(small: models.SegmentationModel) -> None:
     assert models.Output(torch.zeros(1, dtype=torch.float64)).raised().logits.dtype == torch.float64
 
 
-@pytest.mark.parametrize("name", ["deeplabv3-mv2_035", "pspnet-mv2_035", "deeplabv3-r18"])
+@pytest.mark.parametrize("name", ["deeplabv3-mv2_035", "pspnet-mv2_035", "deeplabv3plus-mv2_035", "deeplabv3-r18"])
 def test_trains_with_a_batch_of_one(name: str) -> None:
     model = models.build(name, 5, seed=0).train()
     output = model(images(1))
@@ -273,6 +301,9 @@ def test_aux_head_does_not_change_the_rest() -> None:
         ("mobilenetv2", "deeplabv3-mv2"),
         ("PSPNet-mbv2", "pspnet-mv2"),
         ("deeplabv3-mv2_050", "deeplabv3-mv2_050"),
+        ("deeplabv3+-r18", "deeplabv3plus-r18"),
+        ("DeepLabV3Plus-resnet101", "deeplabv3plus-r101"),
+        ("deeplabv3+-r34v1b", "deeplabv3plus-r34"),
     ],
 )
 def test_expand(given: str, full: str) -> None:
@@ -282,6 +313,7 @@ def test_expand(given: str, full: str) -> None:
 
 def test_expand_with_another_architecture_and_unknown_names() -> None:
     assert models.expand("r18", arch="pspnet") == "pspnet-r18"
+    assert models.expand("r18v1b", arch="DeepLabV3+") == "deeplabv3plus-r18"
     with pytest.raises(UsageError, match=r"no model 'pspnt-r18'.*pspnet.*r18v1b.*did you mean 'pspnet-r18'"):
         models.expand("pspnt-r18")
     with pytest.raises(UsageError, match="no model 'r19'"):
@@ -291,7 +323,7 @@ def test_expand_with_another_architecture_and_unknown_names() -> None:
 def test_registry_is_the_folder() -> None:
     folder = Path(models.__file__).parent
     files = {p.stem for p in folder.glob("*.py") if not p.name.startswith("_")}
-    assert set(models.architectures()) == files >= {"deeplabv3", "pspnet"}
+    assert set(models.architectures()) == files >= {"deeplabv3", "deeplabv3plus", "pspnet"}
     assert {n.split("-")[0] for n in models.names()} == files
     described = models.describe("r101")
     assert described["params"] == 61_118_950 and described["imagenet"] == "resnet101s.gluon_in1k"
@@ -305,6 +337,8 @@ def test_registry_is_the_folder() -> None:
         ({"num_classes": 256}, "256 classes"),
         ({"num_classes": 5, "output_stride": 4}, "output stride 4; accepted are 8 and 16"),
         ({"num_classes": 5, "dropout": 1.0}, "dropout 1.0"),
+        ({"num_classes": 5, "in_channels": 5}, "5 input channels; accepted are 3 and 4"),
+        ({"num_classes": 5, "heads": "v3"}, "heads 'v3'; accepted are v1, v2"),
     ],
 )
 def test_refuses_values_with_the_accepted_ones(options: dict, message: str) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from kdc.distill import models
 from kdc.distill.errors import WeightsError
 from kdc.distill.models import _weights
-from kdc.distill.models._backbones import make
+from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 
 SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).resolve().parents[3] / "shared"))
@@ -71,7 +71,7 @@ def test_torchvision_mobilenet_is_recognised_and_computes_the_same(tmp_path: Pat
     model = models.build("deeplabv3-mv2", 5, seed=0)
     report = models.load_backbone(model, tmp_path / "tv.pth")
     assert report.fitted == report.total == 255
-    whole = make("mv2", 32).eval()  # torchvision's has no dilation
+    whole = make(BACKBONES["mv2"], 32).eval()  # torchvision's has no dilation
     whole.load_state_dict(model.backbone.state_dict())
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -86,6 +86,9 @@ def test_torchvision_resnet_and_wrappers(prefix: str, tmp_path: Path) -> None:
     report = models.load_backbone(model, tmp_path / "r18.safetensors")
     assert report.fitted == report.total == 100 and report.unexpected == ["fc.bias", "fc.weight"]
     assert torch.equal(model.backbone.state_dict()["layer4.1.conv2.weight"], theirs["layer4.1.conv2.weight"])
+    plus = models.build("deeplabv3plus-r18", 5, seed=0)
+    assert models.load_backbone(plus, tmp_path / "r18.safetensors").fitted == 100
+    assert torch.equal(plus.backbone.state_dict()["layer4.1.conv2.weight"], theirs["layer4.1.conv2.weight"])
 
 
 def test_deep_stem_says_what_does_not_fit_and_names_the_twin(tmp_path: Path) -> None:
@@ -154,6 +157,22 @@ def test_imagenet_from_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(model.backbone.state_dict()["conv_stem.weight"], weights["conv_stem.weight"])
 
 
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [("deeplabv3-r18v1b", "conv1"), ("deeplabv3plus-r18", "conv1"), ("pspnet-r18", "conv1.0"), (SMALL, "conv_stem")],
+)
+def test_a_fourth_input_channel_keeps_its_own_weights(name: str, stem: str, tmp_path: Path) -> None:
+    source, model = models.build(name, 5, seed=1), models.build(name, 5, in_channels=4, seed=2)
+    key = f"{stem}.weight"
+    theirs, fourth = source.backbone.state_dict()[key], model.backbone.state_dict()[key][:, 3:].clone()
+    save_file({k: v.half() for k, v in source.backbone.state_dict().items()}, tmp_path / "b.safetensors")
+    report = models.load_backbone(model, tmp_path / "b.safetensors")
+    assert report.fitted == report.total and not report.mismatched
+    assert "fourth input channel keeps its random weights" in report.line()
+    loaded = model.backbone.state_dict()[key]
+    assert torch.equal(loaded[:, :3], theirs.half().float()) and torch.equal(loaded[:, 3:], fourth)
+
+
 # ---- trained networks -------------------------------------------------------------------------------------------
 
 
@@ -166,6 +185,24 @@ def test_full_weights_and_normalisation_come_along(prefix: str, tmp_path: Path) 
     assert model.preprocess.order == "bgr"
     with torch.no_grad():
         assert torch.equal(model(images()).logits, source(images()).logits)
+
+
+def test_a_label_assisted_student_loses_the_channel_that_it_was_given_zeros_in(tmp_path: Path) -> None:
+    theirs, model = small(1, in_channels=4).eval(), small(2).eval()
+    save_file(theirs.state_dict(), tmp_path / "four.safetensors")
+    report = models.load_full(model, tmp_path / "four.safetensors")
+    assert report.complete(ignore_aux=False) and "of the stem's 4 input channels the first 3" in report.line()
+    with torch.no_grad():
+        expected = theirs(images(), torch.zeros(2, 1, 64, 96)).logits
+        torch.testing.assert_close(model(images()).logits, expected)
+    again = small(3, in_channels=4).eval()
+    assert models.load_full(again, tmp_path / "four.safetensors").note == ""
+    assert torch.equal(
+        again.backbone.state_dict()["conv_stem.weight"], theirs.backbone.state_dict()["conv_stem.weight"]
+    )
+    save_file(model.state_dict(), tmp_path / "three.safetensors")
+    with pytest.raises(WeightsError, match=r"conv_stem.weight \(file 16x3x3x3, network 16x4x3x3\)"):
+        models.load_full(again, tmp_path / "three.safetensors")
 
 
 def test_half_precision_is_cast(tmp_path: Path) -> None:
