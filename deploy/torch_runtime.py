@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distill.checkpoint import load_student, read_card, student_file
+from ..distill.checkpoint import load_deployable, read_card, student_file
 from ..distill.errors import ExportError, UsageError
 from ..distill.evaluate import labels_of
 from ..distill.losses import upsample
@@ -50,7 +50,7 @@ class TorchRuntime(Runtime):
         run = source if isinstance(source, Run) else owner(source)
         card = (run.card if run else read_card(self.source) or {}).get("data") or {}
         self.device = device
-        self.model: SegmentationModel = load_student(self.source)
+        self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
         # channels last is the faster layout of both devices for these networks, so it is the fair reference
         self.model.to(device).to(memory_format=torch.channels_last)

@@ -18,3 +18,5 @@ class Batch:
     labels: Tensor
     #: optimiser steps taken before this one, from 0
     step: int = 0
+    #: which part of the step's images this is, counted over micro-batches and ranks
+    part: int = 0

@@ -25,8 +25,13 @@ class Batches:
         parts = options.accumulate
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
+        return iter(loader(samples, order, self.workers, pin_memory=self.fabric.device.type == "cuda"))
+
+    @property
+    def workers(self) -> int:
+        """Loader processes of a rank."""
+        options = self.config.train
+        if options.workers is not None:
+            return options.workers
         cuda = self.fabric.device.type == "cuda"
-        workers = options.workers
-        if workers is None:
-            workers = min(8, max((os.cpu_count() or 1) // options.devices, 1)) if cuda else 0
-        return iter(loader(samples, order, workers, pin_memory=cuda))
+        return min(8, max((os.cpu_count() or 1) // options.devices, 1)) if cuda else 0

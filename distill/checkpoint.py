@@ -96,6 +96,21 @@ def load_student(
     return model.to(device).eval()
 
 
+def load_deployable(source: Run | str | Path | None) -> SegmentationModel:
+    """Return what ``load_student`` does, if it can work on images alone.
+
+    Raises:
+        WeightsError: it cannot: it is a label-assisted teacher, which must be shown the label.
+    """
+    model = load_student(source)
+    if model.in_channels == 4:
+        raise WeightsError(
+            f"{model.name} of {source} is a label-assisted teacher: it must be shown the label, so it can teach "
+            "(--method label-assisted --teacher RUN) but not be exported or timed"
+        )
+    return model
+
+
 def _flaw(path: Path) -> str:
     """Say why a file has no card."""
     if not path.is_file():

@@ -65,14 +65,19 @@ class Model(Section):
     student: str = "deeplabv3-r18"
     teacher: str | None = None
     arch: str = "deeplabv3"
-    output_stride: Literal[8, 16] = 8
-    teacher_stride: Literal[8, 16] = 8
+    #: None = the architecture's own: 16 of deeplabv3plus, 8 of the others
+    output_stride: Literal[8, 16] | None = None
+    teacher_stride: Literal[8, 16] | None = None
     student_weights: str | None = None
     teacher_weights: str | None = None
     init: str | None = None
     #: None keeps the architecture's own dropout
     dropout: float | None = Field(default=None, ge=0, lt=1)
+    #: of a teacher that a phase trains
+    teacher_dropout: float | None = Field(default=None, ge=0, lt=1)
     preprocess: Literal["imagenet", "bgr-mean"] = "imagenet"
+    #: the network that is trained is shown the label as a fourth channel: a label-assisted teacher
+    hint: bool = False
     #: compare the teacher's mIoU with chance before it teaches
     teacher_check: bool = True
 
@@ -135,6 +140,13 @@ class Task(Section):
     """The supervised loss."""
 
     aux_weight: float = Field(default=0.4, ge=0)
+    #: divide the task loss once more by the images of a micro-batch, as AmirMansurian/AICSD does
+    divide_by_batch: bool = False
+    #: of a network that is shown the label (model.hint): two codings of each label or one, the weight of their
+    #: agreement, and the noise on the codes
+    dual_path: bool = True
+    consistency: float = Field(default=5.0, ge=0)
+    hint_noise: float = Field(default=0.03, ge=0)
 
 
 class MethodSettings(BaseModel):

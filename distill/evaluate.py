@@ -1,7 +1,7 @@
 """Whole-image evaluation: one function judges a checkpoint, an ONNX file and every other runtime."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from . import console
 from .errors import DataError
+from .hint import channel, fixed_codes
 from .metrics import Scores
 
 if TYPE_CHECKING:
     from .data import Dataset
 
-#: uint8 RGB ``(H, W, 3)`` -> uint8 class mask ``(H, W)``
-Predict = Callable[[np.ndarray], np.ndarray]
+#: uint8 RGB ``(H, W, 3)`` -> uint8 class mask ``(H, W)``; a privileged one is given the label, too (see `ask`)
+Predict = Callable[..., np.ndarray]
 
 
 def evaluate(
@@ -43,10 +44,15 @@ def evaluate(
         if truth is None:
             raise DataError(f"{dataset.key(i)} has no label: it can be predicted, not evaluated")
         try:
-            scores.add(predict(image), truth)
+            scores.add(ask(predict, image, truth), truth)
         except DataError as error:
             raise DataError(f"{dataset.key(i)}: {error}") from error
     return scores
+
+
+def ask(predict: Predict, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the mask of an image; a label-assisted teacher is shown the label with it."""
+    return predict(image, truth) if getattr(predict, "privileged", False) else predict(image)
 
 
 def model_predictor(model: nn.Module, device: str | torch.device = "cpu", *, channels_last: bool = True) -> Predict:
@@ -56,20 +62,27 @@ def model_predictor(model: nn.Module, device: str | torch.device = "cpu", *, cha
     validates sets train mode again itself.
 
     Args:
-        model: takes uint8 ``(1, 3, H, W)`` RGB and returns an ``Output``.
+        model: takes uint8 ``(1, 3, H, W)`` RGB and returns an ``Output``. One with a fourth input channel is shown the
+            label by its fixed codes, without noise.
         device: where it runs.
         channels_last: memory format of the input, faster on most devices.
     """
     model.to(device).eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    privileged = getattr(model, "in_channels", 3) == 4
 
     @torch.inference_mode()
-    def predict(image: np.ndarray) -> np.ndarray:
+    def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
         # H,W,3 seen as 1,3,H,W already lies channels-last in memory
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        logits = model(pixels.to(device).contiguous(memory_format=layout)).logits
-        return labels_of(logits, image.shape[:2])[0].cpu().numpy()
+        given = [pixels.to(device).contiguous(memory_format=layout)]
+        if privileged:
+            assert truth is not None and isinstance(model.num_classes, int)
+            labels = torch.from_numpy(truth)[None].to(device).long()
+            given.append(channel(labels, fixed_codes(model.num_classes).to(device), 0.0, cast(Any, model)))
+        return labels_of(model(*given).logits, image.shape[:2])[0].cpu().numpy()
 
+    predict.privileged = privileged  # pyright: ignore[reportFunctionMemberAccess]
     return predict
 
 

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from . import console, methods, models
 from .baseline import find_baseline
 from .batches import Batches
-from .checkpoint import load_student, student_file
+from .checkpoint import student_file
 from .config import Config
 from .console import note, say, warn
 from .data import Dataset, open_data
@@ -19,11 +19,11 @@ from .devices import launch
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
-from .models._weights import load_backbone
-from .preprocess import NAMED
+from .phases import Artefacts
 from .run import Run, all_runs, check_vacant, find_run, point_last
 from .state import Stopped
-from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher
+from .student import build_student
+from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher, teacher_name
 from .train import train
 
 
@@ -109,7 +109,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
         raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
     teacher = reopen_teacher(run.card["teacher"]) if run.card.get("teacher") else None
     student = models.rebuild(run.card["student"])
-    parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
+    parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
     say(f"run {run.path} goes on")
     if (device := _device(fabric)) != run.card["device"]:
         warn(f"it began on {run.card['device']} and goes on on {device}: the numbers will not be the same")
@@ -124,53 +124,26 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
     student = build_student(config, data_card["num_classes"])
     teacher = None
     if config.method.name != "none":
-        teacher = find_teacher(config, data_card, root)
+        teacher = find_teacher(config, data_card, root, methods.assisted(config.method.name))
         if teacher is None:
             planned = _fit_teacher(config, data_card, fabric, root, dry=True)
-            _method(config, student, planned)  # what is wrong with the method is told before the fit, not after
+            _method(
+                config, student, planned, len(data)
+            )  # what is wrong with the method is told before the fit, not after
             teacher = planned if dry else _fit_teacher(config, data_card, fabric, root, dry=False)
         note(f"teacher: {teacher.model.name} from {teacher.card['source']}")
-        if config.model.teacher_check and val is not None and not dry:
+        if config.model.teacher_check and val is not None and not dry and teacher.trained:
             check_teacher(teacher, val, fabric.device)
-    return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher))
-
-
-def build_student(config: Config, classes: int) -> SegmentationModel:
-    """Build the student from its seed, then put in the weights that the configuration names."""
-    options = config.model
-    name = models.expand(options.student, options.arch)
-    student = models.build(
-        name,
-        classes,
-        output_stride=options.output_stride,
-        dropout=options.dropout,
-        preprocess=NAMED[options.preprocess],
-        seed=config.train.seed,
-    )
-    if options.init:
-        start = load_student(options.init)
-        if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
-            raise WeightsError(
-                f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for "
-                f"{classes}"
-            )
-        student.load_state_dict(start.state_dict())
-        note(f"student: {name} from {options.init}")
-    elif options.student_weights:
-        note(f"student: {load_backbone(student, options.student_weights).line()}")
-    else:
-        note(
-            f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from "
-            "a trained backbone"
-        )
-    return student
+    return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
 
 
 def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bool) -> Run:
     batches = Batches(parts.data, parts.config, fabric)
-    teacher = parts.teacher.model if parts.teacher else None
+    artefacts = Artefacts(run, lineage(parts, fabric))
     try:
-        scores = train(parts.config, run, fabric, parts.student, parts.method, teacher, batches, parts.val, resume)
+        scores = train(
+            parts.config, run, fabric, parts.student, parts.method, parts.teacher, batches, parts.val, artefacts, resume
+        )
     except (Stopped, NumbersError) as error:  # every process raises these together
         stopped = isinstance(error, Stopped)
         _record(run, fabric, **({"status": "stopped"} if stopped else {"status": "failed", "error": str(error)}))
@@ -182,6 +155,8 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         raise
     if fabric.is_global_zero:
         run.record(status="finished", final=scores.to_dict() if scores else None)
+        if parts.teacher and not parts.teacher.trained:
+            run.record(teacher=parts.teacher.card)
         if run.card["kind"] == "distill":
             baseline = find_baseline(run)
             run.record(baseline=str(baseline.path) if baseline else None)
@@ -189,7 +164,8 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         if run.card["kind"] != "teacher":
             point_last(run, root)
         run.unlock()
-        result = f": best val mIoU {100 * scores.miou:.2f} %" if scores else ""
+        shown = ", privileged: it is shown the label" if parts.student.in_channels == 4 else ""
+        result = f": best val mIoU {100 * scores.miou:.2f} %{shown}" if scores else ""
         say(f"{run.path.name} finished{result}; weights in {student_file(run)}")
     fabric.barrier()
     return run
@@ -238,13 +214,26 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     return data, val, card
 
 
-def _method(config: Config, student: SegmentationModel, teacher: Teacher | None) -> Composite:
+def lineage(parts: Parts, fabric: Fabric) -> dict[str, Any]:
+    """Return what the phases of a run depend on besides their own settings."""
+    recipe = {"batch", "accumulate", "crop", "scale", "flip", "jitter", "power", "precision", "seed"}
+    return {
+        "teacher": parts.teacher.origin if parts.teacher else None,
+        "data": parts.data_card["fingerprint"],
+        "train": parts.config.train.model_dump(mode="json", include=recipe),
+        "processes": fabric.world_size,
+    }
+
+
+def _method(config: Config, student: SegmentationModel, teacher: Teacher | None, images: int) -> Composite:
     sizes = Sizes(
         num_classes=student.num_classes,
         student=student.taps,
         teacher=teacher.model.taps if teacher else {},
         iters=config.train.iters,
         seed=config.train.seed,
+        epoch=-(-images // config.train.batch),
+        teacher_trained=teacher.trained if teacher else True,
     )
     return methods.compose(
         config.method.name if teacher else "none", sizes, config.method.settings() if teacher else {}
@@ -253,8 +242,7 @@ def _method(config: Config, student: SegmentationModel, teacher: Teacher | None)
 
 def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
     """Train the named architecture on the built-in data, or say how to do it on others."""
-    assert config.model.teacher
-    name = models.expand(config.model.teacher, config.model.arch)
+    name = models.expand(teacher_name(config), config.model.arch)
     if data_card["name"] != "builtin":
         raise WeightsError(
             f"no finished run of {name} on {data_card['name']} to teach; make one with: kdc train --student {name} "

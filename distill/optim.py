@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .config import Train
-from .methods import Critic
+from .methods import Critic, Phase
 from .schedule import poly
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -20,6 +20,19 @@ def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.O
     if train.optimizer == "adamw":
         return torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
     return torch.optim.SGD(chosen, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+
+
+def phase_optimiser(phase: Phase) -> torch.optim.Optimizer:
+    """Make the SGD of a phase, whatever the student is trained with."""
+    return torch.optim.SGD(
+        phase.module.parameters(), lr=phase.lr, momentum=phase.momentum, weight_decay=phase.weight_decay
+    )
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
+    """Return the norm of all gradients that a step would take."""
+    grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)
 
 
 def critic_optimiser(critic: Critic) -> torch.optim.Optimizer:

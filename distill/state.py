@@ -39,6 +39,11 @@ class Stage:
     #: by name, the method's critics and their optimisers
     critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = field(default_factory=dict)
 
+    @property
+    def scaler(self) -> Any:
+        """The GradScaler of fp16, or None."""
+        return getattr(self.precision, "scaler", None)
+
 
 @dataclass
 class State:

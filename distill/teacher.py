@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from . import models
 from .checkpoint import load_student, read_card, student_file
@@ -14,8 +15,9 @@ from .console import note
 from .data import Dataset
 from .errors import UsageError, WeightsError
 from .evaluate import evaluate, model_predictor
+from .metrics import Scores
 from .models import SegmentationModel
-from .models._weights import load_full
+from .models._weights import load_backbone, load_full
 from .preprocess import NAMED
 from .run import Run, all_runs, find_run, sha256
 
@@ -32,9 +34,24 @@ class Teacher:
     model: SegmentationModel
     card: dict[str, Any]
 
+    @property
+    def trained(self) -> bool:
+        """Whether it came trained; if not, a phase of the method trains it."""
+        return self.card.get("trained", True)
 
-def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = None) -> Teacher | None:
+    @property
+    def origin(self) -> Any:
+        """What its weights come from, as plain values."""
+        return self.card["sha256"] if self.trained else {"spec": self.card["spec"], "start": self.card["start"]}
+
+
+def find_teacher(
+    config: Config, data_card: dict[str, Any], root: Path | None = None, assisted: bool = False
+) -> Teacher | None:
     """Find the teacher that ``model.teacher`` names: a run, a checkpoint, or an architecture with weights or a run.
+
+    ``self`` is the student's own architecture. An ``assisted`` teacher is shown the label as a fourth channel, and a
+    network without a run is built anew, for the method's phase to train.
 
     Returns:
         The teacher, or None where an architecture is named and no run of it on this data exists.
@@ -43,27 +60,41 @@ def find_teacher(config: Config, data_card: dict[str, Any], root: Path | None = 
         UsageError: no teacher is named, or the name is neither a run nor an architecture.
         WeightsError: the weights do not fit, or the class counts differ.
     """
-    name = config.model.teacher
-    if name is None:
-        raise UsageError("no teacher named; give --teacher NAME|RUN|FILE, such as --teacher r101")
-    if config.model.teacher_weights:
-        return _checked_classes(_from_weights(config, name, Path(config.model.teacher_weights), data_card), data_card)
+    name = teacher_name(config)
+    weights = config.model.teacher_weights
+    if weights and not (assisted and weights == "imagenet"):
+        found = _from_weights(config, name, Path(weights), data_card, assisted)
+        return _checked(found, data_card, assisted)
     if Path(name).suffix == ".safetensors":
-        return _checked_classes(_from_checkpoint(Path(name), None), data_card)
+        return _checked(_from_checkpoint(Path(name), None), data_card, assisted)
     if Path(name).suffix in (".pth", ".pt", ".ckpt") and Path(name).exists():
         raise UsageError(
             f"--teacher {name} is a file of weights alone: name the network, --teacher NAME --teacher-weights {name}"
         )
     if (run := _named_run(name, root)) is not None:
-        return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
-    wanted, stride = models.expand(name, config.model.arch), config.model.teacher_stride
+        return _checked(_from_checkpoint(student_file(run), run), data_card, assisted)
+    wanted = models.expand(name, config.model.arch)
+    stride = models.stride_of(wanted, config.model.teacher_stride)
+    channels = 4 if assisted else 3
     for run in reversed(all_runs(root)):
         student = run.card.get("student") or {}
         same_data = (run.card.get("data") or {}).get("fingerprint") == data_card["fingerprint"]
         done = run.card.get("status") == "finished" and run.card.get("kind") in ("train", "teacher")
-        if done and same_data and (student.get("name"), student.get("output_stride")) == (wanted, stride):
-            return _checked_classes(_from_checkpoint(student_file(run), run), data_card)
-    return None
+        same = (student.get("name"), student.get("output_stride"), student.get("in_channels", 3))
+        if done and same_data and same == (wanted, stride, channels):
+            return _checked(_from_checkpoint(student_file(run), run), data_card, assisted)
+    return _untrained(config, name, data_card) if assisted else None
+
+
+def teacher_name(config: Config) -> str:
+    """Return what ``model.teacher`` names; ``self`` is the student's architecture.
+
+    Raises:
+        UsageError: no teacher is named.
+    """
+    if config.model.teacher is None:
+        raise UsageError("no teacher named; give --teacher NAME|RUN|FILE, such as --teacher r101")
+    return config.model.student if config.model.teacher == "self" else config.model.teacher
 
 
 def reopen_teacher(card: dict[str, Any]) -> Teacher:
@@ -72,6 +103,11 @@ def reopen_teacher(card: dict[str, Any]) -> Teacher:
     Raises:
         WeightsError: its file is gone or has changed.
     """
+    if not card.get("trained", True):  # by a phase of the run, which leaves a file when it is done
+        model = models.rebuild(card["spec"])
+        if card.get("file"):
+            model.load_state_dict(load_file(card["file"]))
+        return Teacher(model.requires_grad_(False).eval(), card)
     path = Path(card["file"])
     if not path.exists() or sha256(path) != card["sha256"]:
         raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
@@ -91,14 +127,12 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
     if not data.labelled:
         note(f"teacher check: skipped, {data.name} {data.split} has no labels")
         return
-    indices = np.linspace(0, len(data) - 1, min(CHECK_IMAGES, len(data))).astype(int).tolist()
+    indices = spread(data, CHECK_IMAGES)
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
-    truth = scores.confusion.sum(1)
-    # the best constant answer: every pixel the commonest class, one IoU above zero
-    chance = float(truth.max() / max(truth.sum(), 1) / max((truth > 0).sum(), 1))
-    teacher.card |= {"check": {"miou": scores.miou_present, "chance": chance, "images": len(indices)}}
-    text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * chance:.1f} %"
-    if scores.miou_present <= CHECK_FACTOR * chance:
+    lucky = chance(scores)
+    teacher.card |= {"check": {"miou": scores.miou_present, "chance": lucky, "images": len(indices)}}
+    text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * lucky:.1f} %"
+    if scores.miou_present <= CHECK_FACTOR * lucky:
         raise WeightsError(
             f"the teacher {teacher.card['name']} knows nothing of this data ({text}); train it first: kdc train "
             "--student "
@@ -106,6 +140,17 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
             "same"
         )
     note(f"teacher check: {teacher.card['name']} {text}")
+
+
+def spread(data: Dataset, images: int) -> list[int]:
+    """Return the indices of up to ``images`` images, evenly spread over a split."""
+    return np.linspace(0, len(data) - 1, min(images, len(data))).astype(int).tolist()
+
+
+def chance(scores: Scores) -> float:
+    """Return the mIoU of the best constant answer: every pixel the commonest class, one IoU above zero."""
+    truth = scores.confusion.sum(1)
+    return float(truth.max() / max(truth.sum(), 1) / max((truth > 0).sum(), 1))
 
 
 def _named_run(name: str, root: Path | None) -> Run | None:
@@ -125,9 +170,32 @@ def _from_checkpoint(path: Path, run: Run | None) -> Teacher:
     )
 
 
-def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, Any]) -> Teacher:
+def _untrained(config: Config, name: str, data_card: dict[str, Any]) -> Teacher:
+    """Build an assisted teacher that the method's phase is going to train."""
+    options = config.model
+    model = models.build(
+        models.expand(name, options.arch),
+        data_card["num_classes"],
+        output_stride=options.teacher_stride,
+        dropout=options.teacher_dropout,
+        preprocess=NAMED[options.preprocess],
+        seed=config.train.seed,
+        in_channels=4,
+    )
+    if options.teacher_weights:
+        note(f"teacher: {load_backbone(model, options.teacher_weights).line()}")
+    card = {"name": model.name, "spec": model.spec(), "start": options.teacher_weights, "trained": False}
+    card |= {"file": None, "sha256": None, "run": None, "source": "a phase of this run, which trains it first"}
+    return Teacher(model.requires_grad_(False).eval(), card)
+
+
+def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, Any], assisted: bool) -> Teacher:
     wanted = models.expand(name, config.model.arch)
-    options = {"output_stride": config.model.teacher_stride, "preprocess": NAMED[config.model.preprocess]}
+    options: dict[str, Any] = {
+        "output_stride": config.model.teacher_stride,
+        "preprocess": NAMED[config.model.preprocess],
+        "in_channels": 4 if assisted else 3,
+    }
     model = models.build(wanted, data_card["num_classes"], **options)
     report = load_full(model, path)
     note(f"teacher: {report.line()}")
@@ -144,13 +212,22 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
     return Teacher(model.eval(), card | {"source": str(path)})
 
 
-def _checked_classes(teacher: Teacher, data_card: dict[str, Any]) -> Teacher:
+def _checked(teacher: Teacher, data_card: dict[str, Any], assisted: bool) -> Teacher:
     if teacher.model.num_classes != data_card["num_classes"]:
         raise WeightsError(
             f"the teacher {teacher.card['source']} knows {teacher.model.num_classes} classes, the data "
             f"{data_card['name']} has "
             f"{data_card['num_classes']}; take a teacher of this data: kdc train --student {teacher.model.name} "
             f"--data {data_card['source']}"
+        )
+    if (teacher.model.in_channels == 4) != assisted:
+        raise WeightsError(
+            f"the teacher {teacher.card['source']} is an ordinary network, label-assisted needs one that is shown the "
+            f"label: kdc train --preset label-assist-teacher --student {teacher.model.name}, or name the architecture "
+            "and a phase trains it"
+            if assisted
+            else f"the teacher {teacher.card['source']} must be shown the label: it teaches by --method label-assisted "
+            "alone"
         )
     teacher.model.requires_grad_(False).eval()
     return teacher

@@ -19,7 +19,7 @@ from ..deploy.parity import DEFAULTS, GateResult, discard, gate, judge, manifest
 from ..deploy.runtime import open_runtime
 from ..deploy.torch_runtime import export_size
 from ..distill import console
-from ..distill.checkpoint import load_student, read_card, student_file
+from ..distill.checkpoint import load_deployable, read_card, student_file
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, replacing, sha256, versions, write_json
@@ -136,7 +136,7 @@ def export_run(
         NumbersError: a gate failed; that file is gone, those before it stay.
     """
     weights = student_file(run, which)
-    model = load_student(weights)
+    model = load_deployable(weights)
     size = size or export_size(run.card["data"]["size"], model.output_stride)
     full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")

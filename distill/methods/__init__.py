@@ -55,6 +55,11 @@ class Composite(Method):
         part = dict(self._parts()).get(self._teaches or "")
         return part.teach(teacher, batch) if part else super().teach(teacher, batch)
 
+    def remember(self, teacher: "Output", batch: Batch) -> None:
+        with torch.no_grad(), torch.autocast(batch.labels.device.type, enabled=False):
+            for _, method in self._parts():
+                method.remember(teacher, batch)
+
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         values = {
             f"{name}.{term}": value
@@ -62,6 +67,21 @@ class Composite(Method):
             for term, value in method(student, teacher, batch).items()
         }
         return {term: values[term] for term in self.terms}
+
+    @torch.no_grad()
+    def magnitudes(self, student: "Output", teacher: "Output") -> dict[str, dict[str, float]]:
+        """Return, by method that compares features, their mean norms per image and what the product weighs.
+
+        ``m`` of the teacher, ``n`` of the student behind its adapter, ``mn/N`` with N the elements of a feature: the
+        weight that a plain squared distance gives to the angle (Rethinking KD with Raw Features, equation 3, figure 2).
+        """
+        found = {}
+        for name, method in self._parts():
+            if (pair := method.compared(student, teacher)) is not None:
+                n, m = (x.flatten(1).square().sum(1).sqrt() for x in pair)
+                product = (m * n).mean() / pair[0][0].numel()
+                found[name] = {"m": m.mean().item(), "n": n.mean().item(), "mn/N": product.item()}
+        return found
 
     def critics(self) -> dict[str, Critic]:
         return {f"{name}.{key}": critic for name, method in self._parts() for key, critic in method.critics().items()}
@@ -76,6 +96,16 @@ class Composite(Method):
 
     def joint_parameters(self) -> list[nn.Parameter]:
         return [parameter for _, method in self._parts() for parameter in method.joint_parameters()]
+
+    def local_buffers(self) -> list[str]:
+        return [f"methods.{name}.{buffer}" for name, method in self._parts() for buffer in method.local_buffers()]
+
+    def apart(self) -> list[str]:
+        """Return the names of what is not synchronised with the student: critics, and buffers of each rank's own."""
+        modules = {id(m) for critic in self.critics().values() for m in critic.module.modules()}
+        critics = [name for name, module in self.named_modules() if id(module) in modules]
+        tensors = [*self.named_parameters(), *self.named_buffers()]
+        return [n for n, _ in tensors if n.rpartition(".")[0] in critics] + self.local_buffers()
 
     def notes(self) -> list[str]:
         said = []
@@ -118,6 +148,11 @@ def load(name: str) -> type[Method]:
     )
 
 
+def assisted(spec: str) -> bool:
+    """Return whether a method of ``spec`` shows its teacher the label as a fourth channel."""
+    return spec.strip() != "none" and any(load(part.strip()).assisted for part in spec.split("+"))
+
+
 def options(method: type[Method]) -> dict[str, Any]:
     """Return the method's hyper-parameters with their defaults."""
     parameters = inspect.signature(method).parameters.values()
@@ -134,6 +169,8 @@ def info(name: str) -> dict[str, Any]:
         "taps": list(method.taps),
         "terms": dict(method.weights),
         "options": options(method),
+        "assisted": method.assisted,
+        "differences": list(method.differences),
         "description": inspect.getdoc(method) or "",
     }
 

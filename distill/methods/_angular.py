@@ -55,6 +55,13 @@ class Angular(Method):
     taps = ("bb",)
     weights: ClassVar[dict[str, float]] = {"ad": 10.0}
     paper = "Liu et al., Rethinking Knowledge Distillation with Raw Features for Semantic Segmentation (WACV 2024)"
+    differences = (
+        "Equations 5 and 8 misprint an index and a vector; kdc follows equation 6 and the text: each vector is divided "
+        "by its own norm.",
+        "The equations are for one image; kdc averages over the batch.",
+        "The authors released no code. That their kd of weight 10 is the mean over elements, as in IFVD and CWD, is "
+        "inferred: --preset lad, cad and pad set kd.reduction=element.",
+    )
     #: the axes of (B, C, H, W) that make one vector
     dims: ClassVar[tuple[int, ...]]
 
@@ -64,6 +71,9 @@ class Angular(Method):
         c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
         self.adapter = Adapter(c_s, c_t, self.rng("adapter")) if c_s != c_t else None
 
-    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+    def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor]:
         s, t = self.pair(student, teacher, self.taps[0])
-        return {"ad": angular(self.adapter(s) if self.adapter else s, t, self.dims)}
+        return (self.adapter(s) if self.adapter else s), t
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        return {"ad": angular(*self.compared(student, teacher), self.dims)}

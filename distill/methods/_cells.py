@@ -7,6 +7,7 @@ many pixels of each class fall into a cell is all that the full resolution adds.
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -101,21 +102,19 @@ def _count(labels: Tensor, index: Tensor, classes: int, cells: int) -> Tensor:
     images = torch.arange(len(labels), device=labels.device)[:, None, None]
     kind = torch.where((labels >= 0) & (labels < classes), labels, classes)
     slot = ((images * (classes + 1) + kind) * cells + index).flatten()
-    size = len(labels) * (classes + 1) * cells
-    if labels.is_cuda:  # bincount would wait for the device
-        count = torch.zeros(size, device=labels.device).scatter_add_(
-            0, slot, torch.ones_like(slot, dtype=torch.float32)
-        )
-    else:
-        count = torch.bincount(slot, minlength=size)
+    # not bincount, which would wait for a GPU
+    count = torch.zeros(len(labels) * (classes + 1) * cells, device=labels.device)
+    count.scatter_add_(0, slot, torch.ones_like(slot, dtype=torch.float32))
     return count.view(len(labels), classes + 1, cells)[:, :classes]
 
 
 def _cells(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Bring both maps to common cells ``(B, K, cells)``; also return each pixel's cell and each cell's pixels."""
     height, width = labels.shape[1:]
-    s_rows, t_rows, row, row_pixels = _axis(height, student.shape[2], teacher.shape[2], labels.device)
-    s_columns, t_columns, column, column_pixels = _axis(width, student.shape[3], teacher.shape[3], labels.device)
+    rows, columns = (_axis(n, student.shape[i], teacher.shape[i]) for i, n in ((2, height), (3, width)))
+    s_rows, t_rows, row, row_pixels, s_columns, t_columns, column, column_pixels = (
+        torch.from_numpy(x).to(labels.device, non_blocking=True) for x in (*rows, *columns)
+    )
     index = row[:, None] * len(column_pixels) + column
     pixels = (row_pixels[:, None] * column_pixels).flatten()
     return _take(student, s_rows, s_columns), _take(teacher, t_rows, t_columns), index, pixels
@@ -128,12 +127,12 @@ def _take(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _axis(pixels: int, student: int, teacher: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _axis(pixels: int, student: int, teacher: int) -> tuple[np.ndarray, ...]:
     """Cut an axis into runs of pixels that read one student and one teacher row; pixel i reads row i * rows // pixels.
 
     Returns the runs' student rows, their teacher rows, each pixel's run and each run's length.
     """
-    i = torch.arange(pixels)
-    pairs = torch.stack([i * student // pixels, i * teacher // pixels])
-    rows, run, length = torch.unique_consecutive(pairs, dim=1, return_inverse=True, return_counts=True)
-    return rows[0].to(device), rows[1].to(device), run.to(device), length.to(device)
+    i = np.arange(pixels)
+    pairs = np.stack([i * student // pixels, i * teacher // pixels])
+    rows, run, length = np.unique(pairs, axis=1, return_inverse=True, return_counts=True)
+    return rows[0].copy(), rows[1].copy(), run.reshape(-1), length

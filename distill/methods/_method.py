@@ -2,8 +2,8 @@
 
 import zlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -27,19 +27,32 @@ class Sizes:
     #: optimiser steps of the run
     iters: int
     seed: int
+    #: optimiser steps that see every training image once
+    epoch: int = 1
+    #: False where the teacher is trained by a phase of the method
+    teacher_trained: bool = True
+
+
+#: gives the generator for what is to be drawn of a batch
+Draw = Callable[[str, Batch], torch.Generator]
 
 
 @dataclass
 class Phase:
-    """Training to be done before the student's, by the same loop."""
+    """Training to be done before the student's, by the same loop with SGD; its result is kept and reused."""
 
     name: str
     module: nn.Module
-    loss: Callable[[nn.Module, Batch], Tensor]
+    #: runs the module on a batch, under autocast
+    run: Callable[[nn.Module, Batch], Any]
+    #: from what ``run`` returned, raised to at least float32, to each part of the loss, already weighted
+    loss: Callable[[Any, Batch], dict[str, Tensor]]
     lr: float
     momentum: float
     weight_decay: float
     iters: int
+    #: what the result depends on besides the teacher, the data and the recipe: plain values
+    key: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +82,10 @@ class Method(nn.Module):
     weights: ClassVar[dict[str, float]] = {}
     #: where the method was published
     paper: ClassVar[str] = ""
+    #: the teacher sees the label as a fourth channel, and a phase trains it unless it comes trained
+    assisted: ClassVar[bool] = False
+    #: where paper, published code and kdc differ, a sentence each, with the option that switches it where there is one
+    differences: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None) -> None:
         super().__init__()
@@ -84,9 +101,16 @@ class Method(nn.Module):
         with torch.no_grad():
             return teacher(batch.images)
 
+    def remember(self, teacher: "Output", batch: Batch) -> None:
+        """Take from what the teacher showed what later steps need, into buffers; called once before `losses`."""
+
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         """Return the raw value of each term that is on: scalars in at least float32."""
         raise NotImplementedError
+
+    def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor] | None:
+        """Return the two features ``(B, C, H, W)`` that are compared, the student's behind its adapter, if any are."""
+        return None
 
     def forward(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         """Return `losses`, computed outside autocast."""
@@ -105,6 +129,10 @@ class Method(nn.Module):
         """Return what trains with the student: all that require grad, critics apart."""
         apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
+
+    def local_buffers(self) -> list[str]:
+        """Return the buffers that every rank keeps equal by itself: they are too large to be broadcast at each step."""
+        return []
 
     def notes(self) -> list[str]:
         """Return what should be said before training starts, a line each."""
@@ -133,14 +161,23 @@ class Method(nn.Module):
                 )
         self.taps = taps
 
-    def rng(self, tag: str) -> torch.Generator:
-        """Return a generator of its own for ``tag``, the same on every rank."""
-        return torch.Generator().manual_seed(zlib.crc32(f"{self.sizes.seed}/{name_of(type(self))}/{tag}".encode()))
+    def rng(self, tag: str, step: int | None = None, part: int = 0) -> torch.Generator:
+        """Return a CPU generator of its own for ``tag`` (and a step), the same on every rank and after a resume."""
+        return generator(self.sizes.seed, name_of(type(self)), tag, *(() if step is None else (step, part)))
+
+    def draw(self, tag: str, batch: Batch) -> torch.Generator:
+        """Return a generator for what is drawn of a batch: another for each step, micro-batch and rank."""
+        return self.rng(tag, batch.step, batch.part)
 
     def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:
         """Return a tap of both in at least float32: the student's at the teacher's size, the teacher's detached."""
         target = raised(teacher.tap(tap)).detach()
         return upsample(raised(student.tap(tap)), target.shape[-2:]), target
+
+
+def generator(*words: object) -> torch.Generator:
+    """Return a CPU generator whose seed is drawn from ``words``."""
+    return torch.Generator().manual_seed(zlib.crc32("/".join(map(str, words)).encode()))
 
 
 def hyphen(name: str) -> str:

@@ -282,11 +282,13 @@ class Toy(Method):
         return list(self.adapter.parameters())
 
     def phases(self, teacher):
-        return [
-            Phase(
-                "coder", self.coder, lambda module, batch: module(batch.images / 255).square().mean(), 0.1, 0.9, 0.0, 3
-            )
-        ]
+        def run(module, batch):
+            return module(batch.images / 255)
+
+        def loss(coded, batch):
+            return {"size": coded.square().mean()}
+
+        return [Phase("coder", self.coder, run, loss, 0.1, 0.9, 0.0, 3)]
 
     def losses(self, student, teacher, batch):
         return {
@@ -326,9 +328,9 @@ def test_phases_and_critics_run_and_resume_exactly(
 
         monkeypatch.setattr(loop.State, "save", save)
         with pytest.raises(KeyboardInterrupt):
-            job.run_job(settings, out=tmp_path / str(stop_at))
+            job.run_job(settings, out=tmp_path / str(stop_at) / "run")
         monkeypatch.setattr(loop.State, "save", original)
-        resumed = job.resume_job(str(tmp_path / str(stop_at)))
+        resumed = job.resume_job(str(tmp_path / str(stop_at) / "run"))
         assert (resumed.path / "metrics.jsonl").read_bytes() == (whole.path / "metrics.jsonl").read_bytes()
         assert equal(load_state(resumed.checkpoints)["method"], state["method"]) and equal(
             weights(resumed), weights(whole)

@@ -1,0 +1,62 @@
+"""What the processes of a run tell each other: their images, the labelled pixels, signals and sums."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from .batch import IGNORE, Batch
+from .errors import DataError, KdcError
+
+
+def fetch(
+    fabric: Fabric, stream: Iterator[dict[str, Any]], step: int, count: int
+) -> tuple[list[Batch], KdcError | None]:
+    """Return the micro-batches of a step; an error is handed on, for the other ranks must hear of it."""
+    try:
+        first = fabric.global_rank * count
+        return [_to(fabric.device, next(stream), step, first + i) for i in range(count)], None
+    except KdcError as error:
+        return [], error
+
+
+def _to(device: torch.device, sample: dict[str, Any], step: int, part: int) -> Batch:
+    images = sample["image"].to(device, non_blocking=True)
+    return Batch(images, sample["label"].to(device, non_blocking=True).long(), step, part)
+
+
+def agree(fabric: Fabric, micro: list[Batch], stop: int, error: KdcError | None) -> tuple[Tensor, int]:
+    """Return the labelled pixels of the global batch, and the signal that any rank got.
+
+    The count stays a whole number: Fabric turns floating-point inputs of the learner into the precision of autocast,
+    where a count of pixels is rounded (bf16) or infinite (fp16).
+
+    Raises:
+        KdcError: this rank could not read its images, or another one could not; all ranks stop together.
+    """
+    counts = [(batch.labels != IGNORE).sum() for batch in micro]
+    valid = torch.stack(counts).sum() if counts else torch.zeros((), dtype=torch.int64, device=fabric.device)
+    if fabric.world_size == 1:
+        if error:
+            raise error
+        return valid, stop
+    alone = torch.stack([valid, torch.full_like(valid, stop), torch.full_like(valid, error is not None)])
+    both = reduced(fabric, alone, "sum")
+    if both[2]:
+        texts: list[Any] = [None] * fabric.world_size
+        torch.distributed.all_gather_object(texts, str(error or ""))
+        raise error or DataError("; ".join(text for text in texts if text))
+    return both[0], _signal(int(both[1]))
+
+
+def _signal(total: int) -> int:
+    # several ranks get the same signal at once on Ctrl-C: any multiple of SIGINT's 2 and SIGTERM's 15 names one of them
+    return 0 if total == 0 else int(signal.SIGTERM if total % signal.SIGTERM == 0 else signal.SIGINT)
+
+
+def reduced(fabric: Fabric, value: Tensor, how: str = "mean") -> Tensor:
+    """Return the mean (or ``"sum"``) of a value over all processes."""
+    return cast(Tensor, fabric.all_reduce(value, reduce_op=how)) if fabric.world_size > 1 else value

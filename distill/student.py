@@ -1,0 +1,47 @@
+"""The student as a run begins: its network, its seed and the weights that it starts from."""
+
+from . import models
+from .checkpoint import load_student
+from .config import Config
+from .console import note
+from .errors import UsageError, WeightsError
+from .models import SegmentationModel
+from .models._weights import load_backbone
+from .preprocess import NAMED
+
+
+def build_student(config: Config, classes: int) -> SegmentationModel:
+    """Build the student from its seed, then put in the weights that the configuration names."""
+    options = config.model
+    if options.hint and config.method.name != "none":
+        raise UsageError(
+            f"model.hint trains a teacher that is shown the label; a student of method {config.method.name} must not "
+            "see it: leave model.hint away, or train with: kdc train --preset label-assist-teacher"
+        )
+    name = models.expand(options.student, options.arch)
+    student = models.build(
+        name,
+        classes,
+        output_stride=options.output_stride,
+        dropout=options.dropout,
+        preprocess=NAMED[options.preprocess],
+        seed=config.train.seed,
+        in_channels=4 if options.hint else 3,
+    )
+    if options.init:
+        start = load_student(options.init)
+        if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
+            raise WeightsError(
+                f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for "
+                f"{classes}"
+            )
+        student.load_state_dict(start.state_dict())
+        note(f"student: {name} from {options.init}")
+    elif options.student_weights:
+        note(f"student: {load_backbone(student, options.student_weights).line()}")
+    else:
+        note(
+            f"student: {name} at random (seed {config.train.seed}); --student-weights imagenet|FILE starts it from "
+            "a trained backbone"
+        )
+    return student

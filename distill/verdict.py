@@ -1,0 +1,74 @@
+"""How the network that is trained is judged, during the training and at its end, and which weights are kept."""
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from . import console
+from .checkpoint import load_student, save_student
+from .config import Config
+from .data import Dataset
+from .evaluate import evaluate, model_predictor
+from .metrics import Scores
+from .models import SegmentationModel
+from .processes import reduced
+from .state import State
+
+
+def validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
+    """Judge the network as it is now, log the scores, and keep its weights if they are the best so far."""
+    scores = _scores(config, fabric, state.judged, val, config.train.val_images)
+    privileged = " (privileged: it is shown the label)" if state.student.in_channels == 4 else ""
+    text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %{privileged}"
+    if fabric.is_global_zero:
+        state.log("metrics", step=state.step, stage="main", val=_short(scores))
+        if scores.miou > state.best.get("miou", -1.0):
+            state.best = {"step": state.step, "miou": scores.miou}
+            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, **state.best))
+            text += " (best)"
+        console.say(text)
+
+
+def finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -> Scores | None:
+    """Keep the last weights beside the best ones, and judge the best on the whole validation split."""
+    if fabric.is_global_zero:
+        save_student(state.run.checkpoints / "last.safetensors", state.judged, _card(state, step=state.step))
+        if val is None or not (state.run.checkpoints / "best.safetensors").exists():  # the last are the best known
+            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, step=state.step))
+        for file in state.logs.values():
+            file.close()
+    fabric.barrier()
+    if val is None:
+        return None
+    return _scores(config, fabric, load_student(state.run), val, None)
+
+
+def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Dataset, limit: int | None) -> Scores:
+    """Judge on ``limit`` images spread over the split, each rank its share; no random number is drawn."""
+    count = min(limit or len(val), len(val))
+    indices = [i * len(val) // count for i in range(count)][fabric.global_rank :: fabric.world_size]
+    training = model.training
+    predict = model_predictor(model, fabric.device, channels_last=config.train.channels_last)
+    scores = evaluate(predict, val, indices=indices, label="validate")
+    model.train(training)
+    if fabric.world_size > 1:
+        for name in ("confusion", "band_confusion"):
+            total = reduced(fabric, torch.from_numpy(getattr(scores, name)).to(fabric.device), "sum")
+            setattr(scores, name, total.cpu().numpy())
+        scores.images = count
+    return scores
+
+
+def _card(state: State, **values: Any) -> dict[str, Any]:
+    data = state.run.card["data"]
+    return {"classes": data["classes"], "palette": data["palette"], "run": state.run.path.name, **values}
+
+
+def _short(scores: Scores) -> dict[str, Any]:
+    return {
+        "miou": scores.miou,
+        "miou_present": scores.miou_present,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": scores.iou,
+    }
