@@ -20,12 +20,22 @@ class Cwd(Method):
 
     logits, feature = T^2 / (B C) * sum_{b,c} sum_n q_t log(q_t / q_s),  q = softmax over the positions of x / T, on the
     logits and on the feature tap `at`. Where the channels differ a trained 1x1 adapter brings the student's feature to
-    the teacher's C (adapter=conv, or conv-bn-relu); the feature term is divided by the teacher's C.
+    the teacher's C (adapter=conv, or conv-bn-relu); the feature term is divided by the teacher's C (divide=teacher), or
+    by the student's, as CIRKD does (divide=student).
     """
 
     taps = ("logits", "dec")
     weights: ClassVar[dict[str, float]] = {"logits": 3.0, "feature": 50.0}
     paper = "Shu et al., Channel-wise Knowledge Distillation for Dense Prediction (ICCV 2021)"
+    differences = (
+        "CIRKD divides the feature term by the student's channels, C_t / C_s times the paper's: divide=student.",
+        "CIRKD adapts the feature by a bare 1x1 convolution, the authors' TorchDistiller by convolution, BN and ReLU: "
+        "adapter=conv-bn-relu.",
+        "TorchDistiller's own default is T=1, its documented command T=4.",
+        "The feature weight 50 comes from CIRKD's script; the authors' code publishes runs on the logits alone "
+        "(--preset cwd-original).",
+        "The published norms over pixels or channel means, and the squared error, are not offered.",
+    )
 
     def __init__(
         self,
@@ -35,16 +45,19 @@ class Cwd(Method):
         T: float | str = 4.0,
         at: str = "dec",
         adapter: str = "conv",
+        divide: str = "teacher",
     ) -> None:
         super().__init__(sizes, terms=terms)
         self.need(*(tap for term, tap in (("logits", "logits"), ("feature", at)) if term in self.terms))
         self.T = temperature(T)
         self.at = at
         choose("cwd.adapter", adapter, Adapter.KINDS)
-        self.adapter = None
+        choose("cwd.divide", divide, ("teacher", "student"))
+        self.adapter, self.factor = None, 1.0
         if "feature" in self.terms and sizes.student[at].channels != sizes.teacher[at].channels:
             c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
             self.adapter = Adapter(c_s, c_t, self.rng("adapter"), adapter)
+            self.factor = c_t / c_s if divide == "student" else 1.0
 
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         T = self.T(batch.step)
@@ -53,5 +66,5 @@ class Cwd(Method):
             values["logits"] = channel_kl(*self.pair(student, teacher, "logits"), T)
         if "feature" in self.terms:
             s, t = self.pair(student, teacher, self.at)
-            values["feature"] = channel_kl(self.adapter(s) if self.adapter else s, t, T)
+            values["feature"] = self.factor * channel_kl(self.adapter(s) if self.adapter else s, t, T)
         return values

@@ -14,6 +14,8 @@ from . import Method, Sizes, choose
 if TYPE_CHECKING:
     from ..models import Output
 
+REDUCTIONS = ("pixel", "element", "skd")
+
 
 class Kd(Method):
     """Hinton's distillation of the class probabilities, pixel by pixel.
@@ -26,6 +28,14 @@ class Kd(Method):
 
     weights: ClassVar[dict[str, float]] = {"kd": 1.0}
     paper = "Hinton et al., Distilling the Knowledge in a Neural Network (2015)"
+    differences = (
+        "The weight 10 of IFVD, CWD and Rethinking KD belongs to the mean over elements without T^2, which is 10 / K "
+        "of the usual term: reduction=element.",
+        "SKD uses the soft cross-entropy, not the divergence, summed over the batch and divided by the positions: "
+        "reduction=skd; at T=1 its gradient is B times the usual one.",
+        "No published code leaves out ignored positions; mask_ignore=true does.",
+        "KT's term of the same name is a softmax over space: that is kt's kd, and cwd.",
+    )
 
     def __init__(
         self,
@@ -40,7 +50,7 @@ class Kd(Method):
         super().__init__(sizes, terms=terms)
         self.need("logits", "aux") if aux_weight else self.need("logits")
         self.T = temperature(T)
-        self.reduction = choose("kd.reduction", reduction, ("pixel", "element", "skd"))
+        self.reduction = choose("kd.reduction", reduction, REDUCTIONS)
         self.mask_ignore = mask_ignore
         self.aux_weight = aux_weight
 
@@ -52,18 +62,27 @@ class Kd(Method):
 
     def _kl(self, student: "Output", teacher: "Output", tap: str, batch: Batch) -> Tensor:
         s, t = self.pair(student, teacher, tap)
-        T = self.T(batch.step)
-        images, classes, height, width = s.shape
-        keep, positions = None, images * height * width
+        keep = None
         if self.mask_ignore:
             keep = (labels_at(batch.labels, s.shape[-2:]) != IGNORE).unsqueeze(1).to(s.dtype)
-            positions = keep.sum().clamp(min=1)
-        scale = {
-            "pixel": T * T / positions,
-            "element": 1 / (positions * classes),
-            "skd": 1 / (height * width),
-        }[self.reduction]
-        return softmax_kl(s, t, 1, T, scale, keep, cross=self.reduction == "skd")
+        return class_kl(s, t, self.T(batch.step), self.reduction, keep)
+
+
+def class_kl(
+    student: Tensor, teacher: Tensor, T: float, reduction: str = "pixel", keep: Tensor | None = None
+) -> Tensor:
+    """Compare the class probabilities of logits ``(B, K, H, W)`` in one of the `REDUCTIONS`.
+
+    ``keep`` ``(B, 1, H, W)`` is 1 where a position counts and 0 elsewhere; None counts all.
+    """
+    images, classes, height, width = student.shape
+    positions = images * height * width if keep is None else keep.sum().clamp(min=1)
+    scale = {
+        "pixel": T * T / positions,
+        "element": 1 / (positions * classes),
+        "skd": 1 / (height * width),
+    }[reduction]
+    return softmax_kl(student, teacher, 1, T, scale, keep, cross=reduction == "skd")
 
 
 def temperature(value: float | str) -> Schedule:

@@ -1,4 +1,4 @@
-"""Composing methods, their settings, and the presets."""
+"""Composing methods, and their settings."""
 
 import json
 
@@ -10,7 +10,6 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Composite, Critic, Method, Sizes, compose, info, names
 from kdc.distill.models import Output, Tap
-from kdc.distill.presets import PRESETS, preset
 
 K = 5
 TAPS = [{"logits": Tap(K, 8), "aux": Tap(K, 8), "dec": Tap(c, 8), "bb": Tap(2 * c, 8)} for c in (4, 6)]
@@ -99,25 +98,6 @@ def test_description_is_plain_data():
     notes = composite.notes()
     assert any("iteration 10 of 40" in note for note in notes) and any("fixed" in note for note in notes)
     json.dumps([info(name) for name in names()])
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_build(name):
-    flat = preset(name)
-    settings: dict = {}
-    for key, value in flat.items():
-        section, part, *rest = key.split(".")
-        if section == "method" and part != "name":
-            settings.setdefault(part, {})[".".join(rest)] = value
-    composite = compose(flat["method.name"], SIZES, settings)
-    assert composite.losses(*outputs(), batch())
-    if name in ("lad", "cad", "pad"):
-        assert [composite.weight(t, 0) for t in (f"{name}.ad", "kd.kd")] == [10.0, 10.0]
-
-
-def test_unknown_preset():
-    with pytest.raises(UsageError, match="did you mean 'cirkd-kd'"):
-        preset("cirkd-kt0")
 
 
 class Watching(Method):
