@@ -11,6 +11,7 @@ import torch
 from kdc.distill.batch import Batch
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Composite, Sizes, compose
+from kdc.distill.methods.ka import adaptation, affinity_gap, reconstruction
 from kdc.distill.models import Output, Tap
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -64,12 +65,12 @@ class Case:
         ]
         return compose(spec, Sizes(5, *taps, iters=40, seed=0), {spec: settings}).double()
 
-    def check_gradients(self, loss, part=""):
+    def check_gradients(self, loss, part="", rtol=1e-9, atol=1e-14):
         inputs = {k: x for k, x in self.student.items() if f"grad_{part}s_{k}" in self.arrays}
         assert inputs
         grads = torch.autograd.grad(loss, tuple(inputs.values()), retain_graph=True)
         for key, grad in zip(inputs, grads, strict=True):
-            torch.testing.assert_close(grad, self.arrays[f"grad_{part}s_{key}"], rtol=1e-9, atol=1e-14)
+            torch.testing.assert_close(grad, self.arrays[f"grad_{part}s_{key}"], rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize(
@@ -83,16 +84,51 @@ class Case:
         ("lad", "lad.ad", {}),
         ("cad", "cad.ad", {}),
         ("pad", "pad.ad", {}),
+        ("naive", "naive.mse", {}),
+        ("fitnet", "naive.mse", {"adapter": "conv", "always": True}),
+        ("md", "md.md", {}),
+        ("at", "at.att", {}),
+        ("dist", "dist.dist", {}),
+        ("ifvd", "ifvd.ifvd", {}),
     ],
 )
 def test_case(name, term, settings):
     case = Case(name)
     method = term.partition(".")[0]
-    feature = "bb" if method in ("lad", "cad", "pad") else "dec"
+    feature = "bb" if method in ("lad", "cad", "pad", "naive", "md") else "dec"
     composite = case.compose(method, feature, settings)
     if "param_conv" in case.arrays:
         part(composite, method).adapter.load_state_dict({"0.weight": case.arrays["param_conv"]})
     value = composite.losses(*case.outputs(feature), Batch(torch.zeros(0), case.labels))[term]
+    assert value.item() == pytest.approx(case.loss, rel=1e-12)
+    case.check_gradients(value)
+
+
+@pytest.mark.parametrize(("term", "read"), [("psd", "abc"), ("csd", "c")])
+def test_dsd(term, read):
+    case = Case(f"dsd_{term}")
+    student, teacher = (Output(side["c"], side["a"], {"dec": side["b"]}) for side in (case.student, case.teacher))
+    taps = [{"logits": Tap(5, 8), "aux": Tap(5, 8), "dec": Tap(width, 8)} for width in (3, 7)]
+    composite = compose("dsd", Sizes(5, *taps, iters=40, seed=0))
+    value = composite.losses(student, teacher, Batch(torch.zeros(0), case.labels))[f"dsd.{term}"]
+    # the reference adds its three pairs up in float32
+    assert value.item() == pytest.approx(case.loss, rel=1e-6)
+    for key in set(case.student) - set(read):
+        del case.student[key]
+        assert not case.arrays[f"grad_s_{key}"].any()
+    case.check_gradients(value, rtol=1e-6, atol=1e-12)
+
+
+def test_mgd(monkeypatch):
+    case = Case("mgd")
+    composite = case.compose("mgd", "bb", {})
+    method = part(composite, "mgd")
+    theirs = {"align": "align", "generator.0.0": "generation.0", "generator.2.0": "generation.2"}
+    ends = ("weight", "bias")
+    method.load_state_dict({f"{k}.{end}": case.arrays[f"param_{v}.{end}"] for k, v in theirs.items() for end in ends})
+    monkeypatch.setattr(method, "drawn", lambda batch, x: case.arrays["param_u"])
+    raw = composite.losses(*case.outputs("bb"), Batch(torch.zeros(0), case.labels))["mgd.mgd"]
+    value = composite.weight("mgd.mgd", 0) * raw
     assert value.item() == pytest.approx(case.loss, rel=1e-12)
     case.check_gradients(value)
 
@@ -123,3 +159,76 @@ def test_kt_first_phase():
     assert whole.item() == pytest.approx(case.loss, rel=1e-12)
     case.check_gradients(task, "task_")
     case.check_gradients(whole, "total_")
+
+
+def test_skd_pair():
+    case = Case("skd_pair_original_s50")
+    composite = case.compose("skd", "dec", {"pixel": 0, "adv": 0})
+    value = composite.losses(*case.outputs("dec"), Batch(torch.zeros(0), case.labels))["skd.pair"]
+    # the reference computed in float32
+    assert value.item() == pytest.approx(case.loss, rel=2e-5)
+    (grad,) = torch.autograd.grad(value, case.student["feat"])
+    torch.testing.assert_close(grad, case.arrays["grad_s_feat"].double(), rtol=2e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "term", "key", "weight", "rtol"),
+    [("amir_pa_9x9", "pa", "aspp", 1, 2e-5), ("amir_pi", "pi", "dec", 100, 1e-12)],
+)
+def test_pixel_pair(name, term, key, weight, rtol):
+    case = Case(name)
+    taps = {"logits": Tap(5, 8), "aspp_pre": Tap(5, 8), "dec_pre": Tap(5, 8)}
+    student, teacher = (
+        Output(torch.zeros(2, 5, 1, 1), None, {f"{tap}_pre": x for tap, x in side.items()})
+        for side in (case.student, case.teacher)
+    )
+    composite = compose("pixel-pair", Sizes(5, taps, taps, iters=40, seed=0))
+    values = composite.losses(student, teacher, Batch(torch.zeros(0), case.labels))
+    value = composite.weight(f"pixel-pair.{term}", 0) * values[f"pixel-pair.{term}"]
+    assert composite.weight(f"pixel-pair.{term}", 0) == weight
+    # the reference of pa computed in float32, and the gradients are stored in it
+    assert value.item() == pytest.approx(case.loss, rel=rtol)
+    (grad,) = torch.autograd.grad(value, case.student[key])
+    torch.testing.assert_close(grad, case.arrays[f"grad_s_{key}"].double(), rtol=2e-5, atol=1e-7)
+
+
+def test_ka():
+    case = Case("ka_adapt_p2")
+    value = adaptation(case.student["feat"], case.teacher["code"], p=2, q=2)
+    assert value.item() == pytest.approx(case.loss, rel=1e-12)
+    case.check_gradients(value)
+    case = Case("ka_affinity_rows")
+    value = affinity_gap(case.student["feat"], case.teacher["code"], "rows")
+    assert value.item() == pytest.approx(case.loss, rel=1e-12)
+    case.check_gradients(value)
+    case = Case("ka_recon")
+    value = total(reconstruction(case.teacher["feat"], case.student["code"], case.student["recon"], alpha=1e-6))
+    assert value.item() == pytest.approx(case.loss, rel=1e-12)
+    case.check_gradients(value)
+
+
+class Scores(torch.nn.Module):
+    """Stand in for a discriminator whose scores are known: ``fake`` for logits of zeros, ``real`` for others."""
+
+    def __init__(self, fake, real):
+        super().__init__()
+        self.scores = (fake, real)
+
+    def forward(self, logits):
+        return self.scores[bool(logits.any())]
+
+
+@pytest.mark.parametrize(("method", "off"), [("skd", {"pixel": 0, "pair": 0}), ("adv", {})])
+def test_adversarial_losses(method, off):
+    for name in ("skd_adv_G_hing", "skd_adv_D_hing"):
+        case = Case(name)
+        composite = case.compose(method, "dec", {"critic_weight": 1.0, **off})
+        part(composite, method).discriminator = Scores(case.student["D"], case.student.get("DT"))
+        student, teacher = (Output(torch.full((2, 5, 64, 64), x), None, {}) for x in (0.0, 1.0))
+        batch = Batch(torch.zeros(0), case.labels)
+        if name == "skd_adv_G_hing":
+            value = composite.losses(student, teacher, batch)[f"{method}.adv"]
+        else:
+            value = composite.critic_losses(student, teacher, batch)[f"{method}.discriminator"]
+        assert value.item() == pytest.approx(case.loss, rel=1e-12)
+        case.check_gradients(value)
