@@ -141,6 +141,9 @@ def export_run(
     full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    # before a good file goes
+    check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
+    _check_opset(opset)
     # no manifest is written before the gate: without it a file is unproven
     discard(run, [full, half] if "fp16" in precisions else [full])
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)

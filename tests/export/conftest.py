@@ -20,7 +20,7 @@ def networks() -> dict[str, SegmentationModel]:
     """One network an architecture; batch norm made uneven, so that folding it wrongly shows."""
     torch.set_num_threads(1)
     made = {}
-    for arch, preprocess in (("deeplabv3", None), ("pspnet", BGR_MEAN)):
+    for arch, preprocess in (("deeplabv3", None), ("pspnet", BGR_MEAN), ("deeplabv3plus", None)):
         model = build(f"{arch}-mv2_050", len(CLASSES), preprocess=preprocess, seed=1)
         generator = torch.Generator().manual_seed(0)
         for module in model.modules():

@@ -33,7 +33,7 @@ def ran(path: Path, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {"image": x})[0])
 
 
-@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "deeplabv3plus"])
 @pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8")])
 def test_file_computes_the_network(
     arch: str, head: str, input: str, exported: Files, networks: dict[str, SegmentationModel]
@@ -117,6 +117,15 @@ def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
     assert [gate["stage"] for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
     assert read_gates(run)[0]["max_relative"] < 1e-4
+
+
+@pytest.mark.parametrize("wrong", [{"size": (36, 60)}, {"head": "argmx"}, {"opset": 17}])
+def test_what_cannot_be_exported_costs_no_good_file(run: Run, wrong: dict[str, Any]) -> None:
+    run.export.mkdir()
+    (run.export / "model.onnx").write_bytes(b"good")
+    with pytest.raises(UsageError):
+        to_onnx.export_run(run, **wrong)
+    assert (run.export / "model.onnx").read_bytes() == b"good"
 
 
 def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ def marked(test: Any) -> Any:
 @marked
 @pytest.mark.parametrize("input", ["float", "uint8"])
 @pytest.mark.parametrize("head", ["logits", "argmax"])
-@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "deeplabv3plus"])
 def test_every_form_gives_an_engine(arch: str, head: str, input: str, exported: Files, tmp_path: Path) -> None:
     full, half = exported(arch, head, input), tmp_path / "model.fp16.onnx"
     cast_fp16(full, half)
