@@ -120,7 +120,7 @@ class _SoftmaxKL(torch.autograd.Function):
         length = max(1, (_CUDA_SLICE if student.is_cuda else _CPU_SLICE) // max(1, student[0].numel()))
         for i in range(0, len(student), length):
             s, t, w, g = (None if x is None else x[i : i + length] for x in (student, teacher, weight, grad))
-            value = value + _slice_kl(s, t, w, g, dim, T, cross)
+            value = value + slice_kl(s, t, w, g, dim, T, cross)
         if grad is not None:
             ctx.save_for_backward(grad.mul_(scale / T))
         return value * scale
@@ -131,7 +131,7 @@ class _SoftmaxKL(torch.autograd.Function):
         return ctx.saved_tensors[0] * grads[0], None, None, None, None, None, None
 
 
-def _slice_kl(student, teacher, weight, grad, dim: int, T: float, cross: bool) -> Tensor:
+def slice_kl(student, teacher, weight, grad, dim: int, T: float, cross: bool) -> Tensor:
     """Return the unscaled KL of a slice and write the unscaled gradient into ``grad``, where it is given."""
     log_s = torch.log_softmax(student if T == 1 else student / T, dim)
     log_t = torch.log_softmax(teacher if T == 1 else teacher / T, dim)
