@@ -6,7 +6,7 @@ from typing import Any
 from .run import Run, all_runs
 
 #: settings that change how fast a run goes, or how often it looks, but not what it computes
-_INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
+INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
 
 
 def find_baseline(run: Run, root: Path | None = None) -> Run | None:
@@ -23,5 +23,5 @@ def _recipe(run: Run) -> tuple[Any, ...]:
     """Return everything that a run and its baseline must have in common."""
     config = run.config
     start = config.model.model_dump(include={"student_weights", "init", "dropout", "preprocess"})
-    train = config.train.model_dump(exclude=_INDIFFERENT)
+    train = config.train.model_dump(exclude=INDIFFERENT)
     return run.card["data"]["fingerprint"], run.card["student"], start, train, config.task

@@ -1,0 +1,111 @@
+"""The command ``kdc compare``: several methods, seeds and settings under one protocol, and the table they end in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..distill import console
+from ..distill.commands import (
+    Arch,
+    BatchSize,
+    Compile,
+    ConfigFile,
+    Crop,
+    Data,
+    Device,
+    Init,
+    Iters,
+    Lr,
+    Precision,
+    SizeOption,
+    Split,
+    Student,
+    StudentWeights,
+    Teacher,
+    TeacherWeights,
+    Workers,
+    flags_of,
+)
+from ..distill.errors import NumbersError, UsageError
+from ..distill.look import Classes, Ignore, Json, Sets
+
+
+def compare(
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Methods (kd), compositions (lad+kd) and presets' methods (preset:kt); the student alone is always "
+            "among them.",
+        ),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N|A,B", help="How many seeds, or which: 3, or 0,4,7.")] = "3",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=A,B",
+            help="Go over values of a setting, such as method.lad.ad=1,3,10; several make all combinations.",
+        ),
+    ] = None,
+    teacher: Teacher = None,
+    student: Student = None,
+    data: Data = None,
+    classes: Classes = None,
+    ignore_index: Ignore = None,
+    split: Split = None,
+    size: SizeOption = None,
+    iters: Iters = None,
+    batch: BatchSize = None,
+    crop: Crop = None,
+    lr: Lr = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed, where --seeds says how many.")] = None,
+    arch: Arch = None,
+    teacher_weights: TeacherWeights = None,
+    student_weights: StudentWeights = None,
+    init: Init = None,
+    workers: Workers = None,
+    device: Device = None,
+    precision: Precision = None,
+    compile: Compile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Comparison folder, gone on with if it exists (default: compare/, named by the protocol); without "
+            "--methods its table is made again.",
+        ),
+    ] = None,
+    sets: Sets = None,
+    config: ConfigFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print every run; write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Train several methods under one protocol and compare each, seed by seed, with the student alone.
+
+    The same command goes on where it was stopped; another method, seed or grid value extends the folder.
+    """
+    flags = flags_of(locals())
+    console.json_mode = json
+    if methods is None:
+        if out is None or flags or sets or grid or config or dry_run:
+            raise UsageError(
+                "no methods named; give --methods kd,cwd,kt, or --out DIR alone to make the table of a comparison again"
+            )
+        from .compare import recollect
+
+        result = recollect(out)
+        if json:
+            console.emit(result)
+        return
+    from ._entries import make_entries, parse_grid, parse_methods
+    from .compare import compare as run_comparison
+
+    base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
+    result = run_comparison(base, entries, out=out, dry=dry_run)
+    if json:
+        console.emit(result)
+    if failed := result.get("failed"):
+        raise NumbersError(
+            f"{len(failed)} of {len(result['runs'])} runs failed ({', '.join(failed)}); the table is of the others"
+        )
