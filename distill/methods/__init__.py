@@ -240,17 +240,21 @@ def _option(name: str, cls: type[Method], key: str, value: Any) -> tuple[str, An
 
 def _built(method: Method) -> list[dict[str, Any]]:
     """Describe the networks that the method brought along."""
+    critics = {id(critic.module) for critic in method.critics().values()}
     return [
         {
             "name": key,
             "shape": getattr(module, "shape", type(module).__name__),
             "parameters": sum(p.numel() for p in module.parameters()),
             "trained": any(p.requires_grad for p in module.parameters()),
+            "critic": id(module) in critics,
         }
         for key, module in method.named_children()
     ]
 
 
 def _line(built: Mapping[str, Any]) -> str:
-    trained = "trained with the student" if built["trained"] else "fixed"
-    return f"{built['name']} {built['shape']}, {built['parameters']:,} parameters, {trained}"
+    trained = "trained against the student" if built["critic"] else "trained with the student"
+    return f"{built['name']} {built['shape']}, {built['parameters']:,} parameters, " + (
+        trained if built["trained"] else "fixed"
+    )

@@ -80,7 +80,7 @@ class Cirkd(Method):
         read = [tap for tap, wanted in (("logits", "kd" in on), (at, self.relational)) if wanted]
         self.need(*dict.fromkeys(read))
         self.at, self.gather = at, gather
-        self.T, self.tau, self.memory_T = temperature(T), temperature(tau), temperature(memory_T)
+        self.T, self.tau, self.memory_T = temperature(T), temperature(tau, "tau"), temperature(memory_T, "memory_T")
         self.official = choose("cirkd.enqueue", enqueue, ("corrected", "official")) == "official"
         self.pool = _whole("pool", pool)
         self.per_class = _whole("per_class", per_class)

@@ -59,7 +59,7 @@ class Dist(Method):
         self.aux_weight = aux_weight if "aux" in sizes.student and "aux" in sizes.teacher else 0.0
         self.need("logits", "aux") if self.aux_weight else self.need("logits")
         self.beta, self.gamma = beta, gamma
-        self.tau = temperature(tau)
+        self.tau = temperature(tau, "tau")
 
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         settings = self.beta, self.gamma, self.tau(batch.step)

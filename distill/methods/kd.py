@@ -85,7 +85,7 @@ def class_kl(
     return softmax_kl(student, teacher, 1, T, scale, keep, cross=reduction == "skd")
 
 
-def temperature(value: float | str) -> Schedule:
+def temperature(value: float | str, name: str = "T") -> Schedule:
     """Read a temperature: a number or schedule above 0.
 
     Raises:
@@ -93,5 +93,5 @@ def temperature(value: float | str) -> Schedule:
     """
     schedule = Schedule.parse(value)
     if min(schedule.a, schedule.b) <= 0:
-        raise UsageError(f"T={value}: a temperature must be above 0")
+        raise UsageError(f"{name}={value}: a temperature must be above 0")
     return schedule

@@ -53,13 +53,13 @@ def test_no_map_of_all_positions_is_held():
 
 
 def test_products_are_exact_inside_and_as_before_outside(monkeypatch):
-    seen, real = [], cross._slice_kl
+    seen, real = [], cross.slice_kl
 
     def looking(*args):
         seen.append(torch.backends.cuda.matmul.fp32_precision)
         return real(*args)
 
-    monkeypatch.setattr(cross, "_slice_kl", looking)
+    monkeypatch.setattr(cross, "slice_kl", looking)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
