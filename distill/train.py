@@ -105,6 +105,7 @@ def train(
                 saved = None
                 if fabric.is_global_zero:
                     artefacts.keep(phase)
+                fabric.barrier()
             phase.module.requires_grad_(False).eval()
             if teacher is not None and phase.module is shown_to:
                 path = artefacts.path(phase)
@@ -217,6 +218,7 @@ def _loop(
                 show(state.step, f"loss {values['loss']:.3f}  {rate:.1f} img/s")
                 weights = {k: state.method.weight(k, step) for k in values["terms"]}
                 if shown is not None:  # looked at again, which the running statistics must not feel
+                    statistics.keep()
                     values["features"] = state.method.magnitudes(parts[-1]["output"], shown)
                     statistics.put_back()
                 if fabric.is_global_zero:

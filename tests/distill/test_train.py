@@ -180,6 +180,22 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("method", ["adv+cirkd+ka", "label-assisted"])
+def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Path, method: str) -> None:
+    settings = {"train.batch": 4, "train.iters": 2, "train.devices": 2, "train.device": "cpu", "method.name": method}
+    settings |= {"method.cirkd.pixels": 40, "method.cirkd.regions": 8, "method.ka.ae_iters": 2} if "ka" in method else {}
+    named = "pspnet-mv2_050" if method == "label-assisted" else str(teacher.path)
+    file = tmp_path / "config.yaml"
+    file.write_text(resolve({**SMALL, **settings, "model.teacher": named}).to_yaml())
+    command = [sys.executable, "-m", "kdc", "distill", "--config", str(file), "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    run = Run(tmp_path / "run")
+    phases = {"label-assisted": "label-assisted.teacher"}.get(method, "ka.autoencoder")
+    assert [r["stage"] for r in run.records() if "loss" in r] == [phases] * 2 + ["main"] * 2
+    assert run.card["world"] == 2 and len([*(run.path / "phases").glob("*.safetensors")]) == 1
+
+
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = learner.task_loss
 
