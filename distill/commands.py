@@ -1,7 +1,7 @@
 """The commands of this room: distil and train; those that look at what there is are in look.py."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,6 +9,9 @@ from . import console, look
 from .console import say
 from .errors import UsageError
 from .look import Classes, Ignore, Json, Sets
+
+if TYPE_CHECKING:
+    from .config import Config
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
@@ -20,6 +23,21 @@ Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
 Resume = Annotated[
     str | None, typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, a checkpoint, or self."),
+]
+TeacherWeights = Annotated[str | None, typer.Option(metavar="FILE", help="Fully trained weights of the teacher.")]
+Method = Annotated[
+    str | None,
+    typer.Option(metavar="NAME[+NAME]", help="Distillation method, such as kt, lad or kt+kd; see: kdc methods ls."),
+]
+Preset = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A published recipe: method, weights and optimisation.")
+]
+At = Annotated[
+    str | None, typer.Option(metavar="TAP", help="Feature that the method compares, if it has a choice: bb, dec, ...")
 ]
 Student = Annotated[
     str | None,
@@ -55,24 +73,17 @@ def register(app: typer.Typer) -> None:
     app.command("distill")(distill)
     app.command("train")(train)
     look.register(app)
+    from .probe_command import probe  # it takes its flags from here
+
+    app.command("probe")(probe)
 
 
 def distill(
-    teacher: Annotated[
-        str | None,
-        typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, or a checkpoint."),
-    ] = None,
+    teacher: Teacher = None,
     student: Student = None,
-    method: Annotated[
-        str | None,
-        typer.Option(metavar="NAME[+NAME]", help="Distillation method, such as kt, lad or kt+kd; see: kdc methods ls."),
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A published recipe: method, weights and optimisation.")
-    ] = None,
-    at: Annotated[
-        str | None, typer.Option(metavar="TAP", help="Feature that lad, cad, pad and cwd compare: bb, dec, logits, ...")
-    ] = None,
+    method: Method = None,
+    preset: Preset = None,
+    at: At = None,
     data: Data = None,
     classes: Classes = None,
     ignore_index: Ignore = None,
@@ -84,9 +95,7 @@ def distill(
     lr: Lr = None,
     seed: Seed = None,
     arch: Arch = None,
-    teacher_weights: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Fully trained weights of the teacher.")
-    ] = None,
+    teacher_weights: TeacherWeights = None,
     student_weights: StudentWeights = None,
     init: Init = None,
     workers: Workers = None,
@@ -103,7 +112,7 @@ def distill(
     json: Json = False,
 ) -> None:
     """Distil a teacher into a student."""
-    flags = _flags(locals())
+    flags = flags_of(locals())
     _train(flags, sets, config, preset, method, at, out, resume, workers, dry_run, json)
 
 
@@ -139,7 +148,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network without a teacher: a baseline, or a teacher to be."""
-    flags = _flags(locals())
+    flags = flags_of(locals())
     _train(flags, sets, config, preset, "none", None, out, resume, workers, dry_run, json)
 
 
@@ -160,7 +169,7 @@ _KEYS = {
 }
 
 
-def _flags(given: dict[str, Any]) -> dict[str, Any]:
+def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into dotted keys, without those that were not given."""
     from .config import parse_size
 
@@ -188,7 +197,7 @@ def _train(
 
         run = resume_job(None if resume == "" else resume, workers=workers)
     else:
-        config = _resolve(flags, sets or [], file, preset, method, at)
+        config = resolve_flags(flags, sets or [], file, preset, method, at)
         if dry_run:
             from .plan import plan
 
@@ -211,10 +220,16 @@ def _train(
         )
 
 
-def _resolve(
-    flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str | None, at: str | None
-) -> Any:
-    """Layer the configuration: the data's recipe, the preset, the file, ``--set``, the flags; kt is the default."""
+def resolve_flags(
+    flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str | None, at: str | None,
+    of_preset: tuple[str, ...] = ("train.", "task.", "model."),
+) -> "Config":  # fmt: skip
+    """Layer the configuration: the data's recipe, the preset, the file, ``--set``, the flags; kt is the default.
+
+    Args:
+        flags: what ``flags_of`` returned; ``method.name`` is put in.
+        of_preset: the sections that are taken from the preset, beside its settings of ``method``, where that is named.
+    """
     from .config import flat_yaml, resolve
     from .data import recipe
     from .presets import preset as load_preset
@@ -227,13 +242,16 @@ def _resolve(
     recommended = load_preset(preset) if preset else {}
     if method is not None:
         flags["method.name"] = method
-        mine = ("train.", "task.", "model.", *(f"method.{part}." for part in method.split("+")))
+        mine = (*of_preset, *(f"method.{part}." for part in method.split("+")))
         recommended = {key: value for key, value in recommended.items() if key.startswith(mine)}
     layers = [{"method.name": "kt"}, recipe(source or "builtin"), recommended]
     config = resolve(flags, sets, file, layers)
     if at:
-        parts = [part for part in config.method.name.split("+") if part in ("lad", "cad", "pad", "cwd")]
+        from .methods import load, names, options
+
+        parts = [part for part in config.method.name.split("+") if part != "none" and "at" in options(load(part))]
         if not parts:
-            raise UsageError(f"--at names the feature of lad, cad, pad or cwd; the method is {config.method.name}")
+            having = ", ".join(name for name in names() if "at" in options(load(name)))
+            raise UsageError(f"--at names the feature of {having}; the method is {config.method.name}")
         config = resolve(flags, [*sets, *(f"method.{part}.at={at}" for part in parts)], file, layers)
     return config
