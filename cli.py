@@ -74,9 +74,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _spelt_out(arguments: Sequence[str]) -> list[str]:
-    """Take ``--debug`` away and give a bare ``--resume`` the empty name that means the newest unfinished run."""
+    """Take ``--debug`` away and give a bare ``--resume`` or ``--features`` the empty name that means the usual one."""
     words = [word for word in arguments if word != "--debug"]
-    for i in reversed([i for i, word in enumerate(words) if word == "--resume"]):
+    for i in reversed([i for i, word in enumerate(words) if word in ("--resume", "--features")]):
         if i + 1 == len(words) or words[i + 1].startswith("-"):
             words.insert(i + 1, "")
     return words

@@ -131,13 +131,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
     return [10.0**d for d in range(first, last + every, every)]
 
 
-def _spread(heights: Sequence[float], gap: float = 15.0) -> list[float]:
+def _spread(heights: Sequence[float], gap: float = 15.0, foot: float = _HEIGHT - _BOTTOM) -> list[float]:
     """Move labels apart where they would overlap, keeping their order, downwards first and up again at the foot."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     placed = list(heights)
     for above, below in itertools.pairwise(order):
         placed[below] = max(placed[below], placed[above] + gap)
-    limit = float(_HEIGHT - _BOTTOM)
+    limit = float(foot)
     for i in reversed(order):
         placed[i] = min(placed[i], limit)
         limit = placed[i] - gap

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..distill.data import Dataset
-from ..distill.evaluate import Predict
+from ..distill.evaluate import Predict, ask
 from ..distill.metrics import confusion, iou_of
 from ._figures import colour_mask, data_uri, error_map
 
@@ -30,6 +30,8 @@ class Strip:
     key: str
     why: str
     panels: list[Panel] = field(default_factory=list)
+    #: of the image in its split
+    index: int = 0
 
 
 def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]) -> list[Strip]:
@@ -37,7 +39,7 @@ def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]
 
     Args:
         dataset: a labelled split; up to ``CANDIDATES`` of its images, evenly spread, are judged.
-        predicts: "after" (the run's student) and, where there are any, "before" (the baseline) and "teacher".
+        predicts: "after" (the run's student) and, where there are any, "before" (the baseline), "teacher" and others.
         names: the roles to show, in order, and what the page calls them.
     """
     indices = sorted(set(np.linspace(0, len(dataset) - 1, min(CANDIDATES, len(dataset))).astype(int).tolist()))
@@ -46,7 +48,8 @@ def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]
     scores: dict[int, dict[str, float]] = {}
     for i in indices:
         image, truth = dataset.read(i)
-        masks[i] = {role: predicts[role](image) for role in judged}
+        assert truth is not None
+        masks[i] = {role: ask(predicts[role], image, truth) for role in judged}
         scores[i] = {role: score(mask, truth, dataset.num_classes) for role, mask in masks[i].items()}
     return [_draw(dataset, i, why, predicts, names, masks[i]) for i, why in choose(scores)]
 
@@ -69,13 +72,13 @@ def _draw(
     for role, name in names.items():
         mask = masks.get(role)
         if mask is None and role in predicts:
-            mask = predicts[role](image)
+            mask = ask(predicts[role], image, truth)
         uri = None if mask is None else data_uri(colour_mask(mask, dataset.palette))
         grade = None if mask is None else score(mask, truth, dataset.num_classes)
         panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
     errors = error_map(image, truth, masks["after"], masks.get("before"))
     panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
-    return Strip(key, why, panels)
+    return Strip(key, why, panels, i)
 
 
 def score(pred: np.ndarray, truth: np.ndarray | None, num_classes: int) -> float:

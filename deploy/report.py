@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,14 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..distill import cost
-from ..distill.checkpoint import load_student
-from ..distill.errors import KdcError, UsageError, WeightsError
-from ..distill.evaluate import model_predictor
+from ..distill.errors import UsageError, WeightsError
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, write_bytes
-from ..distill.teacher import reopen_teacher
-from ._figures import ERROR_COLOURS, Series, line_chart
+from ._activations import default_tap, legend
+from ._charts import charts
+from ._figures import ERROR_COLOURS
 from ._formats import FILTERS, sign
-from ._strips import strips
+from ._pictures import further_runs, networks, picture
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -29,7 +28,15 @@ METRICS = (
 )
 
 
-def write_report(run: Run, *, baseline: Run | None = None, device: str = "cpu", pictures: bool = True) -> Path:
+def write_report(
+    run: Run,
+    *,
+    baseline: Run | None = None,
+    device: str = "cpu",
+    pictures: bool = True,
+    features: str | None = None,
+    others: Sequence[Run] = (),
+) -> Path:
     """Write ``report.html`` into the run folder; what is missing is called "not measured" there.
 
     Args:
@@ -37,17 +44,32 @@ def write_report(run: Run, *, baseline: Run | None = None, device: str = "cpu", 
         baseline: the same student trained alone (default: the run's own ``baseline``).
         device: where the networks of the pictures run.
         pictures: draw the strips of validation images, which needs the data and the checkpoints.
+        features: draw where this tap is active, too; "" is the one that the method compares.
+        others: further runs on the same data, whose networks are pictured beside this one's.
+
+    Raises:
+        UsageError: no network has the tap, or another run has other data.
     """
     path = run.path / "report.html"
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= FILTERS
-    page = environment.get_template("report.html.jinja").render(facts(run, baseline, device=device, pictures=pictures))
+    page = environment.get_template("report.html.jinja").render(
+        facts(run, baseline, device=device, pictures=pictures, features=features, others=others)
+    )
     write_bytes(path, page.encode())
     return path
 
 
-def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", pictures: bool = True) -> dict[str, Any]:
+def facts(
+    run: Run,
+    baseline: Run | None = None,
+    *,
+    device: str = "cpu",
+    pictures: bool = True,
+    features: str | None = None,
+    others: Sequence[Run] = (),
+) -> dict[str, Any]:
     """Collect everything the page shows; plain values, None where something was not measured."""
     card = run.card
     data, teacher = card.get("data") or {}, card.get("teacher") or {}
@@ -65,8 +87,13 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
         "after": _scores(run),
     }
     scores = {role: scores[role] or {} for role in names}
-    nets, trouble = _networks(run, baseline, teacher, names)
-    shown, why_not = _strips(run, nets, names, device, trouble) if pictures else ([], "they were not asked for")
+    further = further_runs(run, others)
+    nets, trouble = networks(run, baseline, teacher, names, further)
+    tap = default_tap(run.config.method) if features == "" else features
+    shown, maps, why_not = [], [], "they were not asked for"
+    if pictures:
+        pictured = names | {name: name for name in further}
+        shown, maps, why_not = picture(run, nets, pictured, device, trouble, tap)
     benches = _benches(run)
     return {
         "title": card.get("name") or run.path.name,
@@ -89,8 +116,12 @@ def facts(run: Run, baseline: Run | None = None, *, device: str = "cpu", picture
         "baseline": baseline.path.name if baseline else None,
         "best": _best(run),
         "classes": _classes(data, scores),
-        "charts": _charts(run, baseline, scores, names),
+        "charts": charts(run, baseline, scores, names),
         "strips": shown,
+        "further": {name: other.path.name for name, other in further.items()},
+        "tap": tap,
+        "maps": maps,
+        "heat": Markup(legend()) if maps else "",
         "why_no_strips": why_not,
         "error_colours": {name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
         "gates": _json(run.path / "gates.json") or [],
@@ -182,80 +213,6 @@ def _classes(data: dict[str, Any], scores: dict[str, dict[str, Any]]) -> list[di
 
 def _hex(rgb: Sequence[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
-
-
-def _charts(
-    run: Run, baseline: Run | None, scores: dict[str, dict[str, Any]], names: dict[str, str]
-) -> list[dict[str, Any]]:
-    records = run.records()
-    main = [r for r in records if r.get("stage", "main") == "main"]
-
-    def vals(records: Iterable[dict[str, Any]]) -> list[tuple[float, float]]:
-        return [(r["step"], r["val"]["miou"]) for r in records if r.get("stage", "main") == "main" and "val" in r]
-
-    own, other = vals(main), vals(baseline.records()) if baseline else []
-    lines = [Series(names.get("before", ""), other, "before"), Series(names["after"], own, "after")]
-    level = scores.get("teacher", {}).get("miou")
-    if level is not None and own + other:
-        steps = [x for x, _ in own + other]
-        lines.insert(0, Series("teacher", [(min(steps), level), (max(steps), level)], "teacher"))
-    charts = [("Validation mIoU, %", line_chart("Validation mIoU", lines, percent=True))]
-    total = [(r["step"], r["loss"]) for r in main if "loss" in r]
-    task: dict[str, list[tuple[float, float]]] = {}
-    terms: dict[str, list[tuple[float, float]]] = {}
-    for r in main:
-        for group, found in ((task, r.get("task") or {}), (terms, r.get("terms") or {})):
-            for name, value in found.items():
-                group.setdefault(name, []).append((r["step"], value))
-    roles = ("after", "before", "teacher")
-    parts = [Series(name, points, role) for (name, points), role in zip(task.items(), roles[1:], strict=False)]
-    charts.append(("Loss: total and task", line_chart("Loss", [Series("total", total, "after"), *parts])))
-    weights = next((r["weights"] for r in reversed(main) if r.get("weights")), {})
-    for name, points in terms.items():
-        weight = f", weight {weights[name]:g}" if name in weights else ""
-        charts.append((f"Term {name}{weight}", line_chart(name, [Series(name.split(".")[-1], points, "after")])))
-    for stage in dict.fromkeys(r["stage"] for r in records if r.get("stage", "main") != "main"):
-        points = [(r["step"], r["loss"]) for r in records if r.get("stage") == stage and "loss" in r]
-        charts.append((f"Phase {stage}: loss", line_chart(f"Phase {stage}", [Series("loss", points, "after")])))
-    return [{"title": title, "svg": Markup(svg)} for title, svg in charts if svg]
-
-
-def _networks(
-    run: Run, baseline: Run | None, teacher: dict[str, Any], names: dict[str, str]
-) -> tuple[dict[str, SegmentationModel], list[str]]:
-    """Load what can be loaded; say what could not."""
-    openers: dict[str, Callable[[], SegmentationModel]] = {"after": lambda: load_student(run)}
-    if baseline is not None:
-        openers["before"] = lambda: load_student(baseline)
-    if teacher.get("file"):
-        openers["teacher"] = lambda: reopen_teacher(teacher).model
-    nets, notes = {}, []
-    for role, opener in openers.items():
-        try:
-            nets[role] = opener()
-        except KdcError as error:
-            notes.append(f"{names[role]}: {error}")
-    return nets, notes
-
-
-def _strips(
-    run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str, notes: list[str]
-) -> tuple[list[Any], str]:
-    """Return the strips, or none and the reason; add a note where the data is not what the run was trained on."""
-    if "after" not in nets:
-        return [], "there is no checkpoint"
-    try:
-        dataset = run.open_data(run.config.data.split)
-        if not dataset.labelled:
-            return [], "the validation split has no labels"
-        known = run.card["data"].get("fingerprint")
-        if known and known != run.open_data("train").fingerprint():
-            notes.append(
-                "the data has changed since this run: the pictures show it as it is now, the scores are from then"
-            )
-        return strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names), ""
-    except (KdcError, KeyError) as error:
-        return [], f"the data cannot be opened ({error})"
 
 
 def _costs(nets: dict[str, SegmentationModel], data: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:

@@ -1,0 +1,129 @@
+"""Where features are active: heat maps of one tap of several networks, side by side, on the report's images."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+
+from ..distill.config import MethodSettings
+from ..distill.data import Dataset
+from ..distill.errors import UsageError
+from ..distill.evaluate import ask, model_predictor
+from ..distill.methods import hyphen, load
+from ..distill.models import Output, SegmentationModel
+from ._figures import colour_mask, data_uri
+from ._strips import Panel, Strip
+
+COLOURS = "inferno"
+#: part of the map in the picture; the rest is the image in grey
+BLEND = 0.75
+
+
+def activation(output: Output, tap: str) -> np.ndarray:
+    """Return the map of one image's feature ``(1, C, h, w)``: the mean over channels of its squares, ``(h, w)``.
+
+    It is spread over [0, 1], every map by itself: 0 is its lowest value, 1 its highest; a constant map is all 0.
+    """
+    values = output.tap(tap)[0].float().square().mean(0).cpu().numpy()
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Lay a map ``(h, w)`` in [0, 1] over a uint8 RGB image ``(H, W, 3)``; return uint8 RGB of the image's size."""
+    size = (image.shape[1], image.shape[0])
+    smooth = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    coloured = _colours()[np.rint(255 * smooth).astype(np.uint8)]
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return cv2.addWeighted(coloured, BLEND, grey, 1 - BLEND, 0)
+
+
+def legend() -> str:
+    """Return the colours from low to high as CSS gradient."""
+    return f"linear-gradient(90deg, {', '.join('#{:02x}{:02x}{:02x}'.format(*rgb) for rgb in _colours()[::51])})"
+
+
+def default_tap(method: MethodSettings) -> str:
+    """Return the feature that the method compares: its option ``at``, or the first that it reads; else ``dec``."""
+    settings = method.settings()
+    for name in method.name.split("+") if method.name != "none" else ():
+        taps = [tap for tap in load(name).taps if tap not in ("logits", "aux")]
+        if at := settings.get(hyphen(name), {}).get("at") or next(iter(taps), None):
+            return at
+    return "dec"
+
+
+def activations(
+    dataset: Dataset,
+    chosen: Sequence[tuple[int, str]],
+    networks: Mapping[str, SegmentationModel],
+    names: Mapping[str, str],
+    tap: str,
+    device: str = "cpu",
+) -> list[Strip]:
+    """Draw image, truth and every network's map of ``tap`` for the chosen images.
+
+    Args:
+        dataset: a labelled split.
+        chosen: the index of each image and why it was chosen.
+        networks: by role; a role without a network, or whose network lacks the tap, gets an empty panel.
+        names: the roles to show, in order, and what the page calls them.
+        tap: the feature, as in ``Output.tap``.
+        device: where the networks run.
+
+    Raises:
+        UsageError: none of the networks has the tap.
+    """
+    if not any(tap in network.taps for network in networks.values()):
+        there = sorted({name for network in networks.values() for name in network.taps})
+        raise UsageError(
+            f"--features {tap}: no network of this run has that tap; there are {', '.join(there)}. A RUN is named "
+            "before --features"
+        )
+    return [_strip(dataset, i, why, networks, names, tap, device) for i, why in chosen]
+
+
+def _strip(
+    dataset: Dataset,
+    i: int,
+    why: str,
+    networks: Mapping[str, SegmentationModel],
+    names: Mapping[str, str],
+    tap: str,
+    device: str,
+) -> Strip:
+    image, truth = dataset.read(i)
+    assert truth is not None
+    key = dataset.key(i)
+    panels = [
+        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
+        Panel("truth", data_uri(colour_mask(truth, dataset.palette)), f"labels of {key}"),
+    ]
+    for role, name in names.items():
+        uri = None
+        if role in networks and tap in networks[role].taps:
+            values = activation(_shown(networks[role], image, truth, device), tap)
+            uri = data_uri(heat(image, values), photo=True)
+        panels.append(Panel(name, uri, f"where the feature {tap} of {name} is active on {key}"))
+    return Strip(key, why, panels, i)
+
+
+def _shown(network: SegmentationModel, image: np.ndarray, truth: np.ndarray, device: str) -> Output:
+    """Return all that the network gives for an image, run as it is judged."""
+    seen: list[Any] = []
+    hook = network.register_forward_hook(lambda module, given, output: seen.append(output))
+    try:
+        ask(model_predictor(network, device), image, truth)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+@lru_cache(maxsize=1)
+def _colours() -> np.ndarray:
+    """Return the 256 colours of the map, uint8 RGB ``(256, 3)``."""
+    table = matplotlib.colormaps[COLOURS](np.arange(256), bytes=True)[:, :3]
+    return np.ascontiguousarray(table)

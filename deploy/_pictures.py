@@ -1,0 +1,66 @@
+"""The networks that the report shows, opened, and what they make of a few validation images."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..distill.checkpoint import load_student
+from ..distill.errors import KdcError, UsageError
+from ..distill.evaluate import model_predictor
+from ..distill.models import SegmentationModel
+from ..distill.run import Run
+from ..distill.teacher import reopen_teacher
+from ._activations import activations
+from ._strips import Strip, strips
+
+
+def further_runs(run: Run, others: Iterable[Run]) -> dict[str, Run]:
+    """Return further runs by what the page calls them: their method, and the folder where two have the same."""
+    data = (run.card.get("data") or {}).get("fingerprint")
+    found: dict[str, Run] = {}
+    for other in others:
+        if (other.card.get("data") or {}).get("fingerprint") != data:
+            raise UsageError(f"--with {other.path.name}: it was trained on other data than {run.path.name}")
+        method = other.card.get("method") or "trained alone"
+        found[method if method not in found else f"{method}, {other.path.name}"] = other
+    return found
+
+
+def networks(
+    run: Run, baseline: Run | None, teacher: dict[str, Any], names: dict[str, str], further: dict[str, Run]
+) -> tuple[dict[str, SegmentationModel], list[str]]:
+    """Load what can be loaded; say what could not."""
+    openers: dict[str, Callable[[], SegmentationModel]] = {"after": lambda: load_student(run)}
+    if baseline is not None:
+        openers["before"] = lambda: load_student(baseline)
+    if teacher.get("file"):
+        openers["teacher"] = lambda: reopen_teacher(teacher).model
+    openers |= {name: lambda other=other: load_student(other) for name, other in further.items()}
+    nets, notes = {}, []
+    for role, opener in openers.items():
+        try:
+            nets[role] = opener()
+        except KdcError as error:
+            notes.append(f"{names.get(role, role)}: {error}")
+    return nets, notes
+
+
+def picture(
+    run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str, notes: list[str], tap: str | None
+) -> tuple[list[Strip], list[Strip], str]:
+    """Return the strips and the maps of ``tap``, or none and the reason; note data that is no longer what it was."""
+    if "after" not in nets:
+        return [], [], "there is no checkpoint"
+    try:
+        dataset = run.open_data(run.config.data.split)
+        if not dataset.labelled:
+            return [], [], "the validation split has no labels"
+        known = run.card["data"].get("fingerprint")
+        if known and known != run.open_data("train").fingerprint():
+            notes.append(
+                "the data has changed since this run: the pictures show it as it is now, the scores are from then"
+            )
+        found = strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names)
+    except (KdcError, KeyError) as error:
+        return [], [], f"the data cannot be opened ({error})"
+    chosen = [(strip.index, strip.why) for strip in found]
+    return found, activations(dataset, chosen, nets, names, tap, device) if tap else [], ""
