@@ -1,4 +1,4 @@
-"""The commands of this room: ``kdc bench``, ``kdc eval``, ``kdc report`` and ``kdc doctor``."""
+"""The commands of this room: ``kdc bench``, ``eval``, ``report``, ``compare``, ``verify`` and ``doctor``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,8 @@ import typer
 
 from ..distill import console
 from ..distill.errors import UsageError
+from .compare_command import compare
+from .verify_command import verify
 
 Sources = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
@@ -20,7 +22,10 @@ Provider = Annotated[
     str | None, typer.Option(metavar="NAME", help="ONNX Runtime provider, such as CUDAExecutionProvider.")
 ]
 Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]
-Stride = Annotated[int, typer.Option("--output-stride", help="Output stride of models given by name: 8 or 16.")]
+Stride = Annotated[
+    int | None,
+    typer.Option("--output-stride", help="Output stride of models given by name: 8, 16 or the architecture's own."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
@@ -35,6 +40,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="bench")
     app.command("eval")(evaluate)
     app.command("report")(report)
+    app.command("compare")(compare)
+    app.command("verify")(verify)
     app.command("doctor")(doctor)
 
 
@@ -79,7 +86,7 @@ def latency(
         console.emit(result)
 
 
-def params(networks: Networks = None, classes: Classes = None, stride: Stride = 8, json: Json = False) -> None:
+def params(networks: Networks = None, classes: Classes = None, stride: Stride = None, json: Json = False) -> None:
     """Count the parameters of networks, with and without the auxiliary head."""
     _count(networks, classes, None, stride, None, json)
 
@@ -88,7 +95,7 @@ def flops(
     networks: Networks = None,
     classes: Classes = None,
     size: SizeFlag = None,
-    stride: Stride = 8,
+    stride: Stride = None,
     counter: Annotated[
         str,
         typer.Option("--flops-counter", help="true, or cirkd for the numbers as that family of papers prints them."),
@@ -100,7 +107,12 @@ def flops(
 
 
 def _count(
-    networks: list[str] | None, classes: int | None, size: str | None, stride: int, counter: str | None, json: bool
+    networks: list[str] | None,
+    classes: int | None,
+    size: str | None,
+    stride: int | None,
+    counter: str | None,
+    json: bool,
 ) -> None:
     from ..distill.config import parse_size
     from .costs import CONVENTIONS, count, show
@@ -166,6 +178,17 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(metavar="RUN", help="Compare with this run (default: the run's own baseline).")
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[TAP]",
+            help="Draw where a feature is active in each network; the one that the method compares if not named.",
+        ),
+    ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RUN", help="Picture this run's network, too; may be given several times."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write one HTML file with everything that is known about a run."""
@@ -173,7 +196,12 @@ def report(
     from .report import write_report
 
     console.json_mode = json
-    path = write_report(find_run(run), baseline=find_run(baseline) if baseline else None)
+    path = write_report(
+        find_run(run),
+        baseline=find_run(baseline) if baseline else None,
+        features=features,
+        others=[find_run(other) for other in others or ()],
+    )
     console.say(f"report: {path}")
     if json:
         console.emit({"path": str(path)})

@@ -14,6 +14,7 @@ from kdc.distill import errors
 COMMANDS = [
     "distill",
     "train",
+    "probe",
     "eval",
     "export",
     "calib",
@@ -23,6 +24,8 @@ COMMANDS = [
     "methods",
     "runs",
     "report",
+    "compare",
+    "verify",
     "doctor",
     "demo",
 ]

@@ -1,0 +1,63 @@
+"""The command ``kdc verify``: the papers' tables, counted again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..distill import console
+from ..distill.errors import NumbersError, UsageError
+from ..distill.look import Json
+
+Paper = Annotated[
+    str,
+    typer.Option(metavar="NAME|FILE", help="A paper (kt, cirkd, angular, ...), all, or a YAML file of the same form."),
+]
+Trained = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="RUN",
+        help="A finished run: its mIoU is set beside what the tables report of its student, method, data and split. "
+        "Several of one kind, such as seeds, count as their mean.",
+    ),
+]
+Within = Annotated[float, typer.Option(metavar="POINTS", help="How far a trained mIoU may be off, in points.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit 6 when a claim fails: no convention gives it, or only another network, number of classes or size "
+        "than its row says; a trained mIoU is off; or a like table of the same recipe prints another mIoU.",
+    ),
+]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the JSON there too.")]
+
+
+def verify(
+    paper: Paper = "all",
+    trained: Trained = None,
+    within: Within = 1.0,
+    strict: Strict = False,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Count the papers' Params and FLOPs again and find where their tables contradict each other.
+
+    Needs neither data nor weights. Each number is tried under a fixed order of conventions: FLOPs or multiply-adds,
+    with or without the auxiliary head, dilation ignored as CIRKD's counter does, V1 or V2 heads, input sizes; then what
+    contradicts the row: other classes, another backbone. The first that gives the printed digits is shown.
+    """
+    console.json_mode = json
+    if within < 0:
+        raise UsageError(f"--within {within:g}: points of mIoU are needed, 0 or more")
+    from .claims import show
+    from .claims import verify as verify_claims
+
+    result = verify_claims(paper, trained=trained or (), within=within, out=out)
+    show(result)
+    if json:
+        console.emit(result)
+    if strict and result["failed"]:
+        raise NumbersError(
+            f"{result['failed']} of {sum(result['counts'].values())} claims fail; without --strict they are only listed"
+        )
