@@ -33,7 +33,8 @@ def parse(line: str) -> None:
     Raises:
         typer.TyperException: no such command or option, or a value of the wrong kind.
     """
-    command, words, context = typer.main.get_command(cli.app), shlex.split(line, comments=True)[1:], None
+    command, context = typer.main.get_command(cli.app), None
+    words = cli._spelt_out(shlex.split(line, comments=True)[1:])
     while True:
         group = getattr(command, "commands", None)
         context = command.make_context(command.name or "kdc", words, parent=context, resilient_parsing=bool(group))
