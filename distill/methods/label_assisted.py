@@ -44,6 +44,7 @@ class LabelAssisted(Method):
         "Codes for other than 21 classes are not published; kdc keeps their range.",
     )
     assisted = True
+    codes: Tensor
 
     def __init__(
         self,

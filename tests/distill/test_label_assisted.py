@@ -106,7 +106,8 @@ def test_the_channel_follows_the_normalisation_of_the_images():
 
 
 def test_codes_are_drawn_anew_for_every_image_step_and_path():
-    method = load("label-assisted")(Sizes(3, *2 * [{"logits": models.Tap(3, 8)}], 10, 0, teacher_trained=False))
+    taps = {"logits": models.Tap(3, 8)}
+    method = load("label-assisted")(Sizes(3, taps, taps, iters=10, seed=0, teacher_trained=False))
     seen = []
 
     class Spy(torch.nn.Module):
