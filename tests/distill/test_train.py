@@ -183,7 +183,9 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
 @pytest.mark.parametrize("method", ["adv+cirkd+ka", "label-assisted"])
 def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {"train.batch": 4, "train.iters": 2, "train.devices": 2, "train.device": "cpu", "method.name": method}
-    settings |= {"method.cirkd.pixels": 40, "method.cirkd.regions": 8, "method.ka.ae_iters": 2} if "ka" in method else {}
+    settings |= (
+        {"method.cirkd.pixels": 40, "method.cirkd.regions": 8, "method.ka.ae_iters": 2} if "ka" in method else {}
+    )
     named = "pspnet-mv2_050" if method == "label-assisted" else str(teacher.path)
     file = tmp_path / "config.yaml"
     file.write_text(resolve({**SMALL, **settings, "model.teacher": named}).to_yaml())
