@@ -1,19 +1,26 @@
 """Small networks that methods put between student and teacher, drawn from generators of their own."""
 
 import math
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
 
-def conv1x1(c_in: int, c_out: int, rng: torch.Generator, bias: bool = True) -> nn.Conv2d:
-    """Make a 1x1 convolution with PyTorch's default initialisation drawn from ``rng``; the global generator rests."""
-    conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, c_in, c_out, 1, bias=bias))
-    bound = 1 / math.sqrt(c_in)
+
+def drawn(kind: type[Conv], c_in: int, c_out: int, kernel: int, rng: torch.Generator, **settings: Any) -> Conv:
+    """Make a convolution with PyTorch's default initialisation drawn from ``rng``; the global generator rests."""
+    conv = cast(Conv, nn.utils.skip_init(kind, c_in, c_out, kernel, **settings))
+    bound = 1 / math.sqrt(conv.weight[0].numel())
     for parameter in conv.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=rng)
     return conv
+
+
+def conv1x1(c_in: int, c_out: int, rng: torch.Generator, bias: bool = True) -> nn.Conv2d:
+    """Make a 1x1 convolution drawn from ``rng``."""
+    return drawn(nn.Conv2d, c_in, c_out, 1, rng, bias=bias)
 
 
 class Adapter(nn.Sequential):

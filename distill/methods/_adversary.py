@@ -3,7 +3,6 @@
 Liu et al., Structured Knowledge Distillation for Semantic Segmentation (CVPR 2019), section 3.2; SKD sagan_models.py.
 """
 
-import math
 from collections.abc import Collection
 from typing import TYPE_CHECKING, cast
 
@@ -16,7 +15,7 @@ from ..batch import Batch
 from ..errors import UsageError
 from ..losses import unit, upsample
 from . import Critic, Method, Sizes, choose
-from ._adapters import conv1x1
+from ._adapters import conv1x1, drawn
 from ._method import name_of
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ class Discriminator(nn.Module):
             SelfAttention(256, rng),
             *_halving(256, 512, rng),
             SelfAttention(512, rng),
-            _conv4x4(512, 1, rng),
+            drawn(nn.Conv2d, 512, 1, 4, rng),
         )
         self.shape = f"{classes} -> 64 -> 128 -> 256 -> 512 -> 1 (4x4, spectral norm, 2 self-attentions)"
 
@@ -148,7 +147,7 @@ class SpectralConv(nn.Module):
 
     def __init__(self, c_in: int, c_out: int, rng: torch.Generator) -> None:
         super().__init__()
-        self.conv = _conv4x4(c_in, c_out, rng)
+        self.conv = drawn(nn.Conv2d, c_in, c_out, 4, rng)
         self.register_buffer("u", unit(torch.randn(c_out, generator=rng), 0))
         self.register_buffer("v", unit(torch.randn(c_in * 16, generator=rng), 0))
 
@@ -183,15 +182,6 @@ class SelfAttention(nn.Module):
 
 def _halving(c_in: int, c_out: int, rng: torch.Generator) -> tuple[nn.Module, nn.Module]:
     return SpectralConv(c_in, c_out, rng), nn.LeakyReLU(0.1)
-
-
-def _conv4x4(c_in: int, c_out: int, rng: torch.Generator) -> nn.Conv2d:
-    """Make a 4x4 convolution with PyTorch's default initialisation drawn from ``rng``."""
-    conv = cast(nn.Conv2d, nn.utils.skip_init(nn.Conv2d, c_in, c_out, 4))
-    bound = 1 / math.sqrt(c_in * 16)
-    for parameter in conv.parameters():
-        nn.init.uniform_(parameter, -bound, bound, generator=rng)
-    return conv
 
 
 def _enlarged(logits: Tensor) -> Tensor:

@@ -1,10 +1,9 @@
 """The networks of knowledge adaptation: the teacher's auto-encoder, the student's adapters (He et al., CVPR 2019)."""
 
-import math
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
+
+from ._adapters import drawn
 
 
 class AutoEncoder(nn.Module):
@@ -19,12 +18,12 @@ class AutoEncoder(nn.Module):
     def __init__(self, channels: int, code: int, stride: int, rng: torch.Generator) -> None:
         super().__init__()
         self.encoder = Adapter3x3(channels, code, 3, rng, stride)
-        self.enlarge = cast(nn.ConvTranspose2d, _conv(nn.ConvTranspose2d, code, code, rng, stride, bias=False))
+        self.enlarge = drawn(nn.ConvTranspose2d, code, code, 3, rng, stride=stride, padding=1, bias=False)
         self.decoder = nn.Sequential(
             *_norm(code),
-            _conv(nn.ConvTranspose2d, code, code, rng, bias=False),
+            drawn(nn.ConvTranspose2d, code, code, 3, rng, padding=1, bias=False),
             *_norm(code),
-            _conv(nn.ConvTranspose2d, code, channels, rng),
+            drawn(nn.ConvTranspose2d, code, channels, 3, rng, padding=1),
         )
         self.shape = f"{channels} -> {code} -> {channels} (3x3, first stride {stride})"
         self.requires_grad_(False).eval()
@@ -45,11 +44,8 @@ class Adapter3x3(nn.Sequential):
     def __init__(self, c_in: int, c_out: int, depth: int, rng: torch.Generator, stride: int = 1) -> None:
         layers: list[nn.Module] = []
         for i in range(depth):
-            first = i == 0
-            layers += [
-                _conv(nn.Conv2d, c_in if first else c_out, c_out, rng, stride if first else 1, bias=False),
-                *_norm(c_out),
-            ]
+            width, step = (c_out, 1) if i else (c_in, stride)
+            layers += [drawn(nn.Conv2d, width, c_out, 3, rng, stride=step, padding=1, bias=False), *_norm(c_out)]
         super().__init__(*layers)
         self.shape = f"{c_in} -> {c_out} ({depth} x conv-bn-relu 3x3)"
 
@@ -58,18 +54,9 @@ class Conv3x3(nn.Sequential):
     """One 3x3 convolution with bias."""
 
     def __init__(self, c_in: int, c_out: int, rng: torch.Generator) -> None:
-        super().__init__(_conv(nn.Conv2d, c_in, c_out, rng))
+        super().__init__(drawn(nn.Conv2d, c_in, c_out, 3, rng, padding=1))
         self.shape = f"{c_in} -> {c_out} (conv 3x3)"
 
 
 def _norm(channels: int) -> tuple[nn.Module, nn.Module]:
     return nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
-
-
-def _conv(kind: Any, c_in: int, c_out: int, rng: torch.Generator, stride: int = 1, bias: bool = True) -> nn.Module:
-    """Make a 3x3 layer with PyTorch's default initialisation drawn from ``rng``; the global generator rests."""
-    layer = cast(Any, nn.utils.skip_init(kind, c_in, c_out, 3, stride=stride, padding=1, bias=bias))
-    bound = 1 / math.sqrt(layer.weight[0].numel())
-    for parameter in layer.parameters():
-        nn.init.uniform_(parameter, -bound, bound, generator=rng)
-    return layer
