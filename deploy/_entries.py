@@ -14,6 +14,7 @@ from typing import Any
 
 from ..distill import methods
 from ..distill.baseline import INDIFFERENT
+from ..distill.checkpoint import read_card
 from ..distill.commands import resolve_flags
 from ..distill.config import Config, flat_yaml
 from ..distill.console import note, notes
@@ -261,14 +262,22 @@ def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
     changes: dict[str, Any] = {}
     if config.model.teacher_weights not in (None, "imagenet"):
         changes["model__teacher_weights"] = None
-    with contextlib.suppress(UsageError):  # the name of an architecture is no run
-        spec = find_run(config.model.teacher).card["student"] if config.model.teacher else {"in_channels": 4}
-        if spec.get("in_channels", 3) == 3:
-            changes |= {"model__teacher": spec["name"], "model__teacher_stride": spec["output_stride"]}
+    spec = _network_of(config.model.teacher) if config.model.teacher else None
+    if spec and spec.get("in_channels", 3) == 3:
+        changes |= {"model__teacher": spec["name"], "model__teacher_stride": spec["output_stride"]}
     line = f"{choice.label}: the teacher must be shown the label, so a phase of each run trains its architecture anew"
     if changes and line not in notes:
         note(line)
     return config.changed(**changes)
+
+
+def _network_of(teacher: str) -> dict[str, Any] | None:
+    """Return what network a run or a checkpoint of kdc's is, None where ``teacher`` is neither."""
+    if Path(teacher).suffix == ".safetensors":
+        return (read_card(Path(teacher)) or {}).get("model")
+    with contextlib.suppress(UsageError):  # the name of an architecture is no run
+        return find_run(teacher).card["student"]
+    return None
 
 
 def _name(label: str, grid: Mapping[str, str], seed: int) -> str:
