@@ -1,4 +1,4 @@
-"""Every method in the real loop: on every kind of pair, resumed after a kill, silent where there is nothing to teach."""
+"""Every method in the real loop: on every kind of pair, resumed after a kill, silent where all is learnt."""
 
 import copy
 from pathlib import Path

@@ -15,6 +15,7 @@ from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.hint import assisted_loss, channel, fixed_codes
 from kdc.distill.methods import Sizes, load
 from kdc.distill.models import Output
+from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.presets import preset
 from kdc.distill.run import Run
 
@@ -60,12 +61,6 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-class Plain:
-    """Stands for a network whose images are not divided by a deviation."""
-
-    std = torch.ones(1, 3, 1, 1)
-
-
 def golden() -> dict[str, torch.Tensor]:
     with np.load(GOLDEN / "label_assisted_teacher.npz") as file:
         return {key: torch.from_numpy(file[key]) for key in file}
@@ -76,8 +71,9 @@ def test_golden_channel_and_loss():
     labels = torch.where(case["in_labels"] < 0, 255, case["in_labels"])
     outputs = []
     leaves = {}
+    plain = models.build("pspnet-mv2_035", 21, in_channels=4, preprocess=BGR_MEAN)  # not divided by a deviation
     for i in ("1", "2"):
-        hint = channel(labels, case[f"param_codes{i}"], 0.03 * case[f"param_eps{i}"], Plain())  # pyright: ignore
+        hint = channel(labels, case[f"param_codes{i}"], 0.03 * case[f"param_eps{i}"], plain)
         torch.testing.assert_close(hint, case[f"out_chan{i}"], rtol=1e-5, atol=1e-4)
         leaves |= {f"{tap}{i}": case[f"in_{tap}{i}"].double().requires_grad_() for tap in ("out", "aux")}
         outputs.append(Output(leaves[f"out{i}"], leaves[f"aux{i}"]))
