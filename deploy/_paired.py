@@ -27,8 +27,8 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """``gain`` or ``loss`` where the interval leaves out 0, else ``not shown``."""
-        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+        """``gain`` or ``loss`` where the interval leaves out 0, else ``not shown``; no spread tells of no interval."""
+        if not self.sd or self.low is None or self.high is None or self.low <= 0 <= self.high:
             return "not shown"
         return "gain" if self.mean > 0 else "loss"
 
@@ -44,10 +44,8 @@ def paired(differences: Sequence[float]) -> Paired | None:
     sd = statistics.stdev(differences)
     error = sd / math.sqrt(n)
     half = t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
-    if error == 0:
-        p = 1.0 if mean == 0 else 0.0
-    else:
-        p = 1 - t_within(abs(mean) / error, n - 1)
+    # without any spread nothing can be said of chance
+    p = 1 - t_within(abs(mean) / error, n - 1) if error else 1.0
     return Paired(n, mean, sd, mean - half, mean + half, p)
 
 

@@ -67,6 +67,8 @@ def evaluate_source(
     return {
         "source": str(file if is_file or run is None else run.path),
         **facts,
+        # a label-assisted teacher is shown the label: its scores are no student's
+        "privileged": bool(getattr(predict, "privileged", False)),
         "data": dataset.name,
         "split": dataset.split,
         "fingerprint": dataset.fingerprint(),
@@ -103,6 +105,7 @@ def show(result: dict[str, Any]) -> None:
     """Print an evaluation for people."""
     scores = result["scores"]
     title = f"{result['source']} ({result['ran_on']}) on {result['data']} {result['split']}, {scores['images']} images"
+    title += ", PRIVILEGED: it is shown the label" if result.get("privileged") else ""
     rows = [
         [name, f"{100 * iou:.2f}" if iou is not None else "-"]
         for name, iou in zip(scores["classes"], scores["iou"], strict=True)

@@ -125,7 +125,7 @@ def _make(folder: Comparison, entries: list[Entry]) -> None:
             raise Stopped(stopped.number, stopped.run, then) from None
         except BusyError:
             raise
-        except (KdcError, RuntimeError, MemoryError) as error:  # torch tells lack of memory by a RuntimeError
+        except Exception as error:  # noqa: BLE001 - whatever breaks one run must not end the others
             text = next(iter(str(error).splitlines()), "") or type(error).__name__
             folder.failed[entry.name] = {"error": text, "final": isinstance(error, NumbersError)}
             console.warn(f"{entry.name} failed: {text}; the others go on")

@@ -81,6 +81,10 @@ def facts(
     names = (
         {"teacher": "teacher", "before": "student alone", "after": "distilled"} if distilled else {"after": "network"}
     )
+    shown = {"teacher": teacher.get("spec"), "after": card.get("student")}
+    for role, spec in shown.items():  # such a network's scores are no student's
+        if role in names and (spec or {}).get("in_channels") == 4:
+            names[role] += " (shown the label)"
     scores = {
         "teacher": _scores(teacher_run) or teacher.get("check"),
         "before": _scores(baseline),

@@ -64,7 +64,8 @@ def _advice(felt: Felt) -> Advice:
         return Advice(felt.term, felt.weight, share, None, why, None)
     _, aim, said = next(target for target in TARGETS if felt.cosine >= target[0])
     wanted, why = float(f"{aim / felt.ratio:.2g}"), said.format(f" (cosine {felt.cosine:+.2f})")
-    if aim / NEAR <= share <= aim * NEAR:
+    against = felt.cosine < TARGETS[-2][0]
+    if aim / NEAR <= share <= aim * NEAR or (against and share <= aim):  # never more of what pulls against the task
         return Advice(felt.term, felt.weight, share, felt.weight, f"{why}; near enough", None)
     if not felt.constant:
         factor = f"; scale the schedule by {wanted / felt.weight:.2g}" if felt.weight else "; it begins at 0"

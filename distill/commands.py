@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import console, look
-from .console import say
+from .console import note, say
 from .errors import UsageError
 from .look import Classes, Ignore, Json, Sets
 
@@ -242,8 +242,12 @@ def resolve_flags(
     recommended = load_preset(preset) if preset else {}
     if method is not None:
         flags["method.name"] = method
-        mine = (*of_preset, *(f"method.{part}." for part in method.split("+")))
+    if chosen := method or named.get("method.name") or in_file.get("method.name"):
+        mine = (*of_preset, *(f"method.{part}." for part in chosen.split("+")))
+        left = [key for key in recommended if not key.startswith(mine) and key != "method.name"]
         recommended = {key: value for key, value in recommended.items() if key.startswith(mine)}
+        if left and chosen != "none":
+            note(f"preset {preset} for method {chosen}: {', '.join(left)} left out; its other settings hold")
     layers = [{"method.name": "kt"}, recipe(source or "builtin"), recommended]
     config = resolve(flags, sets, file, layers)
     if at:

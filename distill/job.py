@@ -287,6 +287,7 @@ def _card(parts: Parts, kind: str, fabric: Fabric) -> dict[str, Any]:
         "terms": {name: str(value) for name, value in parts.method.schedules.items()},
         "teacher": parts.teacher.card if parts.teacher else None,
         "student": parts.student.spec(),
+        "privileged": parts.student.in_channels == 4,
         "data": parts.data_card,
         "seed": config.train.seed,
         "config_iters": config.train.iters,

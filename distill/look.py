@@ -198,6 +198,7 @@ def runs_ls(json: Json = False) -> None:
             "name": r.path.name,
             "kind": r.card.get("kind"),
             "status": r.card.get("status"),
+            "privileged": bool(r.card.get("privileged")),
             "best": final_miou(r.card),
             "path": str(r.path),
         }
@@ -206,7 +207,15 @@ def runs_ls(json: Json = False) -> None:
     if not rows and not json:
         say("no runs in runs/; start one with: kdc distill --teacher r101 --student r18 --method kt")
         return
-    cells = [(r["name"], r["kind"], r["status"], "" if r["best"] is None else f"{100 * r['best']:.2f}") for r in rows]
+    cells = [
+        (
+            r["name"],
+            f"{r['kind']} (privileged)" if r["privileged"] else r["kind"],
+            r["status"],
+            "" if r["best"] is None else f"{100 * r['best']:.2f}",
+        )
+        for r in rows
+    ]
     _show(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
 
 

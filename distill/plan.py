@@ -9,6 +9,8 @@ from .config import Config
 from .console import say, table
 from .devices import launch
 from .job import prepare
+from .method_cost import method_cost
+from .methods import Composite
 
 
 def plan(config: Config) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def plan(config: Config) -> dict[str, Any]:
     parts = prepare(config, fabric, dry=True)
     options = config.train
     share = options.batch // (options.devices * options.nodes * options.accumulate)
-    memory = estimate_memory(config, share, parts.teacher.model if parts.teacher else None)
+    memory = estimate_memory(config, share, parts.teacher.model if parts.teacher else None, parts.method)
     result = {
         "data": {
             "name": parts.data.name,
@@ -72,11 +74,14 @@ def plan(config: Config) -> dict[str, Any]:
     return result
 
 
-def estimate_memory(config: Config, images: int, teacher: models.SegmentationModel | None) -> dict[str, int]:
+def estimate_memory(
+    config: Config, images: int, teacher: models.SegmentationModel | None, method: Composite | None = None
+) -> dict[str, int]:
     """Estimate one device's memory in MiB: weights, gradients, momentum, and what autograd keeps of the student.
 
     The student runs once on the meta device, where nothing is computed and every tensor kept for backward is seen. The
-    teacher adds its weights and its largest layer; allocator slack and the method's own buffers are not in it.
+    teacher adds its weights and its largest layer, the method its networks, buffers and what its losses keep; allocator
+    slack is not in it.
     """
     height, width = config.train.crop
     kept: dict[int, int] = {}
@@ -98,5 +103,13 @@ def estimate_memory(config: Config, images: int, teacher: models.SegmentationMod
         activations += (
             images * height * width * max(tap.channels / tap.stride**2 for tap in teacher.taps.values()) * 4 * 4
         )
+    if teacher is not None and method is not None and method.terms:
+        given = {"student": config.model.student, "teacher": teacher.name, "settings": config.method.settings()}
+        given["student"] = models.expand(given["student"], config.model.arch)
+        found = method_cost(config.method.name, classes=teacher.num_classes, size=(height, width), **given)
+        own = found["parameters"]
+        states = 3 if config.train.optimizer == "sgd" else 4
+        weights += 4 * (own["trained"] * states + own["critics"] * 4 + own["fixed"] + own["buffers"])
+        activations += images * found["kept_mib"] * 2**20
     mib = {"weights": round(weights / 2**20), "activations": round(activations / 2**20)}
     return {**mib, "total": sum(mib.values())}

@@ -133,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "method.name": "label-assisted",
         "method.label-assisted.logits": 3.0,
         "method.label-assisted.T": 4.0,
-        "model.dropout": None,
+        "model.teacher_dropout": 0.01,
         **_CIRKD,
         "task.aux_weight": 0.02,
     },

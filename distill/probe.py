@@ -205,7 +205,7 @@ def _forecast(
         "step": step,
         "iters": options.iters,
         "hours": step * options.iters / 3600,
-        "memory_mib": estimate_memory(config, share, teacher.model),
+        "memory_mib": estimate_memory(config, share, teacher.model, parts.method),
         "peak_mib": None if found.peak_mib is None else found.peak_mib + state,
     }
 

@@ -1,5 +1,6 @@
 """Numbers that change over the training steps: weights, temperatures and the learning rate."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -34,9 +35,9 @@ class Schedule:
         try:
             if isinstance(value, str) and (call := _CALL.fullmatch(value)):
                 kind, a, b, n = call.groups()
-                return cls(kind, float(a), float(b), _steps(n))
+                return cls(kind, _finite(a), _finite(b), _steps(n))
             if not isinstance(value, bool):
-                return cls("constant", float(value), float(value), 0)
+                return cls("constant", _finite(value), _finite(value), 0)
         except (TypeError, ValueError):
             pass
         raise UsageError(f"schedule {value!r}: accepted are {_ACCEPTED}, for example linear(4,1,1000)")
@@ -65,8 +66,15 @@ def poly(base: float, step: int, max_steps: int, power: float = 0.9, warmup: int
     return rate * (step + 1) / (warmup + 1) if step < warmup else rate
 
 
+def _finite(value: float | int | str) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
 def _steps(text: str) -> int:
-    steps = float(text)
+    steps = _finite(text)
     if steps < 1 or steps != int(steps):
         raise ValueError(text)
     return int(steps)

@@ -67,7 +67,8 @@ class State:
         """Write a checkpoint, unless the numbers have gone bad since the last one."""
         if self.bad:
             return
-        if not all(bool(torch.isfinite(p).all()) for p in self.student.parameters()):
+        trained = [*self.student.parameters(), *self.method.parameters(), *stage.learner.parameters()]
+        if not all(bool(torch.isfinite(p).all()) for p in trained):
             raise NumbersError(
                 f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept"
             )

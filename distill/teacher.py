@@ -41,8 +41,8 @@ class Teacher:
 
     @property
     def origin(self) -> Any:
-        """What its weights come from, as plain values."""
-        return self.card["sha256"] if self.trained else {"spec": self.card["spec"], "start": self.card["start"]}
+        """What its features come from, as plain values: its file, or its start, and its network as it was built."""
+        return {"spec": self.card["spec"], "sha256": self.card["sha256"], "start": self.card.get("start")}
 
 
 def find_teacher(
@@ -103,14 +103,16 @@ def reopen_teacher(card: dict[str, Any]) -> Teacher:
     Raises:
         WeightsError: its file is gone or has changed.
     """
-    if not card.get("trained", True):  # by a phase of the run, which leaves a file when it is done
-        model = models.rebuild(card["spec"])
-        if card.get("file"):
-            model.load_state_dict(load_file(card["file"]))
-        return Teacher(model.requires_grad_(False).eval(), card)
+    trained = card.get("trained", True)
+    if not trained and not card.get("file"):  # a phase of the run trains it, and leaves a file when it is done
+        return Teacher(models.rebuild(card["spec"]).requires_grad_(False).eval(), card)
     path = Path(card["file"])
     if not path.exists() or sha256(path) != card["sha256"]:
-        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
+        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to go on with this run")
+    if not trained:
+        model = models.rebuild(card["spec"])
+        model.load_state_dict(load_file(path))
+        return Teacher(model.requires_grad_(False).eval(), card)
     if card.get("run") or (path.suffix == ".safetensors" and read_card(path)):
         return Teacher(load_student(path).requires_grad_(False), card)
     model = models.rebuild(card["spec"])

@@ -137,6 +137,8 @@ def _stage(phase: Phase | None, learner: Any, config: Config, fabric: Fabric) ->
         precision = fabric.strategy.precision
         return Stage("main", wrapped, tool, config.train.iters, config.train.lr, precision, critics)
     phase.module.requires_grad_(True)
+    if fabric.device.type == "cuda" and fabric.world_size > 1:
+        convert_sync_batchnorm(phase.module)
     module = PhaseLearner(phase).to(fabric.device)
     wrapped, tool = fabric.setup(module, phase_optimiser(phase))
     return Stage(phase.name, wrapped, tool, phase.iters, phase.lr, fabric.strategy.precision)
@@ -241,6 +243,9 @@ def _step_critics(fabric: Fabric, stage: Stage, losses: dict[str, Tensor], decay
         critic, tool = stage.critics[name]
         tool.zero_grad(set_to_none=True)
         loss.backward()
+        if not bool(torch.isfinite(reduced(fabric, loss.detach() + gradient_norm(tool)))):
+            console.warn(f"critic {name}: its loss or gradient is not finite, its step is not taken")
+            continue
         for group in tool.param_groups:
             group["lr"] = critic.lr * (decay if critic.decay else 1.0)
             for parameter in group["params"]:

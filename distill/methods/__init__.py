@@ -6,9 +6,10 @@ defaults, and `losses`.
 
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -202,6 +203,8 @@ def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] |
         for key, value in given.get(name, {}).items():
             if key in own:
                 own[key] = Schedule.parse(value)
+                if min(own[key].a, own[key].b) < 0:
+                    raise UsageError(f"method {name}: the weight {key}={value} is negative; 0 switches a term off")
             else:
                 option, value = _option(name, cls, key, value)
                 keywords[option] = value
@@ -235,7 +238,29 @@ def _option(name: str, cls: type[Method], key: str, value: Any) -> tuple[str, An
     ):
         kind = {bool: "true or false", str: "a name"}.get(type(default), "a number")
         raise UsageError(f"method {name}: {key}={value!r}, but {kind} is needed, such as {str(default).lower()}")
-    return option, value
+    annotation = inspect.signature(cls).parameters[option].annotation
+    kinds = (type(default),) if annotation is inspect.Parameter.empty else get_args(annotation) or (annotation,)
+    return option, value if str in kinds or bool in kinds else _number(f"method {name}: {key}", value, kinds)
+
+
+def _number(what: str, value: Any, kinds: Collection[type]) -> float | int:
+    """Read an option that is a number; YAML takes 1e-4, without a point, for a text.
+
+    Raises:
+        UsageError: it is none, or not what an option can be: not finite, negative, a rate of 0, a broken count.
+    """
+    try:
+        number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        raise UsageError(f"{what}={value!r}, but a number is needed, such as 0.5 or 1e-4") from None
+    if not math.isfinite(number) or number < 0 or (number == 0 and what.endswith("lr")):
+        least = "above 0" if what.endswith("lr") else "of at least 0"
+        raise UsageError(f"{what}={value!r}: a finite number {least} is needed")
+    if float in kinds:
+        return number if int in kinds else float(number)
+    if number != int(number):
+        raise UsageError(f"{what}={value!r}: a whole number is needed")
+    return int(number)
 
 
 def _built(method: Method) -> list[dict[str, Any]]:

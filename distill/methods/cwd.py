@@ -59,12 +59,17 @@ class Cwd(Method):
             self.adapter = Adapter(c_s, c_t, self.rng("adapter"), adapter)
             self.factor = c_t / c_s if divide == "student" else 1.0
 
+    def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor] | None:
+        if "feature" not in self.terms:
+            return None
+        s, t = self.pair(student, teacher, self.at)
+        return (self.adapter(s) if self.adapter else s), t
+
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         T = self.T(batch.step)
         values = {}
         if "logits" in self.terms:
             values["logits"] = channel_kl(*self.pair(student, teacher, "logits"), T)
-        if "feature" in self.terms:
-            s, t = self.pair(student, teacher, self.at)
-            values["feature"] = self.factor * channel_kl(self.adapter(s) if self.adapter else s, t, T)
+        if pair := self.compared(student, teacher):
+            values["feature"] = self.factor * channel_kl(*pair, T)
         return values

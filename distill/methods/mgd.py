@@ -63,9 +63,12 @@ class Mgd(Method):
             f"the generator on {tap} costs {parameters:,} parameters and {macs:.3g} GMACs an image at 64x128{cheap}"
         ]
 
-    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+    def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor]:
         s, t = self.pair(student, teacher, self.taps[0])
-        x = self.align(s) if self.align else s
+        return (self.align(s) if self.align else s), t
+
+    def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
+        x, t = self.compared(student, teacher)
         keep = self.drawn(batch, x) <= 1 - self.mask
         return {"mgd": F.mse_loss(self.generator(x * keep), t, reduction="sum") / len(t)}
 

@@ -28,7 +28,7 @@ def test_one_file_is_a_method(tmp_path: Path) -> None:
     facts = methods.info("mine")
     assert facts["terms"] == {"mse": 1.0} and facts["options"] == {"scale": 1.0} and facts["taps"] == ["logits"]
     tap = {"logits": Tap(2, 8)}
-    composite = compose("mine", Sizes(2, tap, tap, iters=1, seed=0), {"mine": {"scale": 3.0}})
+    composite = compose("mine", Sizes(2, tap, tap, iters=1, seed=0), {"mine": {"scale": "3e-0"}})
     student = torch.tensor([[[[1.0, 2.0]], [[0.0, -1.0]]]], requires_grad=True)
     labels = torch.zeros(1, 8, 16, dtype=torch.long)
     values = composite.losses(Output(student), Output(torch.zeros(1, 2, 1, 2)), Batch(torch.zeros(1, 3, 8, 16), labels))

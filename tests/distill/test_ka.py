@@ -234,8 +234,8 @@ class TestMethod:
             ("q", 0, "ka.q='0': accepted are 1, 2"),
             ("affinity", "row", "ka.affinity='row': accepted are rows, fro, mse; did you mean 'rows'"),
             ("adapter_depth", 0, "ka.adapter.depth=0: a whole number of at least 1"),
-            ("code", 1.5, "ka.code=1.5: a whole number of at least 0"),
-            ("ae_iters", -1, "ka.ae.iters=-1: a whole number of at least 0"),
+            ("code", 1.5, "code=1.5: a whole number is needed"),
+            ("ae_iters", -1, "ae_iters=-1: a finite number of at least 0"),
         ],
     )
     def test_bad_options(self, option, value, message):

@@ -1,11 +1,14 @@
 """The contract that every method keeps, whatever it computes."""
 
+import inspect
+from typing import get_args
+
 import pytest
 import torch
 
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
-from kdc.distill.methods import Sizes, compose, info, load, names
+from kdc.distill.methods import Sizes, compose, info, load, names, options
 from kdc.distill.models import Output, Tap
 
 K = 5
@@ -120,6 +123,35 @@ class TestContract:
         bare = Sizes(K, {"head": Tap(3, 8)}, sizes().teacher, 40, 0)
         with pytest.raises(UsageError, match="student has only head"):
             compose(name, bare)
+
+    def test_numbers_may_be_texts_and_must_make_sense(self, name):
+        signature = inspect.signature(load(name)).parameters
+        for option, default in options(load(name)).items():
+            kinds = get_args(signature[option].annotation) or (signature[option].annotation,)
+            if bool in kinds or kinds == (str,):
+                continue
+            for wrong in ("abc", "nan", float("inf"), -1, [1]):
+                with pytest.raises(UsageError):
+                    compose(name, sizes(), {name: {option: wrong}})
+            compose(name, sizes(), {name: {option: f"{default:.0e}" if isinstance(default, float) else str(default)}})
+        for term in load(name).weights:
+            for wrong in ("nan", "abc", -1.0):
+                with pytest.raises(UsageError):
+                    compose(name, sizes(), {name: {term: wrong}})
+
+    @pytest.mark.parametrize("classes", [2, 182])
+    def test_few_and_many_classes_of_one_odd_bf16_image(self, name, classes):
+        changed = {"logits": (classes, classes), "aux": (classes, classes)}
+        given = sizes(changed)
+        composite = compose(name, Sizes(classes, given.student, given.teacher, iters=40, seed=0))
+        student, teacher = (output(i, (5, 7), 1, dtype=torch.bfloat16, changed=changed) for i in (0, 1))
+        labels = torch.randint(0, classes, (1, 37, 53), generator=torch.Generator().manual_seed(1))
+        at_hand = Batch(torch.zeros(1, 3, 37, 53, dtype=torch.uint8), labels)
+        composite.remember(teacher, at_hand)
+        values = composite.losses(student, teacher, at_hand)
+        assert all(value.isfinite() and value.dtype == torch.float32 for value in values.values())
+        grads = torch.autograd.grad(total(values), leaves(student), allow_unused=True)
+        assert all(g.isfinite().all() for g in grads if g is not None)
 
     def test_info_is_complete(self, name):
         facts = info(name)

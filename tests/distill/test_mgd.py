@@ -109,7 +109,7 @@ class TestMask:
 
     @pytest.mark.parametrize("mask", [-0.1, 1, 1.5])
     def test_share_is_checked(self, mask):
-        with pytest.raises(UsageError, match="at least 0 and below 1"):
+        with pytest.raises(UsageError, match="at least 0"):
             build(3, 7, mask=mask)
 
 
