@@ -2,36 +2,43 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..distill import console
-from ..distill.errors import DataError, UsageError, WeightsError
-from ..distill.evaluate import Predict, evaluate
-from ..distill.run import Run, find_run
-from .runtime import TORCH_FILES, owner
+from ..distill.errors import DataError, UsageError
+from ..distill.evaluate import evaluate
+from ..distill.run import Run
+from .segmenter import Windows, locate, open_segmenter
+
+if TYPE_CHECKING:
+    from ..distill.data import Dataset
 
 
 def evaluate_source(
     source: str | Path | Run | None,
     *,
-    data: str | None = None,
+    data: "str | Dataset | None" = None,
     split: str = "val",
     device: str = "cpu",
     provider: str | None = None,
     size: tuple[int, int] | None = None,
     limit: int | None = None,
+    windows: Windows | None = None,
+    trust: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
 
     Args:
         source: what to judge; None is the last run.
-        data: a data set's name or folder (default: the data of the run that the file belongs to).
+        data: a data set, its name or folder (default: the data of the run that the file belongs to).
         split: of the data.
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider, for an ONNX file.
         size: input height and width, for an ONNX file that leaves them free.
         limit: only the first so many images.
+        windows: take larger images in tiles, as ``kdc predict`` does.
+        trust: run native code that no manifest of kdc's vouches for.
         options: of ``open_data``, with ``data``.
 
     Returns:
@@ -42,63 +49,40 @@ def evaluate_source(
         DataError: the split cannot be evaluated, or its classes are not those of the network.
         WeightsError: a broken file.
     """
-    file = Path(str(source)) if source is not None and not isinstance(source, Run) else None
-    is_file = file is not None and file.suffix.lower() in (*TORCH_FILES, ".onnx", ".engine", ".plan")
-    if is_file and file is not None and not file.is_file():
-        raise WeightsError(f"{file} does not exist")
-    run = owner(file) if is_file and file is not None else source if isinstance(source, Run) else find_run(source)
-    if data is not None:
+    chosen, run = locate(source)
+    if isinstance(data, str):
         from ..distill.data import open_data
 
         dataset = open_data(data, split, **options)
+    elif data is not None:
+        dataset = data
     elif run is not None:
         dataset = run.open_data(split)
     else:
-        raise UsageError(f"{file} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
-    predict, facts = _open(file if is_file else run, device, provider, size)
-    classes = facts.pop("num_classes")
+        raise UsageError(f"{chosen} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
+    segmenter = open_segmenter(
+        chosen, device=device, provider=provider, size=size, windows=windows, trust=trust, assisted=True
+    )
+    classes = segmenter.num_classes
     if classes and classes != dataset.num_classes:
         raise DataError(
             f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
         )
     indices = range(min(limit, len(dataset))) if limit else None
     start = time.perf_counter()
-    scores = evaluate(predict, dataset, indices=indices, label="evaluating")
+    scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
+    segmenter.close()
     return {
-        "source": str(file if is_file or run is None else run.path),
-        **facts,
+        "source": str(chosen.path if isinstance(chosen, Run) else chosen),
+        **segmenter.facts,
         # a label-assisted teacher is shown the label: its scores are no student's
-        "privileged": bool(getattr(predict, "privileged", False)),
+        "privileged": bool(getattr(segmenter.predict, "privileged", False)),
         "data": dataset.name,
         "split": dataset.split,
         "fingerprint": dataset.fingerprint(),
         "scores": scores.to_dict(),
         "seconds": round(time.perf_counter() - start, 2),
     }
-
-
-def _open(
-    source: Path | Run | None, device: str, provider: str | None, size: tuple[int, int] | None
-) -> tuple[Predict, dict[str, Any]]:
-    assert source is not None
-    if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
-        # not through a runtime: a checkpoint takes every image at its own size, as validation in training does
-        from ..distill.checkpoint import load_student
-        from ..distill.evaluate import model_predictor
-        from .torch_runtime import need_device
-
-        if provider is not None:
-            raise UsageError(f"--provider {provider} is for ONNX files; a checkpoint runs in torch")
-        if size is not None:
-            raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
-        need_device(device)
-        model = load_student(source)
-        return model_predictor(model, device), {"ran_on": f"torch {device}", "num_classes": model.num_classes}
-    from .runtime import open_runtime, predictor
-
-    runtime = open_runtime(source, device=device, provider=provider, size=size)
-    facts = {"ran_on": f"{runtime.name} {runtime.provider}", "precision": runtime.precision}
-    return predictor(runtime), facts | {"num_classes": len(runtime.spec.classes)}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -1,12 +1,14 @@
 """What networks cost before they run anywhere: parameters and arithmetic, counted without weights or images."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..distill import console
-from ..distill.errors import UsageError
+from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
+from .runtime import owner
 
 CONVENTIONS = {
     "true": "multiply-adds (MACs) of every convolution at its real output size; FLOPs = 2 x MACs",
@@ -15,24 +17,26 @@ CONVENTIONS = {
 
 
 def count(
-    sources: Sequence[str | Run] | None = None,
+    sources: Sequence[str | Path | Run] | None = None,
     *,
     classes: int | None = None,
     size: tuple[int, int] | None = None,
     output_stride: int | None = None,
     counter: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Count parameters and, with a ``counter``, MACs of models by name or of the networks of runs.
+    """Count parameters and, with a ``counter``, MACs of models by name, of the networks of runs, and of files.
 
     Args:
-        sources: model names and runs; None is the last run. A run stands for its student and its teacher.
+        sources: model names, runs and files; None is the last run. A run stands for its student and its teacher, an
+            ONNX file for itself, any other file for the network of the run it came from.
         classes: for names (default 19, as the papers' tables).
         size: input height and width (default: the images of the first run, else 512x1024).
         output_stride: for names (default: the architecture's own).
         counter: "true" or "cirkd"; None counts parameters only.
 
     Raises:
-        UsageError: neither a model nor a run.
+        UsageError: neither a model, a run nor a file, or an ONNX file that does not go with ``size`` or ``counter``.
+        WeightsError: a file that does not tell what it holds.
     """
     import torch
 
@@ -40,42 +44,100 @@ def count(
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
-    specs: list[tuple[str, dict[str, Any] | str]] = []
+    specs: list[tuple[str, str, dict[str, Any] | str | Path]] = []
     for source in sources or [find_run(None)]:
-        if not isinstance(source, Run) and not Path(source).exists() and _is_model(source):
-            specs.append(("", source))
+        if not isinstance(source, Run) and Path(source).is_file():
+            path = Path(source)
+            specs.append((path.name, "", path if path.suffix.lower() == ".onnx" else _spec_of(path)))
+            continue
+        if not isinstance(source, Run) and not Path(source).exists() and _is_model(str(source)):
+            specs.append(("", "", str(source)))
             continue
         run = source if isinstance(source, Run) else find_run(source)
-        specs.append(("student" if run.card.get("teacher") else "network", run.card["student"]))
+        specs.append(("", "student" if run.card.get("teacher") else "network", run.card["student"]))
         size = size or tuple((run.card.get("data") or {}).get("size") or ()) or None
         teacher = run.card.get("teacher") or {}
         if teacher.get("spec"):  # as it was loaded: its stride need not be the student's
-            specs.append(("teacher", teacher["spec"]))
+            specs.append(("", "teacher", teacher["spec"]))
         elif teacher.get("name") and _is_model(teacher["name"]):
-            specs.append(("teacher", {**run.card["student"], "name": models.expand(teacher["name"]), "aux": True}))
-    size = size or (512, 1024)
+            spec = {**run.card["student"], "name": models.expand(teacher["name"]), "aux": True}
+            specs.append(("", "teacher", spec))
     rows = []
-    for role, spec in specs:
+    for name, role, spec in specs:
+        if isinstance(spec, Path):
+            rows.append(_onnx_row(spec, size, counter))
+            continue
         with torch.device("meta"):
             if isinstance(spec, str):
                 model = models.build(spec, classes or 19, output_stride=output_stride)
             else:
                 model = models.rebuild(spec)
-        total, without = cost.params(model)
         row: dict[str, Any] = {
-            "model": model.name,
+            "model": name or model.name,
             "role": role,
             "classes": model.num_classes,
             "output_stride": model.output_stride,
         }
-        row |= {"params": total, "params_without_aux": without}
-        if counter:
-            row |= {"size": list(size), "counter": counter}
-            for key, aux in (("macs", True), ("macs_without_aux", False)):
-                row[key] = cost.macs(model, size, aux=aux, counter=counter)
-            row |= {"flops": 2 * row["macs"], "flops_without_aux": 2 * row["macs_without_aux"]}
-        rows.append(row)
+        shape = size or (512, 1024)
+        macs = [cost.macs(model, shape, aux=aux, counter=counter) for aux in (True, False)] if counter else None
+        rows.append(row | _columns(cost.params(model), macs, shape, counter))
     return rows
+
+
+def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int | None]:
+    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they cannot be known.
+
+    Every file of a run costs what the run's student costs: a file that was folded or quantised is the same network.
+    """
+    import torch
+
+    from ..distill import cost, models
+
+    with contextlib.suppress(WeightsError):
+        with torch.device("meta"):
+            model = models.rebuild(_spec_of(source))
+        return cost.params(model)[1], cost.macs(model, size, aux=False)
+    if isinstance(source, Path) and source.suffix.lower() == ".onnx":
+        from .onnx_cost import count_onnx
+
+        return count_onnx(source, size)[:2]
+    return None, None
+
+
+def _spec_of(source: Path | Run) -> dict[str, Any]:
+    """Return what rebuilds the network of a run, of a kdc checkpoint or of a file in a run's folder."""
+    from ..distill.checkpoint import read_card
+
+    card = read_card(source) if isinstance(source, Path) and source.suffix == ".safetensors" else None
+    run = source if isinstance(source, Run) else owner(source)
+    spec = (card or {}).get("model") or (run.card.get("student") if run else None)
+    if not spec or "name" not in spec:
+        raise WeightsError(f"{source} does not say which network it holds; count the run or the ONNX file it came from")
+    return spec
+
+
+def _onnx_row(path: Path, size: tuple[int, int] | None, counter: str | None) -> dict[str, Any]:
+    from .onnx_cost import count_onnx
+    from .ort_runtime import read_info
+
+    if counter == "cirkd":
+        raise UsageError(f"--flops-counter cirkd is for models and runs; {path} is counted as it is")
+    info = read_info(path)
+    # a file of one size is counted at it; the others follow the first run
+    params, macs, shape = count_onnx(path, size if None in info.size else None)
+    row = {"model": path.name, "role": "", "classes": info.num_classes, "output_stride": None}
+    return row | _columns((params, params), (macs, macs) if counter else None, shape, counter)
+
+
+def _columns(
+    params: Sequence[int], macs: Sequence[int] | None, size: tuple[int, int], counter: str | None
+) -> dict[str, Any]:
+    """Return the columns of a row from counts with and without the auxiliary head."""
+    row: dict[str, Any] = dict(zip(("params", "params_without_aux"), params, strict=True))
+    if macs is None:
+        return row
+    row |= {"size": list(size), "counter": counter} | dict(zip(("macs", "macs_without_aux"), macs, strict=True))
+    return row | {"flops": 2 * row["macs"], "flops_without_aux": 2 * row["macs_without_aux"]}
 
 
 def show(rows: list[dict[str, Any]]) -> None:
@@ -92,8 +154,11 @@ def show(rows: list[dict[str, Any]]) -> None:
             keys = ("macs", "macs_without_aux", "flops", "flops_without_aux")
             cells += [f"{row[key] / 1e9:.2f}" for key in keys]
         lines.append(cells)
-    size = f" at {rows[0]['size'][0]}x{rows[0]['size'][1]}, one image" if with_macs else ""
-    console.table(f"cost{size}", columns, lines)
+    sizes = sorted({"{}x{}".format(*row["size"]) for row in rows}) if with_macs else []
+    if len(sizes) > 1:
+        columns.append("at")
+        lines = [[*line, "{}x{}".format(*row["size"])] for line, row in zip(lines, rows, strict=True)]
+    console.table(f"cost at {' and '.join(sizes)}, one image" if sizes else "cost", columns, lines)
     console.say("params: everything trained, batch norm included; without aux is what is exported")
     if with_macs:
         console.say(f"convention: {CONVENTIONS[rows[0]['counter']]}")

@@ -128,6 +128,12 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
+def first_gpu(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the GPU that CUDA calls device 0: the first that CUDA_VISIBLE_DEVICES leaves; None without one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
+    return next((gpu for i, gpu in enumerate(found) if visible in (str(i), gpu.get("uuid"))), None)
+
+
 def gpu_flags(found: list[dict[str, Any]], own: int = 0) -> list[str]:
     """Say what on these GPUs may have disturbed a measurement with ``own`` processes."""
     flags = []

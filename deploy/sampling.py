@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .gpu_meter import meter_flags
 from .passport import gpu_flags
 
 #: Fewer samples than this make a p99 of a single run.
@@ -26,6 +27,12 @@ def percentiles(samples: Sequence[Sequence[float]]) -> dict[str, float]:
         "cv": round(float(pooled.std()) / mean, 4),
         "n": pooled.size,
     }
+
+
+def parts_summary(parts: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Summarise the parts of a query: median and 95th percentile of each, in milliseconds."""
+    pairs = {name: np.percentile(np.asarray(values), (50, 95)) for name, values in parts.items()}
+    return {name: {"p50": round(float(p50), 4), "p95": round(float(p95), 4)} for name, (p50, p95) in pairs.items()}
 
 
 def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> dict[str, float]:
@@ -52,22 +59,27 @@ def flags(
         device: "cpu" or "cuda".
         rounds: how often the backends took turns.
     """
-
-    def rows_with(value: str, when: Callable[[dict[str, Any]], bool]) -> str:
-        return ", ".join(f"{row['name']} {value.format(**row)}" for row in rows if when(row))
-
     said = []
-    if noisy := rows_with("{cv:.0%}", lambda row: row["cv"] > NOISY):
+    if noisy := _rows_with(rows, "{cv:.0%}", lambda row: row["cv"] > NOISY):
         said.append(f"runs vary by more than {NOISY:.0%} ({noisy}): trust the ratios more than the milliseconds")
-    if few := rows_with("{n}", lambda row: row["n"] < ENOUGH):
+    if few := _rows_with(rows, "{n}", lambda row: row["n"] < ENOUGH):
         said.append(f"fewer than {ENOUGH} samples ({few}): p95 and p99 are rough; raise --seconds")
-    if restless := rows_with("after {warmup[seconds]:.1f} s", lambda row: not row["warmup"]["stable"]):
+    if restless := _rows_with(rows, "after {warmup[seconds]:.1f} s", lambda row: not row["warmup"]["stable"]):
         said.append(f"not stable to 5% when warm-up ended ({restless})")
-    if strays := rows_with("{nodes_on_cpu}", lambda row: row["nodes_on_cpu"] > 0):
-        said.append(f"nodes that the GPU provider left to the CPU ({strays})")
     if len(rows) > 1 and rounds < ENOUGH_ROUNDS:
         said.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise --seconds")
-    if tf32 := ", ".join(row["name"] for row in rows if row.get("tf32")):
+    said += device_flags(rows, before, after, device)
+    if device == "cuda":
+        said += meter_flags(rows) + _part_flags(rows)
+    return said
+
+
+def device_flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
+    """Say what of the machine, and of what really ran on it, any measurement has to say; arguments as ``flags``."""
+    said = []
+    if strays := _rows_with(rows, "{nodes_on_cpu}", lambda row: row["nodes_on_cpu"] > 0):
+        said.append(f"nodes that the GPU provider left to the CPU ({strays})")
+    if tf32 := ", ".join(dict.fromkeys(row["name"] for row in rows if row.get("tf32"))):
         said.append(f"float32 products may run as TF32 ({tf32})")
     heads = sorted({row["head"] for row in rows})
     if len(heads) > 1:
@@ -76,5 +88,26 @@ def flags(
     if busy is not None and busy > 0.5 * usable:
         said.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
     if device == "cuda":
-        said += gpu_flags(after["gpus"], own=len(rows))
+        said += gpu_flags(after["gpus"], own=len({row["pid"] for row in rows}))
+    return said
+
+
+def _rows_with(rows: list[dict[str, Any]], value: str, when: Callable[[dict[str, Any]], bool]) -> str:
+    return ", ".join(f"{row['name']} {value.format(**row)}" for row in rows if when(row))
+
+
+def _part_flags(rows: list[dict[str, Any]]) -> list[str]:
+    """Say where a GPU waits for its host, as trtexec does."""
+    said = []
+    for row in rows:
+        parts = {name: part["p50"] for name, part in row.get("parts", {}).items()}
+        if "compute" not in parts:
+            continue
+        if parts["enqueue"] > 0.8 * parts["compute"]:
+            said.append(
+                f"{row['name']}: handing the network over takes the host {parts['enqueue']:.2f} ms of its "
+                f"{parts['compute']:.2f}: the host, not the GPU, may be what is measured"
+            )
+        if parts["h2d"] + parts["d2h"] >= parts["compute"]:
+            said.append(f"{row['name']}: transfers take as long as the network: a uint8 argmax head sends less")
     return said

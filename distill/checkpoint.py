@@ -106,7 +106,7 @@ def load_deployable(source: Run | str | Path | None) -> SegmentationModel:
     if model.in_channels == 4:
         raise WeightsError(
             f"{model.name} of {source} is a label-assisted teacher: it must be shown the label, so it can teach "
-            "(--method label-assisted --teacher RUN) but not be exported or timed"
+            "(--method label-assisted --teacher RUN) but not predict, be exported or timed"
         )
     return model
 

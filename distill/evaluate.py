@@ -1,6 +1,6 @@
 """Whole-image evaluation: one function judges a checkpoint, an ONNX file and every other runtime."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from .metrics import Scores
 
 if TYPE_CHECKING:
     from .data import Dataset
+    from .tiles import Tiling
 
 #: uint8 RGB ``(H, W, 3)`` -> uint8 class mask ``(H, W)``; a privileged one is given the label, too (see `ask`)
 Predict = Callable[..., np.ndarray]
@@ -55,7 +56,13 @@ def ask(predict: Predict, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return predict(image, truth) if getattr(predict, "privileged", False) else predict(image)
 
 
-def model_predictor(model: nn.Module, device: str | torch.device = "cpu", *, channels_last: bool = True) -> Predict:
+def model_predictor(
+    model: nn.Module,
+    device: str | torch.device = "cpu",
+    *,
+    channels_last: bool = True,
+    tiling: "Tiling | None" = None,
+) -> Predict:
     """Return a ``predict`` that runs ``model`` on single images: inference mode, logits upsampled to the image, argmax.
 
     The model is moved to ``device`` and set to eval mode when the predictor is made; a training loop that
@@ -66,13 +73,13 @@ def model_predictor(model: nn.Module, device: str | torch.device = "cpu", *, cha
             label by its fixed codes, without noise.
         device: where it runs.
         channels_last: memory format of the input, faster on most devices.
+        tiling: the windows that a larger image is taken in (default: every image whole).
     """
     model.to(device).eval()
     layout = torch.channels_last if channels_last else torch.contiguous_format
     privileged = getattr(model, "in_channels", 3) == 4
 
-    @torch.inference_mode()
-    def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+    def logits_of(image: np.ndarray, truth: np.ndarray | None = None) -> Tensor:
         # H,W,3 seen as 1,3,H,W already lies channels-last in memory
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         given = [pixels.to(device).contiguous(memory_format=layout)]
@@ -80,7 +87,15 @@ def model_predictor(model: nn.Module, device: str | torch.device = "cpu", *, cha
             assert truth is not None and isinstance(model.num_classes, int)
             labels = torch.from_numpy(truth)[None].to(device).long()
             given.append(channel(labels, fixed_codes(model.num_classes).to(device), 0.0, cast(Any, model)))
-        return labels_of(model(*given).logits, image.shape[:2])[0].cpu().numpy()
+        return model(*given).logits
+
+    @torch.inference_mode()
+    def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
+        shown = [image] if truth is None else [image, truth]
+        size = (image.shape[0], image.shape[1])
+        if tiling is None or tiling.covers(size):
+            return labels_of(logits_of(*shown), size)[0].cpu().numpy()
+        return tiling.segment(lambda *window: logits_of(*window)[0], *shown)
 
     predict.privileged = privileged  # pyright: ignore[reportFunctionMemberAccess]
     return predict
@@ -97,11 +112,20 @@ def labels_of(logits: Tensor, size: tuple[int, ...]) -> Tensor:
         logits = logits.float()
     if logits.device.type != "cpu":
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=True).argmax(1).to(torch.uint8)
-    best = F.interpolate(logits[:, :1], size=size, mode="bilinear", align_corners=True)
-    labels = torch.zeros(best.shape, dtype=torch.uint8)
-    for k in range(1, logits.shape[1]):
-        value = F.interpolate(logits[:, k : k + 1], size=size, mode="bilinear", align_corners=True)
+    planes = logits.split(1, dim=1)
+    return strongest(F.interpolate(plane, size=size, mode="bilinear", align_corners=True) for plane in planes)[:, 0]
+
+
+def strongest(planes: Iterable[Tensor]) -> Tensor:
+    """Return the argmax, uint8, over the scores of each class; ties go to the lower one.
+
+    The running maximum is kept in the first plane, which is written over.
+    """
+    rest = iter(planes)
+    best = next(rest)
+    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for k, value in enumerate(rest, 1):
         # later classes have higher numbers, so the maximum of masks is the last winner
         torch.maximum(labels, (value > best).view(torch.uint8) * k, out=labels)
         torch.maximum(best, value, out=best)
-    return labels[:, 0]
+    return labels

@@ -1,4 +1,4 @@
-"""What a run carries from step to step: what a checkpoint holds, the logs, and the signals that end it."""
+"""What a run carries from step to step: what a checkpoint holds, the logs, and how it says that a signal ended it."""
 
 import signal
 from dataclasses import dataclass, field
@@ -118,26 +118,3 @@ class State:
     def log(self, name: str, **values: Any) -> None:
         """Append one object to a log."""
         self.logs[name].write(console.to_json(values) + "\n")
-
-
-class Signals:
-    """SIGINT and SIGTERM, remembered until the step is done."""
-
-    def __enter__(self) -> "Signals":
-        self.number = 0
-        self._old = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._old[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: signals go elsewhere
-                break
-        return self
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.number:  # a second one: the user does not want to wait
-            raise KeyboardInterrupt
-        self.number = number
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

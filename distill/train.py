@@ -31,7 +31,8 @@ from .optim import (
 from .phases import Artefacts
 from .processes import agree, fetch, reduced
 from .run import Run, sha256
-from .state import Signals, Stage, State, Stopped
+from .signals import Signals
+from .state import Stage, State, Stopped
 from .teacher import Teacher, check_teacher
 from .verdict import finish, validate
 
