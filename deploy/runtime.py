@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..distill.errors import ExportError, UsageError, WeightsError
+from ..distill.errors import UsageError, WeightsError
 from ..distill.preprocess import Preprocess
 from ..distill.run import Run, find_run
 
@@ -17,6 +17,8 @@ DEVICES = ("cpu", "cuda")
 TORCH_FILES = (".safetensors", ".pt", ".pth")
 #: Suffixes of TensorRT engines.
 ENGINES = (".engine", ".plan")
+#: The provider that hands an ONNX file to OpenVINO itself, not to ONNX Runtime.
+OPENVINO = "openvino"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Runtime(ABC):
     """A network, opened and ready.
 
     Attributes:
-        name: "torch" or "onnxruntime".
+        name: "torch", "onnxruntime", "openvino", "aoti" or "tensorrt".
         provider: what really executes it, for example "CPUExecutionProvider".
         precision: "fp32", "fp16" or "int8".
         device: "cpu" or "cuda".
@@ -101,8 +103,17 @@ class Runtime(ABC):
 
         return step
 
-    def prepare(self, images: np.ndarray) -> np.ndarray:
-        """Turn uint8 RGB ``(N, H, W, 3)`` into an input: padded right and below with the mean colour, then normalised.
+    def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
+        """Return a function that runs one query from host to host by the device's own clock; None where it has none.
+
+        Milliseconds: ``h2d``, ``compute`` and ``d2h`` between events on the stream, ``enqueue`` that the host took to
+        hand the network over, and ``total`` by the host's clock until the stream is done.
+        """
+        self.check(x)
+        return None
+
+    def pad(self, images: np.ndarray) -> np.ndarray:
+        """Bring uint8 RGB ``(N, H, W, 3)`` to the input size: the mean colour goes to the right and below.
 
         Raises:
             UsageError: the images are larger than the network's input.
@@ -114,13 +125,22 @@ class Runtime(ABC):
                 f"image is {h}x{w}, {self.source.name} takes up to {height}x{width}; "
                 f"export it for that size: kdc export onnx RUN --size {h}x{w}"
             )
-        if (h, w) != (height, width):
-            mean = self.spec.preprocess.mean
-            colour = mean if self.spec.preprocess.order == "rgb" else mean[::-1]
-            padded = np.empty((len(images), height, width, 3), np.uint8)
-            padded[:] = np.rint(colour).astype(np.uint8)
-            padded[:, :h, :w] = images
-            images = padded
+        if (h, w) == (height, width):
+            return images
+        mean = self.spec.preprocess.mean
+        colour = mean if self.spec.preprocess.order == "rgb" else mean[::-1]
+        padded = np.empty((len(images), height, width, 3), np.uint8)
+        padded[:] = np.rint(colour).astype(np.uint8)
+        padded[:, :h, :w] = images
+        return padded
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Turn uint8 RGB ``(N, H, W, 3)`` into an input: padded, then normalised where the network wants floats.
+
+        Raises:
+            UsageError: the images are larger than the network's input.
+        """
+        images = self.pad(images)
         if self.spec.dtype == "float32":
             x = self.spec.preprocess.apply(images)
             return x if self.spec.layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
@@ -146,12 +166,16 @@ class Runtime(ABC):
 
 def labels(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Argmax of float ``(N, K, h, w)``, enlarged to ``size`` first where a network left that to its user."""
-    if logits.shape[2:] != size:
-        import cv2
+    return enlarged(logits, size).argmax(1).astype(np.uint8)
 
-        enlarged = [[cv2.resize(k.astype(np.float32), size[::-1]) for k in image] for image in logits]
-        logits = np.asarray(enlarged)
-    return logits.argmax(1).astype(np.uint8)
+
+def enlarged(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float ``(N, K, h, w)`` to ``size``; what has that size already is returned as it is."""
+    if logits.shape[2:] == size:
+        return logits
+    import cv2
+
+    return np.asarray([[cv2.resize(k.astype(np.float32), size[::-1]) for k in image] for image in logits])
 
 
 def predictor(runtime: Runtime) -> Callable[[np.ndarray], np.ndarray]:
@@ -181,16 +205,25 @@ def open_runtime(
     size: tuple[int, int] | None = None,
     threads: int | None = None,
     head: str = "logits",
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
 ) -> Runtime:
-    """Open a run, a kdc checkpoint or an ONNX file.
+    """Open a run, a kdc checkpoint, or a file by its suffix.
+
+    ``.onnx`` runs in ONNX Runtime (or OpenVINO, as the provider says), ``.xml`` in OpenVINO, ``.pt2`` as AOTInductor
+    compiled it, ``.engine`` and ``.plan`` in TensorRT, ``.safetensors``, ``.pt`` and ``.pth`` in torch.
 
     Args:
         source: what to open; a name is looked for below ``runs/``.
         device: "cpu" or "cuda".
-        provider: an ONNX Runtime execution provider, where ``device`` does not say enough.
+        provider: an ONNX Runtime execution provider or "openvino", where ``device`` does not say enough.
         size: input height and width, for what is not made for one size: a checkpoint, a dynamic ONNX file.
         threads: CPU threads within an operator (default: the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
+        trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
+        buffers: what an engine keeps its GPU memory with: "auto", "pycuda", "cuda-python" or "torch".
+        cuda_graph: start an engine as one CUDA graph.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
@@ -200,17 +233,31 @@ def open_runtime(
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
+    path = Path(str(source))
     if suffix in ENGINES:
-        raise ExportError(
-            f"{source}: this version of kdc builds TensorRT engines and does not run them; "
-            "open the ONNX file it was built from instead"
-        )
-    if suffix == ".onnx":
+        from .trt_runtime import TrtRuntime
+
+        if provider is not None:
+            raise UsageError(f"--provider {provider} is for ONNX files; {source} runs in TensorRT")
+        return TrtRuntime(path, device=device, size=size, buffers=buffers, cuda_graph=cuda_graph, trust=trust)
+    in_openvino = provider is not None and provider.lower() == OPENVINO
+    if suffix == ".onnx" and not in_openvino:
         from .ort_runtime import OrtRuntime
 
-        return OrtRuntime(Path(str(source)), device=device, provider=provider, size=size, threads=threads)
+        return OrtRuntime(path, device=device, provider=provider, size=size, threads=threads)
+    if suffix == ".xml" or (suffix == ".onnx" and in_openvino):
+        from .openvino_runtime import OpenvinoRuntime
+
+        if provider is not None and not in_openvino:
+            raise UsageError(f"--provider {provider} is for ONNX files; {source} runs in OpenVINO")
+        return OpenvinoRuntime(path, device=device, size=size, threads=threads)
     if provider is not None:
-        raise UsageError(f"--provider {provider} is for ONNX files; {source} runs in torch")
+        where = "as it was compiled" if suffix == ".pt2" else "in torch"
+        raise UsageError(f"--provider {provider} is for ONNX files; {source} runs {where}")
+    if suffix == ".pt2":
+        from .aoti_runtime import AotiRuntime
+
+        return AotiRuntime(path, device=device, size=size, threads=threads, trust=trust)
     if suffix in TORCH_FILES and not isinstance(source, Run) and not Path(source).is_file():
         raise WeightsError(f"{source} does not exist")
     from .torch_runtime import TorchRuntime

@@ -1,13 +1,82 @@
-"""What a latency measurement compares: runs and files become backends of one input size and batch."""
+"""What a measurement compares: runs and files become backends of one input size and batch."""
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
+from .contract import weights_beside
 from .runtime import ENGINES, TORCH_FILES, export_size, owner
 
+if TYPE_CHECKING:
+    from .contract import FileInfo
+
 Source = str | Path | Run
+#: files of the other runtimes: a network of OpenVINO, a package of AOTInductor
+OTHERS = (".xml", ".pt2")
+#: ONNX files that only TensorRT computes as they say; here they are simulated, which takes any time
+FOR_TENSORRT = ".trt.onnx"
+
+
+@dataclass
+class Plan:
+    """The sources of one measurement, all of one input size, batch and device."""
+
+    chosen: list[Path | Run]
+    #: what cannot be measured, and why
+    missing: list[dict[str, str]]
+    #: the run that keeps the record
+    home: Run | None
+    size: tuple[int, int]
+    batch: int
+    head: str
+    device: str
+    provider: str | None = None
+    trust: bool = False
+    #: files that were typed, not found in a run's folder
+    named: set[Path] = field(default_factory=set)
+
+
+def make_plan(
+    sources: Sequence[Source] | None,
+    *,
+    size: tuple[int, int] | None,
+    batch: int,
+    device: str,
+    provider: str | None = None,
+    trust: bool = False,
+) -> Plan:
+    """Choose what is measured, or say why nothing can be.
+
+    Raises:
+        UsageError: nothing to measure, or flags that do not fit the files.
+        WeightsError: a missing or broken file.
+    """
+    chosen, missing, home = expand(sources, device)
+    chosen, misfits = fitting(chosen, batch, size)
+    missing += misfits
+    if not chosen:
+        raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+    if provider is not None and not any(is_onnx(source) for source in chosen):
+        raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
+    size, head = agree(chosen, size)
+    named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
+    return Plan(chosen, missing, home, size, batch, head, device, provider, trust, named)
+
+
+def may_be_refused(source: Path | Run, plan: Plan, error: KdcError) -> bool:
+    """Tell whether a source that was not opened is listed as not measured, rather than ending the measurement.
+
+    That is so for what lies in a run's folder but is not to be had here, and for the files that only opening reads.
+    """
+    if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
+        return False
+    if source.suffix.lower() == ".onnx":
+        return isinstance(error, ExportError) and source.resolve() not in plan.named
+    return isinstance(error, ExportError | UsageError)
 
 
 def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | Run], list[dict[str, str]], Run | None]:
@@ -17,10 +86,10 @@ def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | R
     home: Run | None = None
     for source in sources or [find_run(None)]:
         suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
-        if suffix in ENGINES:
-            missing.append(_engine(Path(str(source)), device))
-        elif suffix == ".onnx" or (suffix in TORCH_FILES and not isinstance(source, Run)):
-            path = Path(str(source))
+        path = Path(str(source)) if suffix in (".onnx", *OTHERS, *ENGINES, *TORCH_FILES) else None
+        if path is not None and suffix in ENGINES and device == "cpu":
+            missing.append(_no_gpu(path))
+        elif path is not None:
             if not path.is_file():
                 raise WeightsError(f"{path} does not exist")
             chosen.append(path)
@@ -28,57 +97,78 @@ def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | R
         else:
             run = source if isinstance(source, Run) else find_run(source)
             home = home or run
-            files = sorted(run.export.glob("*.onnx"), key=lambda p: (_rank(p), len(p.name), p.name))
-            chosen += [run, *files]
+            files, engines = _exports(run, (".onnx",)), _exports(run, ENGINES)
+            typed = [path for path in files if path.name.endswith(FOR_TENSORRT)]
+            missing += [{"file": path.name, "why": "not measured: typed for TensorRT, its engine is"} for path in typed]
+            files = [path for path in files if path not in typed]
+            chosen += [run, *files, *_exports(run, OTHERS), *(engines if device == "cuda" else ())]
             if not files:
                 missing.append({"file": "export/*.onnx", "why": f"not exported yet: kdc export onnx {run.path.name}"})
-            missing += [
-                _engine(p, device)
-                for p in sorted(run.export.iterdir() if run.export.exists() else ())
-                if p.suffix in ENGINES
-            ]
+            missing += [_no_gpu(path) for path in engines if device == "cpu"]
     # a run and its own file may both be named
     unique = {(s.path if isinstance(s, Run) else s).resolve(): s for s in reversed(chosen)}
     return [s for s in chosen if unique.get((s.path if isinstance(s, Run) else s).resolve()) is s], missing, home
+
+
+def _exports(run: Run, suffixes: tuple[str, ...]) -> list[Path]:
+    """Return a run's exported files of some kinds; the copies in a model repository or a bundle are left out."""
+    found = [path for path in run.export.glob("*") if path.suffix in suffixes]
+    return sorted(found, key=lambda p: (_rank(p), len(p.name), p.name))
 
 
 def _rank(path: Path) -> int:
     return 2 if "int8" in path.name else 1 if "fp16" in path.name else 0
 
 
-def _engine(path: Path, device: str) -> dict[str, str]:
-    why = (
-        "not measured: needs a GPU"
-        if device == "cpu"
-        else "not measured: this version of kdc times torch and ONNX Runtime"
-    )
-    return {"file": path.name, "why": why}
+def _no_gpu(path: Path) -> dict[str, str]:
+    return {"file": path.name, "why": "not measured: needs a GPU"}
 
 
-def of_batch(chosen: list[Path | Run], batch: int) -> tuple[list[Path | Run], list[dict[str, str]]]:
-    """Part what takes ``batch`` images at once from the ONNX files made for another batch, and say why."""
-    from .ort_runtime import read_info
+def info_of(source: Path | Run) -> "FileInfo | None":
+    """Read what a file takes and gives without running it; None where it takes what it is given, or only opening tells.
 
-    made_for = {source: read_info(source).shape[0] for source in chosen if isinstance(source, Path) and is_onnx(source)}
-    misfits = {source: own for source, own in made_for.items() if own not in (None, batch)}
-    why = "not measured: made for a batch of {}; kdc export onnx --dynamic-batch leaves it free"
-    missing = [{"file": source.name, "why": why.format(own)} for source, own in misfits.items()]
-    return [source for source in chosen if source not in misfits], missing
+    Raises:
+        WeightsError: the file is missing or broken.
+    """
+    suffix = source.suffix.lower() if isinstance(source, Path) else ""
+    if suffix == ".onnx":
+        from .ort_runtime import read_info as read
+    elif suffix == ".xml":
+        from .openvino_runtime import read_ir as read
+    elif suffix == ".pt2":
+        from .aoti_runtime import read_package as read
+    else:
+        return None
+    assert isinstance(source, Path)
+    return read(source)
+
+
+def fitting(
+    chosen: list[Path | Run], batch: int, size: tuple[int, int] | None
+) -> tuple[list[Path | Run], list[dict[str, str]]]:
+    """Part what takes ``batch`` images of ``size`` at once from the files made for others, and say why."""
+    fit: list[Path | Run] = []
+    missing: list[dict[str, str]] = []
+    for source in chosen:
+        info = info_of(source)
+        if info is not None and info.shape[0] not in (None, batch):
+            why = f"a batch of {info.shape[0]}; kdc export onnx --dynamic-batch leaves it free"
+        elif info is not None and size and any(own not in (None, n) for own, n in zip(info.size, size, strict=True)):
+            why = f"{info.size[0]}x{info.size[1]}; kdc export onnx --size {size[0]}x{size[1]} makes another"
+        else:
+            fit.append(source)
+            continue
+        missing.append({"file": Path(str(source)).name, "why": f"not measured: made for {why}"})
+    return fit, missing
 
 
 def agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
     """Find the input size and the head that all backends are measured with."""
+    infos = [(source, info) for source in chosen if (info := info_of(source)) is not None]
     sizes: dict[tuple[int, int], str] = {}
-    heads: list[str] = []
-    for source in chosen:
-        if is_onnx(source):
-            from .ort_runtime import read_info
-
-            assert isinstance(source, Path)
-            info = read_info(source)
-            heads.append(info.head)
-            if info.size[0] and info.size[1]:
-                sizes.setdefault((info.size[0], info.size[1]), source.name)
+    for source, info in infos:
+        if info.size[0] and info.size[1]:
+            sizes.setdefault((info.size[0], info.size[1]), Path(str(source)).name)
     if size is None and len(sizes) > 1:
         each = ", ".join(f"{name} {h}x{w}" for (h, w), name in sizes.items())
         raise UsageError(f"the files are made for different sizes ({each}); name files of one size")
@@ -92,20 +182,41 @@ def agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple
             break
     if size is None:
         raise UsageError("no input size is known for these files; name it: --size HxW")
-    return size, heads[0] if heads else "logits"
+    return size, infos[0][1].head if infos else "logits"
+
+
+def relative(run: Run, spec: str | None) -> Run | None:
+    """Open a run that another one names; folders moved together are found beside each other."""
+    for path in (Path(spec), run.path.parent / Path(spec).name) if spec else ():
+        with contextlib.suppress(WeightsError):
+            return Run(path)
+    return None
 
 
 def is_onnx(source: Path | Run) -> bool:
-    """Tell an ONNX file from a checkpoint and a run."""
+    """Tell an ONNX file from every other source."""
     return isinstance(source, Path) and source.suffix.lower() == ".onnx"
+
+
+def artefact_bytes(path: Path) -> int:
+    """Return the size of a network on disk: the file, and the weights that lie beside it."""
+    beside = weights_beside(path) or path.with_name(
+        f"{path.name}.data"
+    )  # the latter is where torch's exporter puts them
+    return sum(p.stat().st_size for p in (path, beside) if p.is_file())
 
 
 def row_names(chosen: list[Path | Run]) -> list[str]:
     """Name the rows as shortly as they can be told apart."""
-    short = ["torch" if isinstance(source, Run) or not is_onnx(source) else source.name for source in chosen]
+    short = [
+        "torch" if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES else source.name for source in chosen
+    ]
     names = []
     for source, label in zip(chosen, short, strict=True):
         path = source.path if isinstance(source, Run) else source
         run = source if isinstance(source, Run) else owner(source)
         names.append(label if short.count(label) == 1 else f"{label} of {run.path.name if run else path}")
-    return names
+    return [
+        name if names.count(name) == 1 else str(source.path if isinstance(source, Run) else source)
+        for name, source in zip(names, chosen, strict=True)
+    ]

@@ -167,6 +167,41 @@ class MethodSettings(BaseModel):
         return self
 
 
+class Gate(Section):
+    """What a file of one precision may differ by from what it was made from; None = measured, not judged."""
+
+    #: least share of pixels with the same class, borderline pixels not held against the file
+    agreement: float = Field(ge=0, le=1)
+    #: largest difference of a logit ``z``, as a share of ``max(1, |z|)``
+    max_diff: float | None = Field(default=None, gt=0)
+    #: largest loss of mIoU, in points of 100
+    miou_drop: float | None = None
+    #: a pixel is borderline where the class chosen scores lower by at most ``tie * max(1, |z|)``
+    tie: float = Field(default=0.0, ge=0)
+
+
+class Gates(Section):
+    """What passes, by the precision of the file that is judged; a key that is set leaves the others as they are."""
+
+    fp32: Gate = Gate(max_diff=1e-4, agreement=0.9999)
+    # a tie is four roundings of the type: below that a network that hardly decides flips, whatever computes it
+    fp16: Gate = Gate(agreement=0.999, tie=2**-9)
+    bf16: Gate = Gate(agreement=0.99, miou_drop=0.5, tie=2**-6)
+    int8: Gate = Gate(agreement=0.99, miou_drop=0.5)
+    fp8: Gate = Gate(agreement=0.98, miou_drop=0.5)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _key_by_key(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default.model_dump() for name, field in cls.model_fields.items()}
+        return {
+            name: defaults.get(name, {}) | value if isinstance(value, Mapping) else value
+            for name, value in values.items()
+        }
+
+
 class Config(Section):
     """Every value of a run, as resolved."""
 
@@ -176,6 +211,7 @@ class Config(Section):
     train: Train = Train()
     task: Task = Task()
     method: MethodSettings = MethodSettings()
+    gates: Gates = Gates()
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML that ``--config`` reads back."""

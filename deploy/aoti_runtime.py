@@ -1,0 +1,148 @@
+"""A network that torch's AOTInductor compiled ahead of time to one package (.pt2), run without tracing anything."""
+
+import json
+import logging
+import platform
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..distill import console
+from ..distill.errors import ExportError, UsageError, WeightsError
+from ..distill.run import versions
+from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .passport import cpu_features
+from .runtime import Runtime
+from .trust import vouched
+
+#: the longest metadata that a package of kdc's holds; more is no package of kdc's
+_LONGEST = 1 << 20
+#: what AOTInductor calls the CPU features of its code -> what the system calls them
+_FEATURES = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni"}
+
+
+def read_package(path: Path) -> FileInfo:
+    """Read a package's contract without running anything of it.
+
+    Raises:
+        WeightsError: the file is missing, broken, or not written by ``kdc export aoti``.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[FileInfo, dict[str, Any]]:
+    try:
+        with zipfile.ZipFile(path) as package:
+            files = [
+                each
+                for each in package.infolist()
+                if each.filename.endswith("_metadata.json") and each.file_size < _LONGEST
+            ]
+            values = json.loads(package.read(files[0])) if files else {}
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not an AOTInductor package or is cut off ({one_line(error)}); export it again"
+        ) from error
+    metadata = metadata_of((str(key), str(value)) for key, value in values.items())
+    try:
+        given, made = (Port(p["name"], p["dtype"], tuple(p["shape"])) for p in metadata.pop("kdc.ports"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} was not written by kdc: what it takes and gives is not known") from error
+    return file_info(path, [given], [made], str(metadata.get("kdc.precision", "fp32")), metadata), values
+
+
+class AotiRuntime(Runtime):
+    """A package of AOTInductor, on the device that it was compiled for."""
+
+    name = "aoti"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cpu",
+        size: tuple[int, int] | None = None,
+        threads: int | None = None,
+        trust: bool = False,
+    ) -> None:
+        """See ``open_runtime``."""
+        manifest = vouched(path, "aoti", trust=trust)
+        info, facts = _read(path)
+        self.info, self.source, self.device, self.precision = info, path, device, info.precision
+        self.spec = spec_of(info, path, size)
+        _refuse_other_machine(path, device, facts, manifest)
+
+        import torch
+
+        from .torch_runtime import need_device
+
+        need_device(device)
+        if threads:
+            torch.set_num_threads(threads)
+        # it looks for CUDA's compiler, which running needs not, and complains where it finds no GPU
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        try:
+            self._run: Callable[[Any], Any] = torch._inductor.aoti_load_package(str(path))
+        except RuntimeError as error:
+            raise ExportError(f"{path} cannot be loaded by torch {torch.__version__}: {one_line(error)}") from error
+        self.provider = f"AOTInductor {device}"
+        if device == "cuda":
+            self.tf32 = bool(facts.get("kdc.tf32") == "true")
+
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            out = self._run(torch.from_numpy(x).to(self.device))
+            return as_given(out.contiguous().cpu().numpy(), self.spec.head)
+
+    def staged(self, x: np.ndarray) -> Callable[[], float]:
+        """Time the network alone, by the wall clock from the call to the end of its stream."""
+        self.check(x)
+        import torch
+
+        there = torch.from_numpy(x).to(self.device)
+        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
+        wait()
+
+        @torch.inference_mode()
+        def step() -> float:
+            start = time.perf_counter_ns()
+            self._run(there)
+            wait()
+            return (time.perf_counter_ns() - start) / 1e6
+
+        return step
+
+    def close(self) -> None:
+        """Drop the package."""
+        del self._run
+
+
+def _refuse_other_machine(path: Path, device: str, facts: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Refuse code for another device, system, CPU or torch: it would crash, not complain."""
+    made_for = facts.get("AOTI_DEVICE_KEY", "cpu")
+    if made_for != device:
+        raise UsageError(f"{path} was compiled for {made_for}: open it with --device {made_for}")
+    here = f"{sys.platform} {platform.machine()}"
+    there = f"{facts.get('AOTI_PLATFORM', sys.platform)} {facts.get('AOTI_MACHINE', platform.machine())}"
+    again = "compile it here: kdc export aoti RUN"
+    if here != there:
+        raise ExportError(f"{path} was compiled for {there}, this is {here}; {again}")
+    needed = {_FEATURES[word] for word in facts.get("AOTI_CPU_ISA", "").split() if word in _FEATURES}
+    known = cpu_features()  # none where the system does not tell
+    if known and (lacking := sorted(needed - set(known))):
+        raise ExportError(f"{path} uses {', '.join(lacking)}, which this CPU lacks; {again}")
+
+    made_with, torch_here = manifest.get("versions", {}).get("torch"), versions()["torch"]
+    if made_with is None:
+        console.warn(f"{path.name} does not say which torch compiled it; another one may crash on it")
+    elif made_with != torch_here:
+        raise ExportError(f"{path} was compiled with torch {made_with}, this is torch {torch_here}; {again}")

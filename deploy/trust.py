@@ -1,0 +1,44 @@
+"""Files that hold native code run only with the manifest that kdc wrote for them, or when they are trusted by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..distill import console
+from ..distill.errors import ExportError, WeightsError
+from ..distill.run import sha256
+
+
+def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
+    """Return the manifest of a file, if it is one of ``kind`` and of this very file.
+
+    Args:
+        path: a file whose manifest lies beside it, ``<file>.json``.
+        kind: "aoti" or "engine".
+        trust: take a file that nothing vouches for, with a warning; its manifest is then empty.
+
+    Raises:
+        WeightsError: there is no such file.
+        ExportError: nothing vouches for it.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist")
+    manifest: Any = {}
+    beside = path.with_name(f"{path.name}.json")
+    try:
+        manifest = json.loads(beside.read_text())
+        why = "" if isinstance(manifest, dict) and manifest.get("kind") == kind else f"{beside.name} is of another kind"
+        if not why and manifest.get("sha256") != sha256(path):
+            why = f"it is not the file that {beside.name} was written for (its sha256 is another)"
+    except FileNotFoundError:
+        why = f"there is no {beside.name} beside it"
+    except (OSError, ValueError) as error:
+        why = f"{beside.name} cannot be read ({error})"
+    if not why:
+        return manifest
+    if not trust:
+        raise ExportError(
+            f"{path} holds native code and {why}: it is not run; export it again, or say --trust if you know its maker"
+        )
+    console.warn(f"{path.name} holds native code that nothing vouches for ({why}); it runs since you trust it")
+    return {}
