@@ -1,150 +1,46 @@
-"""The gate between two forms of one network: real images through both, and how much may differ."""
+"""The gate between two forms of one network, and the ledger of all gates: real images through both, one line each."""
 
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..distill import console
+from ..distill.config import Config
 from ..distill.errors import DataError, NumbersError
 from ..distill.metrics import Scores
-from ..distill.run import sha256, write_json
+from ..distill.run import Run, sha256, write_json
+from ._difference import Difference, GateResult, Tolerances, reasons, worst_class
+from .contract import weights_beside
+from .golden import Golden, capture, golden_path, write_golden
 from .runtime import Runtime, labels
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
-    from ..distill.run import Run
 
 LEDGER = "gates.json"
-
-
-@dataclass(frozen=True)
-class Tolerances:
-    """What a gate lets pass; None = measured, not judged."""
-
-    #: largest ``|d| / max(1, |z|)`` over all logits ``z`` of the reference
-    max_diff: float | None = None
-    #: least share of pixels with the same class, ties not held against the candidate
-    agreement: float = 0.9999
-    #: largest loss of mIoU, in points of 100
-    miou_drop: float | None = None
-    #: a class is as good as the reference's if the reference scores it lower by at most ``tie * max(1, |z|)``
-    tie: float = 0.0
-
-
+#: key, image, label
+Sample = tuple[str, np.ndarray, np.ndarray | None]
 #: by the precision of the candidate
-DEFAULTS = {
-    "fp32": Tolerances(max_diff=1e-4, agreement=0.9999),
-    # four units in float16's last place: below that a network that hardly decides flips, whatever computes it
-    "fp16": Tolerances(agreement=0.999, tie=2**-9),
-    "int8": Tolerances(agreement=0.99, miou_drop=0.5),
-}
+DEFAULTS = {name: Tolerances(**gate) for name, gate in Config().gates.model_dump().items()}
 
 
-@dataclass
-class Difference:
-    """How far two runtimes are apart, summed up image by image."""
+def tolerances(precision: str, run: Run | None = None, **flags: float | None) -> Tolerances:
+    """Return what a file of a precision ("int8+fp16" is read as "int8") may differ by.
 
-    images: int = 0
-    pixels: int = 0
-    #: pixels whose class is the same, and those that differ between classes which the reference scores alike
-    same: int = 0
-    ties: int = 0
-    #: largest ``|d|`` and ``|d| / max(1, |z|)``; None until logits were seen, inf where a candidate is not finite
-    max_diff: float | None = None
-    max_relative: float | None = None
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with the same class."""
-        return self.same / max(self.pixels, 1)
-
-    @property
-    def tied(self) -> float:
-        """Share of pixels that differ at a tie."""
-        return self.ties / max(self.pixels, 1)
-
-    def add_logits(self, reference: np.ndarray, candidate: np.ndarray) -> None:
-        """Compare logits ``(N, K, H, W)``.
-
-        Raises:
-            NumbersError: the shapes differ.
-        """
-        _refuse_other_shape(reference, candidate)
-        wide = reference.astype(np.float64)
-        apart = np.abs(candidate - wide)
-        apart[~np.isfinite(apart)] = np.inf
-        self.max_diff = max(self.max_diff or 0.0, float(apart.max()))
-        self.max_relative = max(self.max_relative or 0.0, float((apart / np.maximum(1, np.abs(wide))).max()))
-
-    def add_masks(
-        self, reference: np.ndarray, candidate: np.ndarray, logits: np.ndarray | None = None, tie: float = 0.0
-    ) -> None:
-        """Compare class masks ``(N, H, W)``; with the reference's ``logits``, differences within ``tie`` are ties.
-
-        Raises:
-            NumbersError: the shapes differ.
-        """
-        _refuse_other_shape(reference, candidate)
-        self.images += len(reference)
-        self.pixels += reference.size
-        n, y, x = np.nonzero(reference != candidate)
-        self.same += reference.size - len(n)
-        if logits is not None and tie and len(n):
-            best, other = (logits[n, mask[n, y, x], y, x].astype(np.float64) for mask in (reference, candidate))
-            self.ties += int((best - other <= tie * np.maximum(1, np.abs(best))).sum())
-
-
-@dataclass
-class GateResult:
-    """One line of the ledger."""
-
-    passed: bool
-    #: why not, in words; empty when passed
-    reasons: list[str]
-    images: int
-    agreement: float
-    #: share of pixels that differ at a tie, see ``Tolerances``
-    tied: float
-    max_diff: float | None
-    max_relative: float | None
-    #: fractions; None on unlabelled images
-    miou_reference: float | None
-    miou_candidate: float | None
-    reference: str
-    candidate: str
-    data: str
-    tolerances: Tolerances
-    seconds: float
-    #: sha256 of the file that was judged
-    sha256: str = ""
-    keys: list[str] = field(default_factory=list)
-
-    @property
-    def miou_drop(self) -> float | None:
-        """Loss of mIoU in points of 100."""
-        if self.miou_reference is None or self.miou_candidate is None:
-            return None
-        return 100 * (self.miou_reference - self.miou_candidate)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
-        values = asdict(self) | {"miou_drop": self.miou_drop}
-        return {key: "inf" if value == float("inf") else value for key, value in values.items()}
-
-    def line(self) -> str:
-        """Say it in one line."""
-        ties = f" and {100 * self.tied:.3f} % are ties" if self.tied else ""
-        parts = [f"{100 * self.agreement:.3f} % of pixels agree{ties} on {self.images} images of {self.data}"]
-        if self.max_diff is not None:
-            parts.append(f"max logit difference {self.max_diff:.2g} (relative {self.max_relative:.2g})")
-        if self.miou_drop is not None:
-            parts.append(f"mIoU {100 * (self.miou_candidate or 0):.2f} against {100 * (self.miou_reference or 0):.2f}")
-        return ", ".join(parts)
+    Args:
+        precision: of the candidate.
+        run: whose configuration's ``gates`` section stands above the defaults.
+        flags: fields of ``Tolerances`` that stand above both; None = not given.
+    """
+    own = run is not None and (run.path / "config.yaml").is_file()
+    gates = (run.config if run and own else Config()).gates.model_dump()
+    chosen = Tolerances(**gates[precision.partition("+")[0]])
+    return replace(chosen, **{key: value for key, value in flags.items() if value is not None})
 
 
 def spread(length: int, images: int | None) -> list[int]:
@@ -176,10 +72,12 @@ def gate(
     if not chosen:
         raise DataError(f"split '{dataset.split}' of {dataset.name} holds no image to compare on")
     difference, both = Difference(), (Scores.empty(dataset.classes), Scores.empty(dataset.classes))
-    for indices in _batches(chosen, candidate.spec.batch):
-        pairs = [dataset.read(i) for i in indices]
-        for group in _same_size(pairs):
-            pixels = np.stack([image for image, _ in group])
+    golden: Golden | None = None
+    most = 0
+    for indices in _batches(chosen, candidate.spec.batch or reference.spec.batch):
+        samples = [(dataset.key(i), *dataset.read(i)) for i in indices]
+        for group in _same_size(samples):
+            pixels = np.stack([image for _, image, _ in group])
             outputs = [runtime.infer(runtime.prepare(pixels)) for runtime in (reference, candidate)]
             masks = [labels(out, out.shape[2:]) if out.ndim == 4 else out for out in outputs]
             if all(out.ndim == 4 for out in outputs):
@@ -187,25 +85,51 @@ def gate(
             trusted = outputs[0] if outputs[0].ndim == 4 else None
             difference.add_masks(masks[0], masks[1], trusted, tolerances.tie)
             if dataset.labelled:
-                _score(both, masks, [label for _, label in group])
-    scores = [each.miou if dataset.labelled else None for each in both]
-    return GateResult(
-        passed=not (reasons := _reasons(difference, scores, tolerances)),
-        reasons=reasons,
+                _score(both, masks, [label for _, _, label in group])
+            for n, (key, _, _) in enumerate(group):
+                # the image that proves most is the one with the most classes
+                if (found := len(np.unique(masks[0][n, : pixels.shape[1], : pixels.shape[2]]))) > most:
+                    most = found
+                    golden = capture(
+                        reference.pad(pixels[n : n + 1])[0],
+                        (masks[0][n], masks[1][n]),
+                        None if trusted is None else trusted[n],
+                        tolerances.tie,
+                        key=key,
+                    )
+    prepared = [runtime.spec.preprocess for runtime in (reference, candidate)]
+    preprocess = {side: each.sha() for side, each in zip(("reference", "candidate"), prepared, strict=True)}
+    scores = both if dataset.labelled else None
+    result = GateResult(
+        passed=not (why := reasons(difference, scores, preprocess, tolerances)),
+        reasons=why,
         images=difference.images,
         agreement=difference.agreement,
         tied=difference.tied,
         max_diff=difference.max_diff,
         max_relative=difference.max_relative,
-        miou_reference=scores[0],
-        miou_candidate=scores[1],
+        mean_diff=difference.mean_diff,
+        not_finite=difference.not_finite,
+        miou_reference=both[0].miou if scores else None,
+        miou_candidate=both[1].miou if scores else None,
+        worst_class=worst_class(*both),
+        boundary_drop=100 * (both[0].boundary_miou - both[1].boundary_miou) if scores else None,
         reference=f"{reference.name} ({reference.provider})",
         candidate=f"{candidate.name} ({candidate.provider})",
+        precision=candidate.precision,
+        preprocess=preprocess,
         data=f"{dataset.name} {dataset.split}",
         tolerances=tolerances,
         seconds=time.perf_counter() - start,
+        sha256=_digest(candidate),
+        reference_sha256=_digest(reference),
         keys=[dataset.key(i) for i in chosen],
     )
+    if golden is not None:
+        facts = {"data": result.data, "generated": dataset.name == "builtin", "reference": result.reference}
+        facts |= {"tolerances": asdict(tolerances), "preprocess": prepared[0].to_dict()}
+        result.golden = replace(golden, facts=golden.facts | facts)
+    return result
 
 
 def write_gate(run: "Run | Path", stage: str, result: GateResult, **facts: Any) -> Path:
@@ -228,10 +152,9 @@ def manifest_path(artefact: Path) -> Path:
 
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
-    """Remove files of a run with their manifests and their lines of the ledger; one that is not there is no error."""
+    """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
     for file in files:
-        file.unlink(missing_ok=True)
-        manifest_path(file).unlink(missing_ok=True)
+        _remove(file)
     names, ledger = {file.name for file in files}, read_gates(run)
     kept = [entry for entry in ledger if entry.get("file") not in names]
     if len(kept) < len(ledger):
@@ -239,35 +162,30 @@ def discard(run: "Run | Path", files: Sequence[Path]) -> None:
 
 
 def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:
-    """Enter the result for ``file`` and say it; a file that failed is removed with its manifest, and ``cure`` said.
+    """Enter the result for ``file`` and say it: one that passed gets its golden image, one that failed is removed.
 
     Raises:
-        NumbersError: the gate failed.
+        NumbersError: the gate failed; the message says ``cure``.
     """
     result.sha256 = sha256(file)
     write_gate(run, stage, result, file=file.name)
     if not result.passed:
-        file.unlink()
-        manifest_path(file).unlink(missing_ok=True)
+        _remove(file)
         raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")
     console.say(f"gate {stage}: passed, {result.line()}")
+    if result.golden is not None:
+        write_golden(file, result.golden)
     return result
 
 
-def _reasons(difference: Difference, scores: list[float | None], tolerances: Tolerances) -> list[str]:
-    reasons, apart, allowed = [], difference.max_relative, tolerances.max_diff
-    if apart == float("inf"):
-        reasons.append("the candidate gives values that are not finite")
-    elif apart is not None and allowed is not None and apart > allowed:
-        reasons.append(f"logits differ by {apart:.2g} x max(1, |z|), {allowed:.2g} is allowed")
-    share = difference.agreement + difference.tied
-    if share < tolerances.agreement:
-        reasons.append(f"{100 * share:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed")
-    if tolerances.miou_drop is not None and scores[0] is not None and scores[1] is not None:
-        drop = 100 * (scores[0] - scores[1])
-        if drop > tolerances.miou_drop:
-            reasons.append(f"mIoU falls by {drop:.2f} points, {tolerances.miou_drop:.2f} is allowed")
-    return reasons
+def _remove(file: Path) -> None:
+    for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _digest(runtime: Runtime) -> str:
+    return sha256(runtime.source) if runtime.source.is_file() else ""
 
 
 def _score(both: tuple[Scores, Scores], masks: list[np.ndarray], truths: "Iterable[np.ndarray | None]") -> None:
@@ -288,13 +206,7 @@ def _batches(indices: list[int], batch: int | None) -> Iterator[list[int]]:
             yield part
 
 
-def _same_size(pairs: list[tuple[np.ndarray, Any]]) -> Iterator[list[tuple[np.ndarray, Any]]]:
+def _same_size(samples: list[Sample]) -> Iterator[list[Sample]]:
     """Group images that can be stacked."""
-    for shape in dict.fromkeys(image.shape for image, _ in pairs):
-        yield [pair for pair in pairs if pair[0].shape == shape]
-
-
-def _refuse_other_shape(reference: np.ndarray, candidate: np.ndarray) -> None:
-    if reference.shape != candidate.shape:
-        shapes = ("x".join(map(str, array.shape)) for array in (candidate, reference))
-        raise NumbersError("the candidate gives {}, the reference {}: not the same network".format(*shapes))
+    for shape in dict.fromkeys(image.shape for _, image, _ in samples):
+        yield [sample for sample in samples if sample[1].shape == shape]

@@ -7,11 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy.parity import Difference, GateResult, Tolerances, gate, judge, read_gates, spread, write_gate
+from kdc.deploy.parity import (
+    DEFAULTS,
+    Difference,
+    GateResult,
+    Tolerances,
+    gate,
+    judge,
+    read_gates,
+    spread,
+    tolerances,
+    write_gate,
+)
 from kdc.deploy.runtime import Runtime, Spec
+from kdc.distill.config import resolve
 from kdc.distill.data import Dataset
 from kdc.distill.errors import DataError, NumbersError
-from kdc.distill.preprocess import IMAGENET
+from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import Run
 
 SIZE, K = (8, 16), 3
@@ -49,6 +61,14 @@ class Images(Dataset):
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.images[i], self.images[i].argmax(2).astype(np.uint8) if self.labelled else None
+
+
+class Turned(Made):
+    """Says that it wants its images prepared in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = Spec((1, *SIZE, 3), "uint8", "NHWC", "logits", BGR_MEAN, ("a", "b", "c"))
 
 
 def judged(wrong: Any = 0.0, tolerances: Tolerances | None = None, data: Any = None, **runtime: Any) -> GateResult:
@@ -89,8 +109,47 @@ def test_values_that_are_not_finite_never_pass(bad: float) -> None:
     wrong = np.zeros((1, 3, *SIZE), np.float32)
     wrong[0, 0, 0, 0] = bad
     result = judged(wrong=wrong, tolerances=Tolerances(None, 0.0))
-    assert result.reasons == ["the candidate gives values that are not finite"]
+    assert result.reasons == ["the candidate gives values that are not finite (7 logits)"]
+    assert result.not_finite == (0, 7)
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_reference_that_is_not_finite_is_named() -> None:
+    wrong = np.full((1, 3, *SIZE), np.nan, np.float32)
+    result = gate(Made(wrong), Made(), Images(1), Tolerances(None, 0.0), images=None)
+    assert result.reasons[0] == f"the reference gives values that are not finite ({wrong.size} logits)"
+    assert result.not_finite == (wrong.size, 0)
+
+
+def test_the_record_of_an_arrow() -> None:
+    shift = np.array([0.5, 0, 0], np.float32).reshape(1, 3, 1, 1)
+    record = judged(shift).to_dict()
+    assert record["max_diff"] == pytest.approx(0.5) and record["mean_diff"] == pytest.approx(0.5 / 3, rel=1e-4)
+    assert record["worst_class"]["name"] in "abc" and record["worst_class"]["drop"] > 0
+    assert record["boundary_drop"] > 0 and record["precision"] == "fp32" and record["not_finite"] == (0, 0)
+    assert record["preprocess"] == {"reference": IMAGENET.sha(), "candidate": IMAGENET.sha()}
+    assert record["tolerances"]["max_diff"] == 1e-4 and len(record["keys"]) == 7 and "golden" not in record
+    assert judged(data=Images(labelled=False)).to_dict()["worst_class"] is None
+
+
+def test_another_preprocessing_never_passes() -> None:
+    result = gate(Made(), Turned(), Images(), Tolerances(), images=None)
+    assert result.agreement == 1 and not result.passed
+    assert "prepare images differently" in result.reasons[0]
+    assert result.preprocess["reference"] != result.preprocess["candidate"]
+
+
+def test_tolerances_come_from_flags_then_the_run_then_the_precision(tmp_path: Path) -> None:
+    assert tolerances("fp32") == DEFAULTS["fp32"] == Tolerances(1e-4, 0.9999)
+    assert tolerances("int8+fp16") == DEFAULTS["int8"] == Tolerances(None, 0.99, 0.5)
+    config = resolve({}, sets=["gates.fp16.agreement=0.5"])
+    (tmp_path / "run.json").write_text("{}")
+    assert tolerances("fp16", Run(tmp_path)) == DEFAULTS["fp16"]
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    run = Run(tmp_path)
+    assert tolerances("fp16", run) == Tolerances(None, 0.5, None, 2**-9), "the other keys keep their defaults"
+    assert tolerances("fp16", run, agreement=0.7, miou_drop=None).agreement == 0.7
+    assert tolerances("fp16", run, agreement=0.0).agreement == 0
 
 
 def test_masks_are_compared_with_logits() -> None:
@@ -103,6 +162,8 @@ def test_a_free_batch_sees_several_sizes() -> None:
     candidate = Made(batch=None)
     result = gate(Made(batch=None), candidate, Images(), Tolerances(), images=None)
     assert candidate.batches == [1, 2, 3, 1] and result.images == 7
+    fixed = Made(batch=2)
+    assert gate(fixed, Made(batch=None), Images(), Tolerances(), images=None).images == 6 and fixed.batches == [2] * 3
 
 
 def test_images_without_labels_and_no_images() -> None:
@@ -156,5 +217,5 @@ def test_judge_removes_what_failed(tmp_path: Path) -> None:
     with pytest.raises(NumbersError, match=r"model\.onnx did not pass its gate.*; ask for help") as caught:
         judge(tmp_path, "onnx", file, judged(wrong=1.0), "ask for help")
     assert caught.value.exit_code == 6
-    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]  # the golden image goes too
     assert read_gates(tmp_path)[0]["passed"] is False

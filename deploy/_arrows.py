@@ -1,0 +1,278 @@
+"""The arrows of a run's ledger: its checkpoint and each file in ``export/``, compared with what it was made from."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..distill import console
+from ..distill.errors import DataError, ExportError, KdcError, UsageError
+from ..distill.run import Run, find_run
+from ._bisect import Explanation, explain
+from ._difference import GateResult, Tolerances
+from .golden import FILES
+from .parity import gate, manifest_path, read_gates, spread, tolerances, write_gate
+from .runtime import ENGINES, TORCH_FILES, Runtime, open_runtime, owner
+from .torch_runtime import TorchRuntime
+
+if TYPE_CHECKING:
+    from ..distill.data import Dataset
+
+#: torch.compile of the checkpoint: it has no file
+COMPILED = "torch.compile"
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A file (or, for ``COMPILED``, no file) and what it was made from."""
+
+    stage: str
+    reference: Path | Run
+    candidate: Path | str
+
+
+@dataclass
+class Outcome:
+    """What became of an arrow: a result, or why there is none."""
+
+    arrow: Arrow
+    result: GateResult | None = None
+    #: it could not be measured on this machine; nobody's fault
+    unrun: str = ""
+    #: it is broken before anything can be measured
+    broken: str = ""
+    explanation: Explanation | None = field(default=None, repr=False)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the chain ends here."""
+        return bool(self.broken) or (self.result is not None and not self.result.passed)
+
+    def reasons(self) -> list[str]:
+        """Say why it failed."""
+        return [self.broken] if self.broken else self.result.reasons if self.result else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        values: dict[str, Any] = {"stage": self.arrow.stage, **_ends(self.arrow)}
+        if self.result is not None:
+            return values | self.result.to_dict()
+        return values | ({"unrun": self.unrun} if self.unrun else {"passed": False, "reasons": [self.broken]})
+
+
+def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
+    """Return the arrows of what lies in a run's ``export`` folder, each after the one that it depends on.
+
+    A file's origin is what its manifest says; without one, the ONNX file whose name is the start of its own.
+    """
+    files = sorted((p for p in run.export.glob("*") if p.suffix.lower() in FILES), key=lambda p: (len(p.name), p.name))
+    known = {entry.get("file"): entry["stage"] for entry in read_gates(run)}
+    found = [Arrow(known.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
+    ordered = [Arrow("compiled", run, COMPILED)] if compiled else []
+    there: set[Path | str] = set()
+    while found:
+        ready = [a for a in found if isinstance(a.reference, Run) or a.reference in there]
+        # manifests that name each other in a circle: made up, and each is measured all the same
+        ready = ready or found
+        ordered += ready
+        there |= {a.candidate for a in ready}
+        found = [a for a in found if a not in ready]
+    return ordered
+
+
+def stage_of(path: Path) -> str:
+    """Name the line of the ledger that a file has: ``onnx model.fp16``, ``engine model.fp32``."""
+    kinds = {".onnx": "onnx", ".xml": "openvino", ".pt2": "aoti"} | dict.fromkeys(ENGINES, "engine")
+    return f"{kinds[path.suffix.lower()]} {path.name.removesuffix(path.suffix)}"
+
+
+def _origin(path: Path, files: Sequence[Path], run: Run) -> Path | Run:
+    there = {each.name: each for each in files if each != path}
+    values = _manifest(path)
+    said = [values.get(key) for key in ("onnx", "source")]
+    named = [each.get("file") for each in said if isinstance(each, dict)] or [f"{path.name.partition('.')[0]}.onnx"]
+    return next((there[name] for name in named if name in there), run)
+
+
+def walk(
+    run: Run, *, images: int | None = 16, device: str = "cpu", compiled: bool = False, explained: bool = False
+) -> list[Outcome]:
+    """Measure every arrow of a run anew and enter it in the ledger; nothing is removed.
+
+    Args:
+        run: the run.
+        images: validation images of each arrow; None for all.
+        device: "cpu" or "cuda", for the files; the checkpoint stays on the CPU.
+        compiled: also compare the checkpoint compiled by torch, which takes a compiler and a minute.
+        explained: look into the first arrow that is broken, where its layers can be.
+
+    Raises:
+        ExportError: there is nothing in ``export/``.
+    """
+    chain = arrows(run, compiled=compiled)
+    if not chain:
+        raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
+    dataset = run.open_data(run.config.data.split)
+    outcomes: list[Outcome] = []
+    unusable: dict[Path, str] = {}
+    for arrow in chain:
+        lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
+        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, device)
+        outcomes.append(outcome)
+        if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
+            unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
+        if outcome.result is not None:
+            ends = _ends(arrow)
+            known = next((entry for entry in read_gates(run) if entry["stage"] == arrow.stage), {})
+            facts = {
+                key: value for key, value in known.items() if key not in {*outcome.result.to_dict(), "stage", "time"}
+            }
+            write_gate(run, arrow.stage, outcome.result, **facts | {"file": ends["to"], "origin": ends["from"]})
+    broken = next((each for each in outcomes if each.failed), None)
+    if explained and broken is not None and broken.result is not None:
+        broken.explanation = _explain(broken.arrow, run, dataset, device)
+    run.remember_command()
+    run.seal()
+    return outcomes
+
+
+def compare(
+    first: str,
+    second: str,
+    *,
+    dataset: "Dataset | None" = None,
+    images: int | None = 16,
+    device: str = "cpu",
+    size: tuple[int, int] | None = None,
+    explained: bool = False,
+) -> Outcome:
+    """Compare any two things that ``open_runtime`` opens; the first is trusted. Nothing is written.
+
+    Args:
+        first: a run, checkpoint or file.
+        second: likewise.
+        dataset: what both see (default: the validation images of the run that either belongs to).
+        images: how many; None for all.
+        device: "cpu" or "cuda".
+        size: input height and width, where neither is made for one.
+        explained: look into the layers of both.
+
+    Raises:
+        UsageError: no data are known, or a flag that does not fit.
+        DataError: the data have other classes than the network.
+    """
+    home = _home(first) or _home(second)
+    if dataset is None and home is None:
+        raise UsageError(
+            f"neither {first} nor {second} lies in a run, so their data are not known; name --data NAME|DIR"
+        )
+    data = dataset or (home.open_data(home.config.data.split) if home else None)
+    assert data is not None
+    with _opened(first, second, device, size) as (reference, candidate):
+        classes = len(candidate.spec.classes)
+        if classes and classes != data.num_classes:
+            raise DataError(f"the network has {classes} classes, {data.name} has {data.num_classes}; name its own data")
+        limits = tolerances(candidate.precision, home)
+        arrow = Arrow(f"{Path(first).name} -> {Path(second).name}", reference.source, candidate.source)
+        outcome = Outcome(arrow, gate(reference, candidate, data, limits, images=images))
+        if explained:
+            outcome.explanation = explain(reference, candidate, data.read(spread(len(data), images)[0])[0])
+    return outcome
+
+
+def _measure(arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, device: str) -> Outcome:
+    try:
+        with _both(arrow, run, device) as (reference, candidate):
+            limits = _passed_with(arrow, run) or tolerances(candidate.precision, run)
+            result = gate(reference, candidate, dataset, limits, images=images)
+    except ExportError as error:
+        return Outcome(arrow, unrun=str(error))
+    except KdcError as error:
+        return Outcome(arrow, broken=str(error))
+    if isinstance(arrow.candidate, Path) and (said := _manifest(arrow.candidate).get("sha256")) not in (
+        None,
+        result.sha256,
+    ):
+        result.reasons.insert(
+            0, f"{arrow.candidate.name} was changed since it was made (its sha256 is not {said[:12]}...)"
+        )
+        result.passed = False
+    return Outcome(arrow, result)
+
+
+def _passed_with(arrow: Arrow, run: Run) -> Tolerances | None:
+    """Return what the file's gate allowed when it was made: flags may have set other limits than the configuration."""
+    known = [entry["tolerances"] for entry in read_gates(run) if entry["stage"] == arrow.stage]
+    return Tolerances(**known[0]) if known else None
+
+
+@contextlib.contextmanager
+def _both(arrow: Arrow, run: Run, device: str) -> Iterator[tuple[Runtime, Runtime]]:
+    with contextlib.ExitStack() as stack:
+        if isinstance(arrow.candidate, str):
+            yield stack.enter_context(open_runtime(run)), stack.enter_context(_compiled(run))
+            return
+        candidate = stack.enter_context(_open(arrow.candidate, device))
+        reference = arrow.reference
+        size = candidate.spec.size
+        yield (
+            stack.enter_context(
+                open_runtime(reference, size=size) if isinstance(reference, Run) else _open(reference, device, size)
+            ),
+            candidate,
+        )
+
+
+def _open(source: Path | str, device: str, size: tuple[int, int] | None = None) -> Runtime:
+    return open_runtime(source, device="cuda" if Path(source).suffix.lower() in ENGINES else device, size=size)
+
+
+def _compiled(run: Run) -> Runtime:
+    import torch
+
+    runtime = open_runtime(run)
+    assert isinstance(runtime, TorchRuntime)
+    # as a network it keeps its interface, which the type of what torch.compile returns does not say
+    runtime.model = torch.compile(runtime.model)  # pyright: ignore[reportAttributeAccessIssue]
+    runtime.name = COMPILED
+    return runtime
+
+
+def _explain(arrow: Arrow, run: Run, dataset: "Dataset", device: str) -> Explanation | None:
+    try:
+        with _both(arrow, run, device) as (reference, candidate):
+            return explain(reference, candidate, dataset.read(0)[0])
+    except KdcError as error:
+        console.warn(f"the layers of {arrow.stage} cannot be compared: {error}")
+        return None
+
+
+@contextlib.contextmanager
+def _opened(first: str, second: str, device: str, size: tuple[int, int] | None) -> Iterator[tuple[Runtime, Runtime]]:
+    with contextlib.ExitStack() as stack:
+        opened: dict[str, Runtime] = {}
+        # a file is made for one size, which a checkpoint then takes
+        for source in sorted((first, second), key=lambda each: Path(each).suffix.lower() not in FILES):
+            opened[source] = stack.enter_context(_open(source, device, size))
+            size = size or opened[source].spec.size
+        yield opened[first], opened[second]
+
+
+def _home(source: str) -> Run | None:
+    path = Path(source)
+    return owner(path) if path.suffix.lower() in (*FILES, *TORCH_FILES) else find_run(source)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(manifest_path(path).read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _ends(arrow: Arrow) -> dict[str, str]:
+    start = "torch" if isinstance(arrow.reference, Run) else arrow.reference.name
+    return {"from": start, "to": arrow.candidate if isinstance(arrow.candidate, str) else arrow.candidate.name}

@@ -1,0 +1,206 @@
+"""One image with its right answers that travels with a file, so that the file can be proved again where it runs."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..distill import console
+from ..distill.errors import WeightsError
+from ..distill.run import sha256, write_bytes
+from ._difference import Tolerances
+from .runtime import ENGINES, Runtime, labels, open_runtime
+
+#: what an ``export`` folder may hold and ``open_runtime`` opens
+FILES = (".onnx", *ENGINES, ".xml", ".pt2")
+#: reference logits are kept at this many rows and columns of the image
+GRID = 8
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What the reference makes of one image, and how well the candidate did on it when it passed its gate."""
+
+    #: uint8 RGB ``(H, W, 3)`` at the file's input size
+    image: np.ndarray
+    #: uint8 ``(H, W)``: the reference's classes
+    mask: np.ndarray
+    #: bool ``(H, W)``: pixels on which the reference's two best classes tie, see ``Tolerances``
+    borderline: np.ndarray
+    #: float32 ``(GRID, GRID, K)`` of the reference; empty where it gives masks only
+    logits: np.ndarray
+    #: data, key, generated, reference, agreement, tolerances, preprocess; in a file also artefact and sha256
+    facts: dict[str, Any]
+
+    @property
+    def needed(self) -> float:
+        """Least share of agreeing pixels: a gate is passed by all its images together, this one may have done worse."""
+        least = float(self.facts["tolerances"]["agreement"])
+        return min(least, float(self.facts["agreement"]) - (1 - least))
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """What ``check_golden`` found."""
+
+    passed: bool
+    #: why not, in words; empty when passed
+    reasons: list[str]
+    #: share of pixels with the reference's class, and of those that differ where it hardly decides
+    agreement: float
+    tied: float
+    #: largest ``|d| / max(1, |z|)`` at the kept points; None where one side gives masks only
+    max_relative: float | None
+    artefact: str
+    ran_on: str
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
+        return asdict(self) | ({"max_relative": "inf"} if self.max_relative == float("inf") else {})
+
+    def line(self) -> str:
+        """Say it in one line."""
+        text = f"{100 * self.agreement:.3f} % of pixels agree"
+        if self.tied:
+            text += f" and {100 * self.tied:.3f} % are ties"
+        if self.max_relative is not None:
+            text += f", logits differ by at most {self.max_relative:.2g} x max(1, |z|)"
+        return f"{text} on the golden image ({self.facts['key']} of {self.facts['data']}), by {self.ran_on}"
+
+
+def golden_path(artefact: Path) -> Path:
+    """Return where the golden image of an exported file lies."""
+    return artefact.with_name(f"{artefact.name}.golden.npz")
+
+
+def grid(size: Iterable[int]) -> tuple[np.ndarray, ...]:
+    """Return rows and columns, ``GRID`` each and evenly spread, as indices into ``(H, W)``."""
+    return np.ix_(*(np.linspace(0, length - 1, GRID).round().astype(int) for length in size))
+
+
+def capture(
+    image: np.ndarray, masks: tuple[np.ndarray, np.ndarray], logits: np.ndarray | None, tie: float, **facts: Any
+) -> Golden:
+    """Make a golden image of what a gate has at hand.
+
+    Args:
+        image: uint8 RGB ``(H, W, 3)`` at the network's input size.
+        masks: uint8 ``(H, W)`` of the reference and of the candidate.
+        logits: float ``(K, H, W)`` of the reference, where it gives them.
+        tie: see ``Tolerances``.
+        facts: what is written beside.
+    """
+    borderline, points = np.zeros(masks[0].shape, bool), np.zeros((0, 0, 0), np.float32)
+    if logits is not None:
+        second, best = np.partition(logits.astype(np.float64), -2, axis=0)[-2:]
+        borderline = (best - second <= tie * np.maximum(1, np.abs(best))) & (tie > 0)
+        points = logits.transpose(1, 2, 0)[grid(masks[0].shape)].astype(np.float32)
+    agreement = float(((masks[0] == masks[1]) | borderline).mean())
+    return Golden(image, masks[0], borderline, points, facts | {"agreement": agreement})
+
+
+def write_golden(artefact: Path, golden: Golden) -> Path:
+    """Write the golden image of a file beside it, compressed; say so where the image is the user's."""
+    import cv2
+
+    path, facts = golden_path(artefact), golden.facts | {"artefact": artefact.name, "sha256": sha256(artefact)}
+    pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "borderline": golden.borderline.astype(np.uint8)}
+    arrays: dict[str, Any] = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
+    arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    write_bytes(path, buffer.getvalue())
+    if not facts["generated"]:
+        console.note(
+            f"{path.name} holds an image of your data ({facts['key']}), for kdc parity on the target; delete it where "
+            "that image must not go"
+        )
+    return path
+
+
+def read_golden(artefact: Path) -> Golden:
+    """Read the golden image that lies beside a file.
+
+    Raises:
+        WeightsError: the file or its golden image is not there, or the latter is broken.
+    """
+    path = golden_path(artefact)
+    if not artefact.is_file():
+        raise WeightsError(f"{artefact} does not exist")
+    if not path.is_file():
+        raise WeightsError(
+            f"{path} is not there: copy it along with {artefact.name}, or compare with what the file was made from: "
+            f"kdc parity OTHER {artefact} --data NAME|DIR"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            image, mask, borderline = (_picture(file[key]) for key in ("image", "mask", "borderline"))
+            logits, facts = file["logits"], json.loads(file["facts"].tobytes())
+        if image.shape != (*mask.shape, 3) or mask.shape != borderline.shape or "tolerances" not in facts:
+            raise ValueError("it holds something else than a golden image")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        why = str(error).strip().splitlines()[0][:100]
+        raise WeightsError(f"{path} cannot be read ({why}); export the file again") from error
+    return Golden(np.ascontiguousarray(image[..., ::-1]), mask, borderline.astype(bool), logits, facts)
+
+
+def _picture(png: np.ndarray) -> np.ndarray:
+    import cv2
+
+    picture = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size and png.dtype == np.uint8 else None
+    if picture is None:
+        raise ValueError("a picture in it is broken")
+    return picture
+
+
+def hand_on(source: Path, artefact: Path) -> Path | None:
+    """Give a file that cannot run here (an engine without its GPU) the golden image of the file it was made from."""
+    return write_golden(artefact, read_golden(source)) if golden_path(source).is_file() else None
+
+
+def check_golden(artefact: Path, *, device: str = "cpu", provider: str | None = None) -> GoldenResult:
+    """Run a file on its golden image and judge it by the tolerances of the gate that it passed.
+
+    Raises:
+        WeightsError: the file or its golden image is missing or broken.
+        ExportError: the runtime or device that it needs is not here.
+    """
+    golden = read_golden(artefact)
+    engine = artefact.suffix.lower() in ENGINES
+    with open_runtime(
+        artefact, device="cuda" if engine else device, provider=provider, size=golden.mask.shape
+    ) as runtime:
+        return _judged(golden, runtime, artefact)
+
+
+def _judged(golden: Golden, runtime: Runtime, artefact: Path) -> GoldenResult:
+    facts, tolerances = golden.facts, Tolerances(**golden.facts["tolerances"])
+    found = []
+    if facts["sha256"] != sha256(artefact):
+        found.append(f"{artefact.name} is not the file that its golden image was made with (its sha256 is another)")
+    if runtime.spec.preprocess.to_dict() != facts["preprocess"]:
+        found.append("it prepares images differently (mean, deviation or channel order) than the reference did")
+    batch = np.repeat(golden.image[None], runtime.spec.batch or 1, axis=0)
+    out = runtime.infer(runtime.prepare(batch))
+    mask = labels(out, golden.mask.shape)[0] if out.ndim == 4 else out[0]
+    differs = mask != golden.mask
+    agreement, tied = 1 - float(differs.mean()), float((differs & golden.borderline).mean())
+    apart = None
+    if out.ndim == 4 and golden.logits.size:
+        points = out[0].transpose(1, 2, 0)[grid(golden.mask.shape)].astype(np.float64)
+        apart = float((np.abs(points - golden.logits) / np.maximum(1, np.abs(golden.logits))).max())
+        if not np.isfinite(out).all():
+            apart = float("inf")
+            found.append("it gives values that are not finite")
+        elif tolerances.max_diff is not None and apart > tolerances.max_diff:
+            found.append(f"logits differ by {apart:.2g} x max(1, |z|), {tolerances.max_diff:.2g} is allowed")
+    if agreement + tied < golden.needed:
+        found.append(f"{100 * (agreement + tied):.3f} % of pixels agree, {100 * golden.needed:.2f} % is needed")
+    ran_on = f"{runtime.name} ({runtime.provider})"
+    return GoldenResult(not found, found, agreement, tied, apart, artefact.name, ran_on, facts)

@@ -1,0 +1,157 @@
+"""The command ``kdc parity``: is this the same network still, and if not, since when."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..distill import console
+from ..distill.errors import NumbersError, UsageError
+from ..distill.look import Json
+
+if TYPE_CHECKING:
+    from ._arrows import Outcome
+    from ._bisect import Explanation
+
+
+def parity(
+    first: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN|FILE]",
+            help="A run: every file in its export/, each against what it was made from (the last run if not named). "
+            "A file alone: against the golden image that travels with it.",
+        ),
+    ] = None,
+    second: Annotated[
+        str | None, typer.Argument(metavar="[RUN|FILE]", help="What is compared with the first, which is trusted.")
+    ] = None,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="Images of every comparison, evenly spread (default 16).")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Find the first layer that diverges (checkpoint or ONNX against ONNX).")
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="Data of two files; those of their run if not named.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of --data (default val).")] = None,
+    size: Annotated[
+        str | None, typer.Option("--size", metavar="HxW", help="Input size of two things that are made for none.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Of a run, compare the checkpoint compiled by torch, too.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    json: Json = False,
+) -> None:
+    """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
+    from ..distill.config import parse_size
+    from ..distill.run import find_run
+    from .golden import FILES
+
+    console.json_mode = json
+    alone = second is None
+    is_file = alone and first is not None and Path(first).suffix.lower() in FILES
+    settings = {"--data": data, "--size": size, "--split": split}
+    if alone and (idle := [flag for flag, value in settings.items() if value is not None]):
+        raise UsageError(f"{idle[0]} is for two things that are compared: kdc parity FIRST SECOND {idle[0]} ...")
+    if compiled and (is_file or not alone):
+        raise UsageError("--compiled is for a whole run: kdc parity RUN --compiled")
+    if is_file and first is not None:
+        if images or explain:
+            flag = "--images" if images else "--explain"
+            raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
+        _prove(Path(first), device, json)
+        return
+    if first is not None and second is not None:
+        from ._arrows import compare
+
+        dataset = _open_data(data, split)
+        chosen = parse_size(size) if size else None
+        count = images or 16
+        done = compare(first, second, dataset=dataset, images=count, device=device, size=chosen, explained=explain)
+        outcomes = [done]
+    else:
+        from ._arrows import walk
+
+        outcomes = walk(find_run(first), images=images or 16, device=device, compiled=compiled, explained=explain)
+    _show(outcomes)
+    broken = next((each for each in outcomes if each.failed), None)
+    explanation = next((each.explanation for each in outcomes if each.explanation), None)
+    if explanation is not None:
+        _show_layers(explanation)
+    if json:
+        result: dict[str, Any] = {"kind": "parity", "arrows": [each.to_dict() for each in outcomes]}
+        result |= {"first_broken": broken.arrow.stage if broken else None}
+        console.emit(result | {"explanation": explanation.to_dict() if explanation else None})
+    if broken is not None:
+        raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}")
+
+
+def _open_data(data: str | None, split: str | None) -> Any:
+    if data is None:
+        if split is not None:
+            raise UsageError("--split goes with --data NAME|DIR")
+        return None
+    from ..distill.data import open_data
+
+    return open_data(data, split or "val")
+
+
+def _prove(artefact: Path, device: str, json: bool) -> None:
+    from .golden import check_golden
+
+    result = check_golden(artefact, device=device)
+    console.say(f"{artefact.name}: {'passed' if result.passed else 'FAILED'}, {result.line()}")
+    if json:
+        console.emit({"kind": "golden", **result.to_dict()})
+    if not result.passed:
+        raise NumbersError(f"{artefact.name} is not what passed its gate: {'; '.join(result.reasons)}")
+
+
+def _show(outcomes: "list[Outcome]") -> None:
+    rows = []
+    for each in outcomes:
+        ends = each.to_dict()
+        name = f"{ends['from']} -> {ends['to']}"
+        if each.result is None:
+            rows.append([name, "BROKEN" if each.broken else "not run", *["-"] * 8])
+            continue
+        r = each.result
+        worst = f"{r.worst_class['name']} {r.worst_class['drop']:+.2f}" if r.worst_class else "-"
+        rows.append(
+            [
+                name,
+                "passed" if r.passed else "BROKEN",
+                f"{100 * r.agreement:.3f}",
+                f"{100 * r.tied:.3f}",
+                _number(r.max_diff),
+                _number(r.mean_diff),
+                str(r.not_finite[1]),
+                "-"
+                if r.miou_reference is None
+                else f"{100 * r.miou_reference:.2f} -> {100 * (r.miou_candidate or 0):.2f}",
+                worst,
+                "-" if r.boundary_drop is None else f"{r.boundary_drop:+.2f}",
+            ]
+        )
+    first = next((each.result for each in outcomes if each.result), None)
+    title = f"parity on {first.images} images of {first.data}; lost points of IoU are positive" if first else "parity"
+    columns = ("from -> to", "", "agree %", "ties %", "max diff", "mean", "NaN/inf", "mIoU", "worst class", "boundary")
+    console.table(title, columns, rows)
+    for each in outcomes:
+        if each.failed:
+            console.warn(f"{each.arrow.stage}: {'; '.join(each.reasons())}")
+        elif each.unrun:
+            console.warn(f"{each.arrow.stage}: not run here: {each.unrun}")
+
+
+def _show_layers(explanation: "Explanation") -> None:
+    console.say(explanation.line())
+    rows = [[layer.name, layer.op, f"{layer.error:.2g}", f"{layer.error_in:.2g}"] for layer in explanation.worst]
+    console.table("layers that add most", ("layer", "operator", "relative error", "of its inputs"), rows)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"

@@ -1,0 +1,191 @@
+"""The golden image: what it holds, that it travels, and what it notices."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc import cli
+from kdc.deploy.golden import GRID, capture, check_golden, golden_path, hand_on, read_golden
+from kdc.deploy.parity import Tolerances, discard, gate, judge
+from kdc.deploy.runtime import open_runtime
+from kdc.distill import console
+from kdc.distill.data import Dataset
+from kdc.distill.errors import NumbersError, WeightsError
+from kdc.distill.preprocess import BGR_MEAN, IMAGENET
+from kdc.distill.run import sha256
+
+K, H, W = 3, 16, 24
+
+
+def network(path: Path, scale: float = 1.0, preprocess: Any = IMAGENET, argmax: bool = False) -> Path:
+    """Write one convolution (and an argmax), its weights times ``scale``."""
+    weights = np.random.default_rng(0).standard_normal((K, 3, 3, 3)).astype(np.float32) * scale
+    nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1])]
+    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, K, H, W])
+    if argmax:
+        nodes.append(helper.make_node("ArgMax", ["z"], ["long"], axis=1, keepdims=0))
+        nodes.append(helper.make_node("Cast", ["long"], ["mask"], to=TensorProto.UINT8))
+        out = helper.make_tensor_value_info("mask", TensorProto.UINT8, [1, H, W])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, H, W])
+    graph = helper.make_graph(nodes, "net", [image], [out], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    values = {"kdc.preprocess": preprocess.to_dict(), "kdc.classes": ["a", "b", "c"]}
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})
+    onnx.save(model, str(path))
+    return path
+
+
+class Images(Dataset):
+    """The first image is of one colour, so that another one proves more."""
+
+    split, classes = "val", ("a", "b", "c")
+
+    def __init__(self, name: str = "builtin") -> None:
+        self.name = name
+        self.images = np.random.default_rng(0).integers(0, 256, (3, H - 4, W, 3), np.uint8)
+        self.images[0] = 128
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def key(self, i: int) -> str:
+        return f"image{i}"
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.images[i], np.zeros((H - 4, W), np.uint8)
+
+
+def gated(folder: Path, data: Dataset | None = None, tolerances: Tolerances | None = None, **other: Any) -> Path:
+    """Return a file that passed its gate against a reference."""
+    reference, file = network(folder / "reference.onnx"), network(folder / "model.onnx", **other)
+    with open_runtime(reference) as one, open_runtime(file) as two:
+        result = gate(one, two, data or Images(), tolerances or Tolerances(1e-4))
+    judge(folder, "onnx model", file, result, "")
+    return file
+
+
+def test_a_file_that_passed_gets_one(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    golden = read_golden(file)
+    assert golden.image.shape == (H, W, 3)
+    data = Images()
+    index = int(golden.facts["key"].removeprefix("image"))
+    np.testing.assert_array_equal(golden.image[: H - 4], data.images[index])
+    assert (golden.image[H - 4 :] == np.rint(IMAGENET.mean)).all()
+    with open_runtime(tmp_path / "reference.onnx") as runtime:
+        logits = runtime.infer(runtime.prepare(golden.image[None]))[0]
+        classes = [len(np.unique(runtime.masks(image[None]))) for image in data.images]
+    assert classes[index] == max(classes) > min(classes), "the image with the most classes proves most"
+    np.testing.assert_array_equal(golden.mask, logits.argmax(0))
+    assert golden.logits.shape == (GRID, GRID, K) and not golden.borderline.any()
+    np.testing.assert_array_equal(golden.logits[-1, -1], logits[:, -1, -1])
+    facts = golden.facts
+    assert facts["sha256"] == sha256(file) and facts["agreement"] == 1 and facts["generated"]
+    assert golden_path(file).stat().st_size < 10_000
+    result = check_golden(file)
+    assert result.passed and result.agreement == 1 and result.max_relative == 0
+    assert "on the golden image (image" in result.line()
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_a_file_that_is_removed_takes_it_along(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    discard(tmp_path, [file])
+    assert not golden_path(file).exists()
+    file = gated(tmp_path)
+    with pytest.raises(NumbersError):
+        gated(tmp_path, scale=1.5)
+    assert not file.exists() and not golden_path(file).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"scale": 1.01}, "logits differ by"),
+        ({"scale": -1.0}, "% of pixels agree"),
+        ({"scale": np.nan}, "not finite"),
+        ({"preprocess": BGR_MEAN}, "prepares images differently"),
+    ],
+)
+def test_a_changed_file_is_noticed(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    file = gated(tmp_path)
+    network(file, **change)
+    result = check_golden(file)
+    assert not result.passed
+    assert "sha256" in result.reasons[0] and any(said in reason for reason in result.reasons[1:])
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_masks_are_compared_where_there_are_no_logits(tmp_path: Path) -> None:
+    file = gated(tmp_path, argmax=True)
+    result = check_golden(file)
+    assert result.passed and result.max_relative is None
+    network(file, scale=-1.0, argmax=True)
+    assert not check_golden(file).passed
+
+
+def test_ties_count_apart_and_an_image_may_be_worse_than_the_set(tmp_path: Path) -> None:
+    logits = np.zeros((2, 4, 8), np.float32)
+    logits[0, 0, :4] = 1e-4
+    logits[0, 1:] = 1
+    mask = logits.argmax(0).astype(np.uint8)
+    flipped = mask.copy()
+    flipped[0] = 1
+    image = np.zeros((4, 8, 3), np.uint8)
+    golden = capture(image, (mask, flipped), logits, 1e-3)
+    assert golden.borderline[0].all() and not golden.borderline[1:].any() and golden.facts["agreement"] == 1
+    assert capture(image, (mask, flipped), logits, 0.0).facts["agreement"] == 0.75
+    assert capture(image, (mask, flipped), None, 1e-3).logits.size == 0
+    file = gated(tmp_path, scale=1.0001, tolerances=Tolerances(None, 0.5))
+    stored = read_golden(file)
+    assert stored.facts["tolerances"]["agreement"] == 0.5
+
+
+def test_an_engine_gets_that_of_its_source(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    engine = tmp_path / "model.engine"
+    engine.write_bytes(b"plan")
+    assert hand_on(file, engine) == golden_path(engine)
+    assert read_golden(engine).facts["sha256"] == sha256(engine)
+    golden_path(file).unlink()
+    assert hand_on(file, engine) is None
+
+
+def test_an_image_of_the_users_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "notes", [])
+    gated(tmp_path)
+    assert not console.notes
+    gated(tmp_path, Images("camvid"))
+    (said,) = console.notes
+    assert "model.onnx.golden.npz holds an image of your data (image" in said
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", None])
+def test_broken_or_missing(tmp_path: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]) -> None:
+    file = gated(tmp_path)
+    if content is None:
+        golden_path(file).unlink()
+    else:
+        golden_path(file).write_bytes(content)
+    with pytest.raises(WeightsError, match="copy it along" if content is None else "cannot be read"):
+        check_golden(file)
+    assert cli.run(["parity", str(file)]) == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = gated(tmp_path)
+    capsys.readouterr()
+    assert cli.run(["parity", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passed"]
+    network(file, scale=2.0)
+    assert cli.run(["parity", str(file), "--json"]) == 6
+    out, err = capsys.readouterr()
+    assert not json.loads(out)["passed"] and "is not what passed its gate" in err
+    assert cli.run(["parity", str(file), "--explain"]) == 2
+    assert cli.run(["parity", str(tmp_path / "none.onnx")]) == 4
