@@ -1,28 +1,38 @@
 """From a run's float32 ONNX file to a smaller one for a target: calibrated, quantised or cast, and through its gate."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import DEFAULTS, GateResult, gate, judge
+from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances, write_gate
 from ..deploy.runtime import open_runtime
 from ..distill import console
-from ..distill.errors import ExportError, UsageError, closest
+from ..distill.data import Dataset
+from ..distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_json
-from .cast import cast_fp16
-from .images import choose
-from .int8 import quantise_int8
+from .cast import CastReport
+from .collector import Statistics, cache_path, collect, fingerprint
+from .heldout import HeldOut, held_out
+from .images import CalibrationSet, choose
+from .maker import CALIBRATOR, Form, Maker
+from .openvino_int8 import tools
+from .sensitivity import Sensitivity, best, compare, rescue
+from .structure import resolve
 
-PRECISIONS = ("int8", "fp16")
-IMAGES = 128
 #: what helps a file that did not pass
 CURES = {
-    "int8": "more --images, --calibrator percentile or --keep-fp32 NODE may help; --agreement, --miou-drop allow more",
-    "fp16": "--keep-fp32 NODE keeps layers in float32; --agreement allows more",
+    "quantised": "--sensitivity leaves the groups high that cost most, --compare takes the best calibrator, more "
+    "--images may help; --agreement and --max-drop allow more",
+    "cast": "--keep NODE keeps layers in float32; --agreement allows more",
 }
+#: marks of files that are not float32
+_TYPED = (".fp16", ".bf16", ".int8", ".fp8")
 
 
 @dataclass(frozen=True)
@@ -39,76 +49,124 @@ def calibrate_run(
     run: Run,
     *,
     to: str = "int8",
-    target: str = "ort",
+    target: str | None = None,
     source: Path | None = None,
-    images: int = IMAGES,
+    images: int | None = None,
     split: str = "train",
-    calibrator: str = "minmax",
+    calibrator: str | None = None,
+    compared: bool = False,
+    sensitivity: bool = False,
     keep: Sequence[str] = (),
+    high: str | None = None,
     seed: int = 0,
     gate_images: int | None = 16,
     agreement: float | None = None,
-    miou_drop: float | None = None,
+    max_drop: float | None = None,
 ) -> Calibrated:
-    """Make the INT8 or FP16 twin of a run's exported network and compare it with the float32 file on validation images.
+    """Make the typed twin of a run's exported network and compare it with the float32 file on validation images.
 
     Args:
         run: a run with a float32 ONNX file in its ``export`` folder.
-        to: "int8" or "fp16".
-        target: "ort": ONNX Runtime.
+        to: "int8", "fp8", "fp16" or "bf16".
+        target: "trt", "ort" or "openvino" (default: the first of ``TARGETS`` for ``to``).
         source: which float32 file (default: ``model.onnx``).
-        images: calibration images, chosen so that every class is in them.
+        images: calibration images, chosen so that every class is in them (default 128).
         split: where they come from.
-        calibrator: see ``quantise_int8``, as is ``keep`` (nodes left in float32; for FP16 likewise).
+        calibrator: see ``ranges`` (default: ``CALIBRATOR``, or the best of the comparison).
+        compared: compare all calibrators on images held out of ``split``.
+        sensitivity: measure what each group costs and leave groups high until the limits hold.
+        keep: names of nodes or groups left high.
+        high: what the rest of a quantised file for trt computes in, "fp32" or "fp16".
         seed: of the choice.
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
-        miou_drop: replaces the gate's largest loss of mIoU in points.
+        max_drop: replaces the gate's largest loss of mIoU in points.
 
     Raises:
-        UsageError: a flag that is not accepted.
-        ExportError: the run has no float32 ONNX file yet.
+        UsageError: a flag that is not accepted, an image larger than the network's input.
+        DataError: too few images.
+        ExportError: the run has no float32 ONNX file yet, or an extra is missing.
         NumbersError: the gate failed; the new file is gone.
     """
-    if to not in PRECISIONS:
-        raise UsageError(f"--to {to} is not known; accepted: {', '.join(PRECISIONS)}{closest(to, PRECISIONS)}")
-    if target != "ort":
-        raise UsageError(f"--for {target} is not known; accepted: ort")
-    full = source or float_file(run)
-    suffix = f".int8.{target}.onnx" if to == "int8" else ".fp16.onnx"
-    path = full.with_name(full.name.removesuffix(".onnx") + suffix)
-    facts: dict[str, Any] = {}
-    if to == "int8":
-        dataset = run.open_data(split)
-        chosen = choose(dataset, images, seed=seed)
-        console.say(f"calibrating {full.name} on {len(chosen.indices)} images of {chosen.data}")
-        pictures = (dataset.read(i)[0] for i in console.progress(chosen.indices, label="calibrating"))
-        report = quantise_int8(full, path, pictures, target=target, calibrator=calibrator, keep=keep)
-        facts = {"calibration": chosen.to_dict(), "int8": report.to_dict(), "target": target}
-        write_json(run.calib / f"{path.name.removesuffix('.onnx')}.json", facts | {"versions": versions()})
-        console.say(report.line())
-    else:
-        cast = cast_fp16(full, path, block_nodes=keep)
-        facts = {"cast": cast.to_dict()}
-        console.say(cast.line())
-    manifest_path = path.with_name(f"{path.name}.json")
-    manifest_path.unlink(missing_ok=True)
-    tolerances = DEFAULTS[to]
-    if agreement is not None:
-        tolerances = replace(tolerances, agreement=agreement)
-    if miou_drop is not None:
-        tolerances = replace(tolerances, miou_drop=miou_drop)
+    form, full = _checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
+    limits = tolerances(form.precision, run, agreement=agreement, miou_drop=max_drop)
+    dataset = run.open_data(split)
+    chosen = choose(dataset, images, seed=seed)
+    name = fingerprint(full, chosen.fingerprint, chosen.keys)
+    seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
+    maker = Maker(full, form, seen, lambda: _pictures(dataset, chosen))
+    names = resolve(maker.model.graph, keep)
+    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": name}}
+    found: Sensitivity | None = None
+    if compared or sensitivity:
+        with open_runtime(full) as reference:
+            others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=seed))
+        if compared:
+            outcomes = compare(maker, others)
+            calibrator = calibrator or best(outcomes)
+            facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
+        if sensitivity:
+            bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
+            found = rescue(maker, others, **bars, calibrator=calibrator or CALIBRATOR, keep=names)
+            facts["sensitivity"] = found.to_dict()
+            names = resolve(maker.model.graph, [*keep, *found.rescued])
+    path = form.path(full)
+    discard(run, [path])  # a file without a manifest is unproven
+    report = maker.make(path, calibrator=calibrator or CALIBRATOR, keep=names)
+    console.say(report.line())
+    facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
+    write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
     with open_runtime(full) as reference, open_runtime(path) as candidate:
-        result = gate(reference, candidate, run.open_data("val"), tolerances, images=gate_images)
-    judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[to])
-    manifest: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx", "precision": to}
-    manifest |= {"source": {"file": full.name, "sha256": sha256(full)}, "gate": result.to_dict(), **facts}
-    manifest |= {"bytes": path.stat().st_size, "versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    manifest |= {"contract": {**asdict(read_info(path)), "metadata": None}}
-    write_json(manifest_path, manifest)
+        result = gate(reference, candidate, run.open_data("val"), limits, images=gate_images)
+    stage = f"{'openvino' if form.target == 'openvino' else 'onnx'} {path.stem}"
+    try:
+        judge(run, stage, path, result, CURES["cast" if isinstance(report, CastReport) else "quantised"])
+    except NumbersError:
+        path.with_suffix(".bin").unlink(missing_ok=True)
+        raise
+    left = {"left_high": [*keep, *(found.rescued if found else ())]}
+    write_gate(run, stage, result, file=path.name, **left)
+    manifest = _manifest(path, full, form, result) | facts | left
+    write_json(manifest_path(path), manifest)
     run.remember_command()
     run.seal()
-    return Calibrated(path, to, result, manifest)
+    return Calibrated(path, form.precision, result, manifest)
+
+
+def plan_run(
+    run: Run,
+    *,
+    to: str = "int8",
+    target: str | None = None,
+    source: Path | None = None,
+    images: int | None = None,
+    split: str = "train",
+    calibrator: str | None = None,
+    compared: bool = False,
+    sensitivity: bool = False,
+    keep: Sequence[str] = (),
+    high: str | None = None,
+    seed: int = 0,
+    **_: Any,
+) -> dict[str, Any]:
+    """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
+    form, full = _checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
+    dataset = run.open_data(split)
+    chosen = choose(dataset, images, seed=seed)
+    cache = cache_path(run.calib, fingerprint(full, chosen.fingerprint, chosen.keys))
+    return {
+        "source": str(full),
+        "file": str(form.path(full)),
+        "precision": form.precision,
+        "target": form.target,
+        "images": len(chosen.indices),
+        "data": chosen.data,
+        "calibrator": calibrator or (CALIBRATOR if form.grid else None),
+        "statistics": str(cache),
+        "cached": cache.is_file(),
+        "keep": list(keep),
+        "audit": chosen.audit,
+    }
 
 
 def float_file(run: Run) -> Path:
@@ -117,9 +175,66 @@ def float_file(run: Run) -> Path:
     Raises:
         ExportError: there is none.
     """
-    files = [p for p in run.export.glob("*.onnx") if ".fp16" not in p.name and ".int8" not in p.name]
+    files = [path for path in run.export.glob("*.onnx") if not any(mark in path.name for mark in _TYPED)]
     if not files:
         raise ExportError(
             f"{run.path.name} has no float32 ONNX file yet; make it with: kdc export onnx {run.path.name}"
         )
     return min(files, key=lambda p: (len(p.name), p.name))
+
+
+def _checked(
+    run: Run,
+    to: str,
+    target: str | None,
+    high: str | None,
+    source: Path | None,
+    calibrator: str | None,
+    *,
+    compared: bool,
+    sensitivity: bool,
+) -> tuple[Form, Path]:
+    """See before any image is read that what was asked for can be made."""
+    form = Form.of(to, target, high)
+    form.check(calibrator)
+    if compared and not form.grid:
+        raise UsageError("--compare compares calibrators, and none is used here: leave it out")
+    if sensitivity and to in ("fp16", "bf16"):
+        raise UsageError(
+            f"--sensitivity is for INT8 and FP8; --to {to} keeps what leaves its range in float32 by itself"
+        )
+    if form.target == "openvino":
+        tools()
+    full = source or float_file(run)
+    if (precision := read_info(full).precision) != "fp32":
+        raise WeightsError(f"{full} is {precision} already; {to} is made from the float32 file")
+    return form, full
+
+
+def _statistics(run: Run, full: Path, dataset: Dataset, chosen: CalibrationSet, name: str) -> Statistics:
+    path = cache_path(run.calib, name)
+    if known := Statistics.load(path, name):
+        console.say(f"statistics of {known.images} images of {chosen.data} from {path.name}")
+        return known
+    console.say(f"calibrating {full.name} on {len(chosen.indices)} images of {chosen.data}")
+    pictures = console.progress(_pictures(dataset, chosen), total=len(chosen.indices), label="calibrating")
+    made = collect(full, pictures, name)
+    made.save(path)
+    return made
+
+
+def _pictures(dataset: Dataset, chosen: CalibrationSet) -> Iterator[np.ndarray]:
+    return (dataset.read(i)[0] for i in chosen.indices)
+
+
+def _manifest(path: Path, full: Path, form: Form, result: GateResult) -> dict[str, Any]:
+    info = read_ir(path) if form.target == "openvino" else read_info(path)
+    kind = "openvino" if form.target == "openvino" else "onnx"
+    values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": kind, "precision": form.precision}
+    values |= {"target": form.target, "source": {"file": full.name, "sha256": sha256(full)}, "gate": result.to_dict()}
+    beside = path.with_suffix(".bin")
+    if form.target == "openvino":
+        values["weights"] = {"file": beside.name, "sha256": sha256(beside)}
+    values["bytes"] = path.stat().st_size + (beside.stat().st_size if form.target == "openvino" else 0)
+    values |= {"versions": versions(), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    return values | {"contract": {**asdict(info), "metadata": None}}

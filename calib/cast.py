@@ -1,6 +1,6 @@
-"""From a float32 ONNX file to a float16 one: the casts stand in the graph, as strongly typed TensorRT wants them."""
+"""From a float32 ONNX graph to a float16 or bfloat16 one: the casts stand in it, as strongly typed TensorRT wants."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
 
 from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run import replacing
+from .structure import consumers, finished, short
 
 #: sums over thousands of pixels, which overflow or lose their last digits in float16
 BLOCKED = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
@@ -23,25 +24,43 @@ _TYPED = frozenset(
 _BLIND = frozenset({"Shape", "Size"})
 #: layers with weights: what stands before the first of them prepares the image and stays in float32
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+#: these take the type of what they stand beside
+_QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 #: inputs that the operator's definition wants in float32, by position
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 #: the largest finite float16
 LARGEST = float(np.finfo(np.float16).max)
+#: an activation beyond this share of the range on calibration images may leave it on others
+HEADROOM = 0.5
+#: name -> type, and the largest number that it holds
+LOW = {"fp16": (TensorProto.FLOAT16, LARGEST), "bf16": (TensorProto.BFLOAT16, float(np.finfo(np.float32).max))}
+#: the first opset whose convolutions take bfloat16
+BF16_OPSET = 22
+#: nodes with the largest values that the report names
+_NAMED = 10
 
 
 @dataclass
 class CastReport:
-    """What ``cast_fp16`` did."""
+    """What ``cast_half`` did."""
 
-    #: nodes computed in float16, and the names of floating-point nodes that were not
+    #: "fp16" or "bf16"
+    low: str = "fp16"
+    #: "kdc", or the version of ModelOpt whose AutoCast did it
+    caster: str = "kdc"
+    #: nodes computed in the low type, and the names of floating-point nodes that were not
     half_nodes: int = 0
     float_nodes: list[str] = field(default_factory=list)
     initializers: int = 0
     casts: int = 0
-    #: initialiser -> how many of its values lay beyond the float16 range and were set to its end
+    #: initialiser -> how many of its values lay beyond the range and were set to its end
     clamped: dict[str, int] = field(default_factory=dict)
     #: values that became zero, over all initialisers
     flushed: int = 0
+    #: node -> largest magnitude that it reads or gives on the calibration images: the nodes with the largest
+    largest: dict[str, float] = field(default_factory=dict)
+    #: those beyond or near the end of the range, which therefore stay in float32
+    overflowing: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -49,23 +68,47 @@ class CastReport:
 
     def line(self) -> str:
         """Say it in one line."""
-        text = f"{self.half_nodes} nodes in float16, {len(self.float_nodes)} in float32, {self.casts} casts"
+        name = {"fp16": "float16", "bf16": "bfloat16"}[self.low]
+        by = "" if self.caster == "kdc" else f" ({self.caster})"
+        text = f"{self.half_nodes} nodes in {name}{by}, {len(self.float_nodes)} in float32, {self.casts} casts"
+        if self.largest:
+            node, value = next(iter(self.largest.items()))
+            text += f"; largest activation {value:.4g} at {node}"
+        if self.overflowing:
+            worst = short(f"{name} ({value:.3g})" for name, value in self.overflowing.items())
+            text += f"; {len(self.overflowing)} nodes stay in float32 because of their range: {worst}"
         if self.clamped:
-            worst = ", ".join(f"{name} ({count})" for name, count in list(self.clamped.items())[:3])
-            text += f"; CLAMPED to {LARGEST:.0f} in {len(self.clamped)} initialisers: {worst}"
+            worst = short(f"{name} ({count})" for name, count in self.clamped.items())
+            text += f"; CLAMPED to {LOW[self.low][1]:.0f} in {len(self.clamped)} initialisers: {worst}"
         return text
 
 
 def cast_fp16(
     source: Path, target: Path, *, block_ops: Collection[str] = BLOCKED, block_nodes: Collection[str] = ()
 ) -> CastReport:
-    """Write a float16 twin of an ONNX file; inputs, outputs and metadata stay as they are.
+    """Write a float16 twin of an ONNX file as ``cast_half`` does, without looking at activations."""
+    return cast_half(source, target, block_ops=block_ops, block_nodes=block_nodes)
+
+
+def cast_half(
+    source: Path,
+    target: Path,
+    *,
+    low: str = "fp16",
+    block_ops: Collection[str] = BLOCKED,
+    block_nodes: Collection[str] = (),
+    largest: Mapping[str, float] | None = None,
+) -> CastReport:
+    """Write a half-precision twin of an ONNX file; inputs, outputs and metadata stay as they are.
 
     Args:
         source: a float32 file, weights inside.
         target: where the twin goes, atomically.
+        low: "fp16" or "bf16".
         block_ops: operator types that stay in float32.
         block_nodes: names of nodes that stay in float32.
+        largest: the largest magnitude of each activation on real images: nodes near the end of the range of ``low``
+            stay in float32 and are told.
 
     Raises:
         WeightsError: ``source`` cannot be read.
@@ -75,34 +118,45 @@ def cast_fp16(
         model = onnx.load(source)
     except (OSError, DecodeError) as error:
         raise WeightsError(f"{source} is not a readable ONNX file ({error})") from error
-    report = cast_model(model, block_ops=block_ops, block_nodes=block_nodes)
-    helper.set_model_props(model, {prop.key: prop.value for prop in model.metadata_props} | {"kdc.precision": '"fp16"'})
-    try:
-        model = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, shape_inference.InferenceError) as error:
-        raise ExportError(f"the float16 form of {source} is no valid ONNX: {str(error).splitlines()[0]}") from error
+    model = raised(model, low)
+    report = cast_model(model, low=low, block_ops=block_ops, block_nodes=block_nodes, largest=largest)
+    model = finished(model, low)
     with replacing(target) as beside:
         onnx.save(model, beside)
     return report
 
 
+def raised(model: ModelProto, low: str) -> ModelProto:
+    """Return the graph in an opset that has convolutions of the low type: bfloat16 ones came with opset 22."""
+    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    return version_converter.convert_version(model, BF16_OPSET) if low == "bf16" and opset < BF16_OPSET else model
+
+
 def cast_model(
-    model: ModelProto, *, block_ops: Collection[str] = BLOCKED, block_nodes: Collection[str] = ()
+    model: ModelProto,
+    *,
+    low: str = "fp16",
+    block_ops: Collection[str] = BLOCKED,
+    block_nodes: Collection[str] = (),
+    largest: Mapping[str, float] | None = None,
 ) -> CastReport:
-    """Do the work of ``cast_fp16`` in place; shapes of inner values are dropped, to be inferred anew."""
-    graph = model.graph
+    """Do the work of ``cast_half`` in place; shapes of inner values are dropped, to be inferred anew.
+
+    A graph with Q/DQ pairs may be cast, too: their scales take the type of what stands beside them.
+    """
+    graph, half_type = model.graph, LOW[low][0]
     if any(
         a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for node in graph.node for a in node.attribute
     ):
         raise ExportError(
-            "the graph holds control flow (If or Loop), which the float16 cast does not follow; export it without"
+            f"the graph holds control flow (If or Loop), which the {low} cast does not follow; export it without"
         )
     for name in set(block_nodes) - {node.name for node in graph.node}:
         raise ExportError(f"no node named {name!r} in the graph{closest(name, [node.name for node in graph.node])}")
     floats = _float_values(model)
-    report = CastReport()
-    half = _half_nodes(graph, floats, set(block_ops), set(block_nodes), report)
+    report = CastReport(low)
+    beyond = examined(graph, largest or {}, report)
+    half = _half_nodes(graph, floats, set(block_ops), {*block_nodes, *beyond}, report)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
     made: dict[tuple[str, int], str] = {}  # (value, type) -> the name under which it exists in that type
@@ -113,7 +167,7 @@ def cast_model(
         if types[name] == wanted:
             return name
         if (name, wanted) not in made:
-            made[name, wanted] = twin = f"{name}_{'fp16' if wanted == TensorProto.FLOAT16 else 'fp32'}"
+            made[name, wanted] = twin = f"{name}_{low if wanted == half_type else 'fp32'}"
             if name in weights:
                 graph.initializer.append(_to_half(weights[name], twin, report))
             else:
@@ -125,7 +179,7 @@ def cast_model(
         if node.op_type in _BLIND:
             nodes.append(node)
             continue
-        wanted = TensorProto.FLOAT16 if index in half else TensorProto.FLOAT
+        wanted = half_type if index in half else TensorProto.FLOAT
         for position, name in enumerate(node.input):
             if name in floats:
                 kept = position in _ALWAYS_FLOAT.get(node.op_type, ())
@@ -135,12 +189,12 @@ def cast_model(
             continue
         for position, name in enumerate(node.output):
             if name in outputs and name in floats:
-                node.output[position] = inner = f"{name}_fp16"
-                made[name, TensorProto.FLOAT16] = inner
+                node.output[position] = inner = f"{name}_{low}"
+                made[name, half_type] = inner
                 nodes.append(helper.make_node("Cast", [inner], [name], name=f"cast_{name}", to=TensorProto.FLOAT))
                 report.casts += 1
-            else:
-                types[name] = TensorProto.FLOAT16
+            elif name in floats:
+                types[name] = half_type
     used = {name for node in nodes for name in node.input}
     kept_weights = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -157,6 +211,19 @@ def _float_values(model: ModelProto) -> set[str]:
     return found | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
 
 
+def examined(graph: GraphProto, largest: Mapping[str, float], report: CastReport) -> list[str]:
+    """Enter the largest values into the report; return the nodes that may leave the range."""
+    seen = {
+        node.name: max((largest[name] for name in [*node.input, *node.output] if name in largest), default=0.0)
+        for node in graph.node
+        if node.op_type not in _QDQ
+    }
+    ranked = sorted(seen.items(), key=lambda item: -item[1])
+    report.largest = {name: value for name, value in ranked[:_NAMED] if value}
+    report.overflowing = {name: value for name, value in ranked if value > HEADROOM * LOW[report.low][1]}
+    return list(report.overflowing)
+
+
 def _half_nodes(graph: GraphProto, floats: set[str], ops: set[str], names: set[str], report: CastReport) -> set[int]:
     behind: set[str] = set()  # values that come out of, or after, a layer with weights
     half: set[int] = set()
@@ -164,23 +231,43 @@ def _half_nodes(graph: GraphProto, floats: set[str], ops: set[str], names: set[s
         started = node.op_type in _WEIGHTED or not behind.isdisjoint(node.input)
         if started:
             behind.update(node.output)
-        if node.op_type in _TYPED or floats.isdisjoint([*node.input, *node.output]):
+        if node.op_type in _TYPED | _QDQ or floats.isdisjoint([*node.input, *node.output]):
             continue
         if started and node.op_type not in ops and node.name not in names:
             half.add(index)
         else:
             report.float_nodes.append(node.name or node.op_type)
     report.half_nodes = len(half)
-    return half
+    return half | _half_pairs(graph, half)
+
+
+def _half_pairs(graph: GraphProto, half: set[int]) -> set[int]:
+    """Choose the types of Q and DQ: Q as what it reads, DQ as one of those that read it, so that no cast parts them."""
+    computed = {name for index in half for name in graph.node[index].output}
+    halves = {graph.node[index].output[0] for index in half}
+    read = consumers(graph)
+    return {
+        index
+        for index, node in enumerate(graph.node)
+        if (node.op_type == "QuantizeLinear" and node.input[0] in computed)
+        or (
+            node.op_type == "DequantizeLinear"
+            and any(reader.output[0] in halves for reader in read.get(node.output[0], ()))
+        )
+    }
 
 
 def _to_half(tensor: TensorProto, name: str, report: CastReport) -> TensorProto:
+    import ml_dtypes
+
+    largest = LOW[report.low][1]
     values = numpy_helper.to_array(tensor)
-    beyond = int((np.isfinite(values) & (np.abs(values) > LARGEST)).sum())
+    beyond = int((np.isfinite(values) & (np.abs(values) > largest)).sum())
     if beyond:
         report.clamped[tensor.name] = beyond
-        values = np.where(np.isfinite(values), np.clip(values, -LARGEST, LARGEST), values)
-    half = values.astype(np.float16)
+        values = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
+    kind, as_type = LOW[report.low][0], np.float16 if report.low == "fp16" else ml_dtypes.bfloat16
+    half = values.astype(as_type)
     report.flushed += int(((values != 0) & (half == 0)).sum())
     report.initializers += 1
-    return numpy_helper.from_array(half, name)
+    return helper.make_tensor(name, kind, list(values.shape), half.tobytes(), raw=True)

@@ -18,46 +18,75 @@ def calib(
             metavar="[RUN]", help="Run folder or name; or one of its float32 ONNX files [default: the last run]"
         ),
     ] = None,
-    to: Annotated[str, typer.Option("--to", help="int8 or fp16")] = "int8",
-    target: Annotated[str, typer.Option("--for", help="What will run it: ort (ONNX Runtime)")] = "ort",
+    to: Annotated[str, typer.Option("--to", help="int8, fp8, fp16 or bf16")] = "int8",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="What will run it: trt (TensorRT), ort (ONNX Runtime on a CPU) or openvino "
+            "[default: ort for int8, trt for the others]",
+        ),
+    ] = None,
     images: Annotated[
         int | None, typer.Option(help="Calibration images, chosen so that every class is in them [default: 128]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split that they come from [default: train]")] = None,
-    calibrator: Annotated[str | None, typer.Option(help="minmax or percentile [default: minmax]")] = None,
+    calibrator: Annotated[
+        str | None, typer.Option(help="minmax, entropy, percentile or mse [default: mse, or the best of --compare]")
+    ] = None,
+    compared: Annotated[
+        bool, typer.Option("--compare", help="Compare the calibrators on held-out images and take the best")
+    ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Measure what each block costs and leave the costliest high until --agreement and --max-drop hold",
+        ),
+    ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            help="Largest loss of mIoU in points, implies --sensitivity for INT8 and FP8 [default: 0.5]",
+        ),
+    ] = None,
+    agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="Least share of agreeing pixels [default: 0.99 INT8 and BF16, 0.98 FP8, 0.999 FP16]"
+        ),
+    ] = None,
     keep: Annotated[
-        list[str] | None, typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32; may be repeated")
+        list[str] | None, typer.Option("--keep", metavar="NODE", help="Node or block left high; may be repeated")
+    ] = None,
+    high: Annotated[
+        str | None,
+        typer.Option(help="What the rest of an INT8 or FP8 file for trt computes in: fp16 or fp32 [default: fp32]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the choice of images [default: 0]")] = None,
-    agreement: Annotated[
-        float | None, typer.Option(help="Least share of agreeing pixels [default: 0.99 INT8, 0.999 FP16]")
-    ] = None,
-    miou_drop: Annotated[float | None, typer.Option(help="Largest loss of mIoU in points [default: 0.5 INT8]")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; calibrate and write nothing")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object")] = False,
 ) -> None:
-    """Make the INT8 or FP16 file of an exported network, calibrated on real images and checked against float32."""
+    """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
     from ..distill import console
-    from ..distill.errors import UsageError
     from ..distill.run import find_run
-    from .calibrate import calibrate_run
+    from .calibrate import calibrate_run, plan_run
 
     console.json_mode = as_json
-    flags = {"images": images, "split": split, "calibrator": calibrator, "seed": seed}
-    calibration: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
-    if to == "fp16" and calibration:
-        idle = ", ".join(f"--{name}" for name in calibration)
-        raise UsageError(f"--to fp16 only casts, nothing is calibrated: leave out {idle}")
-    source = Path(run) if run and run.endswith(".onnx") else None
-    done = calibrate_run(
-        find_run(run),
-        to=to,
-        target=target,
-        source=source,
-        keep=keep or (),
-        agreement=agreement,
-        miou_drop=miou_drop,
-        **calibration,
-    )
-    console.say(f"{done.path} ({done.path.stat().st_size / 1e6:.1f} MB)")
+    flags = {"target": target, "images": images, "split": split, "calibrator": calibrator, "high": high, "seed": seed}
+    settings: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    settings |= {"to": to, "compared": compared, "keep": keep or (), "agreement": agreement, "max_drop": max_drop}
+    settings["sensitivity"] = sensitivity or (max_drop is not None and to in ("int8", "fp8"))
+    settings["source"] = Path(run) if run and run.endswith(".onnx") else None
+    if dry_run:
+        plan = plan_run(find_run(run), **settings)
+        for name, value in plan.items():
+            console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+        if as_json:
+            console.emit(plan)
+        return
+    done = calibrate_run(find_run(run), **settings)
+    console.say(f"{done.path} ({done.manifest['bytes'] / 1e6:.1f} MB)")
     if as_json:
         console.emit({"path": str(done.path), **done.manifest})

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Images whose labels are read to choose from; more add minutes on large sets and no class that matters.
 SCAN = 512
+#: fewer images than this leave the ends of the ranges to chance
+ENOUGH = 128
 
 
 @dataclass(frozen=True)
@@ -28,49 +30,62 @@ class CalibrationSet:
     data: str
     fingerprint: str
     seed: int
+    #: what speaks against the set, in words; empty where nothing does
+    audit: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return asdict(self)
 
 
-def choose(dataset: "Dataset", count: int = 32, *, seed: int = 0, scan: int = SCAN) -> CalibrationSet:
-    """Choose ``count`` images so that together they hold much of every class.
+def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan: int = SCAN) -> CalibrationSet:
+    """Choose ``count`` images so that together they hold much of every class, and audit the choice.
 
     Greedy on the sum over classes of the square root of the pixels held: the root makes the first pixels of a rare
     class worth more than further ones of a common class. Unlabelled data are drawn at random.
 
     Args:
         dataset: usually the training split: calibration must not look at what the gate judges.
-        count: how many; fewer if there are fewer.
+        count: how many; None for ``ENOUGH``, or all where there are fewer.
         seed: of the images looked at, where there are more than ``scan``, and of the draw on unlabelled data.
-        scan: how many labels are read.
+        scan: how many labels are read, at least.
 
     Raises:
         UsageError: ``count`` is below 1.
-        DataError: the split is empty.
+        DataError: the split is empty or holds fewer images than were asked for.
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise UsageError(f"--images {count}: at least 1 image is needed to calibrate")
     if not len(dataset):
         raise DataError(f"split '{dataset.split}' of {dataset.name} is empty: nothing to calibrate on")
+    if count is not None and count > len(dataset):
+        raise DataError(
+            f"--images {count}: split '{dataset.split}' of {dataset.name} holds {len(dataset)}; ask for at most as many"
+        )
+    count = min(count or ENOUGH, len(dataset))
     order = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset))]
     coverage = None
     missing: list[str] = []
+    audit: list[str] = []
     if dataset.labelled:
-        candidates = sorted(order[:scan])
+        candidates = sorted(order[: max(scan, count)])
         pixels = np.stack([_histogram(dataset, i) for i in console.progress(candidates, label="choosing images")])
         chosen = [candidates[i] for i in greedy(pixels, count)]
         held = np.stack([pixels[candidates.index(i)] for i in chosen]).sum(0)
         coverage = [round(float(share), 6) for share in held / max(1, held.sum())]
         missing = [name for name, count in zip(dataset.classes, held, strict=True) if not count]
         if missing:
-            console.warn(f"no calibration image holds {', '.join(missing)}: these classes may suffer from quantisation")
+            audit.append(f"no calibration image holds {', '.join(missing)}: these classes may suffer from quantisation")
     else:
         chosen = order[:count]
+        audit.append(f"{dataset.name} {dataset.split} has no labels: the images are drawn at random, not by class")
+    if count < ENOUGH:
+        audit.append(f"calibrated on {count} images, {ENOUGH} or more are advised: rare large values may be unseen")
+    for line in audit:
+        console.warn(line)
     keys = [dataset.key(i) for i in chosen]
     name = f"{dataset.name} {dataset.split}"
-    return CalibrationSet(chosen, keys, coverage, missing, name, dataset.fingerprint(), seed)
+    return CalibrationSet(chosen, keys, coverage, missing, name, dataset.fingerprint(), seed, audit)
 
 
 def greedy(pixels: np.ndarray, count: int) -> list[int]:

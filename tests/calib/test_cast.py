@@ -1,14 +1,20 @@
 """The float16 cast: types, ranges and numbers."""
 
+import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.calib.cast import LARGEST, cast_fp16, cast_model
+from kdc.calib import autocast as modelopt
+from kdc.calib.cast import LARGEST, cast_fp16, cast_half, cast_model
+from kdc.calib.placement import place
+from kdc.calib.structure import finished
+from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import ExportError, WeightsError
 
 RNG = np.random.default_rng(0)
@@ -135,3 +141,99 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("If", ["cond"], ["y"], then_branch=body, else_branch=body))
     with pytest.raises(ExportError, match="control flow"):
         cast_model(model)
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    onnx.save(network(), tmp_path / "a.onnx")
+    report = cast_half(tmp_path / "a.onnx", tmp_path / "b.onnx", low="bf16")
+    model = onnx.load(tmp_path / "b.onnx")
+    assert model.opset_import[0].version == 22, "older opsets have no bfloat16 convolution"
+    kinds = types(model)
+    assert all(kinds[name] == TensorProto.BFLOAT16 for name in ("conv", "relu", "weight_bf16", "bias_bf16"))
+    assert (kinds["image"], kinds["mean"], kinds["logits"]) == (FLOAT, FLOAT, FLOAT)
+    whole = numpy_helper.to_array(
+        next(t for t in onnx.load(tmp_path / "a.onnx").graph.initializer if t.name == "weight")
+    )
+    half = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == "weight_bf16"))
+    np.testing.assert_array_equal(half.astype(np.float32), whole.astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert report.line().startswith("5 nodes in bfloat16, 2 in float32, 4 casts")
+    x = RNG.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32)
+    reference = ran(onnx.load(tmp_path / "a.onnx"), x)
+    with open_runtime(tmp_path / "b.onnx") as runtime:
+        assert (runtime.precision, runtime.provider) == ("bf16", "CPUExecutionProvider, bf16 simulated in float32")
+        apart = np.abs(runtime.infer(x) - reference).max()
+    assert 1e-4 * np.abs(reference).max() < apart < 3e-2 * np.abs(reference).max()
+
+
+def test_a_range_that_float16_does_not_hold_stays_in_float32_and_is_told() -> None:
+    largest = {"image": 255.0, "scaled": 5.0, "conv": 4e4, "relu": 3e4, "sum": 20.0, "logits": 21.0}
+    model = network()
+    report = cast_model(model, largest=largest)
+    assert report.overflowing == {"conv": 4e4, "relu": 4e4} and next(iter(report.largest.items())) == ("conv", 4e4)
+    kinds = types(model)
+    assert kinds["conv"] == kinds["relu"] == FLOAT and kinds["sum"] == HALF
+    assert "largest activation 4e+04 at conv; 2 nodes stay in float32 because of their range" in report.line()
+    wide = network()
+    assert not cast_model(wide, low="bf16", largest=largest).overflowing, "bfloat16 reaches as far as float32"
+    assert types(wide)["conv"] == TensorProto.BFLOAT16
+
+
+def test_quantised_graphs_keep_their_pairs_together() -> None:
+    model = network()
+    extra = helper.make_node("Conv", ["sum", "weight2"], ["conv2"], name="conv2")
+    model.graph.node.insert(7, extra)
+    model.graph.node[8].input[0] = "conv2"
+    model.graph.initializer.append(
+        numpy_helper.from_array(RNG.standard_normal((4, 4, 1, 1)).astype(np.float32), "weight2")
+    )
+    place(model, {"scaled": (-2.0, 2.0), "sum": (-9.0, 9.0)}, high="fp16")
+    cast_model(model)
+    model = finished(model, "int8+fp16")
+    kinds, nodes = types(model), {node.name: node for node in model.graph.node}
+    quantise, restore = nodes["quantize_scaled"], nodes["dequantize_scaled"]
+    # Q as what it reads, DQ as what reads it: no cast parts a pair from its convolution
+    assert kinds[quantise.input[0]] == kinds[quantise.input[1]] == FLOAT
+    assert list(nodes["conv"].input)[:2] == [restore.output[0], "weight_dequantized"]
+    assert kinds[restore.input[1]] == kinds[restore.output[0]] == kinds["weight_dequantized"] == HALF
+    assert kinds[restore.input[0]] == TensorProto.INT8
+
+
+@pytest.fixture
+def fake_modelopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for ModelOpt, which shares no environment with this ONNX Runtime."""
+    folder = tmp_path / "site" / "modelopt" / "onnx" / "autocast"
+    folder.mkdir(parents=True)
+    for each in (folder, folder.parent, folder.parent.parent):
+        (each / "__init__.py").write_text("")
+    (folder / "__init__.py").write_text(
+        "asked = {}\n"
+        "def convert_to_mixed_precision(**given):\n"
+        "    import onnx\n"
+        "    from kdc.calib.cast import cast_model\n"
+        "    asked.update(given)\n"
+        "    model = onnx.load(given['onnx_path'])\n"
+        "    del model.metadata_props[:]\n"
+        "    cast_model(model, low=given['low_precision_type'])\n"
+        "    return model\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "modelopt"]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(network(), fake_modelopt / "a.onnx")
+    assert modelopt.modelopt_version() == "of unknown version"
+    settings = {"block_nodes": ["add"], "largest": {"wide": 6e4}}
+    report = modelopt.autocast(fake_modelopt / "a.onnx", fake_modelopt / "b.onnx", low="fp16", **settings)
+    asked = sys.modules["modelopt.onnx.autocast"].asked  # type: ignore[attr-defined]
+    assert asked["nodes_to_exclude"] == ["^add$", "^normalise$", "^expand$"]
+    assert asked["op_types_to_exclude"] == ["GlobalAveragePool", "ReduceMean", "ReduceSum"]
+    assert (asked["keep_io_types"], asked["data_max"], asked["init_max"]) == (True, float("inf"), LARGEST)
+    said = {prop.key: prop.value for prop in onnx.load(fake_modelopt / "b.onnx").metadata_props}
+    assert said == {"kdc.head": '"logits"', "kdc.precision": '"fp16"'}
+    assert (report.half_nodes, report.casts) == (5, 4) and report.overflowing == {"expand": 6e4, "add": 6e4}
+    assert "(ModelOpt of unknown version AutoCast)" in report.line()
+    assert "without ModelOpt kdc's own pass would" in " ".join(capsys.readouterr().out.split())
+    assert sorted(path.name for path in fake_modelopt.iterdir()) == ["a.onnx", "b.onnx", "site"]

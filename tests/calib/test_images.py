@@ -49,16 +49,30 @@ def test_greedy_takes_what_is_scarce():
     assert sorted(greedy(pixels, 9)) == [0, 1, 2, 3]  # no more than there are, none twice
 
 
-def test_unlabelled_data_are_drawn_by_seed():
+def test_unlabelled_data_are_drawn_by_seed_and_that_is_said(capsys):
     data = Scenes(40, rare=0, labelled=False)
     one, same, other = (choose(data, 5, seed=seed).indices for seed in (0, 0, 1))
     assert one == same != other
     assert len(set(one)) == 5
-    assert choose(data, 99).coverage is None
+    assert "scenes train has no labels: the images are drawn at random" in capsys.readouterr().out
+    assert choose(data).coverage is None
+
+
+def test_the_audit_counts_and_is_kept(capsys):
+    few = choose(Scenes(40, rare=33), 3)
+    assert len(few.audit) == 2 and "calibrated on 3 images, 128 or more are advised" in few.audit[1]
+    assert few.to_dict()["audit"] == few.audit
+    assert "128 or more" in capsys.readouterr().out
+    enough = choose(Scenes(200, rare=33))
+    assert len(enough.indices) == 128 and len(enough.audit) == 1  # of the ghost
+    assert len(choose(Scenes(40, rare=3)).indices) == 40
+    assert len(choose(Scenes(200, rare=3), 150, scan=10).indices) == 150  # as many labels are read as are needed
 
 
 def test_refusals():
-    with pytest.raises(UsageError, match="at least 1 image"):
+    with pytest.raises(UsageError, match="--images 0: at least 1 image"):
         choose(Scenes(4, 0), 0)
+    with pytest.raises(DataError, match="split 'train' of scenes holds 4; ask for at most as many"):
+        choose(Scenes(4, 0), 5)
     with pytest.raises(DataError, match="is empty"):
         choose(Scenes(0, 0), 1)

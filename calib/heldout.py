@@ -1,0 +1,102 @@
+"""How much a quantised network loses on images that neither its calibration nor its gate looks at."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..deploy._difference import Difference
+from ..deploy.runtime import Runtime
+from ..distill import console
+from ..distill.errors import DataError
+from ..distill.metrics import Scores
+
+if TYPE_CHECKING:
+    from ..distill.data import Dataset
+
+#: images that calibrators and groups are compared on
+IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a quantised network is worth beside the float32 one."""
+
+    #: share of pixels with the same class
+    agreement: float
+    #: fraction; None on unlabelled images
+    miou: float | None
+    #: loss of mIoU in points of 100
+    drop: float | None
+
+    def short_of(self, agreement: float, drop: float | None) -> float:
+        """Return how far it misses both limits, in points; 0 within. Unlabelled images say nothing about the second."""
+        over = 0.0 if drop is None or self.drop is None else max(0.0, self.drop - drop)
+        return max(0.0, 100 * (agreement - self.agreement)) + over
+
+    @property
+    def cells(self) -> list[str]:
+        """Agreement, mIoU and its loss in percent and points, as text."""
+        scores = [f"{100 * self.miou:.2f}", f"{self.drop:+.2f}"] if self.miou is not None else ["-", "-"]
+        return [f"{100 * self.agreement:.3f}", *scores]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+
+def held_out(dataset: "Dataset", used: Sequence[int], count: int = IMAGES, *, seed: int = 0) -> list[int]:
+    """Draw images that were not calibrated on; all but those where fewer are left.
+
+    Raises:
+        DataError: calibration has taken every image.
+    """
+    taken = set(used)
+    free = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in taken]
+    if not free:
+        raise DataError(
+            f"all {len(dataset)} images of {dataset.name} {dataset.split} are calibrated on, none is left to compare "
+            f"on: --images {max(1, len(dataset) - count)} leaves some"
+        )
+    if len(free) < count:
+        console.warn(f"only {len(free)} images are left to compare on: the comparison is rough")
+    return sorted(free[:count])
+
+
+class HeldOut:
+    """Images with the float32 network's answers to them, which are computed once."""
+
+    def __init__(self, reference: Runtime, dataset: "Dataset", indices: Sequence[int]) -> None:
+        self._dataset, self._indices = dataset, list(indices)
+        self._masks = self._run(reference)
+        self._miou = self._scored(self._masks)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the images."""
+        return [self._dataset.key(i) for i in self._indices]
+
+    def score(self, runtime: Runtime) -> Outcome:
+        """Run a candidate on the images and compare its masks."""
+        masks = self._run(runtime)
+        difference = Difference()
+        for reference, mask in zip(self._masks, masks, strict=True):
+            difference.add_masks(reference[None], mask[None])
+        miou = self._scored(masks)
+        drop = None if miou is None or self._miou is None else 100 * (self._miou - miou)
+        return Outcome(difference.agreement, miou, drop)
+
+    def _run(self, runtime: Runtime) -> list[np.ndarray]:
+        batch = runtime.spec.batch or 1
+        return [runtime.masks(np.repeat(self._dataset.read(i)[0][None], batch, axis=0))[0] for i in self._indices]
+
+    def _scored(self, masks: Sequence[np.ndarray]) -> float | None:
+        if not self._dataset.labelled:
+            return None
+        scores = Scores.empty(self._dataset.classes)
+        for i, mask in zip(self._indices, masks, strict=True):
+            label = self._dataset.read(i)[1]
+            assert label is not None
+            scores.add(mask, label)
+        return scores.miou

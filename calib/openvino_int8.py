@@ -1,0 +1,95 @@
+"""Static INT8 for OpenVINO by NNCF's post-training quantisation, from the same images as every other target.
+
+NNCF takes no ranges from outside: it collects its own while it corrects the biases for what quantisation shifts.
+OpenVINO reads files quantised for other runtimes, too, but computes them wrong, so they are not handed to it. Neither
+reports its use over the network here.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto
+
+from ..deploy.runtime import open_runtime
+from ..distill.errors import ExportError, UsageError, need
+from .placement import Quantised
+from .quiet import quiet
+from .structure import WEIGHTED, before_network, tail
+
+
+def tools() -> tuple[ModuleType, ModuleType]:
+    """Import OpenVINO and NNCF.
+
+    Raises:
+        ExportError: one of them is missing.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # else it reports its use
+    with quiet():  # NNCF's import makes torch look for CUDA
+        return need("openvino", "openvino"), need("nncf", "openvino")
+
+
+def quantise_for_openvino(
+    source: Path, out: Path, images: Iterable[np.ndarray], *, graph: GraphProto, keep: Sequence[str] = ()
+) -> Quantised:
+    """Write the INT8 form of a float32 ONNX file as ``out`` (.xml) with its weights beside it (.bin).
+
+    Args:
+        source: a file that ``open_runtime`` opens.
+        out: where the network goes.
+        images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing.
+        graph: of ``source``, every node named.
+        keep: names of nodes to leave in float32; the classifier and what prepares the image are in any case.
+
+    Raises:
+        ExportError: openvino or nncf is missing, or one of them refuses the network.
+        UsageError: no images.
+    """
+    ov, nncf = tools()
+    fold = need("openvino._offline_transformations", "openvino").apply_moc_transformations
+    pictures = list(images)  # as bytes: prepared they would take four times the memory
+    if not pictures:
+        raise UsageError("no calibration images were given; at least 1 is needed")
+    high = [*keep, *tail(graph), *before_network(graph)]
+    with open_runtime(source) as runtime, quiet():
+        batch = runtime.spec.batch or 1
+        try:
+            model = ov.Core().read_model(str(source))
+            # unfolded, its depthwise convolutions have no constant weights: NNCF would leave them in float32
+            fold(model, cf=False)
+            there = {each.get_friendly_name() for each in model.get_ops()}
+            # a convolution with a bias becomes two nodes, of which the second has its name
+            names = [name for node in high for name in (node, f"{node}/WithoutBiases") if name in there]
+            model = nncf.quantize(
+                model,
+                nncf.Dataset(pictures, lambda image: runtime.prepare(np.repeat(image[None], batch, axis=0))),
+                preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations, as ONNX Runtime's are
+                target_device=nncf.TargetDevice.CPU,
+                subset_size=len(pictures),
+                ignored_scope=nncf.IgnoredScope(names=names, validate=False) if names else None,
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(
+                f"NNCF cannot quantise {source.name}: {str(error).strip().splitlines()[-1][:200]}"
+            ) from error
+        model.set_rt_info('"int8"', ["framework", "kdc.precision"])
+        _save(ov, model, out)
+    kept = {*high}
+    layers = [node for node in graph.node if node.op_type in WEIGHTED]
+    done = sum(node.name not in kept for node in layers)
+    pairs = sum(each.get_type_name() == "FakeQuantize" for each in model.get_ops())
+    return Quantised("int8", "openvino", "nncf", len(pictures), len(layers), done, pairs, pairs)
+
+
+def _save(ov: Any, model: Any, out: Path) -> None:
+    """Write a network; its weights are there before what names them."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        beside = Path(folder) / out.name
+        ov.save_model(model, str(beside), compress_to_fp16=False)
+        beside.with_suffix(".bin").replace(out.with_suffix(".bin"))
+        beside.replace(out)

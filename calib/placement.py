@@ -1,0 +1,273 @@
+"""Explicit Q/DQ where TensorRT wants it: INT8 and FP8, symmetric, weights per output channel, activations per tensor.
+
+The scheme is that of Wu et al., "Integer quantization for deep learning inference" (arXiv:2004.09602); the places are
+those of NVIDIA's page "Working with Quantized Types": in front of convolutions, on one branch of a residual sum, with
+one scale for all that is concatenated, in front of pooling and resizing, never between a convolution and its
+activation.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from ..distill.errors import ExportError
+from .ranges import TOP
+from .structure import WEIGHTED, before_network, consumers, makers, short, tail
+
+#: what passes quantised values on or reduces them; FP8 has no such kernels
+_PASSING = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize")
+#: what leaves the range as it is, or narrows it a little: one scale on both sides makes it free
+_SAME_RANGE = ("MaxPool", "Resize")
+#: the smallest scale: a normal number of float16, in which scales stand in a half graph; else far below any real one
+_FLOOR = {"fp16": 2.0**-14, "fp32": 2.0**-60}
+#: opset that brought 8-bit floats, and scales in float16
+OPSET = 19
+
+
+@dataclass
+class Quantised:
+    """What was quantised and what was not."""
+
+    precision: str
+    target: str
+    calibrator: str
+    images: int
+    convolutions: int
+    quantised_convolutions: int
+    quantize_nodes: int
+    dequantize_nodes: int
+    #: what the nodes that are not quantised compute in
+    high: str = "fp32"
+    #: nodes left high on purpose: the classifier, what follows it, what was asked for
+    left_high: list[str] = field(default_factory=list)
+    bytes_before: int = 0
+    bytes_after: int = 0
+    #: weights use 7 bits, since this CPU's 8-bit products would saturate
+    reduced_range: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """Say it in one line."""
+        size = f"{self.bytes_before / 1e6:.1f} -> {self.bytes_after / 1e6:.1f} MB"
+        bits = ", 7-bit weights (no VNNI here)" if self.reduced_range else ""
+        return (
+            f"{self.quantised_convolutions} of {self.convolutions} convolutions in {self.precision.upper()} from "
+            f"{self.images} images ({self.calibrator}){bits}, {size}; left in {self.high}: {short(self.left_high)}"
+        )
+
+
+def inspect(graph: GraphProto) -> Quantised:
+    """Count what is quantised in a graph: a convolution is, if both its input and its weights come dequantised."""
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    convolutions = [node for node in graph.node if node.op_type in WEIGHTED]
+    quantised = [n for n in convolutions if all(made.get(name) == "DequantizeLinear" for name in n.input[:2])]
+    kinds = [node.op_type for node in graph.node]
+    counts = len(convolutions), len(quantised), kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")
+    return Quantised("", "", "", 0, *counts)
+
+
+def place(
+    model: ModelProto,
+    ranges: Mapping[str, tuple[float, float]],
+    *,
+    grid: str = "s8",
+    keep: Sequence[str] = (),
+    high: str = "fp32",
+) -> None:
+    """Put Q/DQ pairs into a float32 graph, in place.
+
+    Args:
+        model: every node named.
+        ranges: of the graph's activations.
+        grid: "s8" or "e4m3".
+        keep: names of nodes whose inputs stay high; the classifier and what prepares the image do in any case.
+        high: "fp32" or "fp16", what the rest will be cast to: scales are made to be exact in it.
+
+    Raises:
+        ExportError: the opset is too old.
+    """
+    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if opset < OPSET and (grid == "e4m3" or high == "fp16"):
+        raise ExportError(
+            f"the file is of opset {opset}, this needs {OPSET}; write it again: kdc export onnx --opset 20"
+        )
+    graph = model.graph
+    left_out = {*keep, *tail(graph), *before_network(graph)}
+    wanted = _wanted(graph, left_out, grid, set(ranges))
+    shared = _shared_ranges(graph, wanted, ranges, left_out)
+    writer = _Writer(graph, grid, high)
+    nodes: list[NodeProto] = []
+    readers = {(node.output[0], position) for name in wanted for node, position in wanted[name]}
+    for name in [value.name for value in graph.input]:
+        if name in wanted:
+            nodes += writer.pair(name, shared[name])
+    for node in graph.node:
+        if node.op_type == "Conv" and (node.output[0], 0) in readers:
+            nodes += writer.weights(node)
+        for position, name in enumerate(node.input):
+            if (node.output[0], position) in readers:
+                node.input[position] = f"{name}_dequantized"
+        nodes.append(node)
+        for name in node.output:
+            if name in wanted:
+                nodes += writer.pair(name, shared[name])
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
+
+
+Readers = dict[str, list[tuple[NodeProto, int]]]
+
+
+def _wanted(graph: GraphProto, left_out: set[str], grid: str, known: set[str]) -> Readers:
+    """Find which inputs are to be quantised: tensor -> (node, position) of those that read it so."""
+    stored = {tensor.name for tensor in graph.initializer}
+    made, read = makers(graph), consumers(graph)
+    depth = _depths(graph)
+    wanted: Readers = {}
+
+    def want(node: NodeProto, positions: Sequence[int]) -> None:
+        for position in positions:
+            if node.input[position] in known:
+                wanted.setdefault(node.input[position], []).append((node, position))
+
+    for node in reversed(graph.node):  # from the end, so that it is known whether what comes out is quantised
+        if node.name in left_out:
+            continue
+        if node.op_type == "Conv" and node.input[1] in stored:
+            want(node, [0])
+        elif grid == "e4m3":
+            continue
+        elif node.op_type == "Add" and stored.isdisjoint(node.input):
+            want(node, _other_branch(node, made, read, depth, left_out))
+        elif node.output[0] in wanted and (node.op_type == "Concat" or node.op_type in _PASSING):
+            want(node, range(len(node.input)) if node.op_type == "Concat" else [0])
+    return wanted
+
+
+def _other_branch(
+    node: NodeProto,
+    made: dict[str, NodeProto],
+    read: dict[str, list[NodeProto]],
+    depth: dict[str, int],
+    left_out: set[str],
+) -> list[int]:
+    """Return the input of a residual sum that is quantised: not the convolution with which the sum is fused."""
+    fused = [
+        (depth[name], position)
+        for position, name in enumerate(node.input)
+        if name in made and made[name].op_type == "Conv" and len(read[name]) == 1 and made[name].name not in left_out
+    ]
+    if not fused:
+        return []
+    main = max(fused)[1]  # of two convolutions the deeper: the other is the short cut
+    return [position for position in range(len(node.input)) if position != main]
+
+
+def _depths(graph: GraphProto) -> dict[str, int]:
+    """Count the convolutions on the longest way from the input to each value."""
+    depth: dict[str, int] = {}
+    for node in graph.node:
+        before = max((depth.get(name, 0) for name in node.input), default=0)
+        depth |= dict.fromkeys(node.output, before + (node.op_type in WEIGHTED))
+    return depth
+
+
+def _shared_ranges(
+    graph: GraphProto, wanted: Readers, ranges: Mapping[str, tuple[float, float]], left_out: set[str]
+) -> dict[str, tuple[float, float]]:
+    """Give one range to all tensors that must have one scale: those of a concatenation, both sides of a pooling."""
+    parent = {name: name for name in wanted}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    for node in graph.node:
+        if node.name in left_out or node.output[0] not in wanted:
+            continue
+        joined = (
+            list(node.input) if node.op_type == "Concat" else [node.input[0]] if node.op_type in _SAME_RANGE else []
+        )
+        for name in joined:
+            if name in wanted:
+                parent[root(name)] = root(node.output[0])
+    union: dict[str, tuple[float, float]] = {}
+    for name in wanted:
+        low, high = union.get(root(name), (0.0, 0.0))
+        union[root(name)] = min(low, ranges[name][0]), max(high, ranges[name][1])
+    return {name: union[root(name)] for name in wanted}
+
+
+class _Writer:
+    """Makes the nodes and initialisers of Q/DQ pairs."""
+
+    def __init__(self, graph: GraphProto, grid: str, high: str) -> None:
+        self._graph, self._grid, self._floor = graph, grid, _FLOOR[high]
+        self._scale_type = np.float16 if high == "fp16" else np.float32
+        self._kind = TensorProto.INT8 if grid == "s8" else TensorProto.FLOAT8E4M3FN
+        self._stored = {tensor.name: tensor for tensor in graph.initializer}
+        self._done: set[str] = set()
+
+    def pair(self, name: str, kept: tuple[float, float]) -> list[NodeProto]:
+        """Return Q and DQ of an activation."""
+        scale = self._scales(f"{name}_scale", np.float64(max(-kept[0], kept[1])))
+        zero = self._zeros(f"{name}_zero", ())
+        inner, outer = f"{name}_quantized", f"{name}_dequantized"
+        return [
+            helper.make_node("QuantizeLinear", [name, scale[0], zero], [inner], name=f"quantize_{name}"),
+            helper.make_node("DequantizeLinear", [inner, scale[0], zero], [outer], name=f"dequantize_{name}"),
+        ]
+
+    def weights(self, node: NodeProto) -> list[NodeProto]:
+        """Quantise the weights of a convolution, once where several share them; return their DQ."""
+        name = node.input[1]
+        node.input[1] = f"{name}_dequantized"
+        if name in self._done:
+            return []
+        self._done.add(name)
+        values = numpy_helper.to_array(self._stored[name]).astype(np.float64)
+        amax = np.abs(values).reshape(len(values), -1).max(1)
+        scale, steps = self._scales(f"{name}_scale", amax)
+        levels = values / steps.reshape(-1, *[1] * (values.ndim - 1))
+        self._store(f"{name}_quantized", levels)
+        zero = self._zeros(f"{name}_zero", (len(values),))
+        inputs = [f"{name}_quantized", scale, zero]
+        return [
+            helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"dequantize_{name}", axis=0)
+        ]
+
+    def _scales(self, name: str, amax: np.ndarray | np.float64) -> tuple[str, np.ndarray]:
+        steps = np.maximum(amax / TOP[self._grid], self._floor).astype(self._scale_type).astype(np.float32)
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(steps), name))
+        return name, steps.astype(np.float64)
+
+    def _zeros(self, name: str, shape: tuple[int, ...]) -> str:
+        self._store(name, np.zeros(shape))
+        return name
+
+    def _store(self, name: str, levels: np.ndarray) -> None:
+        top = TOP[self._grid]
+        if self._grid == "s8":
+            values = np.clip(np.rint(levels), -top, top).astype(np.int8)
+        else:
+            import ml_dtypes
+
+            values = np.clip(levels, -top, top).astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+        self._graph.initializer.append(
+            helper.make_tensor(name, self._kind, list(levels.shape), values.tobytes(), raw=True)
+        )
+
+
+def precision_of(grid: str, high: str) -> str:
+    """Name a quantised graph: "int8", "int8+fp16", "fp8", "fp8+fp16"."""
+    return ("fp8" if grid == "e4m3" else "int8") + ("+fp16" if high == "fp16" else "")

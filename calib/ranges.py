@@ -1,0 +1,133 @@
+"""From a histogram to the range that is worth representing: minmax, entropy, percentile, MSE.
+
+Entropy is the threshold of the smallest Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", GTC
+2017).
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from ..distill.errors import UsageError, closest
+from .collector import BINS, Histogram
+
+CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
+#: how the numbers lie that values are rounded to: signed symmetric, unsigned with an offset, 8-bit floats
+GRIDS = ("s8", "u8", "e4m3")
+#: share of the values that percentile keeps
+KEPT = 0.9999
+#: the largest number of each grid, in steps (u8: in all)
+TOP = {"s8": 127.0, "u8": 255.0, "e4m3": 448.0}
+#: thresholds that entropy and MSE try
+_TRIED = 100
+#: levels that entropy merges the magnitudes to
+_LEVELS = 128
+
+
+def check(calibrator: str, grid: str) -> None:
+    """Refuse a calibrator that is not known, or says nothing about a grid, with a UsageError."""
+    if calibrator not in CALIBRATORS:
+        raise UsageError(
+            f"calibrator '{calibrator}' is not known; accepted: {', '.join(CALIBRATORS)}"
+            f"{closest(calibrator, CALIBRATORS)}"
+        )
+    if grid == "e4m3" and calibrator == "entropy":
+        raise UsageError("--calibrator entropy is for equal steps, which FP8 has not; take minmax, percentile or mse")
+
+
+def ranges(histograms: Mapping[str, Histogram], calibrator: str, grid: str) -> dict[str, tuple[float, float]]:
+    """Return the range of each tensor, zero always within."""
+    check(calibrator, grid)
+    return {name: limits(each, calibrator, grid) for name, each in histograms.items()}
+
+
+def limits(seen: Histogram, calibrator: str, grid: str) -> tuple[float, float]:
+    """Return the range ``(low, high)`` to represent on ``grid``; ``low <= 0 <= high``, within what was seen."""
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    if calibrator == "minmax" or not seen.counts.any():
+        return low, high
+    if calibrator == "percentile":
+        below, above = _tails(seen)
+        return max(low, min(below, 0.0)), min(high, max(above, 0.0))
+    find = _by_entropy if calibrator == "entropy" else _by_error
+    threshold = find(seen, low, high, grid)
+    return max(low, -float(threshold)), min(high, float(threshold))
+
+
+def _tails(seen: Histogram) -> tuple[float, float]:
+    """Cut half of what is not ``KEPT`` at each end, to the outer edge of the bin in which that falls."""
+    counts = seen.counts.copy()
+    counts[BINS] += seen.zeros
+    beyond = (1 - KEPT) / 2 * counts.sum()
+    up = np.cumsum(counts)
+    first = int(np.searchsorted(up, beyond, side="right"))
+    last = int(np.searchsorted(up, counts.sum() - beyond, side="left"))
+    width = seen.reach / BINS
+    return (first - BINS) * width, (last + 1 - BINS) * width
+
+
+def _by_entropy(seen: Histogram, low: float, high: float, grid: str) -> float:
+    counts = seen.magnitudes().astype(np.float64)
+    top = int(np.flatnonzero(counts)[-1]) + 1
+    best, found = np.inf, top
+    for end in _tries(_LEVELS, top):
+        kept = counts[:end]
+        clipped = kept.copy()
+        clipped[-1] += counts[end:].sum()
+        starts = np.arange(_LEVELS) * end // _LEVELS
+        used = kept > 0
+        level = np.add.reduceat(kept, starts) / np.maximum(np.add.reduceat(used, starts), 1)
+        merged = np.repeat(level, np.diff(starts, append=end)) * used
+        divergence = _divergence(clipped, merged)
+        if divergence < best:
+            best, found = divergence, end
+    return found * seen.reach / BINS
+
+
+def _tries(least: int, top: int) -> Iterable[int]:
+    """Thresholds in bins; a tensor that fills fewer bins than there are levels keeps its whole range."""
+    return np.unique(np.linspace(least, top, _TRIED).astype(int)) if top > least else [max(top, least)]
+
+
+def _divergence(p: np.ndarray, q: np.ndarray) -> float:
+    live = p > 0
+    # the last bin may hold nothing but what was clipped into it: a little, so that its divergence is finite
+    q = np.maximum(q[live], 1e-4)
+    p, q = p[live] / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def _by_error(seen: Histogram, low: float, high: float, grid: str) -> float:
+    used = np.flatnonzero(seen.counts)
+    centres = (used + 0.5 - BINS) * (seen.reach / BINS)
+    weight = seen.counts[used].astype(np.float64)
+    best, found = np.inf, max(-low, high)
+    for share in np.linspace(1, 0.1, _TRIED):
+        threshold = share * max(-low, high)
+        kept = max(low, -threshold), min(high, threshold)
+        error = float((weight * (rounded(centres, kept, grid) - centres) ** 2).sum())
+        if error < best:
+            best, found = error, threshold
+    return found
+
+
+def scale_of(kept: tuple[float, float], grid: str) -> float:
+    """Return the step of a grid that just holds a range."""
+    low, high = kept
+    return (high - low if grid == "u8" else max(-low, high)) / TOP[grid]
+
+
+def rounded(values: np.ndarray, kept: tuple[float, float], grid: str) -> np.ndarray:
+    """Return what becomes of float64 values on a grid that holds the range ``kept``."""
+    step = scale_of(kept, grid)
+    if step == 0:
+        return np.zeros_like(values)
+    if grid == "e4m3":
+        import ml_dtypes
+
+        inside = np.clip(values / step, -TOP[grid], TOP[grid]).astype(np.float32)
+        return inside.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * step
+    if grid == "u8":
+        zero = np.rint(-kept[0] / step)
+        return (np.clip(np.rint(values / step) + zero, 0, TOP[grid]) - zero) * step
+    return np.clip(np.rint(values / step), -TOP[grid], TOP[grid]) * step

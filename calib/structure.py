@@ -1,0 +1,160 @@
+"""What an ONNX graph is made of: its activations, its classifier, what prepares the image, its blocks."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from ..distill.errors import ExportError, UsageError, closest
+
+#: layers with weights
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
+
+
+def load_named(path: str) -> ModelProto:
+    """Read a file, infer its shapes and name the nodes that have no name."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    for i, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    return model
+
+
+def makers(graph: GraphProto) -> dict[str, NodeProto]:
+    """Return the node that makes each value."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
+    """Return the nodes that read each value."""
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys(node.input):
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def activations(graph: GraphProto) -> dict[str, int]:
+    """Return the input and every float32 value computed from it, with its size in elements for a batch of 1."""
+    values = {v.name: v.type.tensor_type for v in [*graph.input, *graph.value_info, *graph.output]}
+    image = graph.input[0].name
+    behind, found = {image}, {}
+    if values[image].elem_type == TensorProto.FLOAT:
+        found[image] = _elements(values[image])
+    for node in graph.node:
+        if node.op_type in ("Shape", "Size") or behind.isdisjoint(node.input):
+            continue
+        behind.update(node.output)
+        for name in node.output:
+            if name in values and values[name].elem_type == TensorProto.FLOAT:
+                found[name] = _elements(values[name])
+    return found
+
+
+def _elements(kind: onnx.TypeProto.Tensor) -> int:
+    return int(np.prod([d.dim_value or 1 for d in kind.shape.dim[1:]], dtype=np.int64))
+
+
+def tail(graph: GraphProto) -> list[str]:
+    """Name the classifier, which is the last layer with weights, and everything after it."""
+    made = makers(graph)
+    node = made.get(graph.output[0].name)
+    while node is not None and node.op_type not in WEIGHTED:
+        node = made.get(node.input[0]) if node.input else None
+    if node is None:
+        return []
+    names, behind = [node.name], set(node.output)
+    for other in graph.node:
+        if behind.intersection(other.input):
+            names.append(other.name)
+            behind.update(other.output)
+    return names
+
+
+def before_network(graph: GraphProto) -> list[str]:
+    """Name what stands before the first layer with weights: the normalisation of a uint8 input."""
+    behind: set[str] = set()
+    names = []
+    for node in graph.node:
+        if node.op_type in WEIGHTED or behind.intersection(node.input):
+            behind.update(node.output)
+        else:
+            names.append(node.name)
+    return names
+
+
+def groups(graph: GraphProto) -> dict[str, list[str]]:
+    """Part the network into residual blocks, ASPP branches and decoder layers: group -> names of its nodes.
+
+    A layer's group is read from the name of its weights, ``model.backbone.layer1.0.conv2.weight`` ->
+    ``backbone.layer1.0``; what has no weights belongs to the layer before it. The classifier and what prepares the
+    image are in none.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    left_out = {*tail(graph), *before_network(graph)}
+    group_of: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    for node in graph.node:
+        named = next((name for name in node.input[1:2] if name in weights), "")
+        if node.op_type in WEIGHTED:
+            group = _block(named or node.name)
+        else:
+            group = next((group_of[name] for name in node.input if name in group_of), "")
+        if not group:
+            continue
+        group_of.update(dict.fromkeys(node.output, group))
+        if node.name not in left_out:
+            found.setdefault(group, []).append(node.name)
+    return found
+
+
+def _block(weight: str) -> str:
+    """Cut a weight's name behind its first run of numbers; without numbers the name of the layer is left."""
+    parts = weight.removeprefix("model.").removesuffix(".weight").split(".")
+    numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+    if not numbers:
+        return ".".join(parts)
+    end = numbers[0]
+    while end + 1 < len(parts) and parts[end + 1].isdigit():
+        end += 1
+    return ".".join(parts[: end + 1])
+
+
+def resolve(graph: GraphProto, keep: Sequence[str]) -> list[str]:
+    """Turn names of nodes and of groups into names of nodes.
+
+    Raises:
+        UsageError: a name is neither.
+    """
+    blocks, names = groups(graph), [node.name for node in graph.node]
+    found: list[str] = []
+    for name in keep:
+        if name not in blocks and name not in names:
+            raise UsageError(f"--keep {name}: no such node or group of the network{closest(name, [*blocks, *names])}")
+        found += blocks.get(name, [name])
+    return list(dict.fromkeys(found))
+
+
+def short(names: Iterable[str], most: int = 3) -> str:
+    """Join some names for one line."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"
+
+
+def finished(model: ModelProto, precision: str) -> ModelProto:
+    """Infer the shapes anew, check the graph and write its precision into its metadata.
+
+    Raises:
+        ExportError: ONNX's checker refuses it.
+    """
+    del model.graph.value_info[:]
+    properties = {prop.key: prop.value for prop in model.metadata_props} | {"kdc.precision": f'"{precision}"'}
+    del model.metadata_props[:]
+    helper.set_model_props(model, properties)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the {precision} form is no valid ONNX: {str(error).splitlines()[0]}") from error
+    return model

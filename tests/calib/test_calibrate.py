@@ -1,0 +1,223 @@
+"""``kdc calib``: every form through its gate, the shared cache, and what it refuses."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kdc import cli
+from kdc.calib import calibrate
+from kdc.calib.calibrate import calibrate_run
+from kdc.calib.commands import calib
+from kdc.calib.maker import Form
+from kdc.deploy.golden import golden_path
+from kdc.deploy.runtime import open_runtime
+from kdc.deploy.sources import expand
+from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
+from kdc.distill.run import Run, sha256
+
+LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
+TIGHT: dict[str, Any] = LOOSE | {"agreement": 0.999}
+FEWER: dict[str, Any] = LOOSE | {"images": 5}
+needs_openvino = pytest.mark.skipif(
+    not (importlib.util.find_spec("openvino") and importlib.util.find_spec("nncf")),
+    reason="openvino or nncf is not installed",
+)
+
+
+@pytest.mark.parametrize(
+    ("to", "target", "high", "name", "precision"),
+    [
+        ("int8", None, None, "model.int8.ort.onnx", "int8"),
+        ("int8", "trt", None, "model.int8.trt.onnx", "int8"),
+        ("int8", "trt", "fp16", "model.int8.fp16.trt.onnx", "int8+fp16"),
+        ("fp8", None, None, "model.fp8.trt.onnx", "fp8"),
+        ("fp8", "trt", "fp16", "model.fp8.fp16.trt.onnx", "fp8+fp16"),
+        ("bf16", None, None, "model.bf16.trt.onnx", "bf16"),
+        ("fp16", "ort", None, "model.fp16.onnx", "fp16"),
+        pytest.param("int8", "openvino", None, "model.int8.openvino.xml", "int8", marks=needs_openvino),
+    ],
+)
+def test_every_form_gets_a_gated_file_with_a_manifest(
+    run: Run, to: str, target: str | None, high: str | None, name: str, precision: str
+) -> None:
+    done = calibrate_run(run, to=to, target=target, high=high, **LOOSE)
+    assert done.path == run.export / name and done.gate.passed
+    manifest = json.loads((run.export / f"{name}.json").read_text())
+    assert (manifest["precision"], manifest["sha256"]) == (precision, sha256(done.path))
+    assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}
+    assert len(manifest["calibration"]["keys"]) == 6 and manifest["left_high"] == []
+    facts = manifest["cast" if to in ("fp16", "bf16") else to]
+    assert facts.get("quantised_convolutions", 7) == 7 and facts.get("high", "fp32") == (high or "fp32")
+    assert golden_path(done.path).is_file() and (run.calib / f"{done.path.stem}.json").exists()
+    (entry,) = json.loads((run.path / "gates.json").read_text())
+    assert entry["stage"] == f"{'openvino' if target == 'openvino' else 'onnx'} {done.path.stem}" and entry["passed"]
+    assert entry["left_high"] == []
+    with open_runtime(done.path) as runtime, open_runtime(run.export / "model.onnx") as full:
+        assert runtime.precision == precision and runtime.spec.classes == full.spec.classes
+        assert ("simulated" in runtime.provider) == (precision not in ("int8", "fp16"))
+        image = run.open_data("val").read(0)[0][None]
+        logits = [each.infer(each.prepare(image)) for each in (runtime, full)]
+        assert 0 < np.abs(logits[0] - logits[1]).max() < 0.2 * np.abs(logits[1]).max()
+
+
+def test_one_cache_serves_every_target(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    calibrate_run(run, **LOOSE)
+    (cache,) = run.calib.glob("statistics-*.json")
+    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it collected again"))
+    calibrate_run(run, target="trt", calibrator="percentile", **LOOSE)
+    calibrate_run(run, to="fp16", **LOOSE)
+    assert f"statistics of 6 images of builtin train from {cache.name}" in capsys.readouterr().out
+    with pytest.raises(BaseException, match="it collected again"):
+        calibrate_run(run, **FEWER)
+
+
+def test_the_comparison_and_the_rescue_are_written_down(run: Run) -> None:
+    done = calibrate_run(run, target="trt", compared=True, sensitivity=True, keep=["stem"], **TIGHT)
+    assert set(done.manifest["calibrators"]) == {"minmax", "entropy", "percentile", "mse"}
+    agreements = {name: each["agreement"] for name, each in done.manifest["calibrators"].items()}
+    assert done.manifest["int8"]["calibrator"] == max(agreements, key=lambda name: agreements[name])
+    rescued = done.manifest["sensitivity"]["rescued"]
+    assert rescued and done.manifest["left_high"] == ["stem", *rescued]
+    (entry,) = json.loads((run.path / "gates.json").read_text())
+    assert entry["left_high"] == ["stem", *rescued]
+    assert {"stem", "stem_relu", "pool"} <= set(done.manifest["int8"]["left_high"])
+    assert not set(done.manifest["sensitivity"]["keys"]) & set(done.manifest["calibration"]["keys"])
+
+
+def test_failed_gate_leaves_no_file(run: Run) -> None:
+    calibrate_run(run, **LOOSE)
+    with pytest.raises(NumbersError, match=r"did not pass its gate and was removed.*--sensitivity leaves"):
+        calibrate_run(run, images=2, agreement=1.0, max_drop=-100)
+    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+
+
+@needs_openvino
+def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
+    with pytest.raises(NumbersError, match="did not pass"):
+        calibrate_run(run, target="openvino", images=2, agreement=1.0, max_drop=-100)
+    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ({"to": "int4"}, UsageError, "--to int4 is not known; accepted: int8, fp8, fp16, bf16; did you mean"),
+        ({"target": "tensorrt"}, UsageError, "--for tensorrt is not known; accepted: openvino, ort, trt"),
+        ({"to": "bf16", "target": "ort"}, UsageError, "--for ort has no use for bf16; accepted with --to bf16: trt"),
+        ({"high": "fp16"}, UsageError, "--high says what the rest of an INT8 or FP8 file for trt"),
+        ({"target": "trt", "high": "int4"}, UsageError, "--high int4 is not known"),
+        ({"calibrator": "mean"}, UsageError, "calibrator 'mean' is not known"),
+        ({"to": "fp16", "calibrator": "mse"}, UsageError, "--calibrator mse does nothing here"),
+        ({"to": "fp16", "compared": True}, UsageError, "--compare compares calibrators"),
+        ({"to": "bf16", "sensitivity": True}, UsageError, "--sensitivity is for INT8 and FP8"),
+        ({"keep": ["stm"]}, UsageError, "--keep stm: no such node or group.*did you mean 'stem'"),
+        ({"images": 0}, UsageError, "at least 1 image"),
+        ({"images": 13}, DataError, "split 'train' of builtin holds 12"),
+    ],
+)
+def test_what_it_refuses_before_any_work(
+    run: Run, flags: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it began to collect"))
+    with pytest.raises(error, match=message) as caught:
+        calibrate_run(run, **flags)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+
+
+def test_what_is_no_float32_file(run: Run) -> None:
+    calibrate_run(run, **LOOSE)
+    with pytest.raises(WeightsError, match="is int8 already; int8 is made from the float32 file"):
+        calibrate_run(run, source=run.export / "model.int8.ort.onnx")
+    for path in run.export.iterdir():
+        path.unlink()
+    with pytest.raises(ExportError, match="no float32 ONNX file yet; make it with: kdc export onnx run"):
+        calibrate_run(run)
+
+
+def folder_run(tmp_path: Path, write: Callable[[Path], None], network: Any, **options: Any) -> Run:
+    """A run on images of a folder."""
+    images, masks = tmp_path / "data" / "images", tmp_path / "data" / "masks"
+    images.mkdir(parents=True)
+    masks.mkdir()
+    write(tmp_path / "data")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    data = {"source": str(tmp_path / "data"), "options": {"classes": 11} | options}
+    (folder / "run.json").write_text(json.dumps({"data": data}))
+    network(folder / "export" / "model.onnx")
+    return Run(folder)
+
+
+def test_an_empty_folder_and_a_wrong_size(tmp_path: Path, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = folder_run(tmp_path / "a", lambda folder: None, network)
+    with pytest.raises(DataError) as caught:
+        calibrate_run(empty)
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
+
+    def large(folder: Path) -> None:
+        for i in range(10):
+            cv2.imwrite(str(folder / "images" / f"{i}.png"), np.zeros((48, 80, 3), np.uint8))
+            cv2.imwrite(str(folder / "masks" / f"{i}.png"), np.full((48, 80), i, np.uint8))
+
+    with pytest.raises(
+        UsageError, match=r"image is 48x80, model\.onnx takes up to 32x64.*kdc export onnx RUN --size 48x80"
+    ):
+        calibrate_run(folder_run(tmp_path / "b", large, network))
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["calib", str(tmp_path / "b" / "run")]) == 2
+
+
+def test_dry_run_says_what_would_be_and_writes_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.path.rglob("*"))
+    calib(str(run.path), to="fp8", images=4, dry_run=True)
+    out = capsys.readouterr().out
+    assert "model.fp8.trt.onnx" in out and "cached: False" in out and "calibrator: mse" in out
+    assert sorted(run.path.rglob("*")) == before
+    with pytest.raises(UsageError, match="--for ort has no use for fp8"):
+        calib(str(run.path), to="fp8", target="ort", dry_run=True)
+
+
+def test_the_command_prints_its_manifest(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["calib", str(run.path), "--images", "4", "--agreement", "0.5", "--json"]
+    assert cli.run(given) == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and json.loads(out)["file"] == "model.int8.ort.onnx"
+    source = str(run.export / "model.onnx")
+    assert cli.run(["calib", source, "--to", "fp16", "--images", "4", "--agreement", "0.5"]) == 0
+    assert (run.export / "model.fp16.onnx").is_file()
+
+
+def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def remember(run: Run, **settings: Any) -> Any:
+        asked.update(settings)
+        raise UsageError("enough")
+
+    monkeypatch.setattr(calibrate, "calibrate_run", remember)
+    for to, fought in (("int8", True), ("fp16", False)):
+        with pytest.raises(UsageError, match="enough"):
+            calib(str(run.path), to=to, max_drop=0.3)
+        assert (asked["sensitivity"], asked["max_drop"]) == (fought, 0.3)
+
+
+def test_files_for_tensorrt_are_not_timed_on_a_cpu(run: Run) -> None:
+    for name in ("model.int8.trt.onnx", "model.int8.ort.onnx"):
+        (run.export / name).write_bytes((run.export / "model.onnx").read_bytes())
+    chosen, missing, _ = expand([run], "cpu")
+    assert [path.name for path in chosen if isinstance(path, Path)] == ["model.onnx", "model.int8.ort.onnx"]
+    assert missing == [{"file": "model.int8.trt.onnx", "why": "not measured: typed for TensorRT, its engine is"}]
+
+
+def test_forms() -> None:
+    assert Form.of("int8", None, None) == Form("int8", "ort") and Form.of("fp16", None, None).target == "trt"
+    assert Form("int8", "trt", "fp16").path(Path("a/model.batch.onnx")) == Path("a/model.batch.int8.fp16.trt.onnx")
+    assert Form("fp16", "trt").path(Path("model.onnx")) == Form("fp16", "ort").path(Path("model.onnx"))
+    assert Form("int8", "openvino").calibrators() == [] and Form("fp16", "ort").precision == "fp16"
