@@ -14,11 +14,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..deploy._trt_logger import make_logger
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import write_bytes
 
-#: how many different warnings, and how much of each, go into the manifest
-_KEPT, _LENGTH = 20, 300
 #: prctl option: be killed when the parent dies
 _PR_SET_PDEATHSIG = 1
 
@@ -30,7 +29,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         ExportError: the parser or the builder refused it.
     """
     trt: Any = importlib.import_module(request["flavour"])
-    logger = _logger(trt)
+    logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # the binding's way to say that the library gave no builder
@@ -47,7 +46,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         problems = "; ".join(dict.fromkeys(_problem(parser.get_error(i)) for i in range(parser.num_errors)))
         raise ExportError(f"TensorRT's parser refused {name}: {problems or logger.last}")
     config = builder.create_builder_config()
-    profile = _configure(trt, builder, network, config, request)
+    _configure(trt, builder, network, config, request)
     notes: list[str] = []
     cache = _timing_cache(config, request["timing_cache"], notes)
     start = time.perf_counter()
@@ -68,35 +67,34 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "layers": int(network.num_layers),
         "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
         "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
-        "profile": profile,
+        "profile": request["profile"],
         "notes": notes,
         "warnings": logger.warnings,
         "said": list(logger.said),
     }
 
 
-def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[str, Any]) -> dict[str, Any] | None:
+def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[str, Any]) -> None:
     if request["workspace_mib"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
     if request["opt_level"] is not None:
         config.builder_optimization_level = request["opt_level"]
+    # without it the inspector names layers and nothing else, and no precision can be proven
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for flag in request["flags"]:
+        config.set_flag(getattr(trt.BuilderFlag, flag))
+    if not request["tf32"]:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    if request["hardware"] is not None:
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, request["hardware"])
     if request["targets"]:
         config.num_compute_capabilities = len(request["targets"])
         for i, target in enumerate(request["targets"]):
             config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), i)
-    image = network.get_input(0)
-    shape = list(image.shape)
-    if -1 in shape[1:]:
-        raise ExportError(
-            f"{request['onnx']} leaves height or width free; only the batch may be: export it with --size HxW"
-        )
-    if shape[0] != -1:
-        return None
-    profile = builder.create_optimization_profile()
-    least, usual, most = ([batch, *shape[1:]] for batch in request["batches"])
-    profile.set_shape(image.name, least, usual, most)
-    config.add_optimization_profile(profile)
-    return {"min": least, "opt": usual, "max": most}
+    if request["profile"] is not None:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(network.get_input(0).name, *(request["profile"][key] for key in ("min", "opt", "max")))
+        config.add_optimization_profile(profile)
 
 
 def _timing_cache(config: Any, path: str | None, notes: list[str]) -> Any:
@@ -121,31 +119,6 @@ def _tensor(tensor: Any) -> dict[str, Any]:
 def _problem(error: Any) -> str:
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_name() else ""
     return node + " ".join(error.desc().split())
-
-
-def _logger(trt: Any) -> Any:
-    class Logger(trt.ILogger):
-        """Sends warnings to stderr, counts them, keeps the first and remembers the last error."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last = "it gave no reason"
-            self.warnings = 0
-            self.said: dict[str, None] = {}
-
-        def log(self, severity: Any, msg: str) -> None:
-            """Take one message."""
-            if severity not in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
-                return
-            sys.stderr.write(f"{msg}\n")
-            line = " ".join(msg.split())
-            if severity != trt.ILogger.WARNING and "Thread context has not been set" not in msg:
-                self.last = line
-            self.warnings += 1
-            if len(self.said) < _KEPT:
-                self.said[line[:_LENGTH]] = None
-
-    return Logger()
 
 
 def main() -> None:

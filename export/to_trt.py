@@ -2,10 +2,10 @@
 
 One path serves ``tensorrt`` 10.12+ and 11 and ``tensorrt_rtx`` (which builds without a GPU): strongly typed networks,
 no precision flags. The builder is native code that can die or take minutes, so it works in a process of its own.
+Where there is a GPU the engine is then profiled, and must compute in the precision that its file asks for.
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import os
@@ -14,24 +14,81 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..deploy.golden import hand_on
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path
+from ..deploy.passport import gpus
+from ..deploy.trt_buffers import Gpu, gpu
+from ..deploy.trt_inspector import Proof
+from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
-from ..distill.errors import ExportError, ResourceError, UsageError, closest
+from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run import replacing, sha256, versions, write_json
+from ._trt_shapes import Sizes, plan_profile
 
-#: in the order in which they are taken
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
 OLDEST = (10, 12)
-#: min, opt and max batch of an engine from a file with a free batch
-BATCHES = (1, 4, 16)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it
 PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
+#: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
+HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
+#: the processes of their own, in this package, whatever it is imported as
+_HOME = __name__.removesuffix(".export.to_trt")
+_BUILDER, _PROVER = f"{_HOME}.export._trt_builder", f"{_HOME}.deploy._trt_prover"
+
+
+@dataclass(frozen=True)
+class BuildFlags:
+    """How an engine is built.
+
+    Attributes:
+        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
+        targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
+        batches: min, opt, max of the profile where the batch is free (default 1, 4, 16).
+        sizes: min, opt, max (H, W) in pixels of the profile, where height and width are free.
+        workspace_mib: scratch memory that the engine may use.
+        opt_level: 0 to 5, for tensorrt; its default is 3.
+        timing_cache: read and written there, for tensorrt.
+        version_compatible: newer TensorRTs may load the engine too.
+        hardware: "ampere+" (any GPU from compute capability 8.0) or "same" (of the same one), for tensorrt.
+        refit: its weights can be replaced.
+        strip_weights: leave them out; they come back from the ONNX file beside the engine when it is opened.
+        tf32: products of float32 may be computed in TF32, as is TensorRT's default.
+    """
+
+    flavour_name: str | None = None
+    targets: Sequence[str] = ()
+    batches: Sequence[int] | None = None
+    sizes: Sizes | None = None
+    workspace_mib: int | None = None
+    opt_level: int | None = None
+    timing_cache: Path | None = None
+    version_compatible: bool = False
+    hardware: str | None = None
+    refit: bool = False
+    strip_weights: bool = False
+    tf32: bool = True
+
+    @property
+    def builder_flags(self) -> dict[str, str]:
+        """TensorRT's name of each builder flag that is on, by the flag of the command line."""
+        flags = {"--version-compatible": ("VERSION_COMPATIBLE", self.version_compatible)}
+        flags |= {"--refit": ("REFIT", self.refit), "--strip-weights": ("STRIP_PLAN", self.strip_weights)}
+        return {word: name for word, (name, on) in flags.items() if on}
+
+    def words(self) -> list[str]:
+        """Return the flags of the command line that ask for this; the timing cache, of this machine, is left out."""
+        sizes = self.sizes and ",".join(f"{h}x{w}" for h, w in self.sizes)
+        valued = {"--batches": self.batches and ",".join(map(str, self.batches)), "--sizes": sizes}
+        valued |= {"--workspace": self.workspace_mib, "--opt-level": self.opt_level, "--hardware": self.hardware}
+        words = [word for target in self.targets for word in ("--target", target.lower())]
+        words += [word for key, value in valued.items() if value is not None for word in (key, str(value))]
+        return [*words, *self.builder_flags, *([] if self.tf32 else ["--no-tf32"])]
 
 
 def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
@@ -43,7 +100,7 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
         ExportError: none is installed (the message says what to do), or it is too old.
         UsageError: ``wanted`` is no flavour.
     """
-    if wanted not in (None, *FLAVOURS):
+    if wanted is not None and wanted not in FLAVOURS:
         raise UsageError(f"--flavour {wanted!r}: accepted are {' and '.join(FLAVOURS)}{closest(wanted, FLAVOURS)}")
     order = [wanted] if wanted else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
     for name in order:
@@ -67,84 +124,41 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
     )
 
 
-def gpu() -> str | None:
-    """Return name and compute capability of the first GPU, None without one; loads neither torch nor TensorRT."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return None
-    name, major, minor = ctypes.create_string_buffer(128), ctypes.c_int(), ctypes.c_int()
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-    calls = (
-        lambda: cuda.cuInit(0),
-        lambda: cuda.cuDeviceGetName(name, 128, 0),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, 0),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0),
-    )
-    return (
-        None
-        if any(call() for call in calls)
-        else f"{name.value.decode()} (compute capability {major.value}.{minor.value})"
-    )
-
-
-def build_engine(
-    onnx_path: Path,
-    engine_path: Path,
-    *,
-    flavour_name: str | None = None,
-    targets: Sequence[str] = (),
-    batches: tuple[int, int, int] | None = None,
-    workspace_mib: int | None = None,
-    opt_level: int | None = None,
-    timing_cache: Path | None = None,
-) -> dict[str, Any]:
+def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, Any]:
     """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
 
     Args:
         onnx_path: a file with the types as they shall run.
         engine_path: where the engine goes, atomically.
-        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
-        targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
-        batches: min, opt, max of the optimisation profile where the batch is free (default ``BATCHES``).
-        workspace_mib: scratch memory that the engine may use.
-        opt_level: 0 to 5, for tensorrt; its default is 3.
-        timing_cache: read and written there, for tensorrt.
+        flags: see ``BuildFlags``.
 
     Returns:
         The manifest.
 
     Raises:
         ExportError: no TensorRT, the parser or builder refused the file, or the builder died.
-        UsageError: a flag that the flavour or the file has no use for.
+        UsageError: a flag that the flavour or the file has no use for, or a shape that the network does not take.
         WeightsError: the file is missing or no segmentation network.
+        NumbersError: the engine was profiled here and does not compute in the precision of its file; it is removed.
         ResourceError: the builder was killed, as when memory runs out.
     """
     info = read_info(onnx_path)
-    if batches is not None and info.shape[0] is not None:
-        raise UsageError(
-            f"--batches does nothing for {onnx_path}, which is made for a batch of {info.shape[0]}; leave it out"
-        )
-    name, version = check_flags(
-        flavour_name,
-        targets=targets,
-        batches=batches,
-        workspace_mib=workspace_mib,
-        opt_level=opt_level,
-        timing_cache=timing_cache,
-    )
-    targets = [each.lower() for each in targets]
-    device = gpu()
-    default = PORTABLE if name == "tensorrt_rtx" else device or "the GPU of this machine"
+    name, version = check_flags(**flags)
+    asked = BuildFlags(**flags)
+    profile = plan_profile(onnx_path, info, asked.batches, asked.sizes)
+    targets, device = [each.lower() for each in asked.targets], gpu()
+    default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
     target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets}
-    request |= {"batches": list(batches or BATCHES)}
-    request |= {"workspace_mib": workspace_mib, "opt_level": opt_level}
-    request |= {"timing_cache": timing_cache and str(timing_cache), "parent": os.getpid()}
+    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets, "profile": profile}
+    request |= {"workspace_mib": asked.workspace_mib, "opt_level": asked.opt_level}
+    request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
+    request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
+    request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside:
-        built = _in_child(request | {"engine": str(beside)})
+        subject = f"the {name} builder died on {onnx_path}"
+        built = _in_child(_BUILDER, request | {"engine": str(beside)}, subject)
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
@@ -154,12 +168,53 @@ def build_engine(
     manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
     manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
     manifest |= {"precision": info.precision, "source": _source(onnx_path)}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}}
-    manifest |= {"host": f"{platform.node()}, {platform.platform()}", "gpu": device, "versions": versions()}
+    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
+    manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
+    manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
+    manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
+    manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
     write_json(manifest_path(engine_path), manifest)
+    proof = _proven(engine_path, manifest, device)
+    if proof is not None:
+        manifest["proof"] = proof.to_dict()
+        write_json(manifest_path(engine_path), manifest)
+    hand_on(onnx_path, engine_path)
     size, seconds = manifest["bytes"] / 2**20, built["build_seconds"]
-    console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s (not run here)")
+    told = "not run here" if proof is None else proof.line()
+    console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({told})")
     return manifest
+
+
+def _device(device: Gpu | None) -> dict[str, Any]:
+    """Return what the manifest says of the GPU that an engine was built on, beside its name."""
+    if device is None:
+        return {"compute_capability": None, "cuda": None, "driver": None}
+    driver = next((each["driver"] for each in gpus()), None)
+    return {"compute_capability": "{}.{}".format(*device.capability), "cuda": device.cuda, "driver": driver}
+
+
+def _proven(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) -> Proof | None:
+    """Profile the engine on this machine's GPU in a process of its own; None, said, where that is not possible.
+
+    Raises:
+        NumbersError: it does not compute in the precision of its file; engine and manifest are removed.
+    """
+    if device is None:
+        return None
+    try:
+        check_fits(manifest, engine_path, manifest["version"], device)
+        died = f"the process that profiles {engine_path.name} died"
+        answer = _in_child(_PROVER, {"engine": str(engine_path)}, died)
+    except (ExportError, ResourceError) as error:
+        console.warn(f"{engine_path.name} was built and its precision is not proven: {error}")
+        return None
+    proof = Proof(**answer["proof"])
+    if proof.reasons:
+        engine_path.unlink()
+        manifest_path(engine_path).unlink()
+        cure = "the types stand in the ONNX file: look at its casts and Q/DQ"
+        raise NumbersError(f"{engine_path.name} was removed: {'; '.join(proof.reasons)}; {cure}")
+    return proof
 
 
 def _source(onnx_path: Path) -> Any:
@@ -171,36 +226,34 @@ def _source(onnx_path: Path) -> Any:
     return None
 
 
-def check_flags(
-    flavour_name: str | None = None,
-    *,
-    targets: Sequence[str] = (),
-    batches: Sequence[int] | None = None,
-    workspace_mib: int | None = None,
-    opt_level: int | None = None,
-    timing_cache: Path | None = None,
-) -> tuple[str, str]:
+def check_flags(**flags: Any) -> tuple[str, str]:
     """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
 
     Raises:
         ExportError: see ``flavour``.
         UsageError: a value that is not accepted, or that this flavour has no use for.
     """
-    batches, targets = batches or BATCHES, [each.lower() for each in targets]
+    asked = BuildFlags(**flags)
+    batches, targets = asked.batches or (1, 1, 1), [each.lower() for each in asked.targets]
     if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise UsageError(
             f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
         )
-    if workspace_mib is not None and workspace_mib < 1:
-        raise UsageError(f"--workspace {workspace_mib}: at least 1 MiB is needed")
-    if opt_level is not None and not 0 <= opt_level <= 5:
-        raise UsageError(f"--opt-level {opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
-    module, name, version = flavour(flavour_name)
-    if name == "tensorrt_rtx" and (timing_cache is not None or opt_level is not None):
-        idle = "--timing-cache" if opt_level is None else "--opt-level"
-        raise UsageError(f"{idle} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
-    if name == "tensorrt" and targets:
+    if asked.workspace_mib is not None and asked.workspace_mib < 1:
+        raise UsageError(f"--workspace {asked.workspace_mib}: at least 1 MiB is needed")
+    if asked.opt_level is not None and not 0 <= asked.opt_level <= 5:
+        raise UsageError(f"--opt-level {asked.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
+    if asked.hardware is not None and asked.hardware not in HARDWARE:
+        near = closest(asked.hardware, HARDWARE)
+        raise UsageError(f"--hardware {asked.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+    module, name, version = flavour(asked.flavour_name)
+    if name == "tensorrt_rtx":
+        _check_rtx(asked)
+    elif targets:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
+    for word, flag in asked.builder_flags.items():
+        if not hasattr(module.BuilderFlag, flag):
+            raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
     if targets:
         known = [key.lower() for key in module.ComputeCapability.__members__ if key != "NONE"]
         for target in targets:
@@ -209,9 +262,23 @@ def check_flags(
     return name, version
 
 
-def _in_child(request: dict[str, Any]) -> dict[str, Any]:
-    """Build in a child process and return what it reports; if it dies, its last words are told."""
-    command = [sys.executable, "-m", f"{__package__}._trt_builder", json.dumps(request)]
+def _check_rtx(asked: BuildFlags) -> None:
+    """Refuse what TensorRT-RTX has no use for, or does only on a GPU (both tried with 1.7)."""
+    idle = {"--opt-level": asked.opt_level is not None, "--timing-cache": asked.timing_cache is not None}
+    for word in (word for word, given in idle.items() if given):
+        raise UsageError(f"{word} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
+    if asked.hardware is not None:
+        raise UsageError("--hardware does nothing in tensorrt_rtx; its engines are portable, or name GPUs by --target")
+    if asked.version_compatible:
+        raise UsageError("--version-compatible needs the lean runtime, which tensorrt_rtx does not bring; leave it out")
+    if (asked.refit or asked.strip_weights) and gpu() is None:
+        word = "--strip-weights" if asked.strip_weights else "--refit"
+        raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
+
+
+def _in_child(module: str, request: dict[str, Any], died: str) -> dict[str, Any]:
+    """Run a module of kdc's in a child process and return what it reports; if it dies, its last words are told."""
+    command = [sys.executable, "-m", module, json.dumps(request)]
     # the child must find this very package, however the parent came by it
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.Popen(
@@ -235,7 +302,7 @@ def _in_child(request: dict[str, Any]) -> dict[str, Any]:
         f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else f"exit code {child.returncode}"
     )
     last = said[-1] if said else "none"
-    told = f"the {request['flavour']} builder died on {request['onnx']} ({ended}); its last message: {last}"
+    told = f"{died} ({ended}); its last message: {last}"
     if -child.returncode == signal.SIGKILL:
         raise ResourceError(f"{told}; most likely memory ran out: give it more, or export a smaller --size")
     raise ExportError(told)

@@ -1,4 +1,4 @@
-"""Engines: a matrix through the real builder, and a stand-in for what a builder can do to its caller."""
+"""Engines: flags and refusals of the real builder, and a stand-in for what a builder can do to its caller."""
 
 import importlib.util
 import json
@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper, numpy_helper
 
-from kdc.calib.cast import cast_fp16
+from kdc.deploy.trt_buffers import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
-from kdc.distill.run import sha256
 from kdc.export import commands, to_trt
 
 Files = Callable[..., Path]
@@ -34,30 +34,6 @@ def marked(test: Any) -> Any:
 
 
 @marked
-@pytest.mark.parametrize("input", ["float", "uint8"])
-@pytest.mark.parametrize("head", ["logits", "argmax"])
-@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "deeplabv3plus"])
-def test_every_form_gives_an_engine(arch: str, head: str, input: str, exported: Files, tmp_path: Path) -> None:
-    full, half = exported(arch, head, input), tmp_path / "model.fp16.onnx"
-    cast_fp16(full, half)
-    sizes = {}
-    for source, precision in ((full, "fp32"), (half, "fp16")):
-        engine = tmp_path / f"model.{precision}.engine"
-        manifest = to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx")
-        assert manifest == json.loads((tmp_path / f"model.{precision}.engine.json").read_text())
-        assert manifest["sha256"] == sha256(engine) and manifest["onnx"]["sha256"] == sha256(source)
-        assert manifest["precision"] == precision and manifest["flavour"] == "tensorrt_rtx" and manifest["version"]
-        assert manifest["target"] == to_trt.PORTABLE and manifest["tf32"] is True
-        shape, dtype = ([1, 64, 128, 3], "uint8") if input == "uint8" else ([1, 3, 64, 128], "float32")
-        assert manifest["inputs"] == [{"name": "image", "dtype": dtype, "shape": shape}]
-        assert manifest["outputs"][0]["shape"] == ([1, 5, 64, 128] if head == "logits" else [1, 64, 128])
-        assert manifest["classes"][0] == "road" and manifest["preprocess"]["order"] in ("rgb", "bgr")
-        sizes[precision] = engine.stat().st_size
-    assert sizes["fp16"] < 0.8 * sizes["fp32"], "the float16 engine must hold float16 weights"
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".engine", ".engine", ".json", ".json", ".onnx"]
-
-
-@marked
 def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
     source, engine = exported("pspnet", "argmax", "uint8", True), tmp_path / "m.engine"
     settings = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
@@ -71,10 +47,9 @@ def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
 def test_what_the_parser_refuses_is_told_with_its_node(exported: Files, tmp_path: Path) -> None:
     model = onnx.load(exported("pspnet", "logits", "float"))
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    relu.op_type, relu.domain, relu.name = "Sparkle", "made.up", "node_of_doom"
-    model.opset_import.append(helper.make_opsetid("made.up", 1))
+    relu.op_type, relu.name = "Bernoulli", "node_of_doom"
     onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(ExportError, match=r"parser refused odd\.onnx: node node_of_doom \(Sparkle\)") as caught:
+    with pytest.raises(ExportError, match=r"parser refused odd\.onnx: node node_of_doom \(Bernoulli\)") as caught:
         to_trt.build_engine(tmp_path / "odd.onnx", tmp_path / "m.engine", flavour_name="tensorrt_rtx")
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["odd.onnx"]
@@ -92,6 +67,17 @@ def test_flags_that_do_nothing_are_refused(exported: Files, tmp_path: Path) -> N
         with pytest.raises(UsageError, match=message):
             to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **wrong)
     free = exported("pspnet", "argmax", "uint8", True)
+    for wrong, message in (
+        ({"hardware": "ampere+"}, "--hardware does nothing in tensorrt_rtx"),
+        ({"version_compatible": True}, "needs the lean runtime"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **wrong)
+    if to_trt.gpu() is None:
+        with pytest.raises(UsageError, match="--strip-weights: tensorrt_rtx builds such engines on a GPU only"):
+            to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", strip_weights=True)
+    with pytest.raises(UsageError, match="did you mean 'ampere\\+'"):
+        to_trt.build_engine(source, engine, hardware="ampere")
     with pytest.raises(UsageError, match="--batches 4,2,8"):
         to_trt.build_engine(free, engine, flavour_name="tensorrt_rtx", batches=(4, 2, 8))
     with pytest.raises(UsageError, match=r"--batches does nothing.*batch of 1"):
@@ -109,7 +95,9 @@ told = {}
 class Names:
     def __init__(self, **values): self.__dict__.update(values)
 NetworkDefinitionCreationFlag = Names(STRONGLY_TYPED=1)
-BuilderFlag = Names(TF32="TF32")
+BuilderFlag = Names(TF32="TF32", REFIT="REFIT", STRIP_PLAN="STRIP_PLAN", VERSION_COMPATIBLE="VERSION_COMPATIBLE")
+ProfilingVerbosity = Names(DETAILED="DETAILED")
+HardwareCompatibilityLevel = Names(AMPERE_PLUS="AMPERE_PLUS", SAME_COMPUTE_CAPABILITY="SAME")
 MemoryPoolType = Names(WORKSPACE="WORKSPACE")
 class ILogger:
     ERROR, INTERNAL_ERROR, WARNING = 1, 0, 2
@@ -128,13 +116,18 @@ class Config:
     def __setattr__(self, key, value): told[key] = value; self.__dict__[key] = value
     def set_memory_pool_limit(self, pool, size): told[pool] = size
     def get_memory_pool_limit(self, pool): return told.get(pool, 1 << 30)
-    def get_flag(self, flag): return True
+    def set_flag(self, flag): told[flag] = True
+    def clear_flag(self, flag): told[flag] = False
+    def get_flag(self, flag): return told.get(flag, True)
     def create_timing_cache(self, content): return Cache(content)
+    def add_optimization_profile(self, profile): pass
     cache = None
     def set_timing_cache(self, cache, mismatch):
         if cache.content == b"foreign": return False
         self.__dict__["cache"] = cache; return True
     def get_timing_cache(self): return self.cache
+class Profile:
+    def set_shape(self, name, least, usual, most): told["profile"] = [name, least, usual, most]
 class Builder:
     def __init__(self, logger):
         self.logger = logger
@@ -143,6 +136,7 @@ class Builder:
             raise TypeError("pybind11::init(): factory function returned nullptr")
     def create_network(self, flags): told["flags"] = flags; return Network()
     def create_builder_config(self): return Config()
+    def create_optimization_profile(self): return Profile()
     def build_serialized_network(self, network, config):
         how = os.environ.get("FAKE_BUILD", "")
         if how == "sleep":
@@ -178,7 +172,8 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
     cache.write_bytes(b"old")
     settings = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
     manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, **settings)
-    assert json.loads(engine.read_text()) == {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5}
+    told = {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5, "profiling_verbosity": "DETAILED"}
+    assert json.loads(engine.read_text()) == told
     assert cache.read_bytes() == b"old+" and (manifest["notes"], manifest["warnings"]) == ([], 0)
     assert (manifest["flavour"], manifest["version"], manifest["workspace_mib"]) == ("tensorrt", "10.13.2", 64)
     with pytest.raises(UsageError, match="--target is for tensorrt_rtx"):
@@ -262,6 +257,92 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
     return result
 
 
+def test_flags_reach_the_builder_and_the_manifest(fake: Path, exported: Files) -> None:
+    flags = {"version_compatible": True, "hardware": "ampere+", "strip_weights": True, "tf32": False}
+    engine = fake / "m.engine"
+    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, flavour_name="tensorrt", **flags)
+    told = json.loads(engine.read_text())
+    assert told["VERSION_COMPATIBLE"] is told["STRIP_PLAN"] is True and told["TF32"] is False and "REFIT" not in told
+    assert told["hardware_compatibility_level"] == "AMPERE_PLUS" and manifest["tf32"] is False
+    assert (manifest["stripped"], manifest["version_compatible"], manifest["hardware"]) == (True, True, "ampere+")
+    assert manifest["flags"] == ["--hardware", "ampere+", "--version-compatible", "--strip-weights", "--no-tf32"]
+
+
+def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) -> None:
+    module = fake / "site" / "tensorrt.py"
+    module.write_text(FAKE.replace(', STRIP_PLAN="STRIP_PLAN"', ""))
+    source = exported("pspnet", "logits", "float")
+    with pytest.raises(UsageError, match=r"--strip-weights is nothing that tensorrt 10\.13\.2 knows"):
+        to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", strip_weights=True)
+
+
+def free_network(path: Path, pooled: bool = False, baked: bool = False) -> Path:
+    """Write a foreign network whose batch, height and width are free; it may be made for one size all the same."""
+    nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1], name="conv")]
+    stored = [numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "w")]
+    if pooled:  # the pooling of a pyramid: a matrix of one width
+        nodes.append(helper.make_node("MatMul", ["z", "columns"], ["out"], name="pooling"))
+        stored.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "columns"))
+    elif baked:  # columns that are looked up: their numbers are beyond a smaller image
+        nodes.append(helper.make_node("Gather", ["z", "at"], ["picked"], axis=3, name="gather"))
+        nodes.append(helper.make_node("Resize", ["picked", "", "", "sizes"], ["out"], mode="nearest"))
+        nodes.insert(0, helper.make_node("Shape", ["z"], ["sizes"]))
+        nodes.insert(0, nodes.pop(1))
+        stored.append(numpy_helper.from_array(np.arange(60, 64), "at"))
+    else:
+        nodes.append(helper.make_node("Relu", ["z"], ["out"]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 5, "h", "w"])
+    model = helper.make_model(
+        helper.make_graph(nodes, "net", [image], [out], stored),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    facts = {"kdc.model": json.dumps({"output_stride": 8})}
+    helper.set_model_props(model, facts)
+    onnx.save(model, path)
+    return path
+
+
+SIZES = ((32, 64), (32, 64), (48, 128))
+
+
+def test_profiled_sizes_are_tried_at_every_corner(fake: Path) -> None:
+    made = to_trt.build_engine(free_network(fake / "f.onnx"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES)
+    assert made["profile"] == {"min": [1, 3, 32, 64], "opt": [4, 3, 32, 64], "max": [16, 3, 48, 128]}
+    assert made["flags"] == ["--sizes", "32x64,32x64,48x128"]
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes", "message"),
+    [
+        ({}, None, "leaves height or width free: name the smallest, usual and largest"),
+        ({}, ((32, 64), (30, 64), (64, 64)), "at least as high and as wide"),
+        ({}, ((32, 64), (36, 64), (64, 64)), "36x64 is no multiple of the output stride 8; the next is 40x64"),
+        ({"pooled": True}, SIZES, r"does not take .*x3x\d+x128, a corner of the profile.*pooling"),
+        ({"baked": True}, ((32, 32), (32, 64), (32, 64)), "does not take 1x3x32x32, a corner of the profile"),
+    ],
+)
+def test_a_corner_that_the_network_does_not_take_is_refused(
+    network: dict[str, bool], sizes: Any, message: str, fake: Path
+) -> None:
+    source = free_network(fake / "f.onnx", **network)
+    with pytest.raises(UsageError, match=message) as caught:
+        to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", sizes=sizes)
+    assert "\n" not in str(caught.value) and not (fake / "m.engine").exists()
+
+
+def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files) -> None:
+    with pytest.raises(UsageError, match=r"--sizes does nothing for .* made for 64x128"):
+        to_trt.build_engine(
+            exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES
+        )
+    with pytest.raises(UsageError, match="kdc's own never do"):
+        commands.trt(None, sizes="8x8,8x8,8x8")
+    with pytest.raises(UsageError, match="smallest, usual and largest, such as"):
+        commands.trt("model.onnx", sizes="8x8")
+
+
 def test_an_old_tensorrt_is_refused(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VERSION", "10.9.0.34")
     with pytest.raises(ExportError, match=r"10\.9\.0\.34 is too old: 10\.12 or newer"):
@@ -278,7 +359,7 @@ def test_without_any_tensorrt_the_cure_is_said(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_gpu_decides_which_flavour_goes_first(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_trt, "gpu", lambda: "NVIDIA H100 (compute capability 9.0)")
+    monkeypatch.setattr(to_trt, "gpu", lambda: Gpu("NVIDIA H100", (9, 0), "13.2"))
     assert to_trt.flavour()[1:] == ("tensorrt", "10.13.2")
     monkeypatch.setattr(to_trt, "gpu", lambda: None)
     if importlib.util.find_spec("tensorrt_rtx"):
@@ -286,8 +367,9 @@ def test_a_gpu_decides_which_flavour_goes_first(fake: Path, monkeypatch: pytest.
 
 
 def test_names_of_engines() -> None:
-    names = {name: commands.engine_path(Path(name)).name for name in ("model.onnx", "model.argmax.fp16.onnx")}
-    assert names == {"model.onnx": "model.fp32.engine", "model.argmax.fp16.onnx": "model.argmax.fp16.engine"}
+    names = ("model.onnx", "model.argmax.fp16.onnx", "model.int8.trt.onnx", "model.fp8.fp16.trt.onnx", "m.bf16.onnx")
+    made = ["model.fp32.engine", "model.argmax.fp16.engine", "model.int8.trt.engine", "model.fp8.fp16.trt.engine"]
+    assert [commands.engine_path(Path(name)).name for name in names] == [*made, "m.bf16.engine"]
 
 
 def test_flags_of_the_onnx_export_do_not_go_with_a_file() -> None:

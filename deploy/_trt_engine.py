@@ -1,0 +1,170 @@
+"""A deserialised engine: its ports, one execution context, its weights put back, what its layers compute in."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..distill.errors import ExportError, ResourceError, need
+from ..distill.run import sha256
+from ._trt_logger import make_logger
+from .contract import Port
+from .trt_buffers import NO_ROOM
+from .trt_manifest import FLAVOURS, ports, rebuild
+
+#: TensorRT's names of the types that images, logits and masks come in
+_DTYPES = {"FLOAT": "float32", "HALF": "float16"}
+#: the shapes of an optimisation profile
+Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+def load_tensorrt(manifest: dict[str, Any]) -> tuple[Any, str]:
+    """Import the TensorRT that an engine is for: module and name; for a foreign engine the first that is there.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    for flavour in (manifest["flavour"],) if manifest else FLAVOURS:
+        try:
+            return importlib.import_module(flavour), flavour
+        except (ImportError, OSError):
+            continue
+    flavour = manifest["flavour"] if manifest else "tensorrt"
+    return need(flavour, FLAVOURS[flavour]), flavour
+
+
+class Engine:
+    """An engine of TensorRT 10, 11 or RTX, ready to be started; the manifest was checked before.
+
+    Attributes:
+        inputs, outputs: ports as the engine has them; None for a free dimension.
+        profile: least, usual and largest shape of the first input; None where no dimension is free.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], trt: Any) -> None:
+        """Deserialise.
+
+        Raises:
+            ExportError: TensorRT refused the file, it is not what its manifest says, or its weights are missing.
+            ResourceError: there is no room to run it.
+        """
+        self.path, self._manifest, self._trt = path, manifest, trt
+        self._logger = make_logger(trt)
+        self._runtime = trt.Runtime(self._logger)
+        # such an engine brings a runtime of its own along: its code is loaded only where a manifest vouches for it
+        self._runtime.engine_host_code_allowed = bool(manifest.get("version_compatible"))
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            cure = rebuild(manifest, path) if manifest else "build it again on this machine"
+            raise ExportError(f"TensorRT {trt.__version__} refused {path.name}: {self._logger.last}; {cure}")
+        if manifest.get("stripped"):
+            self._refit()
+        self.inputs, self.outputs = self._ports()
+        if manifest and (ports(manifest, "inputs"), ports(manifest, "outputs")) != (self.inputs, self.outputs):
+            raise ExportError(f"{path.name} does not have the ports of its manifest; {rebuild(manifest, path)}")
+        self.profile: Profile | None = None
+        if any(None in port.shape for port in self.inputs):
+            shapes = self._engine.get_tensor_profile_shape(self.inputs[0].name, 0)
+            least, usual, most = (tuple(int(n) for n in shape) for shape in shapes)
+            self.profile = least, usual, most
+        self._context = self._new_context()
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the first output for an input of ``shape``."""
+        self._set_shape(self._context, shape)
+        return tuple(int(n) for n in self._context.get_tensor_shape(self.outputs[0].name))
+
+    def bind(self, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
+        """Say where input and output lie from now on."""
+        self._bind(self._context, shape, there_in, there_out)
+
+    def enqueue(self, stream: int) -> None:
+        """Queue the network on a stream, with what was bound last."""
+        self._enqueue(self._context, stream)
+
+    def inspect(self) -> str:
+        """Return the inspector's JSON, for the shapes bound last."""
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
+    def layer_times(
+        self, shape: tuple[int, ...], there: tuple[int, int], stream: int, wait: Callable[[], None], runs: int
+    ) -> dict[str, float]:
+        """Return the mean milliseconds of each layer over ``runs`` after as many that are not counted.
+
+        ``there`` holds the addresses of input and output, and ``wait`` waits for the stream. It runs in a context of
+        its own: a profiler slows down every launch after it was set.
+        """
+        context, trt = self._new_context(), self._trt
+
+        class Profiler(trt.IProfiler):
+            """Adds up what it is told."""
+
+            def __init__(self) -> None:
+                trt.IProfiler.__init__(self)
+                self.sums: dict[str, float] = {}
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                """Take the time of one layer."""
+                self.sums[layer_name] = self.sums.get(layer_name, 0.0) + ms
+
+        self._bind(context, shape, *there)
+        for _ in range(runs):
+            self._enqueue(context, stream)
+        wait()
+        profiler = context.profiler = Profiler()
+        context.enqueue_emits_profile = False
+        for _ in range(runs):
+            self._enqueue(context, stream)
+            wait()
+            context.report_to_profiler()
+        return {name: total / runs for name, total in profiler.sums.items()}
+
+    def close(self) -> None:
+        """Let go, the context before the engine before the runtime."""
+        del self._context, self._engine, self._runtime
+
+    def _ports(self) -> tuple[list[Port], list[Port]]:
+        engine: Any = self._engine
+        found: tuple[list[Port], list[Port]] = ([], [])
+        for i in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(i)
+            kind = str(engine.get_tensor_dtype(name).name)
+            shape = tuple(None if n < 0 else int(n) for n in engine.get_tensor_shape(name))
+            port = Port(name, _DTYPES.get(kind, kind.lower()), shape)
+            found[engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT].append(port)
+        return found
+
+    def _refit(self) -> None:
+        """Put the weights back that were stripped, from the ONNX file beside the engine."""
+        path, source = self.path, self._manifest["onnx"]
+        file = path.with_name(source["file"])
+        if not file.is_file() or sha256(file) != source["sha256"]:
+            why = "is not the one it was built from" if file.is_file() else "is missing"
+            raise ExportError(f"{path.name} was built without its weights, and {file} {why}; copy it along")
+        refitter = self._trt.Refitter(self._engine, self._logger)
+        parser = self._trt.OnnxParserRefitter(refitter, self._logger)
+        if not parser.refit_from_bytes(file.read_bytes()) or not refitter.refit_cuda_engine():
+            raise ExportError(f"{path.name} did not take its weights back from {file.name}: {self._logger.last}")
+
+    def _new_context(self) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            why = f"{self.path.name} cannot start ({self._logger.last})"
+            raise ResourceError(f"{why}; most likely {NO_ROOM}")
+        return context
+
+    def _set_shape(self, context: Any, shape: tuple[int, ...]) -> None:
+        if not context.set_input_shape(self.inputs[0].name, shape):
+            raise ExportError(f"{self.path.name} does not take {'x'.join(map(str, shape))}: {self._logger.last}")
+
+    def _bind(self, context: Any, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
+        self._set_shape(context, shape)
+        for port, address in ((self.inputs[0], there_in), (self.outputs[0], there_out)):
+            if not context.set_tensor_address(port.name, address):
+                raise ExportError(f"{self.path.name} does not take an address for {port.name}: {self._logger.last}")
+
+    def _enqueue(self, context: Any, stream: int) -> None:
+        if not context.execute_async_v3(stream):
+            raise ExportError(f"{self.path.name} failed while it ran: {self._logger.last}")

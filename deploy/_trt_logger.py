@@ -1,0 +1,34 @@
+"""What TensorRT says while it builds or runs; imports nothing, so that the builder's process stays small."""
+
+import sys
+from typing import Any
+
+#: how many different warnings, and how much of each, are kept
+_KEPT, _LENGTH = 20, 300
+
+
+def make_logger(trt: Any) -> Any:
+    """Return a logger of this TensorRT: ``last`` error, ``warnings`` counted, the first of them in ``said``."""
+
+    class Logger(trt.ILogger):
+        """Sends warnings to stderr, counts them, keeps the first and remembers the last error."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.last = "it gave no reason"
+            self.warnings = 0
+            self.said: dict[str, None] = {}
+
+        def log(self, severity: Any, msg: str) -> None:
+            """Take one message."""
+            if severity not in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
+                return
+            sys.stderr.write(f"{msg}\n")
+            line = " ".join(msg.split())
+            if severity != trt.ILogger.WARNING and "Thread context has not been set" not in msg:
+                self.last = line
+            self.warnings += 1
+            if len(self.said) < _KEPT:
+                self.said[line[:_LENGTH]] = None
+
+    return Logger()

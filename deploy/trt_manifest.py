@@ -1,0 +1,108 @@
+"""What is checked before an engine is deserialised: it is machine code, so it runs only where its manifest vouches."""
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from ..distill import console
+from ..distill.errors import ExportError
+from .contract import Port
+from .trt_buffers import Gpu
+from .trust import vouched
+
+#: flavour -> the extra that installs it, in the order in which they are taken
+FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
+#: what an engine of TensorRT-RTX without a target runs on, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines"
+#: has it: these compute capabilities, and all from 12.0
+PORTABLE_SM = ((8, 0), (8, 6), (8, 9))
+#: what a manifest must hold to be compared with a machine
+_KEYS = {"flavour": str, "version": str, "onnx": dict, "inputs": list, "outputs": list}
+
+
+def read_manifest(path: Path, trust: bool = False) -> dict[str, Any]:
+    """Return the manifest of an engine; with ``trust`` an empty one where none vouches for it, said loudly.
+
+    Raises:
+        WeightsError: there is no such engine.
+        ExportError: no manifest of kdc's, one that describes another file, or one that is not whole.
+    """
+    again = f"kdc export trt {path.stem.removesuffix('.fp32')}.onnx"
+    try:
+        values = vouched(path, "engine", trust=trust)
+    except ExportError as error:
+        raise ExportError(f"{error}; an engine is built by: {again}") from error
+    lacking = [key for key, kind in _KEYS.items() if values and not isinstance(values.get(key), kind)]
+    if lacking or (values and values["flavour"] not in FLAVOURS):
+        raise ExportError(
+            f"{path.name}.json does not say what an engine of kdc's does ({', '.join(lacking) or 'flavour'}); "
+            f"build it again: {again}"
+        )
+    return values
+
+
+def check_fits(manifest: dict[str, Any], path: Path, version: str, gpu: Gpu | None) -> None:
+    """Refuse an engine that the TensorRT and the GPU of this machine would not load.
+
+    Args:
+        manifest: what ``read_manifest`` gave.
+        path: the engine, for the message.
+        version: of the installed TensorRT of the manifest's flavour.
+        gpu: the device it would run on, None where there is none to compare with.
+
+    Raises:
+        ExportError: made for another TensorRT, GPU or platform; the message says how to rebuild it.
+    """
+    built, flavour = manifest["version"], manifest["flavour"]
+    faults = []
+    if built != version:
+        newer = _numbers(version) > _numbers(built)
+        if not (manifest.get("version_compatible") and newer):
+            hint = " (--version-compatible engines also load in newer ones)" if newer else ""
+            faults.append(f"{flavour} {built} built it, {version} is installed{hint}")
+    if (here := this_platform()) != manifest.get("platform", here):
+        faults.append(f"it was built for {manifest['platform']}, this is {here}")
+    if gpu is not None and (fault := _other_gpu(manifest, gpu)):
+        faults.append(fault)
+    if faults:
+        raise ExportError(f"{path} does not fit this machine: {'; '.join(faults)}; {rebuild(manifest, path)}")
+    if gpu is not None and manifest.get("gpu") not in (None, str(gpu)) and not manifest.get("targets"):
+        console.warn(f"{path.name} was tuned on {manifest['gpu']} and runs on {gpu}: build it here for the best speed")
+
+
+def ports(manifest: dict[str, Any], which: str) -> list[Port]:
+    """Return the "inputs" or "outputs" that a manifest names."""
+    return [Port(each["name"], each["dtype"], tuple(each["shape"])) for each in manifest[which]]
+
+
+def rebuild(manifest: dict[str, Any], path: Path) -> str:
+    """Say the command that builds an engine anew."""
+    source = path.with_name(manifest["onnx"]["file"])
+    words = ["kdc", "export", "trt", str(source), "--flavour", manifest["flavour"], *manifest.get("flags", [])]
+    return f"build it again: {' '.join(words)}"
+
+
+def this_platform() -> str:
+    """Name the system and processor that an engine's host code is for."""
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _other_gpu(manifest: dict[str, Any], gpu: Gpu) -> str | None:
+    """Say why an engine does not run on this GPU; None where it does, or where nobody knows."""
+    targets = [target for target in manifest.get("targets", ()) if target != "current"]
+    here = f"this is {gpu}"
+    if targets:
+        fits = f"sm{gpu.capability[0]}{gpu.capability[1]}" in targets
+        return None if fits else f"it was built for {', '.join(targets)}, {here}"
+    if manifest["flavour"] == "tensorrt_rtx":
+        fits = gpu.capability in PORTABLE_SM or gpu.capability >= (12, 0)
+        return None if fits else f"it was built for {manifest.get('target')}, {here}"
+    own = manifest.get("compute_capability")
+    if own is None:
+        return None
+    if manifest.get("hardware") == "ampere+":
+        return None if gpu.capability >= (8, 0) else f"it was built for compute capability 8.0 and later, {here}"
+    return None if _numbers(own) == gpu.capability else f"it was built for compute capability {own}, {here}"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

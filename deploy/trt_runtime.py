@@ -1,0 +1,257 @@
+"""A TensorRT engine, run: its manifest is checked before anything is deserialised, then one stream does everything."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..distill import console
+from ..distill.errors import ExportError, UsageError
+from ._trt_engine import Engine, load_tensorrt
+from ._trt_frames import Frames
+from .contract import Port, as_given, file_info, spec_of
+from .runtime import Runtime
+from .trt_buffers import DeviceBuffers, gpu, open_buffers
+from .trt_inspector import Proof, prove, read_layers
+from .trt_manifest import check_fits, read_manifest
+
+#: launches of the profiled network that are counted
+_PROFILED = 10
+
+
+@dataclass
+class Lane:
+    """Where an input of one shape lies, and its output: pinned memory of the host, memory of the GPU."""
+
+    shape: tuple[int, ...]
+    host_in: np.ndarray
+    host_out: np.ndarray
+    there_in: int
+    there_out: int
+    #: starts the network as one CUDA graph, where that was asked for
+    launch: Callable[[], None] | None = None
+
+
+class TrtRuntime(Runtime):
+    """An engine on the first GPU.
+
+    Attributes:
+        manifest: what was written when it was built; empty for a foreign engine.
+        buffers: the GPU's memory and stream.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        device: str = "cuda",
+        size: tuple[int, int] | None = None,
+        buffers: str | DeviceBuffers = "auto",
+        cuda_graph: bool = False,
+        trust: bool = False,
+    ) -> None:
+        """Check the manifest, then open the engine; see ``open_runtime``.
+
+        Args:
+            path: the engine.
+            device: "cuda"; an engine runs nowhere else.
+            size: input height and width, where the engine leaves them free (default: those it was tuned for).
+            buffers: "auto", "pycuda", "cuda-python", "torch", or opened ones, which the runtime then closes.
+            cuda_graph: start the network as one CUDA graph.
+            trust: open an engine that no manifest vouches for.
+
+        Raises:
+            WeightsError: no such engine, or it is no segmentation network.
+            ExportError: nothing vouches for it, it does not fit this machine, or TensorRT refused it.
+            UsageError: a device or size it is not for.
+        """
+        self.manifest = read_manifest(path, trust)
+        if device != "cuda":
+            raise UsageError(f"{path} runs on a GPU: open it with --device cuda")
+        self.source, self.device, self._graphs = path, device, cuda_graph
+        trt, self.name = load_tensorrt(self.manifest)
+        if self.manifest:
+            here = gpu() if isinstance(buffers, str) else buffers.gpu
+            check_fits(self.manifest, path, str(trt.__version__), here)
+        self.buffers = open_buffers(buffers) if isinstance(buffers, str) else buffers
+        try:
+            self.buffers.use()
+            self._engine = Engine(path, self.manifest, trt)
+            self._describe(path, size)
+        except BaseException:
+            self.buffers.close()
+            raise
+        self.provider = f"{self.name} cuda"
+        self._lanes: dict[tuple[int, ...], Lane] = {}
+        self._frames: dict[tuple[int, ...], Frames] = {}
+        self._bound: Lane | None = None
+        self._kernels = True
+
+    def _describe(self, path: Path, size: tuple[int, int] | None) -> None:
+        manifest, engine = self.manifest, self._engine
+        self.precision = str(manifest.get("precision", "unknown"))
+        if self.precision == "fp32":
+            self.tf32 = bool(manifest.get("tf32"))
+        metadata = {f"kdc.{key}": manifest[key] for key in ("preprocess", "classes", "palette") if key in manifest}
+        # half-precision ports are filled from float32 and read into it, as every runtime of kdc's has them
+        given = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
+        info = file_info(path, given, engine.outputs, self.precision, metadata)
+        if engine.profile is not None and None in info.size and size is None:
+            first = 1 if info.layout == "NHWC" else 2
+            size = (engine.profile[1][first], engine.profile[1][first + 1])
+        self.spec = spec_of(info, path, size)
+
+    def check(self, x: np.ndarray) -> None:
+        """Refuse what does not fit ``spec``, or lies outside the shapes that the engine was built for."""
+        super().check(x)
+        self._check_shape(x.shape)
+
+    def _check_shape(self, shape: tuple[int, ...]) -> None:
+        if self._engine.profile is None:
+            return
+        least, _, most = self._engine.profile
+        if any(not low <= n <= high for low, n, high in zip(least, shape, most, strict=True)):
+            told = "{} is outside {} to {}".format(*("x".join(map(str, each)) for each in (shape, least, most)))
+            cure = "kdc export trt with other --batches or --sizes builds another"
+            raise UsageError(f"{self.source.name}: {told}, the shapes it was built for; {cure}")
+
+    def _lane(self, shape: tuple[int, ...]) -> Lane:
+        """Return the memory for inputs of a shape, made at the first use."""
+        self.buffers.use()
+        if shape not in self._lanes:
+            self._lanes[shape] = self._new_lane(shape)
+        return self._lanes[shape]
+
+    def _new_lane(self, shape: tuple[int, ...]) -> Lane:
+        engine, buffers = self._engine, self.buffers
+        self._bound = None
+        host_in = buffers.pinned(shape, engine.inputs[0].dtype)
+        host_out = buffers.pinned(engine.output_shape(shape), engine.outputs[0].dtype)
+        lane = Lane(shape, host_in, host_out, buffers.alloc(host_in.nbytes), buffers.alloc(host_out.nbytes))
+        if self._graphs:
+            host_in.fill(0)
+            buffers.upload(lane.there_in, host_in)
+            self._start(lane)  # what is allocated or compiled at the first launch must not be captured
+            buffers.synchronize()
+            lane.launch = buffers.capture(lambda: engine.enqueue(buffers.stream))
+        return lane
+
+    def _start(self, lane: Lane) -> None:
+        """Queue the network."""
+        if lane.launch is not None:
+            lane.launch()
+            return
+        if self._bound is not lane:
+            self._engine.bind(lane.shape, lane.there_in, lane.there_out)
+            self._bound = lane
+        self._engine.enqueue(self.buffers.stream)
+
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        lane = self._lane(x.shape)
+        np.copyto(lane.host_in, x)
+        self.buffers.upload(lane.there_in, lane.host_in)
+        self._start(lane)
+        self.buffers.download(lane.host_out, lane.there_out)
+        self.buffers.synchronize()
+        # copied, since the pinned memory is used again
+        return as_given(lane.host_out.astype(np.float32 if self.spec.head == "logits" else np.uint8), self.spec.head)
+
+    def masks(self, images: np.ndarray) -> np.ndarray:
+        """Segment uint8 RGB images; they are normalised, and their classes chosen, on the GPU."""
+        padded, (h, w) = np.ascontiguousarray(self.pad(images)), images.shape[1:3]
+        frames = self._frames_of((len(images), *self.spec.shape[1:]))
+        if frames is None:
+            return super().masks(images)
+        return np.ascontiguousarray(frames.segment(padded)[:, :h, :w])
+
+    def _frames_of(self, shape: tuple[int, ...]) -> Frames | None:
+        """Return what handles images of a shape on the GPU; None where there is nothing to do there, or no compiler."""
+        if not self._kernels:
+            return None
+        self._check_shape(shape)
+        lane = self._lane(shape)
+        if shape not in self._frames:
+            try:
+                self._frames[shape] = Frames(self.buffers, lane, self.spec, self.prepare, self._start)
+            except ExportError as error:
+                self._kernels = False
+                console.warn(f"{self.source.name}: images are prepared and classes chosen on the CPU: {error}")
+                return None
+        return self._frames[shape]
+
+    def staged(self, x: np.ndarray) -> Callable[[], float]:
+        """Time the network alone, its input on the GPU: the wall clock from the call to the end of the stream."""
+        self.check(x)
+        self.buffers.use()
+        lane = self._new_lane(x.shape)  # of its own: the inputs of a measurement are rotated
+        self._fill(lane, x)
+
+        def step() -> float:
+            self.buffers.use()
+            start = time.perf_counter_ns()
+            self._start(lane)
+            self.buffers.synchronize()
+            return (time.perf_counter_ns() - start) / 1e6
+
+        return step
+
+    def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
+        """Time transfers and network apart by events of the stream, from and to pinned memory."""
+        self.check(x)
+        self.buffers.use()
+        lane, buffers = self._new_lane(x.shape), self.buffers
+        self._fill(lane, x)
+        marks = [buffers.event() for _ in range(4)]
+
+        def step() -> dict[str, float]:
+            buffers.use()
+            start = time.perf_counter_ns()
+            buffers.record(marks[0])
+            buffers.upload(lane.there_in, lane.host_in)
+            buffers.record(marks[1])
+            handed = time.perf_counter_ns()
+            self._start(lane)
+            enqueued = time.perf_counter_ns()
+            buffers.record(marks[2])
+            buffers.download(lane.host_out, lane.there_out)
+            buffers.record(marks[3])
+            buffers.synchronize()
+            total = time.perf_counter_ns() - start
+            spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
+            parts = {name: buffers.elapsed(one, other) for name, one, other in spans}
+            return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+
+        return step
+
+    def _fill(self, lane: Lane, x: np.ndarray) -> None:
+        np.copyto(lane.host_in, x)
+        self.buffers.upload(lane.there_in, lane.host_in)
+        self._start(lane)
+        self.buffers.synchronize()
+
+    def proof(self, runs: int = _PROFILED) -> tuple[Proof, str]:
+        """Profile every layer on zeros and judge the precision; also returns the inspector's JSON.
+
+        Raises:
+            ExportError: the engine holds no details of its layers.
+        """
+        usual = self._engine.profile[1][0] if self._engine.profile else self.spec.batch or 1
+        lane = self._lane((usual, *self.spec.shape[1:]))
+        self._fill(lane, np.zeros(lane.shape, lane.host_in.dtype))
+        self._bound = None
+        self._engine.bind(lane.shape, lane.there_in, lane.there_out)
+        inspected, buffers = self._engine.inspect(), self.buffers
+        there = (lane.there_in, lane.there_out)
+        times = self._engine.layer_times(lane.shape, there, buffers.stream, buffers.synchronize, runs)
+        return prove(read_layers(inspected, times), self.precision, times), inspected
+
+    def close(self) -> None:
+        """Let go of the engine, then of the GPU's memory."""
+        self.buffers.use()
+        self.buffers.synchronize()
+        self._frames.clear()
+        self._lanes.clear()
+        self._engine.close()
+        self.buffers.close()

@@ -1,0 +1,124 @@
+"""Every graph that kdc writes goes through NVIDIA's own parser and builder: TensorRT-RTX, which needs no GPU.
+
+By default a slim cut on small networks, in which every architecture meets every precision and every head, input and
+batch; with ``-m slow`` all of {deeplabv3, pspnet, deeplabv3plus} x {r18, r101, mv2} x precision x head x input x batch.
+"""
+
+import importlib.util
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kdc.calib.collector import collect
+from kdc.calib.maker import Form, Maker
+from kdc.distill.models import build
+from kdc.distill.run import sha256
+from kdc.export import to_trt
+from kdc.export.to_onnx import export_onnx
+
+from .conftest import CLASSES, PALETTE, SIZE
+
+pytestmark = [
+    pytest.mark.trt,
+    pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
+]
+ARCHITECTURES = ("deeplabv3", "pspnet", "deeplabv3plus")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8+fp16", "fp8")
+FORMS = tuple(itertools.product(("logits", "argmax"), ("float", "uint8"), (False, True)))
+#: the form that an architecture and a precision meet in: each of the eight, and each for every architecture in turn
+CUT = [
+    (arch, precision, *FORMS[(3 * i + j) % len(FORMS)])
+    for i, arch in enumerate(ARCHITECTURES)
+    for j, precision in enumerate(PRECISIONS)
+]
+Names = pytest.mark.parametrize
+
+
+def typed(full: Path, precision: str, folder: Path) -> Path:
+    """Make the file of a precision from the float32 one, with ranges of two images of noise."""
+    if precision == "fp32":
+        return full
+    to, _, high = precision.partition("+")
+    images = [np.random.default_rng(i).integers(0, 256, (*SIZE, 3), np.uint8) for i in range(2)]
+    maker = Maker(full, Form.of(to, "trt", high or None), lambda: collect(full, images), lambda: images)
+    out = maker.form.path(folder / "model.onnx")
+    maker.make(out)
+    return out
+
+
+def check(source: Path, precision: str, head: str, input: str, dynamic: bool, folder: Path) -> int:
+    """Build an engine, compare its manifest with what it was made from, and return its size in bytes."""
+    engine = folder / "model.engine"
+    batches: dict[str, Any] = {"batches": (1, 2, 4)} if dynamic else {}
+    manifest = to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **batches)
+    assert manifest == json.loads((folder / "model.engine.json").read_text())
+    assert manifest["sha256"] == sha256(engine) and manifest["onnx"]["sha256"] == sha256(source)
+    assert manifest["precision"] == precision and manifest["flavour"] == "tensorrt_rtx" and manifest["version"]
+    assert manifest["target"] == to_trt.PORTABLE and manifest["tf32"] is True and manifest["stripped"] is False
+    batch = None if dynamic else 1
+    shape, dtype = ([batch, *SIZE, 3], "uint8") if input == "uint8" else ([batch, 3, *SIZE], "float32")
+    assert manifest["inputs"] == [{"name": "image", "dtype": dtype, "shape": shape}]
+    made = [batch, len(CLASSES), *SIZE] if head == "logits" else [batch, *SIZE]
+    assert manifest["outputs"][0]["shape"] == made
+    assert manifest["outputs"][0]["dtype"] == ("float32" if head == "logits" else "uint8")
+    assert (manifest["profile"] is not None) == dynamic
+    assert manifest["classes"] == list(CLASSES) and manifest["preprocess"]["order"] in ("rgb", "bgr")
+    left = {"model.engine", "model.engine.json", source.name if source.parent == folder else "model.engine"}
+    assert {path.name for path in folder.iterdir()} == left
+    return engine.stat().st_size
+
+
+@Names(("arch", "precision", "head", "input", "dynamic"), CUT)
+def test_the_cut(
+    arch: str, precision: str, head: str, input: str, dynamic: bool, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    full = exported(arch, head, input, dynamic)
+    size = check(typed(full, precision, tmp_path), precision, head, input, dynamic, tmp_path)
+    if precision in ("fp16", "bf16"):  # a quantised engine of a small network holds more kernels than weights
+        assert size < full.stat().st_size, "a narrow engine must hold narrow weights"
+
+
+def test_the_cut_is_one() -> None:
+    assert {form[2:] for form in CUT} == set(FORMS) and len({form[:2] for form in CUT}) == len(CUT)
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return the float32 file of a whole network; each is written once."""
+    folder = tmp_path_factory.mktemp("matrix")
+
+    def get(arch: str, backbone: str, head: str, input: str, dynamic: bool) -> Path:
+        path = folder / f"{arch}-{backbone}.{head}.{input}.{dynamic}.onnx"
+        if not path.exists():
+            for old in folder.iterdir():  # a ResNet-101 takes 250 MB
+                old.unlink()
+            model = build(f"{arch}-{backbone}", len(CLASSES), seed=1).eval()
+            settings: dict[str, Any] = {"size": SIZE, "head": head, "input": input, "dynamic_batch": dynamic}
+            export_onnx(model, path, classes=CLASSES, palette=PALETTE, **settings)
+        return path
+
+    return get
+
+
+@pytest.mark.slow
+@Names("precision", PRECISIONS)
+@Names(("head", "input", "dynamic"), FORMS)
+@Names("backbone", ["r18", "r101", "mv2"])
+@Names("arch", ARCHITECTURES)
+def test_the_whole_matrix(
+    arch: str,
+    backbone: str,
+    head: str,
+    input: str,
+    dynamic: bool,
+    precision: str,
+    full_size: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    source = typed(full_size(arch, backbone, head, input, dynamic), precision, tmp_path)
+    check(source, precision, head, input, dynamic, tmp_path)
