@@ -58,10 +58,31 @@ Workspace = Annotated[int | None, typer.Option(metavar="MIB", min=1, help="Scrat
 OptLevel = Annotated[
     int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
 ]
+Sizes = Annotated[
+    str | None,
+    typer.Option(metavar="MIN,OPT,MAX", help="Sizes HxW of an engine whose height and width are free in the file."),
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="Let newer TensorRTs load the engine too (tensorrt).")
+]
+Hardware = Annotated[
+    str | None,
+    typer.Option(help="ampere+ (any GPU from compute capability 8.0) or same (of the same one), else this model."),
+]
+Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced later.")]
+Strip = Annotated[
+    bool,
+    typer.Option(
+        "--strip-weights", help="Leave the weights out; the ONNX file beside the engine gives them back when opened."
+    ),
+]
+NoTf32 = Annotated[bool, typer.Option("--no-tf32", help="Compute float32 products in float32, not in TF32.")]
 TimingCache = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
 ]
 
+#: words in a file's name that say its types
+_TYPED = {"fp16", "bf16", "int8", "fp8"}
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 #: flag of a command -> keyword of ``export_run``
 _ONNX_FLAGS = {
@@ -71,12 +92,15 @@ _ONNX_FLAGS = {
 #: flag of a command -> keyword of ``build_engine``
 _BUILD_FLAGS = {
     "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib",
-    "opt_level": "opt_level", "timing_cache": "timing_cache",
+    "opt_level": "opt_level", "timing_cache": "timing_cache", "sizes": "sizes", "hardware": "hardware",
+    "version_compatible": "version_compatible", "refit": "refit", "strip_weights": "strip_weights", "no_tf32": "tf32",
 }  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
     """Add ``kdc export`` to the command line."""
+    from .targets_command import add_targets  # here: it takes its flags from this file
+
     group = typer.Typer(
         help="Write a network for other runtimes, each file through a gate.",
         no_args_is_help=True,
@@ -84,6 +108,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("onnx")(onnx)
     group.command("trt")(trt)
+    add_targets(group)
     app.add_typer(group, name="export")
 
 
@@ -131,6 +156,12 @@ def trt(
     workspace: Workspace = None,
     opt_level: OptLevel = None,
     timing_cache: TimingCache = None,
+    sizes: Sizes = None,
+    version_compatible: VersionCompatible = False,
+    hardware: Hardware = None,
+    refit: Refit = False,
+    strip_weights: Strip = False,
+    no_tf32: NoTf32 = False,
     dry_run: Dry = False,
     json: Json = False,
 ) -> None:
@@ -149,6 +180,8 @@ def trt(
     else:
         if batches and not dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
+        if sizes:
+            raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
         settings.setdefault("precisions", _PRECISIONS["both"])
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
             to_trt.check_flags(**building)
@@ -167,7 +200,8 @@ def trt(
 def engine_path(onnx: Path) -> Path:
     """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
     stem = onnx.name.removesuffix(".onnx")
-    return onnx.with_name(f"{stem}.engine" if stem.endswith((".fp16", ".int8")) else f"{stem}.fp32.engine")
+    typed = not _TYPED.isdisjoint(stem.split("."))
+    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")
 
 
 def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
@@ -180,6 +214,10 @@ def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         settings["size"] = _size(settings["size"])
     if "batches" in settings:
         settings["batches"] = _batches(settings["batches"])
+    if "sizes" in settings:
+        settings["sizes"] = _sizes(settings["sizes"])
+    if "tf32" in settings:
+        settings["tf32"] = False
     if (precision := settings.get("precisions")) is not None:
         if precision not in _PRECISIONS:
             raise UsageError(
@@ -207,6 +245,13 @@ def _batches(text: str) -> tuple[int, ...]:
     if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
         raise UsageError(f"--batches {text!r}: smallest, usual and largest batch are needed, such as 1,4,16")
     return tuple(int(part) for part in parts)
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    parts = text.split(",")
+    if len(parts) != 3:
+        raise UsageError(f"--sizes {text!r}: smallest, usual and largest, such as 512x512,512x1024,1024x2048")
+    return tuple(_size(part) for part in parts)
 
 
 def _flag_of(keyword: str) -> str:

@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, shape_inference
 
 from ..calib.cast import CastReport, cast_fp16
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import DEFAULTS, GateResult, discard, gate, judge, manifest_path
+from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances
 from ..deploy.runtime import open_runtime
 from ..deploy.torch_runtime import export_size
 from ..distill import console
@@ -152,11 +152,9 @@ def export_run(
     with open_runtime(weights, size=size) as reference:
 
         def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
-            tolerances = DEFAULTS[precision]
-            if agreement is not None:
-                tolerances = replace(tolerances, agreement=agreement)
+            limits = tolerances(precision, run, agreement=agreement)
             with open_runtime(path) as candidate:
-                result = gate(reference, candidate, dataset, tolerances, images=images)
+                result = gate(reference, candidate, dataset, limits, images=images)
             judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[precision])
             manifest = _manifest(path, precision, source, result, cast)
             if path != full:

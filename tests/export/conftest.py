@@ -1,14 +1,20 @@
 """Exported files that several tests look at: each is written once."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from kdc.distill.checkpoint import save_student
+from kdc.distill.config import Config
+from kdc.distill.data import open_data
 from kdc.distill.models import SegmentationModel, build
 from kdc.distill.preprocess import BGR_MEAN
-from kdc.export.to_onnx import export_onnx
+from kdc.distill.run import Run
+from kdc.export.to_onnx import export_onnx, export_run
 
 SIZE = (64, 128)
 CLASSES = ("road", "sky", "tree", "car", "post")
@@ -44,3 +50,27 @@ def exported(networks: dict[str, SegmentationModel], tmp_path_factory: pytest.Te
         return path
 
     return get
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on generated scenes, with its gated ONNX file."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    data = open_data("builtin", "val", size=(36, 60), val_count=4)
+    card: dict[str, Any] = {"source": "builtin", "options": {"size": (36, 60), "val_count": 4}, "size": [36, 60]}
+    card |= {"classes": list(data.classes), "palette": [list(c) for c in data.palette], "num_classes": data.num_classes}
+    made = Run.create("export", Config(), out=folder, data=card)
+    model = build("deeplabv3-mv2_050", data.num_classes, seed=0)
+    save_student(made.checkpoints / "best.safetensors", model, {"data": card})
+    made.record(status="finished")
+    made.unlock()
+    export_run(made, images=1)
+    return folder
+
+
+@pytest.fixture
+def gated_run(finished: Path, tmp_path: Path) -> Run:
+    """A copy of the finished run, which a test may change."""
+    shutil.copytree(finished, tmp_path / "run")
+    return Run(tmp_path / "run")

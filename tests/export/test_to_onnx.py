@@ -165,7 +165,8 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     save_student(weights, build("deeplabv3-mv2_050", run.card["data"]["num_classes"], seed=1), card)
     capsys.readouterr()
     to_onnx.export_run(run, images=1)
-    assert {path.name for path in run.export.iterdir()} == {"model.onnx", "model.onnx.json", "notes.txt"}
+    left = {path.name for path in run.export.iterdir()}
+    assert left == {"model.onnx", "model.onnx.json", "model.onnx.golden.npz", "notes.txt"}
     assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
     said = " ".join(capsys.readouterr().out.split())
     assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said

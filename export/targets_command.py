@@ -1,0 +1,192 @@
+"""``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..distill import console
+from ..distill.errors import UsageError, closest
+from .commands import Agreement, Dynamic, Head, Images, Input, Json, SizeFlag, Source, Which, _settings
+
+RunOrFile = Annotated[
+    str | None,
+    typer.Argument(metavar="[RUN|FILE]", help="Run folder or name, the last run if not named; or one of its files."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where it goes (default: export/ of the run).")]
+#: flag -> keyword of ``gated_onnx`` and of its gate
+_FORM = {
+    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "which": "which",
+    "images": "images", "agreement": "agreement",
+}  # fmt: skip
+#: suffixes of exported files; what else is named is a run or lies in one
+_FILES = (".onnx", ".xml", ".pt2", ".engine", ".plan")
+_PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}
+
+
+def add_targets(group: typer.Typer) -> None:
+    """Add this file's commands to ``kdc export``."""
+    for command in (openvino, aoti, triton, bundle):
+        group.command(command.__name__)(command)
+
+
+def openvino(
+    source: RunOrFile = None,
+    size: SizeFlag = None,
+    head: Head = None,
+    input: Input = None,
+    dynamic_batch: Dynamic = False,
+    precision: Annotated[
+        str, typer.Option(help="fp32, fp16 (weights only), both, or int8 (what kdc calib --for openvino made).")
+    ] = "fp32",
+    images: Images = None,
+    agreement: Agreement = None,
+    which: Which = None,
+    json: Json = False,
+) -> None:
+    """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
+
+    A file beyond the gate's tolerance is removed (exit 6).
+    """
+    settings = _settings(locals(), _FORM)
+    if precision not in _PRECISIONS:
+        raise UsageError(
+            f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
+        )
+    from .to_openvino import export_openvino
+
+    console.json_mode = json
+    chosen = _chosen(source)
+    if isinstance(chosen, Path):
+        _refuse_form(source, settings)
+    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], **settings)})
+
+
+def aoti(
+    run: Source = None,
+    size: SizeFlag = None,
+    head: Head = None,
+    input: Input = None,
+    dynamic_batch: Dynamic = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda: what it is compiled for.")] = "cpu",
+    images: Images = None,
+    agreement: Agreement = None,
+    which: Which = None,
+    json: Json = False,
+) -> None:
+    """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
+
+    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
+    """
+    settings = _settings(locals(), _FORM)
+    from ..distill.run import find_run
+    from .to_aoti import export_aoti
+
+    console.json_mode = json
+    _emit(json, export_aoti(find_run(run), device=device, **settings))
+
+
+def triton(
+    source: RunOrFile = None,
+    out: Out = None,
+    name: Annotated[str | None, typer.Option(help="Of the model (default: the run's name).")] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest batch the server forms, where the file leaves it free (default 8)."),
+    ] = None,
+    preferred: Annotated[
+        list[int] | None, typer.Option(min=1, metavar="N", help="Batch that should be formed; may be repeated.")
+    ] = None,
+    queue_delay: Annotated[
+        int, typer.Option(min=0, metavar="US", help="Microseconds that a request waits for others.")
+    ] = 100,
+    instances: Annotated[int, typer.Option(min=1, help="Copies of the network that work at the same time.")] = 1,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda for engines, else cpu).")] = None,
+    cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Run an engine as CUDA graphs.")] = False,
+    warmup: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run zeros before the server is ready.")] = True,
+    trust: Annotated[bool, typer.Option("--trust", help="Serve an engine that no manifest vouches for.")] = False,
+    json: Json = False,
+) -> None:
+    """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
+
+    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
+    """
+    from .gated import gated_onnx
+    from .to_triton import export_triton
+
+    console.json_mode = json
+    chosen = _chosen(source)
+    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen, head="argmax", input="uint8", dynamic_batch=True)
+    folder = out or file.parent / "triton"
+    result = export_triton(
+        file,
+        folder,
+        name=name,
+        max_batch=max_batch,
+        device=device,
+        instances=instances,
+        queue_us=queue_delay,
+        preferred=preferred or (),
+        cuda_graphs=cuda_graph,
+        warmup=warmup,
+        trust=trust,
+    )
+    console.say(f"{result['path']}: {result['backend']}, max_batch_size {result['max_batch_size']}")
+    console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
+    _seal(file)
+    _emit(json, result)
+
+
+def bundle(
+    source: RunOrFile = None,
+    out: Out = None,
+    golden_image: Annotated[
+        bool,
+        typer.Option(
+            "--golden-image/--no-golden-image", help="Put in a validation image, or a generated scene instead."
+        ),
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
+
+    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check proves it.
+    """
+    from .gated import gated_onnx
+    from .to_bundle import export_bundle
+
+    console.json_mode = json
+    chosen = _chosen(source)
+    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen)
+    result = export_bundle(file, out, golden_image=golden_image)
+    console.say(f"{result['path']} ({result['bytes'] / 1e6:.1f} MB): unzip it, then python run.py --check")
+    _emit(json, result)
+
+
+def _chosen(source: str | None) -> Any:
+    """Return the exported file that is named, of whatever kind, or the run."""
+    from ..distill.run import find_run
+
+    if source is not None and source.lower().endswith(_FILES):
+        return Path(source)
+    return find_run(source)
+
+
+def _refuse_form(source: str | None, settings: dict[str, Any]) -> None:
+    idle = [key for key in settings if key not in ("images", "agreement")]
+    if idle:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in idle)
+        raise UsageError(f"{source} has the form that it was exported in: leave out {flags}, or name the run")
+
+
+def _seal(file: Path) -> None:
+    from ..deploy.runtime import owner
+
+    if run := owner(file):
+        run.remember_command()
+        run.seal()
+
+
+def _emit(json: bool, result: dict[str, Any]) -> None:
+    if json:
+        console.emit(result)

@@ -1,0 +1,187 @@
+"""From a checkpoint to a package that torch's AOTInductor compiled for this machine: no tracing, one file (.pt2)."""
+
+import contextlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..deploy.parity import discard, manifest_path
+from ..deploy.torch_runtime import export_size, need_device
+from ..distill import console
+from ..distill.checkpoint import load_deployable, student_file
+from ..distill.errors import ExportError
+from ..distill.models import SegmentationModel
+from ..distill.run import Run, replacing, sha256, write_json
+from .gated import describe, prove
+from .graph import DeployGraph, check_form
+from .to_onnx import file_names
+
+CURE = "the compiled network computes something else, please report it with the model's name and size"
+#: the largest batch of a package whose batch is free
+LARGEST_BATCH = 64
+
+
+def compile_package(
+    model: SegmentationModel,
+    path: Path,
+    *,
+    size: tuple[int, int],
+    head: str = "logits",
+    input: str = "float",
+    dynamic_batch: bool = False,
+    device: str = "cpu",
+    classes: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
+) -> Path:
+    """Compile ``model`` without its aux head to one package; kdc's metadata lie inside, readable without running it.
+
+    Args:
+        model: put in eval mode and moved to ``device``.
+        path: where the package goes, atomically.
+        size: (H, W) in pixels, fixed; multiples of the output stride.
+        head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
+        input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
+        dynamic_batch: leave B free up to ``LARGEST_BATCH`` (else it is 1).
+        device: "cpu" or "cuda", which the code is compiled for.
+        classes: names, for the metadata.
+        palette: an RGB triple a class, for the metadata.
+
+    Raises:
+        UsageError: a size, head or input that is not accepted.
+        ExportError: the compiler refused the network.
+    """
+    model.aux_head = None
+    graph = DeployGraph(model, size, head, input).to(device)
+    example = graph.example(2 if dynamic_batch else 1).to(device)
+    batch = None if dynamic_batch else 1
+    shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},) if dynamic_batch else None
+    ports = [
+        {"name": "image", "dtype": str(example.dtype).removeprefix("torch."), "shape": [batch, *example.shape[1:]]}
+    ]
+    made = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
+    ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": made})
+    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": "fp32"}
+    values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
+    values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
+    settings = {
+        "aot_inductor.metadata": {f"kdc.{key}": json.dumps(value) for key, value in values.items()},
+        "freezing": True,  # weights as constants, in the layout that the convolutions like best
+        "cpp.dynamic_threads": True,  # else the thread count of this process is compiled in
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _quiet(), torch.no_grad(), replacing(path) as beside:
+            program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
+            # it wants its own suffix, and the file that is renamed has another
+            package = beside.with_name(f"{beside.name}.pt2")
+            try:
+                torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
+                package.replace(beside)
+            finally:
+                package.unlink(missing_ok=True)
+    except RuntimeError as error:  # torch's own exceptions are all of this class
+        why = str(error).strip().splitlines()
+        raise ExportError(f"AOTInductor cannot compile {model.name}: {why[0][:300] if why else error!r}") from error
+    return path
+
+
+def compiler() -> str:
+    """Return the C++ compiler that AOTInductor would call.
+
+    Raises:
+        ExportError: there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ExportError(
+            "AOTInductor needs a C++ compiler, and there is none: apt-get install g++ (macOS: xcode-select --install), "
+            "or name one in the environment variable CXX"
+        ) from error
+
+
+def export_aoti(
+    run: Run,
+    *,
+    size: tuple[int, int] | None = None,
+    head: str = "logits",
+    input: str = "float",
+    dynamic_batch: bool = False,
+    device: str = "cpu",
+    which: str = "best",
+    images: int | None = 16,
+    agreement: float | None = None,
+) -> dict[str, Any]:
+    """Compile a run's network into its ``export`` folder and compare it with torch on real images.
+
+    Args:
+        run: a finished run.
+        size: default: the validation size rounded up to the output stride.
+        head: see ``compile_package``, as are ``input``, ``dynamic_batch`` and ``device``.
+        which: "best" or "last" weights.
+        images: validation images of the gate; None for all.
+        agreement: replaces the gate's least share of agreeing pixels.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UsageError: a size, head, input or device that is not accepted.
+        ExportError: the device or a C++ compiler is missing, or the compiler refused the network.
+        NumbersError: the gate failed; the package is gone.
+    """
+    weights = student_file(run, which)
+    model = load_deployable(weights)
+    size = size or export_size(run.card["data"]["size"], model.output_stride)
+    path = run.export / package_name(head, input, dynamic_batch, device)
+    console.say(
+        f"compiling {model.name} at {size[0]}x{size[1]} for {device}, head {head}, input {input}; a minute or so"
+    )
+    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    # before a good file goes
+    check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
+    need_device(device)
+    compiler()
+    start = time.perf_counter()
+    discard(run, [path])
+    form: dict[str, Any] = {"head": head, "input": input, "dynamic_batch": dynamic_batch, "device": device}
+    compile_package(model, path, size=size, **form, **names)
+    facts = {"source": {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}, **form}
+    facts |= {"size": list(size), "compile_seconds": round(time.perf_counter() - start, 1)}
+    manifest = describe(path, "aoti", "fp32", **facts)
+    # before the gate: native code is not opened without
+    write_json(manifest_path(path), manifest)
+    manifest = prove(run, path, weights, manifest, images=images, agreement=agreement, cure=CURE)
+    console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB), compiled in {facts['compile_seconds']} s")
+    return manifest
+
+
+def package_name(head: str, input: str, dynamic_batch: bool, device: str) -> str:
+    """Name a package: ``model.pt2``, ``model.argmax.uint8.pt2``, ``model.cuda.pt2``."""
+    stem = file_names(head, input, dynamic_batch)[0].removesuffix(".onnx")
+    return f"{stem}{'' if device == 'cpu' else f'.{device}'}.pt2"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the compiler's notes to its own developers off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.export", "torch.utils.cpp_extension")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,167 @@
+"""From a proved ONNX file to one zip that runs anywhere with numpy and ONNX Runtime, and can prove itself there."""
+
+import io
+import json
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..deploy.contract import FileInfo
+from ..deploy.golden import Golden, capture, golden_path, read_golden
+from ..deploy.ort_runtime import read_info
+from ..deploy.parity import manifest_path, read_gates, tolerances
+from ..deploy.runtime import Runtime, labels, open_runtime, owner
+from ..distill import console
+from ..distill.errors import UsageError, WeightsError
+from ..distill.run import Run, sha256, versions, write_bytes, write_json
+from .gated import manifest_of
+
+RUNNER = Path(__file__).with_name("_bundle_runner.py")
+#: the oldest onnxruntime that kdc itself is tested with
+REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.24.1\n"
+
+
+def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> dict[str, Any]:
+    """Write the zip with its manifest beside it.
+
+    Args:
+        source: an ONNX file that segments at the size of its input.
+        out: the zip (default: ``<file>.zip`` beside the file).
+        golden_image: take the validation image that the file passed its gate on; else a generated scene, whose mask is
+            then the file's own and proves that it runs the same elsewhere, not that it is right.
+
+    Returns:
+        The manifest of the zip.
+
+    Raises:
+        UsageError: no ONNX file, or one that leaves the resizing to its user.
+        WeightsError: the file is missing or broken.
+    """
+    if source.suffix.lower() != ".onnx":
+        raise UsageError(f"{source}: a bundle holds an ONNX file; make one with kdc export onnx")
+    info = read_info(source)
+    with open_runtime(source) as runtime:
+        spec = runtime.spec
+        if info.head == "logits" and info.made.shape[2:] != spec.size:
+            raise UsageError(f"{source} gives logits of another size than its input; kdc export onnx makes them equal")
+        golden = _golden(source, runtime, golden_image)
+    out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
+    run = owner(source)
+    name = run.path.name if run else source.name.removesuffix(".onnx")
+    limit = golden.facts["tolerances"]["agreement"]
+    needed = min(limit, golden.facts["agreement"] - (1 - limit))
+    facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": needed}
+    network = _network(info, runtime) | {"sha256": sha256(source), "golden": facts, "versions": versions()}
+    files = {
+        "model.onnx": source.read_bytes(),
+        "network.json": _json(network),
+        "preprocess.json": _json(spec.preprocess.to_dict()),
+        "palette.json": _json([list(colour) for colour in spec.palette]),
+        "labels.txt": "".join(f"{label}\n" for label in spec.classes).encode(),
+        "gates.json": _json(_gates(run, source)),
+        "golden.ppm": _pnm(golden.image),
+        "golden_mask.pgm": _pnm(golden.mask),
+        "golden_borderline.pgm": _pnm(golden.borderline.astype(np.uint8) * 255),
+        "requirements.txt": REQUIREMENTS.encode(),
+        "run.py": RUNNER.read_bytes(),
+        "README.md": _readme(name, network, spec.classes).encode(),
+    }
+    write_bytes(out, _zip(name, files))
+    manifest: dict[str, Any] = {"file": out.name, "sha256": sha256(out), "kind": "bundle", "bytes": out.stat().st_size}
+    manifest |= {"onnx": {"file": source.name, "sha256": sha256(source)}, "golden": facts}
+    manifest |= {"source": manifest_of(source).get("source"), "versions": versions()}
+    write_json(manifest_path(out), manifest)
+    if not facts["generated"]:
+        console.warn(
+            f"{out.name} holds an image of your data ({facts['key']} of {facts['data']}); "
+            "--no-golden-image puts a generated scene in its place"
+        )
+    if not manifest_of(source).get("gate", {}).get("passed"):
+        console.warn(f"{source.name} has passed no gate that is written beside it: what is bundled is not proved")
+    if run and out.resolve().is_relative_to(run.path):
+        run.remember_command()
+        run.seal()
+    return manifest | {"path": str(out)}
+
+
+def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
+    if wanted and golden_path(source).is_file():
+        golden = read_golden(source)
+        if golden.facts["sha256"] == sha256(source):
+            return golden
+        raise WeightsError(f"{golden_path(source)} belongs to another file than {source.name}; export it again")
+    if wanted:
+        console.warn(f"{source.name} has no golden image: the bundle gets a generated scene with the file's own mask")
+    from ..distill.data import open_data
+
+    dataset = open_data("builtin", "val", size=runtime.spec.size, val_count=1)
+    image = dataset.read(0)[0]
+    out = runtime.infer(runtime.prepare(np.repeat(image[None], runtime.spec.batch or 1, axis=0)))
+    mask = labels(out, runtime.spec.size)[0] if out.ndim == 4 else out[0]
+    limits = tolerances(runtime.precision)
+    facts: dict[str, Any] = {"data": f"{dataset.name} {dataset.split}", "key": dataset.key(0), "generated": True}
+    facts |= {"reference": f"the file itself ({runtime.provider})", "tolerances": asdict(limits)}
+    return capture(image, (mask, mask), out[0] if out.ndim == 4 else None, limits.tie, **facts)
+
+
+def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
+    spec = runtime.spec
+    values = {"input": info.input, "output": info.output, "dtype": spec.dtype, "layout": spec.layout, "head": spec.head}
+    return values | {"size": list(spec.size), "batch": spec.batch, "precision": runtime.precision}
+
+
+def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
+    """Return the ledger of the run; of a file that lies in none what stands beside it."""
+    gate = manifest_of(source).get("gate")
+    return read_gates(run) if run else [gate] if gate else []
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, default=str) + "\n").encode()
+
+
+def _pnm(pixels: np.ndarray) -> bytes:
+    kind = b"P6" if pixels.ndim == 3 else b"P5"
+    return kind + b" %d %d 255\n" % (pixels.shape[1], pixels.shape[0]) + np.ascontiguousarray(pixels).tobytes()
+
+
+def _zip(name: str, files: dict[str, bytes]) -> bytes:
+    """Pack files below one folder; equal files give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file, content in files.items():
+            entry = zipfile.ZipInfo(f"{name}/{file}", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def _readme(name: str, network: dict[str, Any], classes: tuple[str, ...]) -> str:
+    height, width = network["size"]
+    golden = network["golden"]
+    told = "a generated scene" if golden["generated"] else "a validation image"
+    return f"""# {name}
+
+A semantic-segmentation network ({network["precision"]}, {len(classes)} classes, images up to {height}x{width}).
+It runs with numpy and ONNX Runtime alone.
+
+    pip install -r requirements.txt
+    python run.py --check                    # proves it on this machine
+    python run.py IMAGE --out mask.png       # .npy and .ppm images; others with opencv-python or pillow installed
+
+| File | What |
+|---|---|
+| `model.onnx` | the network, weights inside; sha256 in `network.json` |
+| `network.json` | its input and output: {network["dtype"]} {network["layout"]}, head {network["head"]} |
+| `preprocess.json` | mean and deviation of the channels (0 to 255) and their order |
+| `labels.txt`, `palette.json` | the classes, one a line, and their colours |
+| `gates.json` | what was compared with what before it left, and how far they were apart |
+| `golden.ppm` | {told} ({golden["key"]} of {golden["data"]}) |
+| `golden_mask.pgm`, `golden_borderline.pgm` | its mask by {golden["reference"]}, and where that hardly decides |
+| `run.py` | reads an image, prepares it, runs the network, writes the mask |
+
+Images that are smaller are padded to the right and below; larger ones are refused.
+"""

@@ -1,0 +1,119 @@
+"""From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), proved on OpenVINO itself."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..deploy.openvino_runtime import read_ir
+from ..deploy.ort_runtime import read_info
+from ..deploy.parity import discard, manifest_path
+from ..deploy.passport import version
+from ..distill import console
+from ..distill.errors import ExportError, UsageError, closest, need
+from ..distill.run import Run, sha256
+from .gated import describe, gated_onnx, manifest_of, prove, run_of
+
+#: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
+SUFFIXES = {"fp32": "", "fp16": ".fp16", "int8": ".int8.openvino"}
+CURES = {
+    "fp32": "OpenVINO computes something else, please report it with the model's name and size",
+    "fp16": "--precision fp32 keeps the weights whole, --agreement SHARE lowers the bar",
+    "int8": "calibrate it again with more --images: kdc calib --to int8 --for openvino",
+}
+
+
+def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
+    """Write an ONNX file as ``path`` (.xml) and the .bin beside it; kdc's metadata go along.
+
+    Args:
+        onnx_path: a float32 file.
+        path: where the .xml goes; the .bin is renamed into place before it.
+        compress: store the weights as float16.
+
+    Raises:
+        ExportError: OpenVINO is not installed or refused the file.
+    """
+    ov = need("openvino", "openvino")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        beside = Path(folder) / path.name
+        try:
+            # not convert_model, which reports its use over the network
+            ov.save_model(ov.Core().read_model(str(onnx_path)), str(beside), compress_to_fp16=compress)
+        except RuntimeError as error:
+            raise ExportError(f"OpenVINO {ov.__version__} cannot convert {onnx_path}: {error}") from error
+        beside.with_suffix(".bin").replace(path.with_suffix(".bin"))
+        beside.replace(path)
+    return path
+
+
+def export_openvino(
+    source: Run | Path,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    images: int | None = 16,
+    agreement: float | None = None,
+    **form: Any,
+) -> list[dict[str, Any]]:
+    """Write a run's network for OpenVINO; every file is compared on OpenVINO with the ONNX file on real images.
+
+    Args:
+        source: a run, whose ONNX file is written first where it is not there; or one of its float32 ONNX files.
+        precisions: "fp32", "fp16" (weights only) and "int8", which is what ``kdc calib --for openvino`` left.
+        images: validation images of every gate; None for all.
+        agreement: replaces the gate's least share of agreeing pixels.
+        form: of ``gated_onnx``, for a run.
+
+    Returns:
+        The manifests.
+
+    Raises:
+        UsageError: an unknown precision, or a file of no run.
+        ExportError: OpenVINO is missing, or there is no INT8 file yet.
+        NumbersError: a gate failed; that file is gone, those before it stay.
+    """
+    for precision in precisions:
+        if precision not in SUFFIXES:
+            raise UsageError(
+                f"--precision {precision!r}: accepted are {', '.join(SUFFIXES)}{closest(precision, SUFFIXES)}"
+            )
+    if isinstance(source, Path) and source.suffix.lower() != ".onnx":
+        raise UsageError(f"{source}: OpenVINO's files are made from an ONNX file; name one, or the run")
+    need("openvino", "openvino")
+    run = source if isinstance(source, Run) else run_of(source)
+    judged: dict[str, Any] = {"images": images, "agreement": agreement}
+    onnx_path = gated_onnx(run, **form, **judged) if isinstance(source, Run) else source
+    if (own := read_info(onnx_path).precision) != "fp32":
+        raise UsageError(f"{onnx_path} is {own}; OpenVINO's files are made from the float32 one")
+    return [_export(run, onnx_path, precision, judged) for precision in precisions]
+
+
+def ir_path(onnx_path: Path, precision: str) -> Path:
+    """Name the OpenVINO file of an ONNX file: ``model.xml``, ``model.fp16.xml``, ``model.int8.openvino.xml``."""
+    return onnx_path.with_name(f"{onnx_path.name.removesuffix('.onnx')}{SUFFIXES[precision]}.xml")
+
+
+def _export(run: Run, onnx_path: Path, precision: str, judged: dict[str, Any]) -> dict[str, Any]:
+    path = ir_path(onnx_path, precision)
+    if precision == "int8":
+        if not path.is_file():
+            raise ExportError(
+                f"{path.name} is not there yet; make it with: kdc calib {run.spec} --to int8 --for openvino"
+            )
+        if (known := manifest_of(path)).get("gate"):
+            console.say(f"{path.name} passed its gate when it was calibrated")
+            return known
+    else:
+        discard(run, [path])
+        write_ir(onnx_path, path, compress=precision == "fp16")
+    info = read_ir(path)
+    given = {"name": info.input, "dtype": info.dtype, "shape": list(info.shape)}
+    facts = {key.removeprefix("kdc."): value for key, value in info.metadata.items() if key != "kdc.precision"}
+    facts |= {"inputs": [given], "onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}}
+    facts |= {"source": manifest_of(onnx_path).get("source"), "openvino": version("openvino")}
+    manifest = prove(
+        run, path, onnx_path, describe(path, "openvino", precision, **facts), cure=CURES[precision], **judged
+    )
+    console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB with its .bin), manifest {manifest_path(path).name}")
+    return manifest

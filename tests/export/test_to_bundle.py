@@ -1,0 +1,188 @@
+"""Bundles: one zip that runs with numpy and ONNX Runtime alone, and proves itself where it is unpacked."""
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kdc.deploy.parity import gate, judge, manifest_path, tolerances
+from kdc.deploy.runtime import open_runtime
+from kdc.distill.data import open_data
+from kdc.distill.errors import UsageError, WeightsError
+from kdc.distill.run import sha256
+from kdc.export import _bundle_runner
+from kdc.export.to_bundle import export_bundle
+
+Files = Callable[..., Path]
+#: what the runner must do without
+FOREIGN = ("kdc", "torch", "onnx", "cv2", "PIL", "scipy", "matplotlib")
+
+
+@pytest.fixture
+def proved(exported: Files, tmp_path: Path) -> Callable[..., Path]:
+    """Return a copy of a file that went through a gate (against itself) and so has its golden image."""
+
+    def get(arch: str, head: str, input: str, data: str = "builtin") -> Path:
+        path = tmp_path / "model.onnx"
+        shutil.copyfile(exported(arch, head, input), path)
+        dataset = open_data("builtin", "val", size=(60, 120), val_count=2)
+        dataset.name, dataset.labelled = data, False  # its classes are not the network's
+        with open_runtime(path) as runtime:
+            result = gate(runtime, runtime, dataset, tolerances("fp32"))
+        judge(tmp_path, "onnx model", path, result, "")
+        manifest_path(path).write_text(json.dumps({"sha256": sha256(path), "gate": result.to_dict(), "source": None}))
+        return path
+
+    return get
+
+
+def unpacked(zipped: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(zipped) as archive:
+        archive.extractall(folder)
+    return next(folder.iterdir())
+
+
+def ran(folder: Path, *words: str, hide: tuple[str, ...] = ()) -> tuple[int, str, set[str]]:
+    """Run the runner in a Python of its own: exit code, what it said, and which foreign packages it imported."""
+    code = f"""
+import runpy, sys
+for name in {hide!r}:
+    sys.modules[name] = None
+sys.argv = ["run.py", *{words!r}]
+try:
+    runpy.run_path({str(folder / "run.py")!r}, run_name="__main__")
+except SystemExit as error:
+    sys.stdout.write(str(error.code or "") + "\\n")
+    code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+else:
+    code = 0
+print([name for name in {FOREIGN!r} if sys.modules.get(name)])
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=folder.parent
+    )
+    *said, last = done.stdout.strip().splitlines() or [done.stderr]
+    assert last.startswith("["), done.stdout + done.stderr
+    return done.returncode, "\n".join(said), set(json.loads(last.replace("'", '"')))
+
+
+@pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8"), ("argmax", "float")])
+def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
+    proved: Files, tmp_path: Path, head: str, input: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = proved("pspnet", head, input)  # it takes BGR, so that a channel order that is forgotten shows
+    folder = unpacked(Path(export_bundle(source, tmp_path / "b.zip")["path"]), tmp_path / "there")
+    assert {p.name for p in folder.iterdir()} >= {
+        "model.onnx", "labels.txt", "palette.json", "preprocess.json", "gates.json", "golden.ppm", "golden_mask.pgm",
+        "README.md", "run.py",
+    }  # fmt: skip
+    image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), np.uint8)
+    image[:, 50:] = 200
+    np.save(tmp_path / "image.npy", image)
+    with open_runtime(source) as runtime:
+        expected = runtime.masks(image[None])[0]
+    assert len(np.unique(expected)) > 1, "a constant mask proves nothing"
+    code, said, foreign = ran(folder, str(tmp_path / "image.npy"), "--out", str(tmp_path / "mask.npy"))
+    assert (code, foreign) == (0, set()), said
+    assert "50x100" in said
+    assert (np.load(tmp_path / "mask.npy") == expected).all()
+    if head == "logits":
+        return
+    monkeypatch.setattr(_bundle_runner, "HERE", folder)
+    for name in ("mask.pgm", "mask.png"):
+        _bundle_runner.write_mask(tmp_path / name, expected)
+    assert (_bundle_runner.read_pnm(tmp_path / "mask.pgm") == expected).all()
+    coloured = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_COLOR)
+    assert coloured is not None
+    palette = np.asarray(json.loads((folder / "palette.json").read_text()), np.uint8)
+    assert (coloured[..., ::-1] == palette[expected]).all()
+
+
+def test_check_proves_the_golden_image_and_fails_on_another_network(proved: Files, tmp_path: Path) -> None:
+    folder = unpacked(Path(export_bundle(proved("deeplabv3", "logits", "float"))["path"]), tmp_path / "there")
+    code, said, foreign = ran(folder, "--check")
+    assert (code, foreign) == (0, set()) and "golden image: as proved, 100.000 %" in said
+    assert "CPUExecutionProvider" in said
+    whole = (folder / "golden_mask.pgm").read_bytes()
+    (folder / "golden_mask.pgm").write_bytes(whole[:-2000] + bytes((b + 1) % 5 for b in whole[-2000:]))
+    code, said, _ = ran(folder, "--check")
+    assert code == 6 and "NOT as proved" in said
+
+
+def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: Path) -> None:
+    folder = unpacked(Path(export_bundle(proved("deeplabv3", "argmax", "uint8"))["path"]), tmp_path / "there")
+    picture = tmp_path / "image.png"
+    cv2.imwrite(str(picture), np.full((30, 40, 3), 90, np.uint8))
+    code, _, foreign = ran(folder, str(picture), "--out", str(tmp_path / "m.npy"))
+    assert code == 0 and "cv2" in foreign
+    code, said, _ = ran(folder, str(picture), hide=("cv2", "PIL"))
+    assert code and ".png files need opencv-python or pillow; without them give .npy or .ppm" in said
+    np.save(tmp_path / "large.npy", np.zeros((65, 40, 3), np.uint8))
+    np.save(tmp_path / "floats.npy", np.zeros((5, 5, 3), np.float32))
+    (tmp_path / "cut.ppm").write_bytes(b"P6 10 10 255\nabc")
+    for name, why in (
+        ("large.npy", "the image is 65x40, this network takes up to 64x128"),
+        ("floats.npy", "uint8 (height, width, 3) is needed"),
+        ("cut.ppm", "is cut off"),
+        ("none.npy", "does not exist"),
+    ):
+        code, said, _ = ran(folder, str(tmp_path / name))
+        assert code and why in said and "\n" not in said
+    code, said, _ = ran(folder, "--check", "--provider", "CUDAExecutionProvider")
+    assert code and "CUDAExecutionProvider was asked for" in said
+
+
+def test_ppm_with_comments(tmp_path: Path) -> None:
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    (tmp_path / "a.ppm").write_bytes(b"P6\n# made by hand\n3 2\n255\n" + pixels.tobytes())
+    assert (_bundle_runner.read_image(tmp_path / "a.ppm") == pixels).all()
+
+
+def test_equal_files_give_equal_bundles_with_a_manifest(proved: Files, tmp_path: Path) -> None:
+    source = proved("pspnet", "logits", "float")
+    first, second = export_bundle(source), export_bundle(source, tmp_path / "again.zip")
+    assert first["file"] == "model.zip" and first["sha256"] == second["sha256"] == sha256(tmp_path / "model.zip")
+    assert json.loads(manifest_path(tmp_path / "model.zip").read_text())["onnx"]["sha256"] == sha256(source)
+
+
+def test_an_image_of_the_user_is_said_and_can_be_left_out(
+    proved: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = proved("deeplabv3", "logits", "float", data="mine")
+    capsys.readouterr()
+    assert not export_bundle(source)["golden"]["generated"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "holds an image of your data" in said and "--no-golden-image" in said
+    facts: dict[str, Any] = export_bundle(source, tmp_path / "b.zip", golden_image=False)["golden"]
+    assert "your data" not in capsys.readouterr().out
+    assert facts["generated"] and facts["reference"].startswith("the file itself")
+    folder = unpacked(tmp_path / "b.zip", tmp_path / "there")
+    assert ran(folder, "--check")[0] == 0
+
+
+def test_a_file_without_gate_or_golden_image_is_bundled_with_a_warning(
+    exported: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "foreign.onnx"
+    shutil.copyfile(exported("deeplabv3", "argmax", "uint8"), path)
+    assert export_bundle(path)["golden"]["generated"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "has no golden image" in said and "has passed no gate" in said
+
+
+def test_what_cannot_be_bundled(proved: Files, exported: Files, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a bundle holds an ONNX file"):
+        export_bundle(tmp_path / "model.engine")
+    path = proved("deeplabv3", "logits", "float")
+    shutil.copyfile(exported("pspnet", "logits", "float"), path)
+    with pytest.raises(WeightsError, match="belongs to another file"):
+        export_bundle(path)

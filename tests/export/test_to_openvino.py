@@ -1,0 +1,112 @@
+"""OpenVINO files of a run: proved on OpenVINO, described, and gone when they are wrong."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdc.deploy.golden import golden_path
+from kdc.deploy.parity import manifest_path, read_gates
+from kdc.distill.checkpoint import save_student
+from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
+from kdc.distill.models import build
+from kdc.distill.run import Run, sha256
+from kdc.export import gated, targets_command, to_onnx, to_openvino
+
+ov = pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
+    gated_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gated, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
+    full, half = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), images=2)
+    for manifest, name in ((full, "model.xml"), (half, "model.fp16.xml")):
+        path = gated_run.export / name
+        assert json.loads(manifest_path(path).read_text()) == json.loads(json.dumps(manifest, default=str))
+        assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"][f"export/{name}"]
+        assert manifest["weights"]["sha256"] == sha256(path.with_suffix(".bin"))
+        assert manifest["onnx"] == {"file": "model.onnx", "sha256": sha256(gated_run.export / "model.onnx")}
+        assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
+        assert manifest["gate"]["passed"] and manifest["gate"]["candidate"] == "openvino (OpenVINO CPU)"
+        assert manifest["gate"]["reference"].startswith("onnxruntime")
+        assert manifest["ran"]["precision"] == "fp32" and set(manifest["ran"]["layers"]) == {"fp32"}
+        assert golden_path(path).is_file()
+    assert full["gate"]["max_relative"] < 1e-4 < half["gate"]["max_relative"], "float16 weights leave a trace"
+    sizes = [(gated_run.export / name).with_suffix(".bin").stat().st_size for name in ("model.xml", "model.fp16.xml")]
+    assert 1.9 < sizes[0] / sizes[1] < 2.1
+    assert [gate["stage"] for gate in read_gates(gated_run)] == ["onnx model", "openvino model", "openvino model.fp16"]
+    assert str(gated_run.path) not in (gated_run.export / "model.xml").read_text(), "a path of this machine"
+
+
+def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = to_openvino.write_ir
+
+    def wrong(source: Path, path: Path, **settings: Any) -> Path:
+        import onnx
+        from onnx import numpy_helper
+
+        model = onnx.load(source)
+        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+        tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
+        onnx.save(model, gated_run.path / "wrong.onnx")
+        return write(gated_run.path / "wrong.onnx", path, **settings)
+
+    monkeypatch.setattr(to_openvino, "write_ir", wrong)
+    with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was removed") as caught:
+        to_openvino.export_openvino(gated_run, images=1)
+    assert caught.value.exit_code == 6
+    assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
+    assert not [p for p in gated_run.export.iterdir() if p.name.startswith(".")], "a half-written file"
+
+
+def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
+    gated_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ExportError, match=r"is not there yet; make it with: kdc calib .* --to int8 --for openvino"):
+        to_openvino.export_openvino(gated_run, precisions=("int8",))
+    path = gated_run.export / "model.int8.openvino.xml"
+    to_openvino.write_ir(gated_run.export / "model.onnx", path)
+    first = to_openvino.export_openvino(gated_run, precisions=("int8",), images=1)[0]
+    assert first["gate"]["passed"] and first["precision"] == "int8"
+    assert first["ran"]["precision"] == "fp32", "what really ran is read back, not believed"
+    capsys.readouterr()
+    assert to_openvino.export_openvino(gated_run, precisions=("int8",), images=1)[0]["sha256"] == first["sha256"]
+    assert "passed its gate when it was calibrated" in capsys.readouterr().out
+
+
+def test_another_network_takes_the_openvino_files_away(gated_run: Run) -> None:
+    to_openvino.export_openvino(gated_run, images=1)
+    data = gated_run.card["data"]
+    save_student(
+        gated_run.checkpoints / "best.safetensors",
+        build("deeplabv3-mv2_050", data["num_classes"], seed=1),
+        {"data": data},
+    )
+    to_onnx.export_run(gated_run, images=1)
+    assert {p.name for p in gated_run.export.glob("model*")} >= {"model.onnx"}
+    assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
+
+
+def test_what_is_refused(gated_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="did you mean 'fp16'"):
+        targets_command.openvino(str(gated_run.path), precision="fp61")
+    with pytest.raises(UsageError, match="leave out --head"):
+        targets_command.openvino(str(gated_run.export / "model.onnx"), head="argmax")
+    with pytest.raises(UsageError, match="are made from an ONNX file"):
+        targets_command.openvino(str(gated_run.export / "model.engine"))
+    with pytest.raises(UsageError, match="a bundle holds an ONNX file"):
+        targets_command.bundle(str(gated_run.export / "model.xml"))
+    with pytest.raises(UsageError, match=r"Triton serves .onnx"):
+        targets_command.triton(str(gated_run.export / "model.pt2"))
+    with pytest.raises(WeightsError, match="does not exist"):
+        targets_command.openvino(str(gated_run.export / "none.onnx"))
+    stray = tmp_path / "stray.onnx"
+    shutil.copyfile(gated_run.export / "model.onnx", stray)
+    with pytest.raises(UsageError, match="lies in no run folder"):
+        targets_command.openvino(str(stray))
+    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    with pytest.raises(ExportError, match=r"pip install 'kdc\[openvino\]'"):
+        targets_command.openvino(str(gated_run.path))
