@@ -5,98 +5,51 @@ adds interleaving: on a machine that others use too, sequential measurements dri
 """
 
 import contextlib
-import json
-import os
+import math
 import platform
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..distill import console, errors
-from ..distill.errors import ExportError, KdcError, UsageError
-from ..distill.run import Run, sha256, write_json
-from .latency_worker import INPUTS, Worker
-from .passport import cores, passport
-from .sampling import flags, percentiles, ratio
-from .sources import Source, agree, expand, is_onnx, of_batch, row_names
+from ..distill import console
+from ..distill.errors import UsageError
+from ..distill.run import Run, write_json
+from .backend import Backend, opened, started
+from .costs import deployed
+from .gpu_meter import Meter, open_meter, summary
+from .latency_worker import INPUTS
+from .passport import cores, first_gpu, passport
+from .roofline import share
+from .sampling import flags, parts_summary, percentiles, ratio
+from .sources import Plan, Source, make_plan
 
 ROUNDS = 10
+#: a backend that is too slow for the runs asked for may take so many times the seconds asked for
+PATIENCE = 10
+MODES = {"net": "network alone", "e2e": "compressed image to mask"}
 
 
-class Backend:
-    """A worker process and what it has answered so far."""
+@dataclass
+class Timing:
+    """What one backend has shown so far."""
 
-    def __init__(self, source: Path | Run, label: str, threads: int, in_process: bool = False) -> None:
-        """Start the process; it is idle until it gets an order."""
-        self.source, self.label = source, label
-        self.samples: list[list[float]] = []
-        self.facts: dict[str, Any] = {}
-        self.warmup: dict[str, Any] = {}
-        self._worker = Worker() if in_process else None
-        self._process: subprocess.Popen[str] | None = None
-        if in_process:
-            return
-        count = str(threads)
-        env = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
-        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-        module = f"{__package__}.latency_worker"
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            env=env,
-        )
+    backend: Backend
+    samples: list[list[float]] = field(default_factory=list)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    #: of the GPU, while it worked
+    read: dict[str, list[Any]] = field(default_factory=dict)
+    queries: int = 0
 
-    def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for the answer; a user's mistake is raised here as it was there.
-
-        Raises:
-            ExportError: the process died.
-        """
-        if self._worker is not None:
-            answer = self._worker.answer({"do": do, **order})
-        else:
-            answer = self._send({"do": do, **order})
-        if "error" in answer:
-            raise getattr(errors, answer["kind"], KdcError)(answer["error"])
-        return answer
-
-    def _send(self, order: dict[str, Any]) -> dict[str, Any]:
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(OSError):  # a dead process shows as an empty answer
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-        line = process.stdout.readline()
-        if line:
-            return json.loads(line)
-        code = process.wait()
-        self._stderr.seek(0)
-        told = self._stderr.read().strip().splitlines()
-        why = told[-1] if told else "it said nothing"
-        raise ExportError(f"the process that measures {self.label} died (exit {code}): {why}")
-
-    def close(self) -> None:
-        """End the process."""
-        if self._process is None:
-            return
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
-        self._stderr.close()
+    def turn(self, meter: Meter | None, **order: Any) -> None:
+        """Measure for one round."""
+        with meter.turn(self.read) if meter else contextlib.nullcontext():
+            answer = self.backend.ask("round", **order)
+        self.samples.append(answer["ms"])
+        self.queries += answer["queries"]
+        for name, values in answer["parts"].items():
+            self.parts.setdefault(name, []).extend(values)
 
 
 def bench_latency(
@@ -106,15 +59,18 @@ def bench_latency(
     batch: int = 1,
     threads: int | None = None,
     seconds: float = 6.0,
+    runs: int = 1,
     rounds: int = ROUNDS,
     mode: str = "net",
+    codec: str = "jpg",
     device: str = "cpu",
     provider: str | None = None,
+    trust: bool = False,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
 ) -> dict[str, Any]:
-    """Measure runs (torch and every exported ONNX file) or single files against each other.
+    """Measure runs (torch and every exported file) or single files against each other.
 
     Args:
         sources: runs or files; None is the last run. The first backend is what the others are compared with.
@@ -122,10 +78,13 @@ def bench_latency(
         batch: images per query; a file made for another batch is listed as not measured.
         threads: CPU threads of every backend (default: the cores of this process).
         seconds: measuring time of each backend, warm-up (at most twice that, at most 10 s) apart.
+        runs: how many runs each backend does at least, unless that takes ten times ``seconds``.
         rounds: how often the backends take turns.
-        mode: "net" (the network alone) or "e2e" (uint8 image in, mask out).
+        mode: "net" (the network alone) or "e2e" (compressed image in memory to mask, and what each stage takes).
+        codec: of the images in mode "e2e": "jpg" or "png".
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider for the ONNX files.
+        trust: open engines that kdc did not build.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         seed: of the input images.
         in_process: measure within this process: quicker to start, but backends disturb each other.
@@ -139,100 +98,133 @@ def bench_latency(
         WeightsError: a broken file.
         ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
     """
-    if mode not in ("net", "e2e"):
-        raise UsageError(f"mode '{mode}' is not known; accepted: net, e2e")
+    check(mode=mode, seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    plan = make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust)
+    return time_plan(
+        plan,
+        threads=threads,
+        seconds=seconds,
+        runs=runs,
+        rounds=rounds,
+        mode=mode,
+        codec=codec,
+        out=out,
+        seed=seed,
+        in_process=in_process,
+    )
+
+
+def check(*, mode: str, seconds: float, rounds: int, batch: int, threads: int | None) -> None:
+    """Refuse settings that cannot be measured with (UsageError)."""
+    if mode not in MODES:
+        raise UsageError(f"mode '{mode}' is not known; accepted: {', '.join(MODES)}")
     if seconds <= 0 or rounds < 1 or batch < 1 or (threads is not None and threads < 1):
         raise UsageError("--seconds, --rounds, --batch and --threads must be above 0")
-    chosen, missing, run = expand(sources, device)
-    chosen, misfits = of_batch(chosen, batch)
-    missing += misfits
-    if not chosen:
-        raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
-    if provider is not None and not any(is_onnx(source) for source in chosen):
-        raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
+
+
+def time_plan(
+    plan: Plan,
+    *,
+    threads: int | None,
+    seconds: float,
+    runs: int,
+    rounds: int,
+    mode: str,
+    codec: str,
+    out: Path | None,
+    seed: int,
+    in_process: bool = False,
+) -> dict[str, Any]:
+    """Do what ``bench_latency`` describes with sources that are chosen already."""
     threads = threads or cores()
-    size, head = agree(chosen, size)
     before = passport()
-    backends = [Backend(*pair, threads, in_process) for pair in zip(chosen, row_names(chosen), strict=True)]
-    try:
-        for backend in backends:
-            backend.facts = backend.ask(
-                "open",
-                source=str(backend.source.path if isinstance(backend.source, Run) else backend.source),
-                device=device,
-                provider=provider if is_onnx(backend.source) else None,
-                size=size,
-                batch=batch,
-                threads=threads,
-                head=head,
-                mode=mode,
-                seed=seed,
-            )
-        for backend in backends:
+    meter, no_meter = open_meter() if plan.device == "cuda" else (None, "")
+    with started(plan, threads, in_process) as every:
+        there = opened(every, plan, threads=threads, mode=mode, seed=seed, codec=codec)
+        timings = [Timing(backend) for backend in there]
+        for backend in there:
             backend.warmup = backend.ask("warm", cap_s=min(10.0, 2 * seconds))
-        slowest = max(backend.warmup["ms"] for backend in backends) / 1e3
-        # a turn must hold a few runs, or the run that opens it and is not counted costs too much
-        rounds = max(1, min(rounds, max(3, int(seconds / (4 * slowest)))))
+        rounds = min(rounds, *(_rounds_of(backend.warmup["ms"] / 1e3, seconds, runs) for backend in there))
+        cap = PATIENCE * seconds / rounds if runs > 1 else None
         for _ in console.progress(range(rounds), rounds, "measuring"):
-            for backend in backends:
-                backend.samples.append(backend.ask("round", seconds=seconds / rounds)["ms"])
+            for timing in timings:
+                timing.turn(meter, seconds=seconds / rounds, runs=math.ceil(runs / rounds), cap_s=cap)
         after = passport()  # while they are open: clocks and throttling are those of the work
-    finally:
-        for backend in backends:
-            backend.close()
-    rows = [_row(backend, backends[0], batch) for backend in backends]
+    gpu = first_gpu(before["gpus"]) if plan.device == "cuda" else None
+    rows = [_row(timing, timings[0], plan, (gpu or {}).get("name")) for timing in timings]
     result: dict[str, Any] = {
         "kind": "latency",
         "mode": mode,
         "unit": "ms per query",
-        "device": device,
-        "size": list(size),
-        "batch": batch,
+        "device": plan.device,
+        "size": list(plan.size),
+        "batch": plan.batch,
         "threads": threads,
-        "protocol": {"rounds": rounds, "seconds": seconds, "inputs": INPUTS, "seed": seed, "processes": not in_process},
+        "protocol": {
+            "rounds": rounds,
+            "seconds": seconds,
+            "runs": runs,
+            "inputs": INPUTS,
+            "seed": seed,
+            "processes": not in_process,
+        },
         "backends": rows,
-        "not_measured": missing,
-        "flags": flags(rows, before, after, device, rounds),
+        "not_measured": plan.missing,
+        "flags": flags(rows, before, after, plan.device, rounds),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],
     }
-    if run:
-        run.remember_command()
-    folder = out or (run.bench if run else Path("bench"))
-    record = _fresh(folder)
-    samples = [[[round(ms, 4) for ms in turn] for turn in backend.samples] for backend in backends]
-    write_json(record, result | {"samples_ms": samples})
+    if mode == "e2e":
+        result["protocol"]["codec"] = codec
+    if no_meter:
+        result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
+    if plan.home:
+        plan.home.remember_command()
+    record = record_path(plan.home, out, "latency")
+    samples = [[[round(ms, 4) for ms in turn] for turn in timing.samples] for timing in timings]
+    parts = [{name: [round(ms, 4) for ms in all_] for name, all_ in timing.parts.items()} for timing in timings]
+    write_json(record, result | {"samples_ms": samples, "parts_ms": parts})
     return result | {"record": str(record)}
 
 
-def _row(backend: Backend, first: Backend, batch: int) -> dict[str, Any]:
-    file = Path(backend.facts["file"])
-    row: dict[str, Any] = {"name": backend.label, **backend.facts}
-    row |= {"sha256": sha256(file), "size_mb": round(file.stat().st_size / 1e6, 2)}
-    row |= percentiles(backend.samples)
-    row["images_per_s"] = round(1e3 * batch / row["p50"], 2)
+def _rounds_of(typical: float, seconds: float, runs: int) -> int:
+    """Return how many rounds a backend of ``typical`` seconds a run can be measured in.
+
+    A turn must hold a few runs, or the run that opens it and is not counted costs too much.
+    """
+    budget = max(seconds, min(runs * typical, PATIENCE * seconds))
+    return max(3, int(budget / (4 * typical)))
+
+
+def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> dict[str, Any]:
+    backend = timing.backend
+    row: dict[str, Any] = {**backend.identity(), **percentiles(timing.samples)}
+    row["images_per_s"] = round(1e3 * plan.batch / row["p50"], 2)
     row["warmup"] = backend.warmup
-    row["ratio"] = {"to": first.label, **ratio(first.samples, backend.samples)}
+    row["ratio"] = {"to": first.backend.label, **ratio(first.samples, timing.samples)}
+    if timing.parts:
+        row["parts"] = parts_summary(timing.parts)
+    if plan.device == "cuda":
+        row["gpu"] = summary(timing.read, plan.batch * timing.queries)
+        macs = deployed(backend.source, plan.size)[1]
+        ms = row["parts"]["compute"]["p50"] if "compute" in row.get("parts", {}) else row["p50"]
+        row["roofline"] = share(gpu, row["precision"], row["tf32"], macs, plan.batch, ms)
     return row
 
 
-def _fresh(folder: Path) -> Path:
+def record_path(run: Run | None, out: Path | None, kind: str) -> Path:
+    """Name a new record: in ``out``, else in the run's ``bench/``, else in ``bench/`` here."""
+    folder = out or (run.bench if run else Path("bench"))
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path, n = folder / f"latency-{stamp}.json", 2
+    path, n = folder / f"{kind}-{stamp}.json", 2
     while path.exists():
-        path, n = folder / f"latency-{stamp}-{n}.json", n + 1
+        path, n = folder / f"{kind}-{stamp}-{n}.json", n + 1
     return path
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a measurement for people."""
-    h, w = result["size"]
-    what = "network alone" if result["mode"] == "net" else "image to mask"
-    gpu = next((g["name"] for g in result["passport"]["gpus"]), "GPU")
-    where = result["passport"]["cpu"]["model"] or platform.machine() if result["device"] == "cpu" else gpu
-    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    title = f"latency, {what}, batch {result['batch']}, {h}x{w}, {threads}, {where}"
     mixed = len({row["head"] for row in result["backends"]}) > 1
     rows = []
     for row in result["backends"]:
@@ -240,16 +232,69 @@ def show(result: dict[str, Any]) -> None:
         times = [f"{row[key]:.2f}" for key in ("p50", "p90", "p95", "p99")]
         speed = f"{r['value']:.2f}x [{r['low']:.2f}, {r['high']:.2f}]" if r["to"] != row["name"] else "1.00x"
         name = f"{row['name']} ({row['head']})" if mixed else row["name"]
-        rows.append([name, row["precision"], _ran_on(row), *times, speed, f"{row['size_mb']:.1f}"])
+        rows.append([name, row["precision"], ran_on(row), *times, speed, f"{row['size_mb']:.1f}"])
     columns = ["backend", "precision", "ran on", "p50 ms", "p90", "p95", "p99", "speed [95 % CI]", "MB"]
-    console.table(title, columns, rows)
+    console.table(f"latency, {MODES[result['mode']]}, {conditions(result)}", columns, rows)
+    _show_parts(result["backends"])
+    if result["device"] == "cuda":
+        _show_gpu(result["backends"])
+    show_rest(result, "record with raw samples")
+
+
+def conditions(result: dict[str, Any]) -> str:
+    """Say in a few words what a record was measured with and on."""
+    h, w = result["size"]
+    gpu = (first_gpu(result["passport"]["gpus"]) or {}).get("name", "GPU")
+    where = result["passport"]["cpu"]["model"] or platform.machine() if result["device"] == "cpu" else gpu
+    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
+    batch = f"batch {result['batch']}, " if "batch" in result else ""
+    return f"{batch}{h}x{w}, {threads}, {where}"
+
+
+def show_rest(result: dict[str, Any], record: str = "record") -> None:
+    """Print what was not measured, what disturbed the rest, and where the record lies."""
     for m in result["not_measured"]:
         console.say(f"{m['file']}: {m['why']}")
     for flag in result["flags"]:
         console.warn(flag)
-    console.say(f"record with raw samples: {result['record']}")
+    console.say(f"{record}: {result['record']}")
 
 
-def _ran_on(row: dict[str, Any]) -> str:
-    """Name runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA"."""
-    return row["provider"] if row["runtime"] == "torch" else f"ort {row['provider'].removesuffix('ExecutionProvider')}"
+def ran_on(row: dict[str, Any]) -> str:
+    """Name runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA", "OpenVINO CPU"."""
+    if row["runtime"] == "onnxruntime":
+        return f"ort {row['provider'].removesuffix('ExecutionProvider')}"
+    return row["provider"]
+
+
+def _show_parts(rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row.get("parts", {}) if name != "total"))
+    if not names:
+        return
+    cells = []
+    for row in rows:
+        parts = row.get("parts", {})
+        cells.append([row["name"], *(f"{parts[name]['p50']:.2f}" if name in parts else "-" for name in names)])
+    console.table("parts of a query, p50 ms", ["backend", *names], cells)
+
+
+def _show_gpu(rows: list[dict[str, Any]]) -> None:
+    none = "not measured"
+    cells = []
+    for row in rows:
+        read, roof = row.get("gpu") or {}, row.get("roofline")
+        energy = read.get("energy_per_image_j")
+        cells.append(
+            [
+                row["name"],
+                f"{read['power_w']['median']:.0f}" if "power_w" in read else none,
+                f"{read['sm_mhz']['median']:.0f}" if "sm_mhz" in read else none,
+                f"{read['temperature_c']}" if "temperature_c" in read else none,
+                none if energy is None else f"{energy:.3g}",
+                f"{roof['share']:.1%} of {roof['peak_tflops']:g} ({roof['kind']})" if roof else none,
+            ]
+        )
+    columns = ["backend", "power W", "SM MHz", "at most C", "J per image", "share of peak TFLOP/s"]
+    console.table("the GPU meanwhile", columns, cells)
+    if sources := sorted({row["roofline"]["source"] for row in rows if row.get("roofline")}):
+        console.say(f"peak: {', '.join(sources)}; FLOPs = 2 x MACs of the convolutions")

@@ -1,27 +1,41 @@
-"""The process that holds one backend of a latency measurement and answers the bench's orders, one JSON line each."""
+"""The process that holds one backend of a measurement and answers the bench's orders, one JSON line each."""
 
 import itertools
 import json
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..distill import console
 from ..distill.errors import KdcError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .runtime import Runtime
+
 #: Distinct inputs that are rotated, so that nothing is timed on an input it has just seen.
 INPUTS = 8
+#: Runs of a turn that are timed in parts by the device's own clock, beside those that are timed whole.
+IN_PARTS = 5
+
+#: One query: its milliseconds, or those of its parts with their "total".
+Step = Callable[[], float | dict[str, float]]
 
 
 class Worker:
-    """One opened backend."""
+    """One opened network, or several instances of it that work at the same time."""
 
     def __init__(self) -> None:
-        self._steps: Iterator[Callable[[], float]] = iter(())
-        self._typical = 0.0
+        self._runtimes: list[Runtime] = []
+        self._queries: list[Iterator[Step]] = []
+        self._steps: Iterator[Step] = iter(())
+        self._device_steps: Iterator[Callable[[], dict[str, float]]] | None = None
+        self._batch, self._typical = 1, 0.0
 
     def open(
         self,
@@ -34,22 +48,54 @@ class Worker:
         mode: str,
         seed: int,
         provider: str | None = None,
+        trust: bool = False,
+        streams: int = 1,
+        codec: str = "jpg",
     ) -> dict[str, Any]:
-        """Open ``source`` and prepare its inputs; the answer says what really runs."""
+        """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
+
+        ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet).
+        """
         import numpy as np
 
-        from .runtime import Runtime, open_runtime
+        from .runtime import open_runtime
 
+        self.close()
         height, width = size
-        runtime: Runtime = open_runtime(
-            source, device=device, provider=provider, size=(height, width), threads=threads, head=head
-        )
-        images = np.random.default_rng(seed).integers(0, 256, (INPUTS, batch, height, width, 3), np.uint8)
-        if mode == "net":
-            steps = [runtime.staged(runtime.prepare(image)) for image in images]
+        for _ in range(streams):
+            runtime = open_runtime(
+                source,
+                device=device,
+                provider=provider,
+                size=(height, width),
+                threads=threads,
+                head=head,
+                trust=trust,
+            )
+            self._runtimes.append(runtime)
+        self._batch = batch
+        runtime = self._runtimes[0]
+        count = 1 if mode == "memory" else INPUTS
+        images = np.random.default_rng(seed).integers(0, 256, (count, batch, height, width, 3), np.uint8)
+        if mode == "e2e":
+            from .stages import encoded, whole
+
+            self._queries = [
+                itertools.cycle([whole(each, files) for files in encoded(images, codec)]) for each in self._runtimes
+            ]
+        elif mode == "net":
+            inputs = [runtime.prepare(image) for image in images]
+            self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
+            by_events = [runtime.timed(x) for x in inputs] if device == "cuda" and streams == 1 else []
+            there = [step for step in by_events if step is not None]
+            self._device_steps = itertools.cycle(there) if there else None
         else:
-            steps = [_whole(runtime.masks, image) for image in images]
-        self._steps = itertools.cycle(steps)
+            self._queries = [itertools.cycle([_bare(runtime, runtime.prepare(image)) for image in images])]
+        self._steps = self._queries[0]
+        return self._facts(threads)
+
+    def _facts(self, threads: int) -> dict[str, Any]:
+        runtime = self._runtimes[0]
         spec = runtime.spec
         return {
             "runtime": runtime.name,
@@ -59,7 +105,7 @@ class Worker:
             "precision": runtime.precision,
             "tf32": runtime.tf32,
             "head": spec.head,
-            "input": {"shape": [batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
+            "input": {"shape": [self._batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
             "file": str(runtime.source),
             "threads": threads,
             "pid": os.getpid(),
@@ -71,7 +117,7 @@ class Worker:
         start = time.perf_counter()
         stable = False
         while not stable and (time.perf_counter() - start < cap_s or len(times) < 2):
-            times.append(next(self._steps)())
+            times.append(_total(next(self._steps)()))
             spent = time.perf_counter() - start
             if spent >= 0.5 and len(times) >= 10:
                 now, before = statistics.median(times[-5:]), statistics.median(times[-10:-5])
@@ -84,14 +130,92 @@ class Worker:
             "ms": self._typical,
         }
 
-    def round(self, seconds: float) -> dict[str, Any]:
-        """Run for ``seconds``, at least once, after one run that is not counted: others have just had the caches."""
-        next(self._steps)()
+    def round(self, seconds: float, runs: int = 1, cap_s: float | None = None) -> dict[str, Any]:
+        """Run for ``seconds`` and ``runs`` times, at least once, but no longer than ``cap_s``.
+
+        One run before them is not counted, since others have just had the caches. ``parts`` holds the milliseconds of
+        the parts of a query, where they are known; ``queries`` counts every query of the turn.
+        """
+        _total(next(self._steps)())
         times: list[float] = []
+        parts: list[dict[str, float]] = []
         start = time.perf_counter()
-        while not times or time.perf_counter() - start + self._typical / 2e3 < seconds:
-            times.append(next(self._steps)())
-        return {"ms": times}
+        while True:
+            spent = time.perf_counter() - start + self._typical / 2e3
+            if times and ((spent >= seconds and len(times) >= runs) or (cap_s is not None and spent >= cap_s)):
+                break
+            taken = next(self._steps)()
+            times.append(_total(taken))
+            if isinstance(taken, dict):
+                parts.append(taken)
+        queries = 1 + len(times)
+        if self._device_steps is not None:
+            parts = [next(self._device_steps)() for _ in range(max(IN_PARTS, len(times) // 4))]
+            queries += len(parts)
+        names = parts[0] if parts else ()
+        return {
+            "ms": times,
+            "parts": {name: [one[name] for one in parts] for name in names},
+            "queries": queries,
+        }
+
+    def flow(self, seconds: float) -> dict[str, Any]:
+        """Keep every stream busy for ``seconds``, for one query at least; how many images were done, in what time."""
+        done = [0] * len(self._queries)
+        failed: list[BaseException] = []
+        begin = threading.Barrier(len(self._queries) + 1)
+
+        def work(i: int, queries: Iterator[Step]) -> None:
+            try:
+                _total(next(queries)())
+                begin.wait()
+                while not done[i] or time.perf_counter() < until[0]:
+                    _total(next(queries)())
+                    done[i] += 1
+            except Exception as error:  # noqa: BLE001 - raised again below, by the thread that answers
+                failed.append(error)
+                begin.abort()
+
+        until = [0.0]
+        threads = [threading.Thread(target=work, args=pair) for pair in enumerate(self._queries)]
+        for thread in threads:
+            thread.start()
+        try:
+            # set before the barrier opens, so that no stream can read it too early
+            until[0] = time.perf_counter() + 3600
+            begin.wait()
+            start = time.perf_counter()
+            until[0] = start + seconds
+        except threading.BrokenBarrierError:
+            start = 0.0
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+        return {"images": self._batch * sum(done), "seconds": time.perf_counter() - start}
+
+    def memory(self, runs: int) -> dict[str, Any]:
+        """Run ``runs`` times and say how much memory this process holds, and held at most, in MiB."""
+        held = _resident()
+        for _ in range(runs):
+            next(self._steps)()
+        return {"held": held, "peak": _peak_resident(), "cuda_peak": _cuda_peak()}
+
+    def idle(self) -> dict[str, Any]:
+        """Import what every backend needs and say how much memory the process holds before it opens anything."""
+        import numpy as np
+
+        from . import runtime
+
+        assert np and runtime
+        return {"mib": _resident()}
+
+    def close(self) -> dict[str, Any]:
+        """Let go of what is open."""
+        self._queries, self._steps, self._device_steps = [], iter(()), None
+        while self._runtimes:
+            self._runtimes.pop().close()
+        return {}
 
     def answer(self, order: dict[str, Any]) -> dict[str, Any]:
         """Obey one order; a user's mistake comes back as data."""
@@ -101,17 +225,51 @@ class Worker:
             return {"error": str(error), "kind": type(error).__name__}
 
 
-def _whole(masks: Callable[[Any], Any], image: Any) -> Callable[[], float]:
+def _total(taken: float | dict[str, float]) -> float:
+    return taken["total"] if isinstance(taken, dict) else taken
+
+
+def _bare(runtime: "Runtime", x: "np.ndarray") -> Step:
     def step() -> float:
-        start = time.perf_counter_ns()
-        masks(image)
-        return (time.perf_counter_ns() - start) / 1e6
+        runtime.infer(x)
+        return 0.0
 
     return step
 
 
-def _version(runtime: str) -> str:
-    return sys.modules[runtime].__version__
+def _resident() -> float:
+    import psutil
+
+    return round(psutil.Process().memory_info().rss / 2**20, 1)
+
+
+def _peak_resident() -> float:
+    """Return the most memory this process has held, in MiB.
+
+    Not from getrusage where it can be helped: its number survives exec, so that a child shows its parent's peak.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            kib = next(line.split()[1] for line in file if line.startswith("VmHWM"))
+        return round(int(kib) / 1024, 1)
+    except (OSError, StopIteration):
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def _cuda_peak() -> float | None:
+    """Return the most memory torch's allocator held on the GPU, in MiB; None where torch did not use one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(torch.cuda.max_memory_reserved() / 2**20, 1)
+
+
+def _version(runtime: str) -> str | None:
+    module = {"aoti": "torch"}.get(runtime, runtime)
+    return getattr(sys.modules.get(module), "__version__", None)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """One self-contained HTML page about a run: what was done, what came of it, what was proved, and how to repeat it."""
 
-import contextlib
+import base64
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ..distill import cost
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import UsageError
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, write_bytes
 from ._activations import default_tap, legend
@@ -19,6 +19,7 @@ from ._charts import charts
 from ._figures import ERROR_COLOURS
 from ._formats import FILTERS, sign
 from ._pictures import further_runs, networks, picture
+from .sources import relative
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -75,8 +76,8 @@ def facts(
     data, teacher = card.get("data") or {}, card.get("teacher") or {}
     distilled = card.get("kind", "distill") == "distill"
     builtin = "builtin" in (data.get("name"), data.get("source"))
-    baseline = baseline or _relative(run, card.get("baseline"))
-    teacher_run = _relative(run, teacher.get("run"))
+    baseline = baseline or relative(run, card.get("baseline"))
+    teacher_run = relative(run, teacher.get("run"))
     # the roles in the order of every table, chart and strip; a plain training has but one
     names = (
         {"teacher": "teacher", "before": "student alone", "after": "distilled"} if distilled else {"after": "network"}
@@ -130,6 +131,7 @@ def facts(
         "error_colours": {name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
         "gates": _json(run.path / "gates.json") or [],
         "benches": benches,
+        "tradeoff": _tradeoff(run),
         "bench_titles": {"net": "The network alone", "e2e": "Image to mask"},
         "costs": _costs(nets, data, names),
         "files": _files(run),
@@ -141,14 +143,6 @@ def facts(
         "commands": _commands(run, baseline, teacher_run),
         "sign": sign,
     }
-
-
-def _relative(run: Run, spec: str | None) -> Run | None:
-    """Open a run that another one names; folders moved together are found beside each other."""
-    for path in (Path(spec), run.path.parent / Path(spec).name) if spec else ():
-        with contextlib.suppress(WeightsError):
-            return Run(path)
-    return None
 
 
 def _json(path: Path) -> Any:
@@ -231,19 +225,30 @@ def _costs(nets: dict[str, SegmentationModel], data: dict[str, Any], names: dict
 
 
 def _benches(run: Run) -> list[dict[str, Any]]:
-    """Return the newest latency record of each mode and device."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    """Return the newest latency record of each mode, device, size and batch."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in sorted(run.bench.glob("latency-*.json"), key=lambda p: p.stat().st_mtime_ns):
         bench = _json(path)
         if isinstance(bench, dict) and bench.get("backends"):
             bench["slowest"] = max(row.get("p50") or 0.0 for row in bench["backends"]) or 1.0
-            found[bench.get("mode", "net"), bench.get("device", "cpu")] = {
+            shape = (*bench.get("size", ()), bench.get("batch", 1))
+            found[bench.get("mode", "net"), bench.get("device", "cpu"), shape] = {
                 "file": path.name,
                 "passport": None,
                 "flags": [],
                 "not_measured": [],
             } | bench
     return list(found.values())
+
+
+def _tradeoff(run: Run) -> dict[str, Any] | None:
+    """Return what ``kdc bench tradeoff`` wrote; its chart as a data URI, since inline its style would reach others."""
+    found = _json(run.bench / "tradeoff.json")
+    if not isinstance(found, dict) or not found.get("rows"):
+        return None
+    chart = run.bench / "tradeoff.svg"
+    svg = base64.b64encode(chart.read_bytes()).decode() if chart.is_file() else None
+    return found | {"svg": f"data:image/svg+xml;base64,{svg}" if svg else None}
 
 
 def _device(passport: dict[str, Any] | None) -> list[tuple[str, str]]:
@@ -292,7 +297,7 @@ def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[d
     """Return the commands that made this run and those before it, the oldest first, each once."""
     parents = run.card.get("parents") or []
     specs = parents.values() if isinstance(parents, dict) else parents
-    chain = [teacher_run, baseline, *(_relative(run, str(spec)) for spec in specs if spec), run]
+    chain = [teacher_run, baseline, *(relative(run, str(spec)) for spec in specs if spec), run]
     found: dict[Path, dict[str, Any]] = {}
     for each in (r for r in chain if r is not None):
         typed = [each.card.get("command") or [], *(each.card.get("commands") or [])]

@@ -2,32 +2,23 @@
 
 import itertools
 import json
+import time
 from pathlib import Path
 
+import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy import sources
-from kdc.deploy.latency import Backend, bench_latency, show
+from kdc import cli
+from kdc.deploy import bench_command, sources, stages
+from kdc.deploy.backend import Backend
+from kdc.deploy.latency import bench_latency, show
 from kdc.deploy.latency_worker import Worker
-from kdc.deploy.sampling import flags, percentiles, ratio
+from kdc.deploy.ort_runtime import OrtRuntime
+from kdc.deploy.sampling import flags, parts_summary, percentiles, ratio
+from kdc.distill import models
+from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-
-
-def network(path: Path, *, size=(16, 24), repeat: int = 1, batch: int | str = 1) -> Path:
-    """Write ``repeat`` convolutions after each other."""
-    rng = np.random.default_rng(0)
-    tensors, nodes = [], []
-    for i in range(repeat):
-        tensors.append(numpy_helper.from_array(0.1 * rng.standard_normal((3, 3, 3, 3)).astype(np.float32), f"w{i}"))
-        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], pads=[1, 1, 1, 1]))
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, *size]) for name in ("x0", f"x{repeat}")]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
-    return path
 
 
 def make_run(folder: Path) -> Path:
@@ -77,7 +68,7 @@ def test_first_run_of_a_turn_is_not_counted():
     assert 99.0 not in worker.round(0.001)["ms"]
 
 
-def test_side_by_side_in_their_own_processes(tmp_path):
+def test_side_by_side_in_their_own_processes(network, tmp_path):
     files = [network(tmp_path / "small.onnx"), network(tmp_path / "large.onnx", repeat=60)]
     result = bench_latency(files, seconds=0.4, rounds=4, threads=1, out=tmp_path / "bench")
     small, large = result["backends"]
@@ -96,7 +87,7 @@ def test_side_by_side_in_their_own_processes(tmp_path):
     assert "samples_ms" not in result
 
 
-def test_run_lists_what_it_cannot_measure(tmp_path, capsys):
+def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
     run = make_run(tmp_path / "runs" / "one")
     network(run / "export" / "model.onnx")
     network(run / "export" / "model.fp16.onnx")
@@ -113,7 +104,7 @@ def test_run_lists_what_it_cannot_measure(tmp_path, capsys):
     assert "image to mask" in out
 
 
-def test_run_is_torch_and_its_exports(tmp_path):
+def test_run_is_torch_and_its_exports(network, tmp_path):
     run = make_run(tmp_path / "one")
     chosen, missing, home = sources.expand([str(run)], "cpu")
     assert len(chosen) == 1
@@ -126,7 +117,7 @@ def test_run_is_torch_and_its_exports(tmp_path):
     assert missing == []
 
 
-def test_a_file_of_another_batch_is_listed_and_the_others_are_measured(tmp_path):
+def test_a_file_of_another_batch_is_listed_and_the_others_are_measured(network, tmp_path):
     one, four, free = (network(tmp_path / f"{n}.onnx", batch=n) for n in (1, 4, "any"))
     result = bench_latency([one, four, free], batch=4, seconds=0.05, rounds=1, in_process=True, out=tmp_path)
     assert [row["name"] for row in result["backends"]] == ["4.onnx", "any.onnx"]
@@ -158,7 +149,7 @@ def test_few_samples_and_noise_are_flagged():
     assert flags([quiet], {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}, card, "cpu", 10) == []
 
 
-def test_refusals(tmp_path):
+def test_refusals(network, tmp_path):
     small, other = network(tmp_path / "a.onnx"), network(tmp_path / "b.onnx", size=(32, 32))
     with pytest.raises(UsageError, match="different sizes"):
         bench_latency([small, other])
@@ -178,7 +169,7 @@ def test_refusals(tmp_path):
         bench_latency([tmp_path / "c.engine"])
 
 
-def test_mistakes_cross_the_process_border(tmp_path):
+def test_mistakes_cross_the_process_border(network, tmp_path):
     backend = Backend(network(tmp_path / "a.onnx"), "a", threads=1)
     order = {"source": str(tmp_path / "a.onnx"), "device": "cpu", "batch": 1, "threads": 1, "head": "logits"}
     with pytest.raises(UsageError, match="made for 16x24, not 8x8"):
@@ -188,3 +179,131 @@ def test_mistakes_cross_the_process_border(tmp_path):
     with pytest.raises(ExportError, match="the process that measures a died"):
         backend.ask("warm", cap_s=1)
     backend.close()
+
+
+def test_e2e_tells_the_stages_apart(network, tmp_path):
+    files = [network(tmp_path / "a.onnx"), network(tmp_path / "b.onnx", repeat=3)]
+    result = bench_latency(files, seconds=0.05, rounds=2, mode="e2e", codec="png", in_process=True, out=tmp_path)
+    for row in result["backends"]:
+        assert list(row["parts"]) == ["decode", "preprocess", "network", "resize", "argmax", "total"]
+        assert row["parts"]["decode"]["p50"] > 0
+        assert row["parts"]["total"]["p50"] == pytest.approx(row["p50"], rel=1e-3)
+    record = json.loads(Path(result["record"]).read_text())
+    parts = record["parts_ms"][0]
+    sums = np.sum([parts[name] for name in parts if name != "total"], axis=0)
+    assert sums == pytest.approx(np.asarray(parts["total"]), abs=1e-3)  # nothing falls between two stages
+    assert len(sums) == result["backends"][0]["n"]
+    with pytest.raises(UsageError, match="accepted: jpg, png"):
+        bench_latency(files, seconds=0.05, mode="e2e", codec="gif", in_process=True, out=tmp_path)
+
+
+def test_files_in_memory_are_what_they_were(network, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 24, 3), np.uint8)
+    with OrtRuntime(network(tmp_path / "a.onnx", batch="n")) as runtime:
+        files = stages.encoded(noise, "png")[0]
+        seen: list[np.ndarray] = []
+        runtime.infer = lambda x: seen.append(x) or np.zeros((3, 3, 16, 24), np.float32)
+        stages.whole(runtime, files)()
+        decoded = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB) for file in files]
+        rgb = np.stack([image for image in decoded if image is not None])
+        assert rgb.shape == (3, 16, 24, 3)
+        assert np.array_equal(seen[0], runtime.prepare(rgb))
+
+
+def test_a_runtime_with_its_own_way_to_masks_is_timed_as_one(network, tmp_path):
+    class OnDevice(OrtRuntime):
+        def masks(self, images):
+            return super().masks(images)
+
+    with OnDevice(network(tmp_path / "a.onnx")) as runtime:
+        files = stages.encoded(np.zeros((1, 1, 16, 24, 3), np.uint8), "jpg")[0]
+        assert set(stages.whole(runtime, files)()) == {"decode", "mask", "total"}
+
+
+def test_enough_runs_but_not_for_ever():
+    worker = Worker()
+    worker._steps = itertools.repeat(lambda: time.sleep(0.002) or 2.0)
+    assert len(worker.round(0.001, runs=20)["ms"]) == 20
+    assert len(worker.round(0.001, runs=1000, cap_s=0.03)["ms"]) < 20
+    assert len(worker.round(0.03, runs=2)["ms"]) > 5  # seconds count, too
+
+
+def test_parts_by_the_devices_clock_come_beside_the_runs():
+    worker = Worker()
+    worker._steps = itertools.repeat(lambda: 2.0)
+    part = {"h2d": 0.5, "compute": 1.5, "d2h": 1.0, "enqueue": 1.4, "total": 3.2}
+    worker._device_steps = itertools.repeat(lambda: part)
+    answer = worker.round(0.0, runs=40)
+    assert answer["ms"] == [2.0] * 40
+    assert answer["parts"]["compute"] == [1.5] * 10
+    assert answer["queries"] == 1 + 40 + 10  # what the energy is shared out over
+    row = {"name": "a", "cv": 0.0, "n": 200, "warmup": {"stable": True}, "nodes_on_cpu": 0, "head": "logits", "pid": 1}
+    row |= {"parts": parts_summary({name: [ms] for name, ms in part.items()}), "gpu": None}
+    card = {"cpu": {"load": 0.0, "cores": 2}, "gpus": []}
+    text = "\n".join(flags([row], card, card, "cuda", 10))
+    assert "handing the network over takes the host 1.40 ms of its 1.50" in text
+    assert "transfers take as long as the network" in text
+    quick = row | {"parts": parts_summary({"h2d": [0.1], "compute": [9.0], "d2h": [0.1], "enqueue": [1.0]})}
+    assert flags([quick], card, card, "cuda", 10) == []
+
+
+def test_a_file_of_another_size_is_listed(network, tmp_path):
+    free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
+    plan = sources.make_plan([free, other], size=(8, 8), batch=1, device="cpu")
+    assert (plan.chosen, plan.size) == ([free], (8, 8))
+    assert plan.missing[0]["why"] == "not measured: made for 16x24; kdc export onnx --size 8x8 makes another"
+    with pytest.raises(UsageError, match="no input size is known"):
+        sources.make_plan([free], size=None, batch=1, device="cpu")
+    assert bench_command._sizes("16x24,8x8") == [(16, 24), (8, 8)]
+
+
+def test_several_batches_by_command(network, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    free = network(tmp_path / "free.onnx", size=("h", "w"), batch="n")
+    other = network(tmp_path / "other.onnx", size=(16, 24), batch=2)
+    line = f"bench latency {free} {other} --batch 1,2 --size 16x24 --seconds 0.02 --runs 5 --rounds 1 --threads 1"
+    assert cli.run([*line.split(), "--json"]) == 0
+    out, err = capsys.readouterr()
+    measurements = json.loads(out.splitlines()[-1])["measurements"]
+    shapes = [((*m["size"], m["batch"]), [row["name"] for row in m["backends"]]) for m in measurements]
+    assert shapes == [
+        ((16, 24, 1), ["free.onnx"]),
+        ((16, 24, 2), ["free.onnx", "other.onnx"]),
+    ]
+    assert all(row["n"] >= 5 for m in measurements for row in m["backends"])
+    assert "other.onnx: not measured: made for a batch of 2" in err
+    assert cli.run(["bench", "latency", str(free), "--batch", "1,x"]) == 2
+    assert "--batch '1,x' is no number and no list of numbers" in capsys.readouterr().err
+
+
+def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_path):
+    run = make_run(tmp_path / "one")
+    found, named = network(run / "export" / "a.onnx"), network(tmp_path / "b.onnx")
+    engine = tmp_path / "c.engine"
+    plan = sources.make_plan([str(run), named], size=None, batch=1, device="cpu")
+    gone = ExportError("no such provider")
+    assert sources.may_be_refused(found, plan, gone)
+    assert not sources.may_be_refused(named, plan, gone)
+    assert not sources.may_be_refused(sources.Run(run), plan, gone)
+    assert sources.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
+    assert not sources.may_be_refused(engine, plan, WeightsError("no such engine"))
+
+
+def test_rows_of_one_name_are_told_apart(network, tmp_path):
+    run = sources.Run(make_run(tmp_path / "one"))
+    files: list[Path | sources.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
+    assert sources.row_names(files) == [str(path) for path in files]
+    assert sources.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
+
+
+@pytest.mark.gpu
+def test_torch_on_a_gpu_tells_transfers_from_the_network(tmp_path):
+    model = models.build("deeplabv3-mv2_035", 11, seed=0)
+    path = tmp_path / "checkpoints" / "best.safetensors"
+    save_student(path, model, {"data": {"size": [64, 128]}})
+    result = bench_latency([path], device="cuda", seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
+    (row,) = result["backends"]
+    parts = {name: part["p50"] for name, part in row["parts"].items()}
+    assert set(parts) == {"h2d", "compute", "d2h", "enqueue", "total"}
+    assert 0 < parts["h2d"] < parts["total"] and 0 < parts["d2h"] < parts["total"]
+    assert parts["h2d"] + parts["compute"] + parts["d2h"] <= 1.1 * parts["total"]

@@ -22,7 +22,7 @@ from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.run import Run, sha256
 
-SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "latency", "cost", "environment", "commands")
+SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "latency", "tradeoff", "cost", "environment", "commands")
 VOID = {"meta", "link", "img", "br", "circle", "line", "polyline"}
 
 

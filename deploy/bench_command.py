@@ -1,0 +1,330 @@
+"""The commands of ``kdc bench``: what networks cost, how fast they are, and how good they are for it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..distill import console
+from ..distill.errors import UsageError
+
+Sources = Annotated[
+    list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[RUN|MODEL|FILE]...", help="Runs, model names and files; the last run if not named."),
+]
+SizeFlag = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size.")]
+Sizes = Annotated[str | None, typer.Option("--size", metavar="HxW[,HxW]", help="Input size, or several.")]
+Batches = Annotated[str, typer.Option("--batch", metavar="N[,N]", help="Images per query, or several.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every backend (default: all cores).")]
+Seconds = Annotated[float, typer.Option(help="Measuring time of each backend.")]
+Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to ten times --seconds.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often the backends take turns.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Provider = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="What runs ONNX files: openvino, or a provider such as CUDAExecutionProvider."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Run engines and packages that kdc did not build.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
+Seed = Annotated[int, typer.Option(help="Of the input images.")]
+Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
+Split = Annotated[str, typer.Option(help="Split of the data.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
+Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]
+Stride = Annotated[
+    int | None,
+    typer.Option("--output-stride", help="Output stride of models given by name: 8, 16 or the architecture's own."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+def register_bench(app: typer.Typer) -> None:
+    """Add ``kdc bench`` to the command line."""
+    group = typer.Typer(
+        help="Measure latency, throughput, memory and accuracy; count parameters and FLOPs.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    for command in (latency, throughput, memory, flops, params, accuracy, tradeoff):
+        group.command(command.__name__)(command)
+    app.add_typer(group, name="bench")
+
+
+def latency(
+    sources: Sources = None,
+    size: Sizes = None,
+    batch: Batches = "1",
+    threads: Threads = None,
+    seconds: Seconds = 6.0,
+    runs: Runs = 100,
+    rounds: Rounds = 10,
+    mode: Annotated[
+        str, typer.Option(help="net (the network alone) or e2e (compressed image in, mask out, every stage timed).")
+    ] = "net",
+    codec: Annotated[str, typer.Option(help="Compression of the images in mode e2e: jpg or png.")] = "jpg",
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    out: Out = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Time torch and every exported file of a run side by side, in interleaved rounds."""
+    from .latency import check, show, time_plan
+    from .sources import make_plan
+
+    console.json_mode = json
+    batches = _numbers(batch, "--batch")
+    check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
+    # every plan before anything is measured: a mistake in the last shape shows at once
+    plans = [
+        make_plan(sources or None, size=each, batch=n, device=device, provider=provider, trust=trust)
+        for each in _sizes(size)
+        for n in batches
+    ]
+    results = []
+    for plan in plans:
+        result = time_plan(
+            plan,
+            threads=threads,
+            seconds=seconds,
+            runs=runs,
+            rounds=rounds,
+            mode=mode,
+            codec=codec,
+            out=out,
+            seed=seed,
+        )
+        show(result)
+        results.append(result)
+    if json:
+        console.emit(results[0] if len(results) == 1 else {"kind": "latency", "measurements": results})
+
+
+def throughput(
+    sources: Sources = None,
+    size: SizeFlag = None,
+    batch: Batches = "1,4",
+    streams: Annotated[
+        str, typer.Option(metavar="N[,N]", help="Instances of a network that work at a time, or several numbers.")
+    ] = "1,2",
+    threads: Threads = None,
+    seconds: Annotated[float, typer.Option(help="Measuring time of each backend at each setting.")] = 3.0,
+    rounds: Rounds = 5,
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    out: Out = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
+    from .throughput import bench_throughput, show
+
+    console.json_mode = json
+    result = bench_throughput(
+        sources or None,
+        size=_size(size),
+        batches=_numbers(batch, "--batch"),
+        streams=_numbers(streams, "--streams"),
+        threads=threads,
+        seconds=seconds,
+        rounds=rounds,
+        device=device,
+        provider=provider,
+        trust=trust,
+        out=out,
+        seed=seed,
+    )
+    show(result)
+    if json:
+        console.emit(result)
+
+
+def memory(
+    sources: Sources = None,
+    size: SizeFlag = None,
+    batch: Batches = "1",
+    threads: Threads = None,
+    runs: Annotated[int, typer.Option(min=1, help="Queries until the peak is read.")] = 3,
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    out: Out = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
+    from .memory import bench_memory, show
+
+    console.json_mode = json
+    result = bench_memory(
+        sources or None,
+        size=_size(size),
+        batches=_numbers(batch, "--batch"),
+        threads=threads,
+        runs=runs,
+        device=device,
+        provider=provider,
+        trust=trust,
+        out=out,
+        seed=seed,
+    )
+    show(result)
+    if json:
+        console.emit(result)
+
+
+def params(networks: Networks = None, classes: Classes = None, stride: Stride = None, json: Json = False) -> None:
+    """Count the parameters of networks, with and without the auxiliary head."""
+    _count(networks, classes, None, stride, None, json)
+
+
+def flops(
+    networks: Networks = None,
+    classes: Classes = None,
+    size: SizeFlag = None,
+    stride: Stride = None,
+    counter: Annotated[
+        str,
+        typer.Option("--flops-counter", help="true, or cirkd for the numbers as that family of papers prints them."),
+    ] = "true",
+    json: Json = False,
+) -> None:
+    """Count multiply-adds (MACs) and FLOPs = 2 x MACs of networks for one image."""
+    _count(networks, classes, size, stride, counter, json)
+
+
+def _count(
+    networks: list[str] | None,
+    classes: int | None,
+    size: str | None,
+    stride: int | None,
+    counter: str | None,
+    json: bool,
+) -> None:
+    from .costs import CONVENTIONS, count, show
+
+    console.json_mode = json
+    rows = count(networks or None, classes=classes, size=_size(size), output_stride=stride, counter=counter)
+    show(rows)
+    if json:
+        convention = {"convention": CONVENTIONS[counter]} if counter else {}
+        console.emit({"kind": "flops" if counter else "params", **convention, "networks": rows})
+
+
+def accuracy(
+    sources: Sources = None,
+    data: Data = None,
+    split: Split = "val",
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
+    ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
+    limit: Limit = None,
+    size: SizeFlag = None,
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    from .tradeoff import bench_accuracy, show_accuracy
+
+    console.json_mode = json
+    result = bench_accuracy(
+        sources or None,
+        size=_size(size),
+        data=data,
+        split=split,
+        limit=limit,
+        device=device,
+        provider=provider,
+        trust=trust,
+        **described(data, classes, ignore_index),
+    )
+    show_accuracy(result)
+    if json:
+        console.emit(result)
+
+
+def tradeoff(
+    sources: Sources = None,
+    data: Data = None,
+    split: Split = "val",
+    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
+    ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
+    limit: Limit = None,
+    size: SizeFlag = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images per query, of the latency.")] = 1,
+    threads: Threads = None,
+    seconds: Seconds = 6.0,
+    runs: Runs = 100,
+    rounds: Rounds = 10,
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    out: Out = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Set mIoU against latency, FLOPs and parameters, and mark what nothing else beats: table, CSV and SVG.
+
+    Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
+    """
+    from .tradeoff import bench_tradeoff, show
+
+    console.json_mode = json
+    result = bench_tradeoff(
+        sources or None,
+        size=_size(size),
+        batch=batch,
+        threads=threads,
+        seconds=seconds,
+        runs=runs,
+        rounds=rounds,
+        device=device,
+        provider=provider,
+        trust=trust,
+        data=data,
+        split=split,
+        limit=limit,
+        out=out,
+        seed=seed,
+        **described(data, classes, ignore_index),
+    )
+    show(result)
+    if json:
+        console.emit(result)
+
+
+def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
+    """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
+    typed = (("classes", classes), ("ignore_index", ignore_index))
+    options = {key: value for key, value in typed if value is not None}
+    if options and data is None:
+        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
+    return options
+
+
+def _numbers(text: str, flag: str) -> list[int]:
+    """Read ``1,8``."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{flag} '{text}' is no number and no list of numbers, such as 1,8") from error
+    if min(numbers) < 1:
+        raise UsageError(f"{flag} '{text}': every number must be above 0")
+    return list(dict.fromkeys(numbers))
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    from ..distill.config import parse_size
+
+    return parse_size(text) if text else None
+
+
+def _sizes(text: str | None) -> list[tuple[int, int] | None]:
+    """Read ``512x1024,360x480``."""
+    return list(dict.fromkeys(_size(part) for part in text.split(","))) if text else [None]

@@ -1,0 +1,48 @@
+"""Memory above an idle process, read by the process itself."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc.deploy.latency_worker import _peak_resident, _resident
+from kdc.deploy.memory import bench_memory, show
+
+
+def heavy(path: Path, mebibytes: int) -> Path:
+    """Write a network whose weights take so much memory; most of them are multiplied with one value."""
+    weights = np.ones((mebibytes * 2**18 // 3, 3, 1, 1), np.float32)
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 4, 4]) for n, c in (("x", 3), ("z", len(weights)))
+    ]
+    node = helper.make_node("Conv", ["x", "w"], ["z"])
+    graph = helper.make_graph([node], "net", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
+    return path
+
+
+def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
+    result = bench_memory([network(tmp_path / "light.onnx", size=(4, 4)), heavy(tmp_path / "heavy.onnx", 48)],
+                          threads=1, runs=1, out=tmp_path / "bench")  # fmt: skip
+    light, large = result["rows"]
+    assert light["pid"] != large["pid"]
+    assert large["opened_mib"] - light["opened_mib"] > 40
+    for row in result["rows"]:
+        assert row["idle_mib"] > 10
+        assert row["peak_mib"] >= row["opened_mib"] > 0
+        assert row["gpu_peak_mib"] is None and row["cuda_peak_mib"] is None
+    assert large["size_mb"] > 48
+    assert json.loads(Path(result["record"]).read_text())["rows"] == result["rows"]
+    show(result)
+    assert "memory above the idle process" in capsys.readouterr().out
+
+
+def test_the_peak_is_of_this_process_and_stays():
+    before = _peak_resident()
+    block = np.ones(64 * 2**17)  # 64 MiB
+    assert _resident() >= block.nbytes / 2**20
+    del block
+    assert _peak_resident() >= before
+    assert _peak_resident() >= _resident()

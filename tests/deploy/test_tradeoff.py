@@ -1,0 +1,208 @@
+"""Accuracy of several networks, their costs, who is on the front, and the plot of it."""
+
+import base64
+import csv
+import itertools
+import json
+import random
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc.deploy._tradeoff_chart import LogAxis, tradeoff_chart
+from kdc.deploy.costs import count, deployed
+from kdc.deploy.onnx_cost import count_onnx
+from kdc.deploy.report import write_report
+from kdc.deploy.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
+from kdc.distill import cost, models
+from kdc.distill.checkpoint import save_student
+from kdc.distill.errors import UsageError, WeightsError
+from kdc.distill.run import Run
+
+SIZE, K = (32, 64), 11
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    """A run on generated scenes with a checkpoint."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    model = models.build("deeplabv3-mv2_035", K, seed=0)
+    data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 2, "seed": 0}, "size": SIZE}
+    save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
+    (folder / "run.json").write_text(json.dumps({"data": data, "student": model.spec(), "baseline": "runs/alone"}))
+    return Run(folder)
+
+
+def row(name: str, miou: float | None, ms: float | None, network: str = "one", **values) -> dict:
+    costs = {"latency_ms": ms, "gflops": 2.0, "params_m": 1.5}
+    facts = {"name": name, "network": network, "precision": "fp32", "ran_on": "ort CPU", "miou": miou, "size_mb": 5.0}
+    return facts | costs | {"pareto": {}} | values
+
+
+def test_all_three_costs_and_files(run, network, capsys):
+    network(run.export / "model.onnx", size=SIZE, classes=K)
+    network(run.export / "many.onnx", size=SIZE, classes=K, batch=4)
+    (run.export / "model.engine").write_bytes(b"engine")
+    result = bench_tradeoff([run], seconds=0.05, rounds=1, threads=1, in_process=True)
+    assert {r["name"] for r in result["rows"]} == {"torch", "model.onnx"}
+    params, macs = deployed(run, SIZE)
+    assert params is not None and macs is not None
+    for r in result["rows"]:
+        # an exported file is the same network, whatever it was folded or quantised to
+        assert (r["gflops"], r["params_m"]) == (round(2 * macs / 1e9, 4), round(params / 1e6, 4))
+        assert 0 < r["latency_ms"] <= r["latency_p95_ms"]
+    best = result["rows"][0]
+    assert best["miou"] == max(r["miou"] for r in result["rows"])
+    assert best["pareto"]["gflops"]
+    assert any(r["pareto"]["latency_ms"] for r in result["rows"])
+    whys = {m["file"]: m["why"] for m in result["not_measured"]}
+    assert whys["model.engine"] == "not measured: needs a GPU"
+    assert "made for a batch of 4" in whys["many.onnx"]
+    files = {kind: Path(path) for kind, path in result["files"].items()}
+    assert {path.name for path in files.values()} == {"tradeoff.json", "tradeoff.csv", "tradeoff.svg"}
+    assert files["svg"].parent == run.bench
+    assert json.loads(files["json"].read_text())["rows"] == result["rows"]
+    lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    assert [line["name"] for line in lines] == [r["name"] for r in result["rows"]]
+    assert float(lines[0]["miou"]) == best["miou"]
+    assert lines[0]["pareto_gflops"] == "True"
+    ElementTree.fromstring(files["svg"].read_text())
+    show(result)
+    out = capsys.readouterr().out
+    assert "model.engine: not measured: needs a GPU" in out
+    assert "tradeoff.svg" in out
+    page = write_report(run, pictures=False).read_text()
+    assert base64.b64encode(files["svg"].read_bytes()).decode() in page
+    section = page.partition('id="tradeoff"')[2].partition("</section>")[0]
+    assert f"{100 * best['miou']:.2f}" in section
+    assert "model.engine" in section and "not measured: needs a GPU" in section
+
+
+def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
+    files = [run, network(tmp_path / "alien.onnx", size=SIZE, classes=K)]
+    result = bench_accuracy(files, limit=1)
+    assert [r["name"] for r in result["rows"][-1:]] == ["alien.onnx"]  # on the run's data, though of no run
+    assert result["images"] == 1
+    assert result["rows"][0]["change"] == 0
+    change = result["rows"][-1]["scores"]["miou"] - result["rows"][0]["scores"]["miou"]
+    assert result["rows"][-1]["change"] == pytest.approx(change)
+    show_accuracy(result)
+    assert "mIoU change" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="lie in no run folder"):
+        bench_accuracy(files[1:])
+
+
+def test_the_front_is_what_nothing_else_beats():
+    rng = random.Random(0)
+    for _ in range(50):
+        rows = [row(str(i), rng.randint(1, 6) / 10, rng.randint(1, 6)) for i in range(8)]
+        for mine in rows:
+            better = [
+                r
+                for r in rows
+                if (r["miou"] > mine["miou"] and r["latency_ms"] <= mine["latency_ms"])
+                or (r["miou"] >= mine["miou"] and r["latency_ms"] < mine["latency_ms"])
+            ]
+            assert on_front(mine, rows, "latency_ms") is not bool(better)
+    unknown = row("x", None, 1.0)
+    assert on_front(unknown, [*rows, unknown], "latency_ms") is None
+    assert on_front(row("y", 0.1, None), rows, "latency_ms") is None
+    assert on_front(row("z", 0.1, 100.0), [unknown], "latency_ms") is True  # what was not judged beats nobody
+
+
+def drawn(rows: list[dict]) -> ElementTree.Element:
+    for r, (key, _) in itertools.product(rows, COSTS.items()):
+        r["pareto"][key] = on_front(r, rows, key)
+    return ElementTree.fromstring(tradeoff_chart(rows, COSTS, "batch 1"))
+
+
+def test_chart_has_a_dot_for_each_and_says_what_is_missing():
+    rows = [row("torch", 0.70, 80.0), row("a<b>.onnx", 0.70, 8.0), row("small", 0.55, 4.0, "two")]
+    rows.append(row("engine", 0.6, None, "three", gflops=None))
+    page = drawn(rows)
+    space = "{http://www.w3.org/2000/svg}"
+    kinds = [dot.get("class") for dot in page.iter(f"{space}circle")]
+    # latency 3, FLOPs 3, parameters 4, and 4 in the list; a hole in each that is not on the front
+    off = sum(r["pareto"][key] is False for r in rows for key in COSTS)
+    assert len([kind for kind in kinds if kind != "paper"]) == 3 + 3 + 4 + 4
+    assert kinds.count("paper") == off > 0
+    words = [text.text or "" for text in page.iter(f"{space}text")]
+    assert "latency, p50, ms, log scale" in words
+    assert any("a<b>.onnx of one" in word for word in words)
+    assert any("ms not measured, G not measured" in word for word in words)
+    assert "1, 2" in words  # the two of one network share a label over FLOPs
+    box = [float(v) for v in (page.get("viewBox") or "").split()]
+    for dot in page.iter(f"{space}circle"):
+        assert box[0] <= float(dot.get("cx", -1)) <= box[2] and box[1] <= float(dot.get("cy", -1)) <= box[3]
+    assert "prefers-color-scheme:dark" in tradeoff_chart(rows, COSTS, "")
+
+
+def test_chart_without_any_accuracy_is_still_a_chart():
+    words = [text.text for text in drawn([row("a", None, 3.0)]).iter("{http://www.w3.org/2000/svg}text")]
+    assert any("mIoU not measured" in (word or "") for word in words)
+
+
+@pytest.mark.parametrize("values", [(0.6, 90.0), (3.0, 3.0), (1.0, 1000.0), (0.011, 2e5)])
+def test_log_axis_holds_its_values(values):
+    axis = LogAxis(values, (10.0, 110.0))
+    assert all(10 <= axis(v) <= 110.0001 for v in (*values, *axis.ticks))
+    assert 1 <= len(axis.ticks) <= 10
+    assert axis.ticks == sorted(axis.ticks)
+
+
+def test_family_is_found_where_it_lies(run):
+    assert family(run) == [run]
+    beside = run.path.parent / "alone"
+    beside.mkdir()
+    (beside / "run.json").write_text("{}")
+    assert [r.path.name for r in family(run)] == ["one", "alone"]
+
+
+def test_onnx_is_counted_as_the_network_it_is(network, tmp_path):
+    path = network(tmp_path / "a.onnx", size=(16, 24), repeat=2, classes=5, batch=4)
+    params, macs, size = count_onnx(path)
+    assert (params, macs, size) == (9 * 9 + 9 * 15, 16 * 24 * (9 * 9 + 9 * 15), (16, 24))  # of one image, not of four
+    free = network(tmp_path / "free.onnx", size=("h", "w"), repeat=2, classes=5)
+    assert count_onnx(free, (32, 24))[1] == 2 * macs
+    with pytest.raises(UsageError, match="name the one to count for"):
+        count_onnx(free)
+    with pytest.raises(UsageError, match="is made for 16x24"):
+        count_onnx(path, (8, 8))
+    (counted,) = count([path], counter="true")
+    assert (counted["macs"], counted["flops_without_aux"], counted["size"]) == (macs, 2 * macs, [16, 24])
+    assert deployed(path, (16, 24)) == (params, macs)
+    with pytest.raises(UsageError, match="cirkd is for models and runs"):
+        count([path], counter="cirkd")
+
+
+def test_grouped_strided_and_quantised_convolutions(tmp_path):
+    weights = numpy_helper.from_array(np.ones((6, 1, 3, 3), np.int8), "w")  # depthwise, two outputs each
+    scale = numpy_helper.from_array(np.full(6, 0.1, np.float32), "s")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wf"], axis=0),
+        helper.make_node("Conv", ["x", "wf"], ["z"], group=3, strides=[2, 2], dilations=[2, 2], pads=[2, 2, 2, 2]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, h, 8]) for n, c, h in (("x", 3, 8), ("z", 6, 4))]
+    ends[1].type.tensor_type.shape.dim[3].dim_value = 4
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], [weights, scale])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "q.onnx")
+    assert count_onnx(tmp_path / "q.onnx")[:2] == (54, 54 * 4 * 4)
+
+
+def test_files_are_counted_as_the_network_of_their_run(run, tmp_path):
+    model = models.build("deeplabv3-mv2_035", K, seed=0)
+    engine = run.export / "model.engine"
+    engine.parent.mkdir(exist_ok=True)
+    engine.write_bytes(b"engine")
+    rows = count([run.checkpoints / "best.safetensors", engine], size=SIZE, counter="true")
+    assert [r["model"] for r in rows] == ["best.safetensors", "model.engine"]
+    assert {r["macs_without_aux"] for r in rows} == {cost.macs(model, SIZE, aux=False)}
+    alien = tmp_path / "alien.engine"
+    alien.write_bytes(b"engine")
+    with pytest.raises(WeightsError, match="does not say which network it holds"):
+        count([alien])
+    assert deployed(alien, SIZE) == (None, None)
