@@ -1,134 +1,27 @@
-"""The commands of this room: ``kdc bench``, ``eval``, ``report``, ``compare``, ``verify`` and ``doctor``."""
+"""The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``compare``, ``verify``, ``doctor``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..distill import console
-from ..distill.errors import UsageError
+from .bench_command import Device, Json, Provider, Trust, described, register_bench
 from .compare_command import compare
+from .parity_command import parity
+from .predict_command import Blend, Overlap, Tile, predict
 from .verify_command import verify
-
-Sources = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
-]
-Networks = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN|MODEL]...", help="Runs and model names; the last run if not named.")
-]
-SizeFlag = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Provider = Annotated[
-    str | None, typer.Option(metavar="NAME", help="ONNX Runtime provider, such as CUDAExecutionProvider.")
-]
-Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]
-Stride = Annotated[
-    int | None,
-    typer.Option("--output-stride", help="Output stride of models given by name: 8, 16 or the architecture's own."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands to the command line."""
-    group = typer.Typer(
-        help="Measure latency, count parameters and FLOPs.", no_args_is_help=True, rich_markup_mode=None
-    )
-    group.command("latency")(latency)
-    group.command("params")(params)
-    group.command("flops")(flops)
-    app.add_typer(group, name="bench")
+    register_bench(app)
     app.command("eval")(evaluate)
+    app.command("predict")(predict)
     app.command("report")(report)
     app.command("compare")(compare)
+    app.command("parity")(parity)
     app.command("verify")(verify)
     app.command("doctor")(doctor)
-
-
-def latency(
-    sources: Sources = None,
-    size: SizeFlag = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images per query.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of every backend (default: all cores).")
-    ] = None,
-    seconds: Annotated[float, typer.Option(help="Measuring time of each backend.")] = 6.0,
-    rounds: Annotated[int, typer.Option(min=1, help="How often the backends take turns.")] = 10,
-    mode: Annotated[str, typer.Option(help="net (the network alone) or e2e (uint8 image in, mask out).")] = "net",
-    device: Device = "cpu",
-    provider: Provider = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the input images.")] = 0,
-    json: Json = False,
-) -> None:
-    """Time torch and every exported file of a run side by side, in interleaved rounds."""
-    from ..distill.config import parse_size
-    from .latency import bench_latency, show
-
-    console.json_mode = json
-    result = bench_latency(
-        sources or None,
-        size=parse_size(size) if size else None,
-        batch=batch,
-        threads=threads,
-        seconds=seconds,
-        rounds=rounds,
-        mode=mode,
-        device=device,
-        provider=provider,
-        out=out,
-        seed=seed,
-    )
-    show(result)
-    if json:
-        console.emit(result)
-
-
-def params(networks: Networks = None, classes: Classes = None, stride: Stride = None, json: Json = False) -> None:
-    """Count the parameters of networks, with and without the auxiliary head."""
-    _count(networks, classes, None, stride, None, json)
-
-
-def flops(
-    networks: Networks = None,
-    classes: Classes = None,
-    size: SizeFlag = None,
-    stride: Stride = None,
-    counter: Annotated[
-        str,
-        typer.Option("--flops-counter", help="true, or cirkd for the numbers as that family of papers prints them."),
-    ] = "true",
-    json: Json = False,
-) -> None:
-    """Count multiply-adds (MACs) and FLOPs = 2 x MACs of networks for one image."""
-    _count(networks, classes, size, stride, counter, json)
-
-
-def _count(
-    networks: list[str] | None,
-    classes: int | None,
-    size: str | None,
-    stride: int | None,
-    counter: str | None,
-    json: bool,
-) -> None:
-    from ..distill.config import parse_size
-    from .costs import CONVENTIONS, count, show
-
-    console.json_mode = json
-    rows = count(
-        networks or None,
-        classes=classes,
-        size=parse_size(size) if size else None,
-        output_stride=stride,
-        counter=counter,
-    )
-    show(rows)
-    if json:
-        convention = {"convention": CONVENTIONS[counter]} if counter else {}
-        console.emit({"kind": "flops" if counter else "params", **convention, "networks": rows})
 
 
 def evaluate(
@@ -146,16 +39,18 @@ def evaluate(
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
+    tile: Tile = "off",
+    overlap: Overlap = None,
+    blend: Blend = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from ..distill.config import parse_size
     from .accuracy import evaluate_source, show
+    from .segmenter import Windows
 
     console.json_mode = json
-    options = {key: value for key, value in (("classes", classes), ("ignore_index", ignore_index)) if value is not None}
-    if options and data is None:
-        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
     result = evaluate_source(
         source,
         data=data,
@@ -164,7 +59,9 @@ def evaluate(
         provider=provider,
         size=parse_size(size) if size else None,
         limit=limit,
-        **options,
+        windows=Windows.typed(tile, overlap, blend),
+        trust=trust,
+        **described(data, classes, ignore_index),
     )
     show(result)
     if json:

@@ -1,5 +1,6 @@
 """What this machine has for kdc, what it lacks, and the command that cures it."""
 
+import os
 import platform
 import shutil
 from dataclasses import asdict, dataclass
@@ -33,6 +34,9 @@ def examine() -> dict[str, Any]:
         *_gpus(card),
         _onnxruntime(),
         _tensorrt(),
+        _openvino(),
+        _compiler(),
+        _tritonclient(),
         _opencv(),
     ]
     ok = all(check.state != "missing" for check in checks)
@@ -148,6 +152,41 @@ def _tensorrt() -> Check:
         cure = "for engines: pip install 'kdc[trt]' on a GPU machine, or 'kdc[trt-rtx]', which builds without a GPU"
         return Check("TensorRT", "missing", "not installed", cure)
     return Check("TensorRT", "ok", ", ".join(there))
+
+
+def _openvino() -> Check:
+    runtime, nncf = version("openvino"), version("nncf")
+    cure = "for OpenVINO's files and their INT8 form: pip install 'kdc[openvino]'"
+    if not runtime:
+        return Check("OpenVINO", "note", "not installed", cure)
+    try:
+        import openvino
+    except ImportError as error:
+        again = "pip install --force-reinstall openvino"
+        return Check("OpenVINO", "missing", f"{runtime} cannot be imported ({error})", again)
+    core = openvino.Core()
+    found = f"{runtime}, {', '.join(core.available_devices)}"
+    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        found += " (would take bfloat16 by itself; kdc asks for float32)"
+    if not nncf:
+        return Check("OpenVINO", "note", f"{found}, no nncf", cure)
+    return Check("OpenVINO", "ok", f"{found}, nncf {nncf}")
+
+
+def _compiler() -> Check:
+    named = os.environ.get("CXX")
+    found = next((name for name in ([named] if named else ["g++", "clang++"]) if shutil.which(name)), None)
+    if found:
+        return Check("C++ compiler", "ok", found)
+    cure = "for kdc export aoti and torch.compile: apt-get install g++ (macOS: xcode-select --install)"
+    return Check("C++ compiler", "note", f"{named} is not there" if named else "none", cure)
+
+
+def _tritonclient() -> Check:
+    if found := version("tritonclient"):
+        return Check("tritonclient", "ok", found)
+    cure = "only to talk to a server: pip install 'kdc[triton]'; kdc export triton works without"
+    return Check("tritonclient", "note", "not installed", cure)
 
 
 def _opencv() -> Check:

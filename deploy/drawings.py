@@ -1,0 +1,186 @@
+"""What prediction leaves behind: masks, overlays as pictures and videos, and the table of classes."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ..distill import console
+from ..distill.errors import ExportError
+from ._figures import colour_mask
+from .frames import Frame, quiet
+
+Colour = tuple[int, int, int]
+#: codecs from the most to the least widely played, and the container each goes into
+CODECS = (("avc1", ".mp4", "H.264"), ("mp4v", ".mp4", "MPEG-4 part 2"), ("MJPG", ".avi", "motion JPEG"))
+
+
+class Drawings:
+    """The files of one prediction, beneath ``folder``.
+
+    ``masks/NAME.png`` holds class numbers with the classes' colours as its palette, ``overlay/NAME.jpg`` the picture
+    under them, ``colour/NAME.png`` the colours alone; of a video ``overlay/NAME.mp4``, ``colour/NAME.mp4`` and
+    ``masks/NAME/000000.png``, numbered as its frames.
+    """
+
+    def __init__(
+        self, folder: Path, palette: Sequence[Colour], *, masks: bool | None, overlay: bool, colour: bool, alpha: float
+    ) -> None:
+        """Choose what is drawn.
+
+        Args:
+            folder: where; folders are made when the first file is.
+            palette: a colour for each class.
+            masks: write them; None for those of images, but not of videos.
+            overlay: draw it.
+            colour: draw it.
+            alpha: share of the class colour in the overlay.
+        """
+        self.folder, self.palette, self.masks, self.alpha = folder, palette, masks, alpha
+        self.kinds = [kind for kind, wanted in (("overlay", overlay), ("colour", colour)) if wanted]
+        self.counts = {"masks": 0, **dict.fromkeys(self.kinds, 0)}
+        self._films: dict[str, Film] = {}
+        self._source = ""
+
+    def draw(self, frame: Frame, mask: np.ndarray) -> None:
+        """Write what there is to write of one frame."""
+        if frame.source != self._source:
+            self.close()
+            self._source = frame.source
+        still = frame.number is None
+        if self.masks if self.masks is not None else still:
+            place = self.folder / "masks" / (f"{frame.name}.png" if still else f"{frame.name}/{frame.number:06d}.png")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(place, mask, self.palette)
+            self.counts["masks"] += 1
+        for kind in self.kinds:
+            picture = colour_mask(mask, self.palette)
+            if kind == "overlay":
+                picture = cv2.addWeighted(frame.pixels, 1 - self.alpha, picture, self.alpha, 0)
+            picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+            place = self.folder / kind / frame.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if still:
+                suffix = ".jpg" if kind == "overlay" else ".png"
+                data = cv2.imencode(suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix == ".jpg" else [])[1]
+                place.with_name(f"{frame.name}{suffix}").write_bytes(data.tobytes())
+            else:
+                if kind not in self._films:
+                    self._films[kind] = Film(place, frame.rate, picture.shape[:2])
+                self._films[kind].add(picture)
+            self.counts[kind] += 1
+
+    def close(self) -> None:
+        """Give the videos their end, without which they cannot be played."""
+        for film in self._films.values():
+            film.close()
+        self._films.clear()
+
+
+class Film:
+    """A video file, written by the first codec that this OpenCV has."""
+
+    def __init__(self, place: Path, rate: float, size: tuple[int, ...]) -> None:
+        """Open ``place`` with a container's suffix added.
+
+        Args:
+            place: the file without a suffix.
+            rate: frames per second.
+            size: height and width of the first frame.
+
+        Raises:
+            ExportError: no codec works.
+        """
+        # common codecs halve the colours' resolution and need even sides: the last row or column is doubled
+        self.size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        for code, suffix, codec in CODECS:
+            self.path = place.with_name(f"{place.name}{suffix}")
+            with quiet():
+                fourcc = cv2.VideoWriter.fourcc(*code)
+                self._writer = cv2.VideoWriter(str(self.path), fourcc, rate, self.size[::-1])
+            if self._writer.isOpened():
+                if codec != CODECS[0][2]:
+                    console.note(f"{self.path.name} is written as {codec}: this OpenCV has no {CODECS[0][2]} encoder")
+                return
+            self.path.unlink(missing_ok=True)
+        tried = ", ".join(codec for _, _, codec in CODECS)
+        raise ExportError(f"this OpenCV writes no video ({tried} were tried); --masks --no-overlay writes PNG files")
+
+    def add(self, picture: np.ndarray) -> None:
+        """Append a BGR frame; one of another size than the first is resized, since the file has one size."""
+        height, width = picture.shape[:2]
+        if (height + height % 2, width + width % 2) != self.size:
+            picture = cv2.resize(picture, self.size[::-1])
+        elif (height, width) != self.size:
+            edges = (0, self.size[0] - height, 0, self.size[1] - width)
+            picture = cv2.copyMakeBorder(picture, *edges, cv2.BORDER_REPLICATE)
+        self._writer.write(picture)
+
+    def close(self) -> None:
+        """Write the index."""
+        self._writer.release()
+
+
+def write_mask(path: Path, mask: np.ndarray, palette: Sequence[Colour]) -> None:
+    """Write a uint8 class mask ``(H, W)`` as an indexed PNG: class numbers, shown in the palette's colours."""
+    picture = Image.fromarray(mask)
+    picture.putpalette([channel for colour in palette for channel in colour])
+    picture.save(path)
+
+
+class ClassTable:
+    """The share of pixels of each class, a line of ``classes.csv`` for each image or frame, and one for all."""
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self.path, self.classes = path, classes
+        self.pixels = np.zeros(len(classes), np.int64)
+        self.present = np.zeros(len(classes), np.int64)
+        #: of the first images or frames: what they are called and their shares
+        self.first: list[tuple[str, np.ndarray]] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(["source", "frame", "height", "width", *classes])
+
+    def add(self, frame: Frame, mask: np.ndarray) -> None:
+        """Count the pixels of a mask."""
+        pixels = np.bincount(mask.ravel(), minlength=len(self.classes))
+        self.pixels += pixels
+        self.present += pixels > 0
+        shares = pixels / mask.size
+        number = "" if frame.number is None else frame.number
+        self._write(frame.source, number, mask.shape[0], mask.shape[1], shares)
+        if len(self.first) < 6:
+            self.first.append((frame.name if frame.number is None else f"{frame.name} {number}", shares))
+
+    @property
+    def shares(self) -> np.ndarray:
+        """Share of each class in all pixels."""
+        return self.pixels / max(int(self.pixels.sum()), 1)
+
+    def _write(self, source: str, number: Any, height: Any, width: Any, shares: np.ndarray) -> None:
+        self._rows.writerow([source, number, height, width, *(f"{share:.6f}" for share in shares)])
+
+    def close(self) -> None:
+        """Write the line for all and close the file."""
+        if not self._file.closed:
+            self._write("total", "", "", "", self.shares)
+            self._file.close()
+
+    def show(self, count: int) -> None:
+        """Print the classes that occur: in total, in how many of ``count`` frames, and in each where these are few."""
+        few = self.first if count <= len(self.first) else []
+        rows = [
+            [name, f"{100 * share:.2f}", present, *(f"{100 * shares[k]:.2f}" for _, shares in few)]
+            for k, (name, share, present) in enumerate(zip(self.classes, self.shares, self.present, strict=True))
+            if present
+        ]
+        console.table(
+            "share of pixels in %" + ("" if few else f"; of each image in {self.path}"),
+            ["class", "total", "seen in", *(name for name, _ in few)],
+            rows,
+        )

@@ -1,0 +1,103 @@
+"""The command ``kdc predict``: a network's masks on images, videos, cameras and streams."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..distill import console
+from .bench_command import Device, Json, Provider, Trust
+
+Tile = Annotated[
+    str,
+    typer.Option(
+        metavar="off|auto|HxW",
+        help="Take larger images in overlapping windows: auto is the size that the network is for.",
+    ),
+]
+Overlap = Annotated[
+    float | None, typer.Option(metavar="SHARE", help="Share of a window that the next one covers again (default 1/3).")
+]
+Blend = Annotated[
+    str | None,
+    typer.Option(
+        metavar="smooth|uniform",
+        help="How windows share a pixel: fading into each other (default), or the plain mean of published evaluations.",
+    ),
+]
+
+
+def predict(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RUN|FILE] SRC",
+            help="The network (the last run if not named), then images, folders, quoted patterns, videos, camera "
+            "numbers and addresses of streams.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the results go (default: predict/ of the run; ./predict for a file)."),
+    ] = None,
+    masks: Annotated[
+        bool | None,
+        typer.Option(
+            "--masks/--no-masks",
+            help="Class numbers as indexed PNG (default: of images, but not of every video frame).",
+        ),
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="The picture under its colours.")] = True,
+    colour: Annotated[bool, typer.Option("--colour/--no-colour", help="The colours alone.")] = False,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colours in the overlay.")] = 0.5,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read ahead and write behind while the network works, 4 frames each; cameras and streams always do, "
+            "and drop the oldest frame where the network is slower.",
+        ),
+    ] = False,
+    every: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Every N-th image of a folder and frame of a video.")
+    ] = 1,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="At most N of each SRC.")] = None,
+    tile: Tile = "off",
+    overlap: Overlap = None,
+    blend: Blend = None,
+    device: Device = "cpu",
+    provider: Provider = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
+    ] = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
+    console.json_mode = json
+    from ..distill.config import parse_size
+    from .predict import part, settle
+    from .predict import predict as run_prediction
+    from .segmenter import Windows
+
+    network, sources = part(words)
+    result = run_prediction(
+        network,
+        sources,
+        out=out,
+        masks=masks,
+        overlay=overlay,
+        colour=colour,
+        alpha=alpha,
+        stream=stream,
+        every=every,
+        limit=limit,
+        device=device,
+        provider=provider,
+        size=parse_size(size) if size else None,
+        windows=Windows.typed(tile, overlap, blend),
+        trust=trust,
+    )
+    if json:
+        console.emit(result)
+    settle(result)

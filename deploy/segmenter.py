@@ -1,0 +1,252 @@
+"""A network made ready for images of any size: whole, padded, resized or in tiles, and what is done is said once."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from ..distill import console
+from ..distill.config import parse_size
+from ..distill.errors import UsageError, WeightsError
+from ..distill.run import Run, find_run
+from .runtime import ENGINES, TORCH_FILES, Runtime, enlarged, export_size, owner
+from .sources import OTHERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..distill.evaluate import Predict
+    from ..distill.tiles import Tiling
+
+#: Suffixes of files that hold a network.
+MODEL_FILES = (*TORCH_FILES, ".onnx", *OTHERS, *ENGINES)
+#: An image that is smaller than the network's input by less than this was rounded up to a stride: it is padded.
+_ROUNDING = 32
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Whether and how large images are tiled, as it was typed."""
+
+    #: "off", "auto" (the network's own size) or HxW
+    tile: str = "off"
+    overlap: float = 1 / 3
+    blend: str = "smooth"
+
+    def __post_init__(self) -> None:
+        if self.tile not in ("off", "auto"):
+            parse_size(self.tile)
+
+    @staticmethod
+    def typed(tile: str, overlap: float | None, blend: str | None) -> "Windows":
+        """Read flags.
+
+        Raises:
+            UsageError: an overlap or blend without tiles.
+        """
+        for flag, value in (("--overlap", overlap), ("--blend", blend)):
+            if value is not None and tile == "off":
+                raise UsageError(f"{flag} is about tiles; ask for them too: --tile auto or --tile HxW")
+        return Windows(tile, Windows.overlap if overlap is None else overlap, blend or Windows.blend)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The window, where it was named."""
+        return None if self.tile in ("off", "auto") else parse_size(self.tile)
+
+    def tiling(self, own: tuple[int, int] | None) -> "Tiling | None":
+        """Return the tiling of a network whose own size is ``own``.
+
+        Raises:
+            UsageError: "auto", and the network does not say its size; an overlap or blend that is not accepted.
+        """
+        if self.tile == "off":
+            return None
+        from ..distill.tiles import Tiling
+
+        size = self.size or own
+        if size is None:
+            raise UsageError("--tile auto: the file does not say which image size it is for; name it: --tile HxW")
+        return Tiling(size, self.overlap, self.blend)
+
+
+@dataclass
+class Segmenter:
+    """A network that segments uint8 RGB images ``(H, W, 3)`` of any size, and what is known of it."""
+
+    predict: "Predict"
+    #: what ran it ("ran_on", "precision"), and "tiling" where there is one
+    facts: dict[str, Any]
+    num_classes: int
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    close: Callable[[], None]
+
+
+def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
+    """Find what is meant: what is to be opened, and the run that it belongs to, if any; None is the last run.
+
+    Raises:
+        UsageError: no such run.
+        WeightsError: no such file.
+    """
+    if isinstance(source, Run):
+        return source, source
+    if source is not None and Path(source).suffix.lower() in MODEL_FILES:
+        path = Path(source)
+        if not path.is_file():
+            raise WeightsError(f"{path} does not exist")
+        return path, owner(path)
+    run = find_run(source)
+    return run, run
+
+
+def open_segmenter(
+    source: Path | Run,
+    *,
+    device: str = "cpu",
+    provider: str | None = None,
+    size: tuple[int, int] | None = None,
+    windows: Windows | None = None,
+    trust: bool = False,
+    resize: bool = False,
+    assisted: bool = False,
+) -> Segmenter:
+    """Open a run or a file for images of any size.
+
+    A checkpoint takes every image at its own size, as validation in training does. A file of another runtime is made
+    for one size: what is smaller is padded, and what is larger is refused; with ``resize`` all but what is a little
+    smaller is resized (bilinear), and its mask back (nearest neighbour).
+
+    Args:
+        source: from ``locate``.
+        device: "cpu" or "cuda".
+        provider: an ONNX Runtime provider, for an ONNX file.
+        size: input height and width, for a file that leaves them free.
+        windows: take larger images in tiles.
+        trust: run native code that no manifest of kdc's vouches for.
+        resize: see above.
+        assisted: accept a label-assisted teacher, which must be shown the label.
+
+    Raises:
+        UsageError: a flag that does not fit the file.
+        WeightsError: a broken file, or a label-assisted teacher where none is accepted.
+        ExportError: a device, provider or runtime that is not to be had here.
+    """
+    windows = windows or Windows()
+    if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
+        return _of_torch(source, device, provider, size, windows, assisted)
+    from .runtime import open_runtime
+
+    runtime = open_runtime(source, device=device, provider=provider, size=size or windows.size, trust=trust)
+    tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
+    if tiling is not None and tiling.size != runtime.spec.size:
+        height, width = runtime.spec.size
+        raise UsageError(f"--tile {windows.tile}: {source} is made for {height}x{width}; --tile auto takes that")
+    facts = {"ran_on": f"{runtime.name} {runtime.provider}", "precision": runtime.precision, **_fact(tiling)}
+    predict = _told(_fitted(runtime, tiling, resize), tiling)
+    return Segmenter(predict, facts, len(classes), classes, runtime.spec.palette, runtime.close)
+
+
+def _of_torch(
+    source: Path | Run,
+    device: str,
+    provider: str | None,
+    size: tuple[int, int] | None,
+    windows: Windows,
+    assisted: bool,
+) -> Segmenter:
+    from ..distill.checkpoint import load_deployable, load_student, read_card, student_file
+    from ..distill.evaluate import model_predictor
+    from .torch_runtime import need_device
+
+    if provider is not None:
+        raise UsageError(f"--provider {provider} is for ONNX files; a checkpoint runs in torch")
+    if size is not None:
+        raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
+    need_device(device)
+    model = (load_student if assisted else load_deployable)(source)
+    run = source if isinstance(source, Run) else owner(source)
+    path = student_file(source) if isinstance(source, Run) else source
+    card = (run.card if run else read_card(path) or {}).get("data") or {}
+    own = export_size((card["size"][0], card["size"][1]), model.output_stride) if card.get("size") else None
+    tiling = windows.tiling(own)
+    predict = _told(model_predictor(model, device, tiling=tiling), tiling)
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
+    facts = {"ran_on": f"torch {device}", **_fact(tiling)}
+    return Segmenter(predict, facts, model.num_classes, tuple(card.get("classes") or ()), palette, lambda: None)
+
+
+def _fact(tiling: "Tiling | None") -> dict[str, Any]:
+    if tiling is None:
+        return {}
+    return {"tiling": {"size": list(tiling.size), "overlap": tiling.overlap, "blend": tiling.blend}}
+
+
+def _told(predict: "Predict", tiling: "Tiling | None") -> "Predict":
+    """Say, of the first image that is tiled, how."""
+    if tiling is None:
+        return predict
+    once = Once()
+
+    @functools.wraps(predict)  # which also keeps the mark of a privileged network
+    def telling(image: np.ndarray, *beside: np.ndarray) -> np.ndarray:
+        size = (image.shape[0], image.shape[1])
+        if not tiling.covers(size):
+            once("tiles", f"tiles: {tiling.describe(size)}")
+        return predict(image, *beside)
+
+    return telling
+
+
+def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":
+    height, width = runtime.spec.size
+    once = Once()
+
+    def whole(image: np.ndarray) -> np.ndarray:
+        return runtime.masks(image[None])[0]
+
+    def score(window: np.ndarray) -> "Tensor":
+        import torch
+
+        h, w = window.shape[:2]
+        logits = enlarged(runtime.infer(runtime.prepare(window[None])), (height, width))
+        return torch.from_numpy(logits[0, :, :h, :w])
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        h, w = image.shape[:2]
+        if tiling is not None and not tiling.covers((h, w)):
+            if runtime.spec.head == "logits":
+                return tiling.segment(score, image)
+            once("joined", f"{runtime.source.name} gives masks, not logits: its tiles are joined half way, not blended")
+            return tiling.join(whole, image)
+        if not resize or (0 <= height - h < _ROUNDING and 0 <= width - w < _ROUNDING):
+            return whole(image)
+        larger = h > height or w > width
+        once(
+            "resized",
+            f"{runtime.source.name} is made for {height}x{width}: an image of {h}x{w} is resized to that, and its mask "
+            "back" + (" (--tile auto cuts it into tiles instead)" if larger and tiling is None else ""),
+        )
+        mask = whole(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+        # the exact kind samples at pixel centres, as the bilinear one does
+        return cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
+
+    return predict
+
+
+class Once:
+    """Says each kind of thing a single time."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, kind: str, text: str) -> None:
+        """Say ``text``, unless something of its kind was said."""
+        if kind not in self._said:
+            self._said.add(kind)
+            console.note(text)

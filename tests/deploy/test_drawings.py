@@ -1,0 +1,65 @@
+"""The files that a prediction leaves: codecs, odd sides, palettes and the table of classes."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from kdc.deploy import drawings
+from kdc.deploy.frames import Frame
+from kdc.distill.data._files import palette_of, read_mask
+from kdc.distill.errors import ExportError
+
+
+def frames_of(path) -> list[np.ndarray]:
+    capture, found = cv2.VideoCapture(str(path)), []
+    while (got := capture.read())[0]:
+        found.append(got[1])
+    return found
+
+
+def test_a_codec_that_is_lacking_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drawings, "CODECS", (("zzzz", ".mp4", "none"), ("MJPG", ".avi", "motion JPEG")))
+    film = drawings.Film(tmp_path / "v", 10, (8, 16))
+    film.add(np.zeros((8, 16, 3), np.uint8))
+    film.close()
+    assert "v.avi is written as motion JPEG: this OpenCV has no none encoder" in capsys.readouterr().out
+    assert len(frames_of(tmp_path / "v.avi")) == 1 and not (tmp_path / "v.mp4").exists()
+    monkeypatch.setattr(drawings, "CODECS", (("zzzz", ".mp4", "none"),))
+    with pytest.raises(ExportError, match="writes no video"):
+        drawings.Film(tmp_path / "w", 10, (8, 16))
+
+
+def test_odd_sides_keep_their_last_row_and_column(tmp_path):
+    made = drawings.Film(tmp_path / "odd", 10, (31, 63))
+    made.add(np.full((31, 63, 3), 200, np.uint8))
+    made.add(np.full((62, 126, 3), 100, np.uint8))  # of another size: fitted
+    made.close()
+    first, second = frames_of(made.path)
+    assert first.shape == second.shape == (32, 64, 3)
+    assert abs(first[-1, -1].astype(int) - 200).max() < 12 and abs(second[-1, -1].astype(int) - 100).max() < 12
+
+
+@pytest.mark.parametrize("count", [2, 5, 17, 255])
+def test_a_mask_keeps_its_numbers_whatever_the_number_of_colours(count, tmp_path):
+    mask = np.arange(count, dtype=np.uint8)[None].repeat(3, 0)
+    palette = tuple((i, 255 - i, 7) for i in range(count))
+    drawings.write_mask(tmp_path / "m.png", mask, palette)
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
+    assert palette_of(tmp_path / "m.png")[:count] == palette
+
+
+def test_the_total_weighs_images_by_their_pixels(tmp_path, capsys):
+    table = drawings.ClassTable(tmp_path / "classes.csv", ["a, b", "c", "d"])
+    for name, mask in (("one", np.zeros((2, 2), np.uint8)), ("two", np.ones((2, 6), np.uint8))):
+        table.add(Frame(name, name, np.zeros((*mask.shape, 3), np.uint8)), mask)
+    table.close()
+    with (tmp_path / "classes.csv").open(newline="") as file:
+        lines = list(csv.reader(file))
+    assert lines[0][4:] == ["a, b", "c", "d"]
+    assert [line[0] for line in lines[1:]] == ["one", "two", "total"]
+    assert lines[-1][4:] == ["0.250000", "0.750000", "0.000000"]
+    table.show(2)
+    said = capsys.readouterr().out
+    assert "a, b" in said and "75.00" in said and "d  " not in said.partition("total")[2]

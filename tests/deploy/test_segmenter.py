@@ -1,0 +1,133 @@
+"""What a network of one size does with images of others, and evaluation in the same tiles."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from kdc.deploy.accuracy import evaluate_source
+from kdc.deploy.segmenter import Segmenter, Windows, locate, open_segmenter
+from kdc.distill import models
+from kdc.distill.checkpoint import load_student, save_student
+from kdc.distill.data import open_data
+from kdc.distill.errors import UsageError, WeightsError
+from kdc.distill.evaluate import evaluate, model_predictor
+from kdc.distill.preprocess import IMAGENET
+from kdc.distill.run import Run
+from kdc.distill.tiles import Tiling
+
+SIZE, K = (32, 64), 11
+
+
+def channels(path: Path, head: str = "logits") -> Path:
+    """An ONNX file whose class is the strongest colour of each pixel: no window can change what it says."""
+    weight = np.eye(K, 3, dtype=np.float32) * np.asarray(IMAGENET.std, np.float32)
+    weight, bias = weight[:, :, None, None], np.full(K, -1e3, np.float32)
+    bias[:3] = IMAGENET.mean
+    nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
+    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, K, *SIZE])
+    if head == "argmax":
+        nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0))
+        out = helper.make_tensor_value_info("y", TensorProto.INT64, [1, *SIZE])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *SIZE])
+    stored = [numpy_helper.from_array(value, name) for name, value in (("w", weight), ("b", bias))]
+    graph = helper.make_graph(nodes, "net", [image], [out], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [str(k) for k in range(K)]}
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
+    onnx.save(model, str(path))
+    return path
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Blocks of 4x4 pixels, each with one clearly strongest channel."""
+    classes = np.random.default_rng(seed).integers(0, 3, (-(-height // 4), -(-width // 4)))
+    blocks = np.full((*classes.shape, 3), 60, np.uint8)
+    np.put_along_axis(blocks, classes[..., None], 190, axis=2)
+    return np.ascontiguousarray(blocks.repeat(4, 0).repeat(4, 1)[:height, :width])
+
+
+def opened(path: Path, tile: str = "off", overlap: float = 1 / 3, blend: str = "smooth", **options) -> Segmenter:
+    return open_segmenter(path, windows=Windows(tile, overlap, blend), **options)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run on small built-in scenes."""
+    model = models.build("pspnet-mv2_035", K, seed=0)
+    data = {"source": "builtin", "options": {"size": [60, 100], "val_count": 2}, "size": SIZE}
+    save_student(tmp_path / "checkpoints" / "best.safetensors", model, {"data": data})
+    (tmp_path / "run.json").write_text(json.dumps({"data": data, "student": model.spec()}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("head", "blend"), [("logits", "smooth"), ("logits", "uniform"), ("argmax", "smooth")])
+def test_tiles_say_what_the_network_says_of_each_pixel(head, blend, tmp_path, capsys):
+    segmenter = opened(channels(tmp_path / "net.onnx", head), "auto", 0.3, blend)
+    assert segmenter.facts["tiling"] == {"size": [32, 64], "overlap": 0.3, "blend": blend}
+    for size in ((80, 150), (20, 150), (100, 50), SIZE, (20, 20)):
+        image = picture(*size)
+        np.testing.assert_array_equal(segmenter.predict(image), image.argmax(2))
+    said = capsys.readouterr().out
+    assert said.count("windows of") == 1 and said.count("joined half way") == (head == "argmax")
+    segmenter.close()
+
+
+def test_sizes_near_the_networks_are_padded_and_others_resized(tmp_path, capsys):
+    path = channels(tmp_path / "net.onnx")
+    segmenter = opened(path, resize=True)
+    for size in ((30, 60), SIZE):
+        np.testing.assert_array_equal(segmenter.predict(picture(*size)), picture(*size).argmax(2))
+    assert "resized" not in capsys.readouterr().out
+    for _ in range(2):
+        large = picture(*SIZE).repeat(3, 0).repeat(3, 1)  # shrinks to the middles of its blocks
+        np.testing.assert_array_equal(segmenter.predict(large), large.argmax(2))
+    said = capsys.readouterr().out
+    assert said.count("made for 32x64: an image of 96x192 is resized to that, and its mask back (--tile auto") == 1
+    small = cv2.resize(picture(*SIZE), (16, 8), interpolation=cv2.INTER_NEAREST)
+    assert segmenter.predict(small).shape == (8, 16)
+    with pytest.raises(UsageError, match="image is 96x192"):
+        opened(path).predict(large)  # in evaluation nothing is resized
+
+
+def test_a_checkpoint_takes_images_whole_or_in_the_same_tiles_as_evaluation(run):
+    image, model = picture(70, 130), load_student(run)
+    for tile, tiling in (("off", None), ("auto", Tiling(SIZE)), ("48x64", Tiling((48, 64)))):
+        want = model_predictor(model, tiling=tiling)(image)
+        np.testing.assert_array_equal(opened(Run(run).path / "checkpoints/best.safetensors", tile).predict(image), want)
+
+
+def test_evaluation_of_a_file_in_tiles(run):
+    path, data = channels(run / "net.onnx"), {"data": "builtin", "val_count": 2}
+    with pytest.raises(UsageError, match=r"image is 64x128, net.onnx takes up to 32x64"):
+        evaluate_source(path, **data)
+    result = evaluate_source(path, **data, windows=Windows("auto"))
+    want = evaluate(lambda image: image.argmax(2).astype(np.uint8), open_data("builtin", "val", val_count=2))
+    assert result["tiling"]["size"] == [32, 64]
+    assert result["scores"]["miou"] == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
+
+
+def test_evaluation_of_a_checkpoint_in_tiles(run):
+    result = evaluate_source(run, windows=Windows("32x32", 0.5, "uniform"))
+    predict = model_predictor(load_student(run), tiling=Tiling((32, 32), 0.5, "uniform"))
+    assert result["scores"] == evaluate(predict, Run(run).open_data("val")).to_dict()
+    assert result["tiling"]["blend"] == "uniform" and "tiling" not in evaluate_source(run)
+
+
+def test_what_does_not_fit(run, tmp_path):
+    with pytest.raises(UsageError, match="--overlap is about tiles"):
+        Windows.typed("off", 0.5, None)
+    with pytest.raises(UsageError, match="not HEIGHTxWIDTH"):
+        Windows("large")
+    with pytest.raises(UsageError, match="made for 32x64, not 16x16"):
+        opened(channels(tmp_path / "net.onnx"), "16x16")
+    alone = tmp_path.parent / f"{tmp_path.name}.safetensors"
+    save_student(alone, models.build("pspnet-mv2_035", 3, seed=0), {})
+    with pytest.raises(UsageError, match="name it: --tile HxW"):
+        opened(alone, "auto")
+    with pytest.raises(WeightsError, match="does not exist"):
+        locate("none.pt2")
