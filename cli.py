@@ -28,6 +28,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -36,6 +37,8 @@ def options(
     ] = False,
 ) -> None:
     """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
+    # the calibration room writes the network that it has trained on, by the exporter of the room above it
+    context.obj = {"export_like": export.export_like}
 
 
 @app.command()

@@ -88,15 +88,14 @@ def calibrate_run(
         ExportError: the run has no float32 ONNX file yet, or an extra is missing.
         NumbersError: the gate failed; the new file is gone.
     """
-    form, full = _checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
+    form, full = checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
     limits = tolerances(form.precision, run, agreement=agreement, miou_drop=max_drop)
-    dataset = run.open_data(split)
-    chosen = choose(dataset, images, seed=seed)
-    name = fingerprint(full, chosen.fingerprint, chosen.keys)
-    seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
-    maker = Maker(full, form, seen, lambda: _pictures(dataset, chosen))
+    dataset, chosen, maker = prepared(run, form, full, images=images, split=split, seed=seed)
+    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
+    if aware := run.config.quantise:
+        keep = list(dict.fromkeys([*keep, *aware.left_high]))
+        facts["qat"] = {"from": run.card.get("tuned_from"), "layers": len(aware.layers), "grid": aware.grid}
     names = resolve(maker.model.graph, keep)
-    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": name}}
     found: Sensitivity | None = None
     if compared or sensitivity:
         with open_runtime(full) as reference:
@@ -150,9 +149,8 @@ def plan_run(
     **_: Any,
 ) -> dict[str, Any]:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
-    form, full = _checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
-    dataset = run.open_data(split)
-    chosen = choose(dataset, images, seed=seed)
+    form, full = checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
+    chosen = prepared(run, form, full, images=images, split=split, seed=seed)[1]
     cache = cache_path(run.calib, fingerprint(full, chosen.fingerprint, chosen.keys))
     return {
         "source": str(full),
@@ -183,16 +181,17 @@ def float_file(run: Run) -> Path:
     return min(files, key=lambda p: (len(p.name), p.name))
 
 
-def _checked(
+def checked(
     run: Run,
-    to: str,
-    target: str | None,
-    high: str | None,
-    source: Path | None,
-    calibrator: str | None,
+    to: str = "int8",
+    target: str | None = None,
+    high: str | None = None,
+    source: Path | None = None,
+    calibrator: str | None = None,
     *,
-    compared: bool,
-    sensitivity: bool,
+    compared: bool = False,
+    sensitivity: bool = False,
+    **_: Any,
 ) -> tuple[Form, Path]:
     """See before any image is read that what was asked for can be made."""
     form = Form.of(to, target, high)
@@ -209,6 +208,18 @@ def _checked(
     if (precision := read_info(full).precision) != "fp32":
         raise WeightsError(f"{full} is {precision} already; {to} is made from the float32 file")
     return form, full
+
+
+def prepared(
+    run: Run, form: Form, full: Path, *, images: int | None = None, split: str = "train", seed: int = 0, **_: Any
+) -> tuple[Dataset, CalibrationSet, Maker]:
+    """Choose the calibration images and return what makes the file; nothing is calibrated before that is asked to."""
+    dataset = run.open_data(split)
+    chosen = choose(dataset, images, seed=seed)
+    name = fingerprint(full, chosen.fingerprint, chosen.keys)
+    seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
+    trained = run.config.quantise.layers if run.config.quantise else ()
+    return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, trained)
 
 
 def _statistics(run: Run, full: Path, dataset: Dataset, chosen: CalibrationSet, name: str) -> Statistics:

@@ -12,6 +12,7 @@ def register(app: typer.Typer) -> None:
 
 
 def calib(
+    context: typer.Context,
     run: Annotated[
         str | None,
         typer.Argument(
@@ -57,6 +58,21 @@ def calib(
             metavar="SHARE", help="Least share of agreeing pixels [default: 0.99 INT8 and BF16, 0.98 FP8, 0.999 FP16]"
         ),
     ] = None,
+    qat: Annotated[
+        bool,
+        typer.Option(
+            "--qat",
+            help="First train on, as a run of its own, with the teacher and with convolutions that round as the file "
+            "will (INT8 and FP8 for ort and trt)",
+        ),
+    ] = False,
+    qat_iters: Annotated[
+        int | None, typer.Option("--qat-iters", min=1, help="Steps of --qat [default: a tenth of the run's]")
+    ] = None,
+    qat_lr: Annotated[
+        float | None,
+        typer.Option("--qat-lr", min=0, help="Learning rate of --qat [default: a hundredth of the run's]"),
+    ] = None,
     keep: Annotated[
         list[str] | None, typer.Option("--keep", metavar="NODE", help="Node or block left high; may be repeated")
     ] = None,
@@ -70,8 +86,10 @@ def calib(
 ) -> None:
     """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
     from ..distill import console
+    from ..distill.errors import UsageError
     from ..distill.run import find_run
     from .calibrate import calibrate_run, plan_run
+    from .qat import configured, tune_and_calibrate
 
     console.json_mode = as_json
     flags = {"target": target, "images": images, "split": split, "calibrator": calibrator, "high": high, "seed": seed}
@@ -79,14 +97,29 @@ def calib(
     settings |= {"to": to, "compared": compared, "keep": keep or (), "agreement": agreement, "max_drop": max_drop}
     settings["sensitivity"] = sensitivity or (max_drop is not None and to in ("int8", "fp8"))
     settings["source"] = Path(run) if run and run.endswith(".onnx") else None
+    found = find_run(run)
+    if not qat and (qat_iters is not None or qat_lr is not None):
+        raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")
     if dry_run:
-        plan = plan_run(find_run(run), **settings)
+        plan = plan_run(found, **settings)
+        if qat:
+            trained = configured(found, qat_iters, qat_lr)
+            model, train = trained.model, trained.train
+            plan["qat"] = {
+                "teacher": model.teacher,
+                "method": trained.method.name,
+                "iters": train.iters,
+                "lr": train.lr,
+            }
         for name, value in plan.items():
             console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
         if as_json:
             console.emit(plan)
         return
-    done = calibrate_run(find_run(run), **settings)
+    if qat:
+        done = tune_and_calibrate(found, export=context.obj["export_like"], iters=qat_iters, lr=qat_lr, **settings)
+    else:
+        done = calibrate_run(found, **settings)
     console.say(f"{done.path} ({done.manifest['bytes'] / 1e6:.1f} MB)")
     if as_json:
         console.emit({"path": str(done.path), **done.manifest})

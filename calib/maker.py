@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from ..deploy.runtime import open_runtime
-from ..distill.errors import UsageError, closest
+from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.run import replacing
 from .autocast import autocast, modelopt_version
 from .cast import CastReport, cast_half, cast_model
@@ -22,7 +22,7 @@ from .openvino_int8 import quantise_for_openvino
 from .ort_int8 import quantise_for_ort
 from .placement import Quantised, inspect, place, precision_of
 from .ranges import CALIBRATORS, check, ranges
-from .structure import finished, load_named, tail
+from .structure import finished, inputs, load_named, tail
 
 #: precision -> the targets that a file of it is for, the default first
 TARGETS = {"int8": ("ort", "trt", "openvino"), "fp8": ("trt",), "fp16": ("trt", "ort"), "bf16": ("trt",)}
@@ -102,6 +102,8 @@ class Maker:
         form: Form,
         statistics: Callable[[], Statistics],
         images: Callable[[], Iterable[np.ndarray]],
+        fingerprint: str = "",
+        trained: Sequence[tuple[str, float, float]] = (),
     ) -> None:
         """Take what every file needs.
 
@@ -110,8 +112,12 @@ class Maker:
             form: what is made of it.
             statistics: gives those of ``source``; called at most once, and not for NNCF.
             images: gives the calibration images anew, for NNCF.
+            fingerprint: of the statistics.
+            trained: layers with the range of their input that they were trained with, which comes before that of the
+                statistics.
         """
         self.source, self.form, self._collect, self._images = source, form, statistics, images
+        self.fingerprint, self._trained = fingerprint, trained
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -159,6 +165,15 @@ class Maker:
             with open_runtime(path) as runtime:
                 return images.score(runtime)
 
+    def _fixed(self) -> dict[str, tuple[float, float]]:
+        there = inputs(self.model.graph)
+        if missing := [name for name, *_ in self._trained if name not in there]:
+            raise WeightsError(
+                f"the network was trained with a range for {missing[0]}, which {self.source.name} has not; write it "
+                "again: kdc export onnx"
+            )
+        return {there[name][0]: (low, high) for name, low, high in self._trained}
+
     def _cast(self, out: Path, keep: Sequence[str]) -> CastReport:
         largest = {name: each.largest for name, each in self.statistics.tensors.items()}
         how = autocast if modelopt_version() else cast_half
@@ -167,7 +182,7 @@ class Maker:
     def _quantised(self, calibrator: str, keep: Sequence[str]) -> tuple[ModelProto, dict[str, Any]]:
         form = self.form
         assert form.grid is not None
-        kept = ranges(self.statistics.tensors, calibrator, form.grid)
+        kept = ranges(self.statistics.tensors, calibrator, form.grid) | self._fixed()
         if form.target == "ort":
             model, narrow = quantise_for_ort(self.model, kept, keep=keep)
             return finished(model, form.precision), {"reduced_range": narrow}

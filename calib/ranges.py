@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ..distill.errors import UsageError, closest
+from ..distill.quantise import TOP
 from .collector import BINS, Histogram
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
@@ -16,8 +17,6 @@ CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 GRIDS = ("s8", "u8", "e4m3")
 #: share of the values that percentile keeps
 KEPT = 0.9999
-#: the largest number of each grid, in steps (u8: in all)
-TOP = {"s8": 127.0, "u8": 255.0, "e4m3": 448.0}
 #: thresholds that entropy and MSE try
 _TRIED = 100
 #: levels that entropy merges the magnitudes to

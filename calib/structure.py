@@ -135,6 +135,19 @@ def resolve(graph: GraphProto, keep: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def inputs(graph: GraphProto) -> dict[str, tuple[str, str]]:
+    """Return what each convolution of the network reads, and the name of its node, by the layer that holds its weights.
+
+    The exporter names weights by their layers: ``model.backbone.layer1.0.conv1.weight``.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    found = {}
+    for node in graph.node:
+        if node.op_type in WEIGHTED and node.input[1] in weights and node.input[1].endswith(".weight"):
+            found[node.input[1].removeprefix("model.").removesuffix(".weight")] = node.input[0], node.name
+    return found
+
+
 def short(names: Iterable[str], most: int = 3) -> str:
     """Join some names for one line."""
     names = list(names)

@@ -202,6 +202,16 @@ class Gates(Section):
         }
 
 
+class Quantise(Section):
+    """What the training feels of a quantised file (``kdc calib --qat`` writes it): see ``quantise``."""
+
+    grid: Literal["s8", "u8", "e4m3"]
+    #: name of a layer and the range of its input that is represented; layers that are not named compute in full
+    layers: list[tuple[str, float, float]]
+    narrow: bool = False  # weights of 7 bits
+    left_high: list[str] = []  # nodes and groups of the file that are not quantised
+
+
 class Config(Section):
     """Every value of a run, as resolved."""
 
@@ -212,6 +222,7 @@ class Config(Section):
     task: Task = Task()
     method: MethodSettings = MethodSettings()
     gates: Gates = Gates()
+    quantise: Quantise | None = None
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML that ``--config`` reads back."""

@@ -30,6 +30,7 @@ from .optim import (
 )
 from .phases import Artefacts
 from .processes import agree, fetch, reduced
+from .quantise import fake_quantise
 from .run import Run, sha256
 from .signals import Signals
 from .state import Stage, State, Stopped
@@ -64,6 +65,8 @@ def train(
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     options = config.train
+    if config.quantise:
+        fake_quantise(student, config.quantise)
     shown_to = teacher.model if teacher else None
     kind = AssistedLearner if student.in_channels == 4 else Learner
     learner = kind(student, method, config.task, options.freeze_bn, options.seed)

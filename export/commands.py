@@ -2,12 +2,15 @@
 
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest
+
+if TYPE_CHECKING:
+    from ..distill.run import Run
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -110,6 +113,13 @@ def register(app: typer.Typer) -> None:
     group.command("trt")(trt)
     add_targets(group)
     app.add_typer(group, name="export")
+
+
+def export_like(run: "Run", like: Path) -> Path:
+    """Do what ``to_onnx.export_like`` does; torch is imported only now."""
+    from . import to_onnx
+
+    return to_onnx.export_like(run, like)
 
 
 def onnx(

@@ -173,6 +173,29 @@ def export_run(
     return done
 
 
+def export_like(run: Run, like: Path) -> Path:
+    """Export a run's network in the form of another float32 ONNX file of kdc's, through the gate; return the file.
+
+    Raises:
+        ExportError: ``like`` leaves its height and width free, which ``export_run`` never writes.
+        NumbersError: the gate failed.
+    """
+    info, proto = read_info(like), onnx.load(like, load_external_data=False)
+    height, width = info.size
+    if height is None or width is None:
+        raise ExportError(f"{like.name} leaves its size free, an exported file has one; make one: kdc export onnx")
+    opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+    written = export_run(
+        run,
+        size=(height, width),
+        head=info.head,
+        input="uint8" if info.layout == "NHWC" else "float",
+        dynamic_batch=info.shape[0] is None,
+        opset=opset,
+    )
+    return written[0].path
+
+
 def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
     """Return what ``export_run`` would do with the same settings; nothing is written.
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,8 @@ def test_a_broken_image_among_others_is_passed_over_and_said(run, capsys):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_playable_video(run, monkeypatch, stream, number, code):
+    if threading.current_thread() is not threading.main_thread():  # where a runner of tests keeps that for itself
+        pytest.skip("signals come to the main thread alone")
     monkeypatch.setattr(predict, "_mask", stopping_at(3, number))
     result = predict.predict(str(run), [str(film(Path("v.avi")))], out=Path("o"), stream=stream)
     assert (result["frames"], result["stopped"]) == (3, number.name)

@@ -78,9 +78,7 @@ def test_the_cut(
     arch: str, precision: str, head: str, input: str, dynamic: bool, exported: Callable[..., Path], tmp_path: Path
 ) -> None:
     full = exported(arch, head, input, dynamic)
-    size = check(typed(full, precision, tmp_path), precision, head, input, dynamic, tmp_path)
-    if precision in ("fp16", "bf16"):  # a quantised engine of a small network holds more kernels than weights
-        assert size < full.stat().st_size, "a narrow engine must hold narrow weights"
+    check(typed(full, precision, tmp_path), precision, head, input, dynamic, tmp_path)
 
 
 def test_the_cut_is_one() -> None:
@@ -120,5 +118,7 @@ def test_the_whole_matrix(
     full_size: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    source = typed(full_size(arch, backbone, head, input, dynamic), precision, tmp_path)
-    check(source, precision, head, input, dynamic, tmp_path)
+    full = full_size(arch, backbone, head, input, dynamic)
+    size = check(typed(full, precision, tmp_path), precision, head, input, dynamic, tmp_path)
+    if precision != "fp32" and backbone != "mv2":  # an engine of a small network holds more kernels than weights
+        assert size < 0.75 * full.stat().st_size, "a narrow engine must hold narrow weights"

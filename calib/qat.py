@@ -1,0 +1,134 @@
+"""Quantisation-aware training: a run goes on for a little while its convolutions round as the quantised file will.
+
+The recipe is that of Wu et al., arXiv:2004.09602, section 5: calibrated ranges that stay fixed, a tenth of the original
+schedule, a hundredth of its learning rate. The teacher stays in the loop; a run that had none is taught by its own
+float32 network.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..deploy.passport import has_vnni
+from ..distill import console
+from ..distill.checkpoint import student_file
+from ..distill.config import Config
+from ..distill.errors import UsageError, WeightsError
+from ..distill.job import run_job
+from ..distill.look import final_miou
+from ..distill.run import Run
+from .calibrate import Calibrated, calibrate_run, checked, prepared
+from .maker import CALIBRATOR
+from .ranges import ranges
+from .structure import before_network, inputs, resolve, tail
+
+#: share of the run's steps, and of its learning rate
+STEPS, RATE = 0.1, 0.01
+#: validations on the way
+_LOOKS = 4
+
+
+def tune_and_calibrate(
+    run: Run,
+    *,
+    export: Callable[[Run, Path], Path],
+    iters: int | None = None,
+    lr: float | None = None,
+    **settings: Any,
+) -> Calibrated:
+    """Train a run's student on with rounding convolutions, by distill's own loop, and quantise the new run's network.
+
+    Args:
+        run: a finished run with a float32 ONNX file.
+        export: writes a run's network as a float32 ONNX file in the form of the given one, and says where.
+        iters: steps (default: a tenth of the run's).
+        lr: learning rate at the start (default: a hundredth of the run's).
+        settings: of ``calibrate_run``.
+
+    Raises:
+        UsageError: the run is such a run already, or the form is not made from kdc's ranges.
+        WeightsError: the run's teacher is gone.
+        Stopped: SIGINT or SIGTERM came; the new run can be resumed, then exported and calibrated.
+        KdcError: what training, ``export`` and ``calibrate_run`` raise.
+    """
+    full, config = planned(run, iters, lr, **settings)
+    tuned = run_job(config, root=run.path.parent, kind="qat", tuned_from=run.path.name)
+    before, after = (final_miou(each.card) for each in (run, tuned))
+    if before is not None and after is not None:
+        console.say(f"validation mIoU: {100 * before:.2f} % in float32, {100 * after:.2f} % rounded, trained on")
+    anew: dict[str, Any] = settings | {"source": export(tuned, full)}
+    return calibrate_run(tuned, **anew)
+
+
+def planned(run: Run, iters: int | None = None, lr: float | None = None, **settings: Any) -> tuple[Path, Config]:
+    """Calibrate, and return the float32 ONNX file and the settings of the run that is to be made.
+
+    Raises:
+        KdcError: as ``tune_and_calibrate``.
+    """
+    form, full = checked(run, **settings)
+    if form.grid is None:
+        raise UsageError(
+            f"--qat trains for the ranges of an INT8 or FP8 file for ort or trt; --to {form.to} --for {form.target} "
+            "has none of kdc's"
+        )
+    config = configured(run, iters, lr)
+    maker = prepared(run, form, full, **settings)[-1]
+    graph, keep = maker.model.graph, list(settings.get("keep", ()))
+    kept = ranges(maker.statistics.tensors, settings.get("calibrator") or CALIBRATOR, form.grid)
+    left = {*resolve(graph, keep), *tail(graph), *before_network(graph)}
+    layers = [(name, *kept[tensor]) for name, (tensor, node) in inputs(graph).items() if node not in left]
+    narrow = form.target == "ort" and has_vnni() is False
+    console.say(
+        f"training {run.path.name} on with {len(layers)} convolutions rounded to {form.to.upper()}: "
+        f"{config.train.iters} steps from a learning rate of {config.train.lr:g}, taught by {config.model.teacher}"
+    )
+    return full, config.changed(quantise={"grid": form.grid, "layers": layers, "narrow": narrow, "left_high": keep})
+
+
+def configured(run: Run, iters: int | None, lr: float | None) -> Config:
+    """Return the settings of the new run, without its ranges: the old one's from its best weights, in short.
+
+    Raises:
+        UsageError: the run was trained so already, or the counts are not accepted.
+        WeightsError: the run has no weights.
+    """
+    config = run.config
+    if config.quantise is not None:
+        raise UsageError(
+            f"{run.path.name} was trained with rounding already; give the run that it came from, "
+            f"{run.card.get('tuned_from', 'RUN')}, or leave --qat out"
+        )
+    steps = max(1, round(STEPS * config.train.iters)) if iters is None else iters
+    if steps < 1:
+        raise UsageError(f"--qat-iters {steps}: at least 1 step is needed")
+    data = run.card["data"]
+    return config.changed(
+        # as it was opened then, whatever the environment says now
+        data={"source": data["source"], "split": config.data.split, **data["options"]},
+        model__init=str(student_file(run)),
+        model__student_weights=None,
+        **_taught(run),
+        train__iters=steps,
+        train__lr=RATE * config.train.lr if lr is None else lr,
+        train__warmup=0,
+        # the statistics stay those of the float32 network, so that the folded weights are the ones that were rounded
+        train__freeze_bn=True,
+        train__val_every=max(1, min(config.train.val_every, steps // _LOOKS)),
+    )
+
+
+def _taught(run: Run) -> dict[str, Any]:
+    card = run.card.get("teacher")
+    if not card:
+        return {"model__teacher": str(run.path), "method": {"name": "kd"}}
+    if not card.get("trained", True):
+        return {}  # a phase trains it, or finds what it made before
+    if card.get("file") and card.get("run"):
+        if not Path(card["file"]).exists():
+            raise WeightsError(
+                f"{run.path.name} was taught by {card['file']}, which is gone; put it back: --qat keeps the teacher in "
+                "the loop"
+            )
+        return {"model__teacher": card["file"], "model__teacher_weights": None}
+    return {}

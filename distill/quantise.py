@@ -1,0 +1,87 @@
+"""Training that feels quantisation: convolutions round their input and weights as the quantised file will.
+
+Gradients pass through the rounding where the value lies within its range (the straight-through estimator, Bengio et
+al., arXiv:1308.3432). Ranges of activations are calibrated once and stay, as Wu et al. advise (arXiv:2004.09602,
+section 5.2); those of weights follow the weights. Nothing is added to the state: what is trained are plain weights.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .config import Quantise
+from .errors import WeightsError, closest
+
+#: the largest number of each grid, in steps (u8: in all)
+TOP = {"s8": 127.0, "u8": 255.0, "e4m3": 448.0}
+#: the largest weight on ONNX Runtime's grid of 7 bits, which CPUs without VNNI need
+NARROW = 64.0
+#: below it a step is no normal number
+_LEAST = 2.0**-60
+
+
+class QuantisedConv2d(nn.Conv2d):
+    """A convolution whose input and weights are rounded to 8 bits; made of a plain one by ``fake_quantise``."""
+
+    grid: str
+    #: of the input
+    low: float
+    high: float
+    #: the largest weight, in steps
+    top: float
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve what is left of ``input`` ``(B, C, H, W)`` with what is left of the weights."""
+        return self._conv_forward(self.rounded_input(input), self.rounded_weight(), self.bias)
+
+    def rounded_input(self, x: Tensor) -> Tensor:
+        """Round activations with one scale, asymmetric on ``u8`` and symmetric elsewhere."""
+        x = x.float()  # under autocast they come in half, and the file rounds what was summed in float32
+        if self.grid == "u8":
+            step = max((self.high - self.low) / TOP["u8"], _LEAST)
+            return torch.fake_quantize_per_tensor_affine(x, step, round(-self.low / step), 0, 255)
+        step = max(-self.low, self.high, _LEAST) / TOP[self.grid]
+        if self.grid == "s8":
+            return torch.fake_quantize_per_tensor_affine(x, step, 0, -127, 127)
+        return _eighth(x, x.new_tensor(step))
+
+    def rounded_weight(self) -> Tensor:
+        """Round the weights with a scale for every output channel.
+
+        The file holds them multiplied by the batch norm behind, channel by channel: scales are multiplied alike, so
+        that the same numbers come out.
+        """
+        weight = self.weight.float()
+        with torch.no_grad():
+            steps = weight.abs().amax((1, 2, 3)).clamp_min(_LEAST) / self.top
+        if self.grid == "e4m3":
+            return _eighth(weight, steps.view(-1, 1, 1, 1))
+        top = int(self.top)
+        zeros = torch.zeros_like(steps, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(weight, steps, zeros, 0, -top, top)
+
+
+def _eighth(x: Tensor, step: Tensor) -> Tensor:
+    inside = x.clamp(-TOP["e4m3"] * step, TOP["e4m3"] * step)
+    with torch.no_grad():
+        lost = (inside / step).to(torch.float8_e4m3fn).to(x.dtype) * step - inside
+    return inside + lost
+
+
+def fake_quantise(model: nn.Module, settings: Quantise) -> None:
+    """Turn the convolutions that ``settings`` names into rounding ones, in place; keys of the state stay as they are.
+
+    Raises:
+        WeightsError: a layer is not there, or is no plain convolution.
+    """
+    modules = dict(model.named_modules())
+    for name, low, high in settings.layers:
+        module = modules.get(name)
+        if type(module) is not nn.Conv2d:
+            raise WeightsError(
+                f"quantise.layers: {name} is no convolution of the student{closest(name, list(modules))}; the ranges "
+                "were calibrated on another network, calibrate them again: kdc calib RUN --qat"
+            )
+        module.__class__ = QuantisedConv2d
+        assert isinstance(module, QuantisedConv2d)
+        module.grid, module.low, module.high = settings.grid, min(low, 0.0), max(high, 0.0)
+        module.top = TOP["e4m3"] if settings.grid == "e4m3" else NARROW if settings.narrow else TOP["s8"]
