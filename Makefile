@@ -39,7 +39,7 @@ check: $(READY)
 # Pins anew what pyproject.toml asks for, for Linux and macOS and every Python that kdc runs on.
 lock: $(READY)
 	VIRTUAL_ENV=.venv $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --custom-compile-command "make lock" \
-	    --extra cpu --extra trt-rtx --extra dev pyproject.toml --output-file requirements.lock
+	    --extra cpu --extra trt-rtx --extra openvino --extra dev pyproject.toml --output-file requirements.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
