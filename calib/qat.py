@@ -55,7 +55,7 @@ def tune_and_calibrate(
     tuned = run_job(config, root=run.path.parent, kind="qat", tuned_from=run.path.name)
     before, after = (final_miou(each.card) for each in (run, tuned))
     if before is not None and after is not None:
-        console.say(f"validation mIoU: {100 * before:.2f} % in float32, {100 * after:.2f} % rounded, trained on")
+        console.say(f"validation mIoU in float32: {100 * before:.2f} % before, {100 * after:.2f} % trained on")
     anew: dict[str, Any] = settings | {"source": export(tuned, full)}
     return calibrate_run(tuned, **anew)
 

@@ -1,0 +1,157 @@
+"""``kdc calib --qat``: a run trained on with its ranges, and a file with exactly those; what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch.nn import functional as F
+
+from kdc import cli
+from kdc.calib.calibrate import calibrate_run
+from kdc.calib.qat import configured, planned, tune_and_calibrate
+from kdc.calib.structure import inputs
+from kdc.deploy.runtime import open_runtime
+from kdc.distill.checkpoint import load_student
+from kdc.distill.config import Config, resolve
+from kdc.distill.data import recipe
+from kdc.distill.errors import UsageError, WeightsError
+from kdc.distill.job import run_job
+from kdc.distill.quantise import fake_quantise
+from kdc.distill.run import Run
+from kdc.export.to_onnx import export_like, export_run
+
+LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tmp_path_factory.mktemp("qat")
+
+
+def config(**changed: Any) -> Config:
+    small = {"data.size": (32, 64), "data.val_count": 4, "data.count": 12, "train.crop": (32, 64)}
+    small |= {"train.batch": 2, "train.iters": 10, "train.workers": 0, "model.student": "deeplabv3-mv2_050"}
+    return resolve({**small, **changed}, layers=[recipe("builtin")])
+
+
+@pytest.fixture(scope="module")
+def plain(root: Path) -> Run:
+    run = run_job(config(), root=root)
+    export_run(run, images=1, dynamic_batch=True, input="uint8")
+    return run
+
+
+@pytest.fixture(scope="module")
+def distilled(root: Path, plain: Run) -> Run:
+    settings = {"method.name": "kt", "model.teacher": str(plain.path), "model.teacher_check": False}
+    run = run_job(config(**settings), root=root)
+    export_run(run, images=1)
+    return run
+
+
+@pytest.mark.parametrize(("to", "target", "grid"), [("int8", "ort", "u8"), ("fp8", "trt", "e4m3")])
+def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, grid: str) -> None:
+    done = tune_and_calibrate(distilled, export=export_like, iters=2, to=to, target=target, **LOOSE)
+    made = Run(done.path.parent.parent)
+    assert made.path.parent == distilled.path.parent and made.card["kind"] == "qat"
+    assert made.card["tuned_from"] == distilled.path.name and made.card["method"] == "kt"
+    assert made.card["teacher"]["file"] == distilled.card["teacher"]["file"]
+    aware = made.config.quantise
+    assert aware is not None and aware.grid == grid and len(aware.layers) == 58  # all but the classifier
+    assert (made.config.train.iters, made.config.train.freeze_bn) == (2, True)
+    assert made.config.train.lr == pytest.approx(0.01 * distilled.config.train.lr)
+    assert done.manifest["qat"] == {"from": distilled.path.name, "layers": 58, "grid": grid}
+    trained, before = load_student(made).state_dict(), load_student(distilled).state_dict()
+    assert trained.keys() == before.keys()
+    moved = {name.rpartition(".")[2] for name in trained if not torch.equal(trained[name], before[name])}
+    assert "weight" in moved and not moved & {"running_mean", "running_var"}
+
+    graph = onnx.load(done.path).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    there = inputs(onnx.load(made.export / "model.onnx").graph)
+    for name, low, high in aware.layers:
+        scale = next(v for k, v in stored.items() if k == f"{there[name][0]}_scale")
+        low, high = min(low, 0.0), max(high, 0.0)
+        step = (high - low) / 255 if grid == "u8" else max(-low, high) / 448
+        assert float(scale) == pytest.approx(step, rel=1e-5), name
+
+    # and computes what was trained; ONNX Runtime rounds sums, too, which torch does not
+    network = load_student(made)
+    x = np.random.default_rng(0).standard_normal((1, 3, 32, 64)).astype(np.float32)
+    with torch.no_grad(), open_runtime(done.path) as runtime:
+        file = runtime.infer(x)
+        floating = resized(network(torch.from_numpy(x)).logits)
+        fake_quantise(network, aware)
+        rounded = resized(network(torch.from_numpy(x)).logits)
+    share = np.abs(file - rounded).mean() / np.abs(file - floating).mean()
+    assert share < (0.01 if to == "fp8" else 0.9)
+
+
+def resized(logits: torch.Tensor) -> np.ndarray:
+    return F.interpolate(logits, (32, 64), mode="bilinear", align_corners=True).numpy()
+
+
+def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_stays(plain: Run) -> None:
+    source = plain.export / "model.uint8.batch.onnx"
+    settings: dict[str, Any] = {**LOOSE, "to": "int8", "target": "trt", "high": "fp16", "source": source}
+    done = tune_and_calibrate(plain, export=export_like, iters=1, lr=1e-3, keep=["backbone.conv_stem"], **settings)
+    made = Run(done.path.parent.parent)
+    assert done.path.name == "model.uint8.batch.int8.fp16.trt.onnx"
+    assert made.card["method"] == "kd" and made.card["teacher"]["file"] == str(plain.checkpoints / "best.safetensors")
+    assert made.config.train.lr == 1e-3 and made.config.quantise is not None
+    assert "backbone.conv_stem" not in [name for name, *_ in made.config.quantise.layers]
+    assert done.manifest["left_high"] == ["backbone.conv_stem"]
+    assert done.manifest["int8"]["quantised_convolutions"] == 57
+
+    with pytest.raises(UsageError, match=rf"trained with rounding already; give the run .* {plain.path.name}"):
+        configured(made, None, None)
+    again = calibrate_run(made, **settings | {"source": made.export / source.name})  # without --qat: the same file
+    assert again.manifest["sha256"] == done.manifest["sha256"]
+
+
+def test_a_tenth_of_the_schedule_unless_told(plain: Run) -> None:
+    assert configured(plain, None, None).train.iters == 1
+    assert configured(plain, 7, 0.5).train.iters == 7 and configured(plain, 7, 0.5).train.lr == 0.5
+
+
+@pytest.mark.parametrize(("to", "target"), [("fp16", "trt"), ("bf16", "trt")])
+def test_a_cast_has_no_ranges_to_train_for(plain: Run, to: str, target: str) -> None:
+    source = plain.export / "model.uint8.batch.onnx"
+    with pytest.raises(UsageError, match=rf"--qat trains for the ranges.*--to {to} --for {target}"):
+        planned(plain, to=to, target=target, source=source)
+
+
+def test_a_teacher_that_is_gone_is_missed_before_anything_is_trained(distilled: Run, root: Path) -> None:
+    card = dict(distilled.card)
+    gone = {**card, "teacher": {**card["teacher"], "file": str(root / "gone.safetensors")}}
+    distilled.card = gone
+    try:
+        with pytest.raises(WeightsError, match=r"taught by .*gone.safetensors, which is gone; put it back"):
+            configured(distilled, None, None)
+    finally:
+        distilled.card = card
+
+
+def test_a_file_of_another_network_is_refused(distilled: Run, plain: Run) -> None:
+    settings = configured(distilled, 1, None).changed(quantise={"grid": "u8", "layers": [("backbone.none", 0.0, 1.0)]})
+    with pytest.raises(WeightsError, match=r"quantise.layers: backbone.none is no convolution"):
+        run_job(settings, root=plain.path.parent)
+
+
+@pytest.mark.parametrize("flag", ["--qat-iters", "--qat-lr"])
+def test_its_flags_need_it(plain: Run, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["calib", str(plain.path), flag, "1"]) == 2
+    assert "give --qat, too" in capsys.readouterr().err
+
+
+def test_dry_run_says_how_it_would_train(plain: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = len(list(plain.path.parent.iterdir()))
+    source = str(plain.export / "model.uint8.batch.onnx")
+    assert cli.run(["calib", source, "--qat", "--images", "4", "--dry-run"]) == 0
+    assert f"'teacher': '{plain.path}', 'method': 'kd', 'iters': 1" in capsys.readouterr().out
+    assert len(list(plain.path.parent.iterdir())) == runs
