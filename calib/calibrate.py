@@ -12,6 +12,7 @@ from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances, write_gate
 from ..deploy.runtime import open_runtime
+from ..deploy.stale import discard_stale
 from ..distill import console
 from ..distill.data import Dataset
 from ..distill.errors import ExportError, NumbersError, UsageError, WeightsError
@@ -127,6 +128,7 @@ def calibrate_run(
     write_gate(run, stage, result, file=path.name, **left)
     manifest = _manifest(path, full, form, result) | facts | left
     write_json(manifest_path(path), manifest)
+    discard_stale(run, list(run.checkpoints.glob("*.safetensors")))
     run.remember_command()
     run.seal()
     return Calibrated(path, form.precision, result, manifest)
@@ -146,11 +148,15 @@ def plan_run(
     keep: Sequence[str] = (),
     high: str | None = None,
     seed: int = 0,
+    agreement: float | None = None,
+    max_drop: float | None = None,
     **_: Any,
 ) -> dict[str, Any]:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
-    chosen = prepared(run, form, full, images=images, split=split, seed=seed)[1]
+    limits = tolerances(form.precision, run, agreement=agreement, miou_drop=max_drop)
+    chosen, maker = prepared(run, form, full, images=images, split=split, seed=seed)[1:]
+    resolve(maker.model.graph, keep)
     cache = cache_path(run.calib, fingerprint(full, chosen.fingerprint, chosen.keys))
     return {
         "source": str(full),
@@ -163,6 +169,7 @@ def plan_run(
         "statistics": str(cache),
         "cached": cache.is_file(),
         "keep": list(keep),
+        "limits": asdict(limits),
         "audit": chosen.audit,
     }
 

@@ -86,7 +86,7 @@ def calib(
 ) -> None:
     """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
     from ..distill import console
-    from ..distill.errors import UsageError
+    from ..distill.errors import UsageError, WeightsError
     from ..distill.run import find_run
     from .calibrate import calibrate_run, plan_run
     from .qat import configured, tune_and_calibrate
@@ -96,7 +96,10 @@ def calib(
     settings: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     settings |= {"to": to, "compared": compared, "keep": keep or (), "agreement": agreement, "max_drop": max_drop}
     settings["sensitivity"] = sensitivity or (max_drop is not None and to in ("int8", "fp8"))
-    settings["source"] = Path(run) if run and run.endswith(".onnx") else None
+    source = Path(run) if run and run.endswith(".onnx") else None
+    if source and not source.is_file():
+        raise WeightsError(f"{source} does not exist; name a run, or a float32 ONNX file in a run's export folder")
+    settings["source"] = source
     found = find_run(run)
     if not qat and (qat_iters is not None or qat_lr is not None):
         raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")

@@ -35,7 +35,11 @@ def number(value: Any, form: str = ".3g") -> str:
     """Format a number; the text "inf" of a failed gate passes through."""
     if isinstance(value, str):
         return value
-    return format(value, form) if _known(value) else NOT_MEASURED
+    if not _known(value):
+        return NOT_MEASURED
+    text = format(value, form)
+    # what is shown as nothing has no sign
+    return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", "\u2212", 1) if value < 0 else text
 
 
 def size(value: Any) -> str:

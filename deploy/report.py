@@ -1,7 +1,6 @@
 """One self-contained HTML page about a run: what was done, what came of it, what was proved, and how to repeat it."""
 
 import base64
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from ..distill.models import SegmentationModel
 from ..distill.run import Run, write_bytes
 from ._activations import default_tap, legend
 from ._charts import charts
+from ._deployment import deployment, read_json
 from ._figures import ERROR_COLOURS
 from ._formats import FILTERS, sign
 from ._pictures import further_runs, networks, picture
@@ -129,12 +129,12 @@ def facts(
         "heat": Markup(legend()) if maps else "",
         "why_no_strips": why_not,
         "error_colours": {name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
-        "gates": _json(run.path / "gates.json") or [],
+        "gates": read_json(run.path / "gates.json") or [],
         "benches": benches,
         "tradeoff": _tradeoff(run),
         "bench_titles": {"net": "The network alone", "e2e": "Image to mask"},
         "costs": _costs(nets, data, names),
-        "files": _files(run),
+        "deployment": deployment(run),
         "speed": _speed(run),
         "device": _device(benches[0]["passport"] if benches else None),
         "notes": list(
@@ -143,13 +143,6 @@ def facts(
         "commands": _commands(run, baseline, teacher_run),
         "sign": sign,
     }
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _scores(run: Run | None) -> dict[str, Any] | None:
@@ -228,7 +221,7 @@ def _benches(run: Run) -> list[dict[str, Any]]:
     """Return the newest latency record of each mode, device, size and batch."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in sorted(run.bench.glob("latency-*.json"), key=lambda p: p.stat().st_mtime_ns):
-        bench = _json(path)
+        bench = read_json(path)
         if isinstance(bench, dict) and bench.get("backends"):
             bench["slowest"] = max(row.get("p50") or 0.0 for row in bench["backends"]) or 1.0
             shape = (*bench.get("size", ()), bench.get("batch", 1))
@@ -243,7 +236,7 @@ def _benches(run: Run) -> list[dict[str, Any]]:
 
 def _tradeoff(run: Run) -> dict[str, Any] | None:
     """Return what ``kdc bench tradeoff`` wrote; its chart as a data URI, since inline its style would reach others."""
-    found = _json(run.bench / "tradeoff.json")
+    found = read_json(run.bench / "tradeoff.json")
     if not isinstance(found, dict) or not found.get("rows"):
         return None
     chart = run.bench / "tradeoff.svg"
@@ -274,11 +267,6 @@ def _device(passport: dict[str, Any] | None) -> list[tuple[str, str]]:
     if not passport.get("gpus"):
         lines.append(("GPU", "none"))
     return [(name, str(value)) for name, value in lines if value]
-
-
-def _files(run: Run) -> list[dict[str, Any]]:
-    paths = [*run.checkpoints.glob("*.safetensors"), *run.export.glob("*.onnx"), *run.export.glob("*.engine")]
-    return [{"name": str(p.relative_to(run.path)), "bytes": p.stat().st_size} for p in sorted(paths)]
 
 
 def _speed(run: Run) -> dict[str, Any]:

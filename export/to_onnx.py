@@ -17,6 +17,7 @@ from ..calib.cast import CastReport, cast_fp16
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances
 from ..deploy.runtime import open_runtime
+from ..deploy.stale import discard_stale
 from ..deploy.torch_runtime import export_size
 from ..distill import console
 from ..distill.checkpoint import load_deployable, read_card, student_file
@@ -163,7 +164,7 @@ def export_run(
             return Exported(path, precision, result, manifest)
 
         done = [through_gate(full, "fp32")]
-        _discard_stale(run, weights)
+        discard_stale(run, [weights])
         if "fp16" in precisions:
             report = cast_fp16(full, half, block_nodes=block_nodes)
             console.say(f"cast to float16: {report.line()}")
@@ -236,30 +237,6 @@ def _check_opset(opset: int) -> None:
         raise UsageError(
             f"--opset {opset}: accepted are {OPSETS.start} to {OPSETS.stop - 1} (TensorRT's parser reads no newer one)"
         )
-
-
-def _discard_stale(run: Run, weights: Path) -> None:
-    """Remove what was made from other weights than these or from a file that is no longer what it was, and say it."""
-    files = [path for path in run.export.iterdir() if manifest_path(path).exists()]
-    there = {path.name: sha256(path) for path in [*files, weights]}
-    made_from = {path.name: _origins(manifest_path(path)) for path in files}
-    stale: list[str] = []
-    # an engine of a file that goes now goes too, so until nothing more is found
-    while found := [
-        name for name in made_from if name in there and any(there.get(k) != v for k, v in made_from[name].items())
-    ]:
-        stale += found
-        there = {name: digest for name, digest in there.items() if name not in found}
-    if stale:
-        discard(run, [run.export / name for name in stale])
-        console.warn(f"removed, since made from an earlier network: {', '.join(sorted(stale))}; make them again")
-
-
-def _origins(manifest: Path) -> dict[str, str]:
-    """Return name and sha256 of the files that a manifest says its file was made from."""
-    values = json.loads(manifest.read_text())
-    named = [values.get("source") or {}, values.get("onnx") or {}]
-    return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
 
 
 def _finished(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from kdc.distill.config import Config
 from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run import Run
 
@@ -117,5 +118,6 @@ def run(tmp_path: Path) -> Run:
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"data": {"source": "builtin", "options": options}}))
+    (folder / "config.yaml").write_text(Config().to_yaml())
     write_network(folder / "export" / "model.onnx")
     return Run(folder)

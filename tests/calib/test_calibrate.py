@@ -13,11 +13,11 @@ import pytest
 from kdc import cli
 from kdc.calib import calibrate
 from kdc.calib.calibrate import calibrate_run
-from kdc.calib.commands import calib
 from kdc.calib.maker import Form
 from kdc.deploy.golden import golden_path
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.sources import expand
+from kdc.distill.config import Config
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.run import Run, sha256
 
@@ -151,6 +151,7 @@ def folder_run(tmp_path: Path, write: Callable[[Path], None], network: Any, **op
     folder.mkdir()
     data = {"source": str(tmp_path / "data"), "options": {"classes": 11} | options}
     (folder / "run.json").write_text(json.dumps({"data": data}))
+    (folder / "config.yaml").write_text(Config().to_yaml())
     network(folder / "export" / "model.onnx")
     return Run(folder)
 
@@ -176,12 +177,12 @@ def test_an_empty_folder_and_a_wrong_size(tmp_path: Path, network: Any, monkeypa
 
 def test_dry_run_says_what_would_be_and_writes_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = sorted(run.path.rglob("*"))
-    calib(str(run.path), to="fp8", images=4, dry_run=True)
+    assert cli.run(["calib", str(run.path), "--to", "fp8", "--images", "4", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "model.fp8.trt.onnx" in out and "cached: False" in out and "calibrator: mse" in out
     assert sorted(run.path.rglob("*")) == before
-    with pytest.raises(UsageError, match="--for ort has no use for fp8"):
-        calib(str(run.path), to="fp8", target="ort", dry_run=True)
+    assert cli.run(["calib", str(run.path), "--to", "fp8", "--for", "ort", "--dry-run"]) == 2
+    assert "--for ort has no use for fp8" in capsys.readouterr().err
 
 
 def test_the_command_prints_its_manifest(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,8 +204,7 @@ def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(calibrate, "calibrate_run", remember)
     for to, fought in (("int8", True), ("fp16", False)):
-        with pytest.raises(UsageError, match="enough"):
-            calib(str(run.path), to=to, max_drop=0.3)
+        assert cli.run(["calib", str(run.path), "--to", to, "--max-drop", "0.3"]) == 2
         assert (asked["sensitivity"], asked["max_drop"]) == (fought, 0.3)
 
 
@@ -221,3 +221,39 @@ def test_forms() -> None:
     assert Form("int8", "trt", "fp16").path(Path("a/model.batch.onnx")) == Path("a/model.batch.int8.fp16.trt.onnx")
     assert Form("fp16", "trt").path(Path("model.onnx")) == Form("fp16", "ort").path(Path("model.onnx"))
     assert Form("int8", "openvino").calibrators() == [] and Form("fp16", "ort").precision == "fp16"
+
+
+def test_what_was_made_from_the_file_before_goes(run: Run) -> None:
+    first = calibrate_run(run, to="int8", target="trt", **LOOSE)
+    engine = run.export / "model.int8.engine"
+    engine.write_bytes(b"an engine of it")
+    origin = {"onnx": {"file": first.path.name, "sha256": sha256(first.path)}}
+    (run.export / "model.int8.engine.json").write_text(json.dumps({"kind": "engine", **origin}))
+    calibrate_run(run, to="int8", target="trt", **LOOSE)  # the same file again
+    assert engine.exists()
+    calibrate_run(run, to="int8", target="trt", calibrator="minmax", **FEWER)
+    assert not engine.exists() and first.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "text"),
+    [
+        (["--keep", "nonsense"], 2, "no such node or group"),
+        (["--agreement", "nan"], 2, "nan"),
+        (["--agreement", "99"], 2, "99"),
+        (["--max-drop", "-1"], 2, "-1"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(
+    run: Run, flags: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = calibrate_run(run, **LOOSE).path
+    for dry in (["--dry-run"], []):
+        assert cli.run(["calib", str(run.path), "--images", "6", *flags, *dry]) == code
+        assert text in capsys.readouterr().err
+    assert made.exists()  # refused before the good file goes
+
+
+def test_a_file_that_is_not_there_is_no_missing_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["calib", "nosuch.onnx"]) == 4
+    assert "nosuch.onnx does not exist" in capsys.readouterr().err

@@ -110,7 +110,8 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
 
     with pytest.raises(UsageError, match=rf"trained with rounding already; give the run .* {plain.path.name}"):
         configured(made, None, None)
-    again = calibrate_run(made, **settings | {"source": made.export / source.name})  # without --qat: the same file
+    settings["source"] = made.export / source.name
+    again = calibrate_run(made, **settings)  # without --qat: the same file
     assert again.manifest["sha256"] == done.manifest["sha256"]
 
 

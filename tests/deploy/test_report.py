@@ -22,7 +22,8 @@ from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.run import Run, sha256
 
-SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "latency", "tradeoff", "cost", "environment", "commands")
+SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "quantisation", "latency", "tradeoff", "cost")
+SECTIONS += ("environment", "commands")
 VOID = {"meta", "link", "img", "br", "circle", "line", "polyline"}
 
 
@@ -364,3 +365,52 @@ def test_strips_look_at_the_whole_split() -> None:
     drawn = strips(data, {"after": predict_with(2)}, {"after": "network"})
     assert len(set(asked)) == 5
     assert [p.name for p in drawn[0].panels] == ["image", "truth", "network", "errors"]
+
+
+def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    for name in ("calib", "export", "bench"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"kind": "train"}))
+    one = {"agreement": 0.99123, "miou": 0.5, "drop": 0.25}
+    cost = {"nodes": 2, "without": one, "agreement": 0.125, "miou": None, "cost": 0.125}
+    quantised = {"precision": "int8", "calibrator": "mse", "convolutions": 59, "quantised_convolutions": 58}
+    quantised |= {"high": "fp16", "bytes_before": 5200000, "bytes_after": 1600000, "left_high": ["stem", "classifier"]}
+    quantised |= {"reduced_range": True, "target": "trt", "images": 2}
+    facts = {"calibration": {"indices": [1, 2], "data": "camvid train", "audit": ["calibrated on 2 images"]}}
+    (folder / "calib" / "model.int8.trt.json").write_text(
+        json.dumps(
+            facts
+            | {"int8": quantised, "calibrators": {"minmax": one | {"agreement": 0.98}, "mse": one}}
+            | {"qat": {"layers": 57, "from": "the run before", "grid": "s8"}}
+            | {
+                "sensitivity": {"everything": one, "steps": [one | {"agreement": 0.995}], "rescued": ["stem"]}
+                | {"costs": [cost | {"group": "stem"}, cost | {"group": "layer1.0"}], "holds": False, "keys": ["a"]}
+            }
+        )
+    )
+    cast = {"low": "bf16", "caster": "kdc", "half_nodes": 113, "float_nodes": ["mean"], "casts": 4, "clamped": {"w": 3}}
+    cast |= {"largest": {"conv_9": 65000.0}, "overflowing": {"conv_9": 65000.0}}
+    (folder / "calib" / "model.bf16.trt.json").write_text(json.dumps(facts | {"cast": cast}))
+    (folder / "export" / "model.fp16.engine").write_bytes(b"x" * 1500000)
+    proof = {"by_time": {"fp16": 0.875, "fp32": 0.125}, "by_flops": None, "by_layers": {"fp16": 1.0}, "reasons": []}
+    engine = {"precision": "fp16", "flavour": "tensorrt", "version": "10.16", "target": "sm90", "bytes": 1500000}
+    (folder / "export" / "model.fp16.engine.json").write_text(json.dumps(engine | {"layers": 7, "proof": proof}))
+    (folder / "export" / "model.int8.openvino.xml").write_bytes(b"x" * 2400000)
+    row = {"name": "ONNX model.onnx", "precision": "fp32", "batch": 4}
+    measured = {"device": "cpu", "threads": 2, "size": [64, 128], "flags": ["the machine was busy"]}
+    rates = measured | {"rows": [row | {"streams": 2, "images_per_s": 12.5}]}
+    (folder / "bench" / "throughput-1.json").write_text(json.dumps(rates))
+    held = measured | {"unit": "MiB above the idle process", "rows": [row | {"opened_mib": 71.2, "peak_mib": 133.4}]}
+    (folder / "bench" / "memory-1.json").write_text(json.dumps(held))
+    text = " ".join(page_of(write_report(Run(folder), pictures=False)).text.split())
+    for wanted in (
+        "58 of 59 convolutions in INT8, ranges by mse; the rest in fp16; 5.2 MB → 1.6 MB",
+        "Weights have 7 bits", "Calibrated on 2 images of camvid train", "Trained with quantisation: 57 layers",
+        "Left high: stem, classifier", "mse taken99.12350.000.25", "with 1 group left high, 99.500 %",
+        "The limits still do not hold", "stem+0.125not measuredleft high", "layer1.0+0.125",
+        "113 nodes in bfloat16", "Kept in float32 for their range: conv_9", "set to its end: w",
+        "tensorrt 10.16, sm90", "fp16 87.5 %, fp32 12.5 %", "export/model.int8.openvino.xml2.4 MB",
+        "4212.50", "the machine was busy", "471133",
+    ):  # fmt: skip
+        assert wanted in text, wanted

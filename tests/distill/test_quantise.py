@@ -20,11 +20,18 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
 
 
+def conv(model: nn.Sequential, index: int = 0) -> nn.Conv2d:
+    layer = model[index]
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
 def rounding(grid: str, low: float, high: float, narrow: bool = False) -> QuantisedConv2d:
     model = network()
     fake_quantise(model, Quantise.model_validate({"grid": grid, "layers": [("0", low, high)], "narrow": narrow}))
-    assert isinstance(model[0], QuantisedConv2d) and type(model[3]) is nn.Conv2d
-    return model[0]
+    layer = conv(model)
+    assert isinstance(layer, QuantisedConv2d) and type(model[3]) is nn.Conv2d
+    return layer
 
 
 def expected(values: np.ndarray, low: float, high: float, grid: str) -> np.ndarray:
@@ -101,13 +108,13 @@ def test_a_step_trains_plain_weights_in_any_precision(grid: str) -> None:
     keys = list(model.state_dict())
     fake_quantise(model, Quantise.model_validate({"grid": grid, "layers": [("0", -2.0, 2.0), ("3", 0.0, 3.0)]}))
     assert list(model.state_dict()) == keys
-    before = model[0].weight.detach().clone()
+    before = conv(model).weight.detach().clone()
     tool = torch.optim.SGD(model.parameters(), 0.1)
     with torch.autocast("cpu", torch.bfloat16):
         out = copy.deepcopy(model)(torch.randn(2, 3, 8, 8)), model(torch.randn(2, 3, 8, 8))
     out[1].float().square().mean().backward()
     tool.step()
-    assert torch.isfinite(out[0]).all() and not torch.equal(before, model[0].weight)
+    assert torch.isfinite(out[0]).all() and not torch.equal(before, conv(model).weight)
     plain = network()
     plain.load_state_dict(model.state_dict())
     x = torch.rand(1, 3, 8, 8)
