@@ -18,9 +18,10 @@ from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.errors import ExportError, NumbersError, UsageError
 from kdc.distill.models import SegmentationModel, build
+from kdc.distill.models._heads import PPM
 from kdc.distill.run import Run, sha256, write_json
 from kdc.export import commands, to_onnx
-from kdc.export.graph import DeployGraph
+from kdc.export.graph import DeployGraph, ExactPooling
 
 SIZE = (64, 128)
 Files = Callable[..., Path]
@@ -69,6 +70,27 @@ def test_what_is_in_a_file(exported: Files, networks: dict[str, SegmentationMode
     assert said["kdc.classes"][1] == "sky" and said["kdc.palette"][0] == [128, 64, 128]
     assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec()))
     assert (said["kdc.head"], said["kdc.input"]) == ("argmax", "uint8")
+
+
+@pytest.mark.parametrize("size", [(8, 16), (45, 60), (17, 13)])
+def test_the_pyramid_is_small_and_exact(size: tuple[int, int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pyramid = PPM(16).eval()
+
+    class Deployed(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with ExactPooling():
+                return pyramid(x)
+
+    x = torch.randn(1, 16, *size)
+    path = tmp_path / "pyramid.onnx"
+    torch.onnx.export(Deployed().eval(), (x,), path, dynamo=True, opset_version=20, input_names=["x"], verbose=False)
+    assert len(onnx.load(path).graph.node) <= 40
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given = np.asarray(session.run(None, {"x": x.numpy()})[0])
+    with torch.inference_mode():
+        expected = pyramid.double()(x.double()).numpy()  # by torch's own adaptive pooling
+    assert np.abs(given - expected).max() <= 1e-6 * max(1.0, np.abs(expected).max())
 
 
 def test_free_batch(exported: Files, networks: dict[str, SegmentationModel]) -> None:
