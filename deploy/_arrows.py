@@ -13,7 +13,7 @@ from ..distill.run import Run, find_run
 from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
 from .golden import FILES
-from .parity import gate, manifest_path, read_gates, spread, tolerances, write_gate
+from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, tolerances, write_gate
 from .runtime import ENGINES, TORCH_FILES, Runtime, open_runtime, owner
 from .torch_runtime import TorchRuntime
 
@@ -110,16 +110,20 @@ def walk(
 
     Raises:
         ExportError: there is nothing in ``export/``.
+        WeightsError: the ledger is broken.
     """
     chain = arrows(run, compiled=compiled)
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
+    limits = {arrow.stage: _passed_with(arrow, run) for arrow in chain}
     dataset = run.open_data(run.config.data.split)
     outcomes: list[Outcome] = []
     unusable: dict[Path, str] = {}
     for arrow in chain:
         lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
-        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, device)
+        outcome = (
+            Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, device, limits[arrow.stage])
+        )
         outcomes.append(outcome)
         if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
             unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
@@ -182,11 +186,13 @@ def compare(
     return outcome
 
 
-def _measure(arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, device: str) -> Outcome:
+def _measure(
+    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, device: str, limits: Tolerances | None
+) -> Outcome:
     try:
         with _both(arrow, run, device) as (reference, candidate):
-            limits = _passed_with(arrow, run) or tolerances(candidate.precision, run)
-            result = gate(reference, candidate, dataset, limits, images=images)
+            allowed = limits or tolerances(candidate.precision, run)
+            result = gate(reference, candidate, dataset, allowed, images=images)
     except ExportError as error:
         return Outcome(arrow, unrun=str(error))
     except KdcError as error:
@@ -204,8 +210,8 @@ def _measure(arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, dev
 
 def _passed_with(arrow: Arrow, run: Run) -> Tolerances | None:
     """Return what the file's gate allowed when it was made: flags may have set other limits than the configuration."""
-    known = [entry["tolerances"] for entry in read_gates(run) if entry["stage"] == arrow.stage]
-    return Tolerances(**known[0]) if known else None
+    known = next((entry for entry in read_gates(run) if entry["stage"] == arrow.stage), None)
+    return Tolerances.read(known.get("tolerances"), run.path / LEDGER, LEDGER_CURE) if known else None
 
 
 @contextlib.contextmanager

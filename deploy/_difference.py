@@ -1,11 +1,13 @@
 """How far two forms of one network are apart: what is measured, what may differ, and the record of it."""
 
-from dataclasses import asdict, dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..distill.errors import NumbersError
+from ..distill.errors import NumbersError, UsageError, WeightsError
 from ..distill.metrics import Scores, iou_of
 
 if TYPE_CHECKING:
@@ -18,12 +20,45 @@ class Tolerances:
 
     #: largest ``|d| / max(1, |z|)`` over all logits ``z`` of the reference
     max_diff: float | None = None
-    #: least share of pixels with the same class, ties not held against the candidate
+    #: least share of the images' pixels with the same class, ties not held against the candidate
     agreement: float = 0.9999
     #: largest loss of mIoU, in points of 100
     miou_drop: float | None = None
     #: a class is as good as the reference's if the reference scores it lower by at most ``tie * max(1, |z|)``
     tie: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no limit with a UsageError: nothing is larger than NaN, so that it lets everything pass."""
+        if not 0 <= self.agreement <= 1:
+            raise UsageError(
+                f"agreement {self.agreement:g} is not accepted: it is a share from 0 to 1, such as 0.99; "
+                "set --agreement or gates in the configuration"
+            )
+        flags = {"max_diff": "gates", "miou_drop": "--max-drop or gates", "tie": "gates"}
+        for name, flag in flags.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise UsageError(
+                    f"{name} {value:g} is not accepted: it is a finite number from 0 on; set {flag} in the "
+                    "configuration"
+                )
+
+    @classmethod
+    def read(cls, values: Any, path: Path, cure: str) -> "Tolerances":
+        """Take what stands in the file ``path``.
+
+        Raises:
+            WeightsError: it says something else; the message names ``cure``.
+        """
+        names = {each.name for each in fields(cls)}
+        try:
+            if not isinstance(values, dict) or "agreement" not in values:
+                raise UsageError("it holds no tolerances")
+            if strange := sorted(values.keys() - names):
+                raise UsageError(f"no tolerance is called {strange[0]}; accepted: {', '.join(sorted(names))}")
+            return cls(**values)
+        except (TypeError, ValueError, UsageError) as error:
+            raise WeightsError(f"{path} cannot be read ({error}); {cure}") from error
 
 
 @dataclass
@@ -191,6 +226,18 @@ def worst_class(reference: Scores, candidate: Scores) -> dict[str, Any] | None:
     lost = 100 * (iou_of(reference.confusion)[0] - iou_of(candidate.confusion)[0])
     worst = int(np.where(labelled, lost, -np.inf).argmax())
     return {"name": reference.classes[worst], "drop": float(lost[worst])}
+
+
+def boundary_drop(reference: Scores, candidate: Scores) -> float | None:
+    """Return the loss of mIoU along boundaries, in points of 100, over the classes labelled there; None without any.
+
+    The same classes on both sides: one stray pixel of another must not change what is averaged over.
+    """
+    labelled = reference.band_confusion.sum(1) > 0
+    if not labelled.any():
+        return None
+    before, after = (iou_of(each.band_confusion)[0][labelled].mean() for each in (reference, candidate))
+    return float(100 * (before - after))
 
 
 def _refuse_other_shape(reference: np.ndarray, candidate: np.ndarray) -> None:

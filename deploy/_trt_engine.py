@@ -68,15 +68,17 @@ class Engine:
             least, usual, most = (tuple(int(n) for n in shape) for shape in shapes)
             self.profile = least, usual, most
         self._context = self._new_context()
+        self._shape: tuple[int, ...] | None = None
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the first output for an input of ``shape``."""
-        self._set_shape(self._context, shape)
+        self._reshape(shape)
         return tuple(int(n) for n in self._context.get_tensor_shape(self.outputs[0].name))
 
     def bind(self, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
         """Say where input and output lie from now on."""
-        self._bind(self._context, shape, there_in, there_out)
+        self._reshape(shape)
+        self._point(self._context, there_in, there_out)
 
     def enqueue(self, stream: int) -> None:
         """Queue the network on a stream, with what was bound last."""
@@ -109,7 +111,8 @@ class Engine:
                 """Take the time of one layer."""
                 self.sums[layer_name] = self.sums.get(layer_name, 0.0) + ms
 
-        self._bind(context, shape, *there)
+        self._set_shape(context, shape)
+        self._point(context, *there)
         for _ in range(runs):
             self._enqueue(context, stream)
         wait()
@@ -155,12 +158,18 @@ class Engine:
             raise ResourceError(f"{why}; most likely {NO_ROOM}")
         return context
 
+    def _reshape(self, shape: tuple[int, ...]) -> None:
+        """Set the shape if it is another: after each setting the next launch works out anew what depends on it."""
+        if shape != self._shape:
+            self._shape = None  # after a refusal nobody knows which it has
+            self._set_shape(self._context, shape)
+            self._shape = shape
+
     def _set_shape(self, context: Any, shape: tuple[int, ...]) -> None:
         if not context.set_input_shape(self.inputs[0].name, shape):
             raise ExportError(f"{self.path.name} does not take {'x'.join(map(str, shape))}: {self._logger.last}")
 
-    def _bind(self, context: Any, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
-        self._set_shape(context, shape)
+    def _point(self, context: Any, there_in: int, there_out: int) -> None:
         for port, address in ((self.inputs[0], there_in), (self.outputs[0], there_out)):
             if not context.set_tensor_address(port.name, address):
                 raise ExportError(f"{self.path.name} does not take an address for {port.name}: {self._logger.last}")

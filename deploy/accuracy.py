@@ -9,6 +9,7 @@ from ..distill.errors import DataError, UsageError
 from ..distill.evaluate import evaluate
 from ..distill.run import Run
 from .segmenter import Windows, locate, open_segmenter
+from .sources import EngineFlags
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -25,6 +26,7 @@ def evaluate_source(
     limit: int | None = None,
     windows: Windows | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
@@ -39,6 +41,7 @@ def evaluate_source(
         limit: only the first so many images.
         windows: take larger images in tiles, as ``kdc predict`` does.
         trust: run native code that no manifest of kdc's vouches for.
+        engines: how an engine is run.
         options: of ``open_data``, with ``data``.
 
     Returns:
@@ -61,17 +64,26 @@ def evaluate_source(
     else:
         raise UsageError(f"{chosen} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
     segmenter = open_segmenter(
-        chosen, device=device, provider=provider, size=size, windows=windows, trust=trust, assisted=True
+        chosen,
+        device=device,
+        provider=provider,
+        size=size,
+        windows=windows,
+        trust=trust,
+        assisted=True,
+        engines=engines,
     )
-    classes = segmenter.num_classes
-    if classes and classes != dataset.num_classes:
-        raise DataError(
-            f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
-        )
-    indices = range(min(limit, len(dataset))) if limit else None
-    start = time.perf_counter()
-    scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
-    segmenter.close()
+    try:
+        classes = segmenter.num_classes
+        if classes and classes != dataset.num_classes:
+            raise DataError(
+                f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
+            )
+        indices = range(min(limit, len(dataset))) if limit else None
+        start = time.perf_counter()
+        scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
+    finally:
+        segmenter.close()
     return {
         "source": str(chosen.path if isinstance(chosen, Run) else chosen),
         **segmenter.facts,

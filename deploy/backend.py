@@ -141,11 +141,14 @@ def open_one(backend: Backend, plan: Plan, **order: Any) -> bool:
             size=plan.size,
             batch=plan.batch,
             head=plan.head,
+            **plan.engines.of(source),
             **order,
         )
     except KdcError as error:
         if not may_be_refused(source, plan, error):
             raise
-        plan.missing.append({"file": backend.label, "why": f"not measured: {error}"})
+        lack = {"file": backend.label, "why": f"not measured: {error}"}
+        if lack not in plan.missing:  # the trade-off has tried to judge it before
+            plan.missing.append(lack)
         return False
     return True

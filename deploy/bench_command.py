@@ -28,6 +28,10 @@ Provider = Annotated[
     typer.Option(metavar="NAME", help="What runs ONNX files: openvino, or a provider such as CUDAExecutionProvider."),
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run engines and packages that kdc did not build.")]
+Buffers = Annotated[
+    str, typer.Option(metavar="auto|pycuda|cuda-python|torch", help="What keeps the GPU memory of TensorRT engines.")
+]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Start engines as one CUDA graph.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
 Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
@@ -68,35 +72,25 @@ def latency(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
     from .latency import check, show, time_plan
-    from .sources import make_plan
+    from .sources import EngineFlags, make_plans
 
     console.json_mode = json
     batches = _numbers(batch, "--batch")
     check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
-    # every plan before anything is measured: a mistake in the last shape shows at once
-    plans = [
-        make_plan(sources or None, size=each, batch=n, device=device, provider=provider, trust=trust)
-        for each in _sizes(size)
-        for n in batches
-    ]
+    engines = EngineFlags(buffers, cuda_graph)
+    flags: dict[str, Any] = {"device": device, "provider": provider, "trust": trust, "engines": engines}
     results = []
-    for plan in plans:
+    for plan in make_plans(sources or None, sizes=_sizes(size), batches=batches, **flags):
         result = time_plan(
-            plan,
-            threads=threads,
-            seconds=seconds,
-            runs=runs,
-            rounds=rounds,
-            mode=mode,
-            codec=codec,
-            out=out,
-            seed=seed,
+            plan, threads=threads, seconds=seconds, runs=runs, rounds=rounds, mode=mode, codec=codec, out=out, seed=seed
         )
         show(result)
         results.append(result)
@@ -117,11 +111,14 @@ def throughput(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
+    from .sources import EngineFlags
     from .throughput import bench_throughput, show
 
     console.json_mode = json
@@ -136,6 +133,7 @@ def throughput(
         device=device,
         provider=provider,
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
         out=out,
         seed=seed,
     )
@@ -153,12 +151,15 @@ def memory(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
     from .memory import bench_memory, show
+    from .sources import EngineFlags
 
     console.json_mode = json
     result = bench_memory(
@@ -170,6 +171,7 @@ def memory(
         device=device,
         provider=provider,
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
         out=out,
         seed=seed,
     )
@@ -227,9 +229,13 @@ def accuracy(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
+    out: Out = None,
     json: Json = False,
 ) -> None:
     """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    from .sources import EngineFlags
     from .tradeoff import bench_accuracy, show_accuracy
 
     console.json_mode = json
@@ -242,6 +248,8 @@ def accuracy(
         device=device,
         provider=provider,
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
+        out=out,
         **described(data, classes, ignore_index),
     )
     show_accuracy(result)
@@ -265,6 +273,8 @@ def tradeoff(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
@@ -273,6 +283,7 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
+    from .sources import EngineFlags
     from .tradeoff import bench_tradeoff, show
 
     console.json_mode = json
@@ -287,6 +298,7 @@ def tradeoff(
         device=device,
         provider=provider,
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
         data=data,
         split=split,
         limit=limit,

@@ -1,15 +1,19 @@
 """What networks cost before they run anywhere: parameters and arithmetic, counted without weights or images."""
 
 import contextlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..distill import console
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .runtime import owner
+from .runtime import ENGINES, owner
+from .segmenter import locate
+from .sources import info_of, is_onnx
 
+Size = tuple[int, int]
 CONVENTIONS = {
     "true": "multiply-adds (MACs) of every convolution at its real output size; FLOPs = 2 x MACs",
     "cirkd": "as the CIRKD family of papers prints them: MACs that ignore dilation, auxiliary head included",
@@ -30,13 +34,14 @@ def count(
         sources: model names, runs and files; None is the last run. A run stands for its student and its teacher, an
             ONNX file for itself, any other file for the network of the run it came from.
         classes: for names (default 19, as the papers' tables).
-        size: input height and width (default: the images of the first run, else 512x1024).
+        size: input height and width (default: for a file what it was made for or its run's images, for the others the
+            images of the first run, else 512x1024).
         output_stride: for names (default: the architecture's own).
         counter: "true" or "cirkd"; None counts parameters only.
 
     Raises:
         UsageError: neither a model, a run nor a file, or an ONNX file that does not go with ``size`` or ``counter``.
-        WeightsError: a file that does not tell what it holds.
+        WeightsError: a file that is missing or does not tell what it holds.
     """
     import torch
 
@@ -44,28 +49,30 @@ def count(
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
-    specs: list[tuple[str, str, dict[str, Any] | str | Path]] = []
+    specs: list[tuple[str, str, dict[str, Any] | str | Path, Size | None]] = []
+    usual: Size | None = None
     for source in sources or [find_run(None)]:
-        if not isinstance(source, Run) and Path(source).is_file():
-            path = Path(source)
-            specs.append((path.name, "", path if path.suffix.lower() == ".onnx" else _spec_of(path)))
+        named = None if isinstance(source, Run) else str(source)
+        if named and not Path(named).exists() and _is_model(named):
+            specs.append(("", "", named, None))
             continue
-        if not isinstance(source, Run) and not Path(source).exists() and _is_model(str(source)):
-            specs.append(("", "", str(source)))
+        chosen = Path(named) if named and Path(named).is_file() else locate(source)[0]
+        if isinstance(chosen, Path):
+            spec = chosen if is_onnx(chosen) else _spec_of(chosen)
+            specs.append((chosen.name, "", spec, _own_size(chosen)))
             continue
-        run = source if isinstance(source, Run) else find_run(source)
-        specs.append(("", "student" if run.card.get("teacher") else "network", run.card["student"]))
-        size = size or tuple((run.card.get("data") or {}).get("size") or ()) or None
-        teacher = run.card.get("teacher") or {}
+        specs.append(("", "student" if chosen.card.get("teacher") else "network", chosen.card["student"], None))
+        usual = usual or _size_of(chosen)
+        teacher = chosen.card.get("teacher") or {}
         if teacher.get("spec"):  # as it was loaded: its stride need not be the student's
-            specs.append(("", "teacher", teacher["spec"]))
+            specs.append(("", "teacher", teacher["spec"], None))
         elif teacher.get("name") and _is_model(teacher["name"]):
-            spec = {**run.card["student"], "name": models.expand(teacher["name"]), "aux": True}
-            specs.append(("", "teacher", spec))
+            spec = {**chosen.card["student"], "name": models.expand(teacher["name"]), "aux": True}
+            specs.append(("", "teacher", spec, None))
     rows = []
-    for name, role, spec in specs:
+    for name, role, spec, own in specs:
         if isinstance(spec, Path):
-            rows.append(_onnx_row(spec, size, counter))
+            rows.append(_onnx_row(spec, size or own or usual, counter))
             continue
         with torch.device("meta"):
             if isinstance(spec, str):
@@ -78,7 +85,7 @@ def count(
             "classes": model.num_classes,
             "output_stride": model.output_stride,
         }
-        shape = size or (512, 1024)
+        shape = size or own or usual or (512, 1024)
         macs = [cost.macs(model, shape, aux=aux, counter=counter) for aux in (True, False)] if counter else None
         rows.append(row | _columns(cost.params(model), macs, shape, counter))
     return rows
@@ -88,20 +95,43 @@ def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int
     """Return parameters and MACs of what is deployed, without the auxiliary head; None where they cannot be known.
 
     Every file of a run costs what the run's student costs: a file that was folded or quantised is the same network.
+    Nothing is raised for a file that cannot be counted: a measurement is worth keeping without its cost.
     """
     import torch
 
     from ..distill import cost, models
 
-    with contextlib.suppress(WeightsError):
+    with contextlib.suppress(UsageError, WeightsError):
         with torch.device("meta"):
             model = models.rebuild(_spec_of(source))
         return cost.params(model)[1], cost.macs(model, size, aux=False)
-    if isinstance(source, Path) and source.suffix.lower() == ".onnx":
+    if is_onnx(source):
         from .onnx_cost import count_onnx
 
-        return count_onnx(source, size)[:2]
+        with contextlib.suppress(UsageError, WeightsError):
+            return count_onnx(Path(str(source)), size)[:2]
     return None, None
+
+
+def _own_size(path: Path) -> Size | None:
+    """Return the input size that a file was made or tuned for, else that of its run's images; None if neither tells."""
+    shape: Sequence[int | None] = (None, None)
+    with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
+        if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
+            manifest = json.loads(path.with_name(f"{path.name}.json").read_text())
+            shape = (manifest.get("profile") or {}).get("opt") or manifest["inputs"][0]["shape"]
+            shape = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
+        elif (info := info_of(path)) is not None:
+            shape = info.size
+    height, width = shape
+    run = owner(path)
+    return (height, width) if height and width else _size_of(run) if run else None
+
+
+def _size_of(run: Run) -> Size | None:
+    """Return height and width of the images that a run was trained for, None where it does not say."""
+    size = (run.card.get("data") or {}).get("size")
+    return (size[0], size[1]) if size else None
 
 
 def _spec_of(source: Path | Run) -> dict[str, Any]:

@@ -18,6 +18,9 @@ Colour = tuple[int, int, int]
 #: codecs from the most to the least widely played, and the container each goes into
 CODECS = (("avc1", ".mp4", "H.264"), ("mp4v", ".mp4", "MPEG-4 part 2"), ("MJPG", ".avi", "motion JPEG"))
 
+#: the folders of a prediction
+KINDS = ("masks", "overlay", "colour")
+
 
 class Drawings:
     """The files of one prediction, beneath ``folder``.
@@ -73,6 +76,11 @@ class Drawings:
                     self._films[kind] = Film(place, frame.rate, picture.shape[:2])
                 self._films[kind].add(picture)
             self.counts[kind] += 1
+
+    def older_than(self, born: int) -> int:
+        """Count the masks and pictures in the folder that were written before ``born``, by its clock in nanoseconds."""
+        files = (path for kind in KINDS for path in (self.folder / kind).rglob("*") if path.is_file())
+        return sum(path.stat().st_mtime_ns < born for path in files)
 
     def close(self) -> None:
         """Give the videos their end, without which they cannot be played."""
@@ -143,6 +151,8 @@ class ClassTable:
         self.first: list[tuple[str, np.ndarray]] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
+        #: when the prediction began, by the folder's own clock, which need not be this machine's
+        self.born = path.stat().st_mtime_ns
         self._rows = csv.writer(self._file)
         self._rows.writerow(["source", "frame", "height", "width", *classes])
 

@@ -14,10 +14,15 @@ from ..distill import console
 from ..distill.errors import WeightsError
 from ..distill.run import sha256, write_bytes
 from ._difference import Tolerances
-from .runtime import ENGINES, Runtime, labels, open_runtime
+from .contract import one_line
+from .runtime import ENGINES, Runtime, answers, open_runtime
 
 #: what an ``export`` folder may hold and ``open_runtime`` opens
 FILES = (".onnx", *ENGINES, ".xml", ".pt2")
+#: what a golden image says of itself at least
+_FACTS = {"data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"}
+#: what no network answers: there are at most 255 classes
+NO_CLASS = 255
 #: reference logits are kept at this many rows and columns of the image
 GRID = 8
 
@@ -26,15 +31,16 @@ GRID = 8
 class Golden:
     """What the reference makes of one image, and how well the candidate did on it when it passed its gate."""
 
-    #: uint8 RGB ``(H, W, 3)`` at the file's input size
+    #: uint8 RGB ``(H, W, 3)``
     image: np.ndarray
     #: uint8 ``(H, W)``: the reference's classes
     mask: np.ndarray
-    #: bool ``(H, W)``: pixels on which the reference's two best classes tie, see ``Tolerances``
-    borderline: np.ndarray
+    #: uint8 ``(H, W)``: the class that ties with it, see ``Tolerances``; ``NO_CLASS`` where none does
+    second: np.ndarray
     #: float32 ``(GRID, GRID, K)`` of the reference; empty where it gives masks only
     logits: np.ndarray
-    #: data, key, generated, reference, agreement, tolerances, preprocess; in a file also artefact and sha256
+    #: data, key, generated, reference, agreement, tolerances, preprocess, size of the input; in a file also artefact
+    #: and sha256
     facts: dict[str, Any]
 
     @property
@@ -90,19 +96,22 @@ def capture(
     """Make a golden image of what a gate has at hand.
 
     Args:
-        image: uint8 RGB ``(H, W, 3)`` at the network's input size.
+        image: uint8 RGB ``(H, W, 3)``.
         masks: uint8 ``(H, W)`` of the reference and of the candidate.
         logits: float ``(K, H, W)`` of the reference, where it gives them.
         tie: see ``Tolerances``.
         facts: what is written beside.
     """
-    borderline, points = np.zeros(masks[0].shape, bool), np.zeros((0, 0, 0), np.float32)
+    second, points = np.full_like(masks[0], NO_CLASS), np.zeros((0, 0, 0), np.float32)
     if logits is not None:
-        second, best = np.partition(logits.astype(np.float64), -2, axis=0)[-2:]
-        borderline = (best - second <= tie * np.maximum(1, np.abs(best))) & (tie > 0)
+        next_best, best = np.argpartition(logits, (-2, -1), axis=0)[-2:]
+        high, low = (np.take_along_axis(logits, each[None], 0)[0].astype(np.float64) for each in (best, next_best))
+        tied = (high - low <= tie * np.maximum(1, np.abs(high))) & (tie > 0)
+        # of two equal scores the mask has one
+        second[tied] = np.where(next_best == masks[0], best, next_best)[tied]
         points = logits.transpose(1, 2, 0)[grid(masks[0].shape)].astype(np.float32)
-    agreement = float(((masks[0] == masks[1]) | borderline).mean())
-    return Golden(image, masks[0], borderline, points, facts | {"agreement": agreement})
+    agreement = float(((masks[1] == masks[0]) | (masks[1] == second)).mean())
+    return Golden(image, masks[0], second, points, facts | {"agreement": agreement})
 
 
 def write_golden(artefact: Path, golden: Golden) -> Path:
@@ -110,7 +119,7 @@ def write_golden(artefact: Path, golden: Golden) -> Path:
     import cv2
 
     path, facts = golden_path(artefact), golden.facts | {"artefact": artefact.name, "sha256": sha256(artefact)}
-    pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "borderline": golden.borderline.astype(np.uint8)}
+    pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "second": golden.second}
     arrays: dict[str, Any] = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
     arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
     buffer = io.BytesIO()
@@ -140,14 +149,23 @@ def read_golden(artefact: Path) -> Golden:
         )
     try:
         with np.load(path, allow_pickle=False) as file:
-            image, mask, borderline = (_picture(file[key]) for key in ("image", "mask", "borderline"))
+            image, mask = _picture(file["image"]), _picture(file["mask"])
+            # older ones say where classes tie, not which: there none does
+            second = _picture(file["second"]) if "second" in file else np.full_like(mask, NO_CLASS)
             logits, facts = file["logits"], json.loads(file["facts"].tobytes())
-        if image.shape != (*mask.shape, 3) or mask.shape != borderline.shape or "tolerances" not in facts:
+        if missing := sorted(_FACTS - set(facts)):
+            raise ValueError(f"it does not say {missing[0]}")
+        # older ones are as large as the input
+        facts["size"] = [int(length) for length in facts.get("size", mask.shape)]
+        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts["size"]) == 2
+        if not sound or (logits.size and logits.shape != (GRID, GRID, logits.shape[-1])):
             raise ValueError("it holds something else than a golden image")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        why = str(error).strip().splitlines()[0][:100]
-        raise WeightsError(f"{path} cannot be read ({why}); export the file again") from error
-    return Golden(np.ascontiguousarray(image[..., ::-1]), mask, borderline.astype(bool), logits, facts)
+        if not 0 <= float(facts["agreement"]) <= 1:
+            raise ValueError(f"an agreement of {facts['agreement']}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise WeightsError(f"{path} cannot be read ({one_line(error)[:100]}); export the file again") from error
+    Tolerances.read(facts["tolerances"], path, "export the file again")
+    return Golden(np.ascontiguousarray(image[..., ::-1]), mask, second, logits, facts)
 
 
 def _picture(png: np.ndarray) -> np.ndarray:
@@ -173,8 +191,9 @@ def check_golden(artefact: Path, *, device: str = "cpu", provider: str | None = 
     """
     golden = read_golden(artefact)
     engine = artefact.suffix.lower() in ENGINES
+    height, width = golden.facts["size"]
     with open_runtime(
-        artefact, device="cuda" if engine else device, provider=provider, size=golden.mask.shape
+        artefact, device="cuda" if engine else device, provider=provider, size=(height, width)
     ) as runtime:
         return _judged(golden, runtime, artefact)
 
@@ -186,14 +205,15 @@ def _judged(golden: Golden, runtime: Runtime, artefact: Path) -> GoldenResult:
         found.append(f"{artefact.name} is not the file that its golden image was made with (its sha256 is another)")
     if runtime.spec.preprocess.to_dict() != facts["preprocess"]:
         found.append("it prepares images differently (mean, deviation or channel order) than the reference did")
-    batch = np.repeat(golden.image[None], runtime.spec.batch or 1, axis=0)
-    out = runtime.infer(runtime.prepare(batch))
-    mask = labels(out, golden.mask.shape)[0] if out.ndim == 4 else out[0]
+    out = answers(runtime, golden.image[None])[0]
+    mask = out.argmax(0) if out.ndim == 3 else out
     differs = mask != golden.mask
-    agreement, tied = 1 - float(differs.mean()), float((differs & golden.borderline).mean())
+    agreement, tied = 1 - float(differs.mean()), float((differs & (mask == golden.second)).mean())
     apart = None
-    if out.ndim == 4 and golden.logits.size:
-        points = out[0].transpose(1, 2, 0)[grid(golden.mask.shape)].astype(np.float64)
+    if out.ndim == 3 and golden.logits.size and len(out) != golden.logits.shape[2]:
+        found.append(f"it gives {len(out)} classes, {golden.logits.shape[2]} are needed")
+    elif out.ndim == 3 and golden.logits.size:
+        points = out.transpose(1, 2, 0)[grid(golden.mask.shape)].astype(np.float64)
         apart = float((np.abs(points - golden.logits) / np.maximum(1, np.abs(golden.logits))).max())
         if not np.isfinite(out).all():
             apart = float("inf")

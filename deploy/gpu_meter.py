@@ -109,6 +109,11 @@ def open_meter(module: ModuleType | None = None) -> tuple[Meter | None, str]:
         return None, f"NVML does not answer ({error})"
 
 
+def throttling(reasons: int) -> list[str]:
+    """Name the bits of NVML's, or nvidia-smi's, clock event reasons that are throttling."""
+    return [name for bit, name in THROTTLING.items() if reasons & bit]
+
+
 def summary(read: dict[str, list[Any]], images: int) -> dict[str, Any] | None:
     """Sum up the readings of a backend's turns; None where nothing was read.
 
@@ -135,7 +140,7 @@ def summary(read: dict[str, list[Any]], images: int) -> dict[str, Any] | None:
     return {
         **spread,
         **most,
-        "throttling": [name for bit, name in THROTTLING.items() if reasons & bit],
+        "throttling": throttling(reasons),
         "energy_per_image_j": None if energy is None else round(energy, 5),
         "readings": max(len(values) for values in read.values()),
     }

@@ -23,7 +23,7 @@ from .latency_worker import INPUTS
 from .passport import cores, first_gpu, passport
 from .roofline import share
 from .sampling import flags, parts_summary, percentiles, ratio
-from .sources import Plan, Source, make_plan
+from .sources import EngineFlags, Plan, Source, make_plan
 
 ROUNDS = 10
 #: a backend that is too slow for the runs asked for may take so many times the seconds asked for
@@ -66,6 +66,7 @@ def bench_latency(
     device: str = "cpu",
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -85,6 +86,7 @@ def bench_latency(
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider for the ONNX files.
         trust: open engines that kdc did not build.
+        engines: how engines are run.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         seed: of the input images.
         in_process: measure within this process: quicker to start, but backends disturb each other.
@@ -99,7 +101,7 @@ def bench_latency(
         ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
     """
     check(mode=mode, seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plan = make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust)
+    plan = make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust, engines=engines)
     return time_plan(
         plan,
         threads=threads,
@@ -118,8 +120,11 @@ def check(*, mode: str, seconds: float, rounds: int, batch: int, threads: int | 
     """Refuse settings that cannot be measured with (UsageError)."""
     if mode not in MODES:
         raise UsageError(f"mode '{mode}' is not known; accepted: {', '.join(MODES)}")
-    if seconds <= 0 or rounds < 1 or batch < 1 or (threads is not None and threads < 1):
-        raise UsageError("--seconds, --rounds, --batch and --threads must be above 0")
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise UsageError(f"--seconds {seconds}: it must be above 0 and end, such as 6")
+    for flag, value in (("--rounds", rounds), ("--batch", batch), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{flag} {value}: it must be above 0")
 
 
 def time_plan(
@@ -144,6 +149,7 @@ def time_plan(
         timings = [Timing(backend) for backend in there]
         for backend in there:
             backend.warmup = backend.ask("warm", cap_s=min(10.0, 2 * seconds))
+        asked = rounds
         rounds = min(rounds, *(_rounds_of(backend.warmup["ms"] / 1e3, seconds, runs) for backend in there))
         cap = PATIENCE * seconds / rounds if runs > 1 else None
         for _ in console.progress(range(rounds), rounds, "measuring"):
@@ -170,7 +176,7 @@ def time_plan(
         },
         "backends": rows,
         "not_measured": plan.missing,
-        "flags": flags(rows, before, after, plan.device, rounds),
+        "flags": flags(rows, before, after, plan.device, rounds, asked),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],

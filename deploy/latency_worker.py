@@ -51,10 +51,12 @@ class Worker:
         trust: bool = False,
         streams: int = 1,
         codec: str = "jpg",
+        **engine: Any,
     ) -> dict[str, Any]:
         """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
 
-        ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet).
+        ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet);
+        ``engine`` holds ``EngineFlags``, for an engine.
         """
         import numpy as np
 
@@ -71,6 +73,7 @@ class Worker:
                 threads=threads,
                 head=head,
                 trust=trust,
+                **engine,
             )
             self._runtimes.append(runtime)
         self._batch = batch
@@ -109,6 +112,7 @@ class Worker:
             "file": str(runtime.source),
             "threads": threads,
             "pid": os.getpid(),
+            **getattr(runtime, "facts", {}),
         }
 
     def warm(self, cap_s: float) -> dict[str, Any]:
@@ -160,7 +164,10 @@ class Worker:
         }
 
     def flow(self, seconds: float) -> dict[str, Any]:
-        """Keep every stream busy for ``seconds``, for one query at least; how many images were done, in what time."""
+        """Keep every stream busy for ``seconds``, for one query at least; how many images were done, in what time.
+
+        One query of each stream before them is not counted in ``images``; ``queries`` counts all of the turn.
+        """
         done = [0] * len(self._queries)
         failed: list[BaseException] = []
         begin = threading.Barrier(len(self._queries) + 1)
@@ -192,7 +199,8 @@ class Worker:
             thread.join()
         if failed:
             raise failed[0]
-        return {"images": self._batch * sum(done), "seconds": time.perf_counter() - start}
+        spent = time.perf_counter() - start
+        return {"images": self._batch * sum(done), "seconds": spent, "queries": len(done) + sum(done)}
 
     def memory(self, runs: int) -> dict[str, Any]:
         """Run ``runs`` times and say how much memory this process holds, and held at most, in MiB."""

@@ -11,8 +11,9 @@ from ..distill.run import write_json
 from .backend import open_one, started
 from .gpu_meter import open_meter
 from .latency import check, conditions, ran_on, record_path, show_rest
-from .passport import cores, gpu_flags, passport
-from .sources import Source, make_plan
+from .passport import cores, passport
+from .sampling import device_flags
+from .sources import EngineFlags, Source, make_plans
 
 RUNS = 3
 
@@ -27,6 +28,7 @@ def bench_memory(
     device: str = "cpu",
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
     out: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def bench_memory(
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider for the ONNX files.
         trust: open engines that kdc did not build.
+        engines: how engines are run.
         out: folder of the record.
         seed: of the input image.
 
@@ -54,9 +57,9 @@ def bench_memory(
     """
     for batch in batches:
         check(mode="net", seconds=1, rounds=1, batch=batch, threads=threads)
-    plans = [
-        make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust) for batch in batches
-    ]
+    plans = make_plans(
+        sources, sizes=(size,), batches=batches, device=device, provider=provider, trust=trust, engines=engines
+    )
     threads = threads or cores()
     before = passport()
     meter, no_meter = open_meter() if device == "cuda" else (None, "")
@@ -91,7 +94,7 @@ def bench_memory(
         missing += [m for m in plan.missing if m not in missing]
     if not rows:
         raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
-    flags = gpu_flags(passport()["gpus"]) if device == "cuda" else []
+    flags = device_flags(rows, before, passport(), device)
     if no_meter:
         flags.append(f"the memory of the GPU is that of torch's allocator alone: {no_meter}")
     result: dict[str, Any] = {

@@ -1,6 +1,10 @@
 """The gate between two forms of one network, and the ledger of all gates: real images through both, one line each."""
 
+import contextlib
+import fcntl
+import itertools
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -11,18 +15,19 @@ import numpy as np
 
 from ..distill import console
 from ..distill.config import Config
-from ..distill.errors import DataError, NumbersError
+from ..distill.errors import DataError, NumbersError, WeightsError
 from ..distill.metrics import Scores
 from ..distill.run import Run, sha256, write_json
-from ._difference import Difference, GateResult, Tolerances, reasons, worst_class
-from .contract import weights_beside
+from ._difference import Difference, GateResult, Tolerances, boundary_drop, reasons, worst_class
+from .contract import one_line, weights_beside
 from .golden import Golden, capture, golden_path, write_golden
-from .runtime import Runtime, labels
+from .runtime import Runtime, answers
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
 
 LEDGER = "gates.json"
+LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
 #: key, image, label
 Sample = tuple[str, np.ndarray, np.ndarray | None]
 #: by the precision of the candidate
@@ -36,6 +41,9 @@ def tolerances(precision: str, run: Run | None = None, **flags: float | None) ->
         precision: of the candidate.
         run: whose configuration's ``gates`` section stands above the defaults.
         flags: fields of ``Tolerances`` that stand above both; None = not given.
+
+    Raises:
+        UsageError: a value that is no limit.
     """
     own = run is not None and (run.path / "config.yaml").is_file()
     gates = (run.config if run and own else Config()).gates.model_dump()
@@ -55,7 +63,8 @@ def gate(
 ) -> GateResult:
     """Run both runtimes on the same real images and judge the candidate.
 
-    Logits are compared where both give them, masks in any case. A candidate for any batch sees batches of 1, 2 and 3.
+    Logits are compared where both give them, masks in any case, and the image alone: not the colour that fills it up to
+    the network's size. Each side runs in the batch that it is made for; a candidate for any sees batches of 1, 2 and 3.
 
     Args:
         reference: what is trusted, of the same input size; with head "logits" it can tell ties.
@@ -66,37 +75,38 @@ def gate(
 
     Raises:
         DataError: the split is empty.
+        NumbersError: the two take other sizes, or give other shapes.
     """
     start = time.perf_counter()
+    if reference.spec.size != candidate.spec.size:
+        sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
+        raise NumbersError("the candidate takes {}, the reference {}: compare files for one size".format(*sizes))
     chosen = spread(len(dataset), images)
     if not chosen:
         raise DataError(f"split '{dataset.split}' of {dataset.name} holds no image to compare on")
     difference, both = Difference(), (Scores.empty(dataset.classes), Scores.empty(dataset.classes))
     golden: Golden | None = None
     most = 0
-    for indices in _batches(chosen, candidate.spec.batch or reference.spec.batch):
+    keys: list[str] = []
+    for indices in _batches(chosen, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)):
         samples = [(dataset.key(i), *dataset.read(i)) for i in indices]
         for group in _same_size(samples):
             pixels = np.stack([image for _, image, _ in group])
-            outputs = [runtime.infer(runtime.prepare(pixels)) for runtime in (reference, candidate)]
-            masks = [labels(out, out.shape[2:]) if out.ndim == 4 else out for out in outputs]
+            outputs = [answers(runtime, pixels) for runtime in (reference, candidate)]
+            masks = [out.argmax(1).astype(np.uint8) if out.ndim == 4 else out for out in outputs]
             if all(out.ndim == 4 for out in outputs):
                 difference.add_logits(*outputs)
             trusted = outputs[0] if outputs[0].ndim == 4 else None
             difference.add_masks(masks[0], masks[1], trusted, tolerances.tie)
             if dataset.labelled:
                 _score(both, masks, [label for _, _, label in group])
+            keys += [key for key, _, _ in group]
             for n, (key, _, _) in enumerate(group):
                 # the image that proves most is the one with the most classes
-                if (found := len(np.unique(masks[0][n, : pixels.shape[1], : pixels.shape[2]]))) > most:
+                if (found := len(np.unique(masks[0][n]))) > most:
                     most = found
-                    golden = capture(
-                        reference.pad(pixels[n : n + 1])[0],
-                        (masks[0][n], masks[1][n]),
-                        None if trusted is None else trusted[n],
-                        tolerances.tie,
-                        key=key,
-                    )
+                    logits = None if trusted is None else trusted[n]
+                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, tolerances.tie, key=key)
     prepared = [runtime.spec.preprocess for runtime in (reference, candidate)]
     preprocess = {side: each.sha() for side, each in zip(("reference", "candidate"), prepared, strict=True)}
     scores = both if dataset.labelled else None
@@ -113,7 +123,7 @@ def gate(
         miou_reference=both[0].miou if scores else None,
         miou_candidate=both[1].miou if scores else None,
         worst_class=worst_class(*both),
-        boundary_drop=100 * (both[0].boundary_miou - both[1].boundary_miou) if scores else None,
+        boundary_drop=boundary_drop(*both),
         reference=f"{reference.name} ({reference.provider})",
         candidate=f"{candidate.name} ({candidate.provider})",
         precision=candidate.precision,
@@ -123,11 +133,12 @@ def gate(
         seconds=time.perf_counter() - start,
         sha256=_digest(candidate),
         reference_sha256=_digest(reference),
-        keys=[dataset.key(i) for i in chosen],
+        keys=keys,
     )
     if golden is not None:
         facts = {"data": result.data, "generated": dataset.name == "builtin", "reference": result.reference}
         facts |= {"tolerances": asdict(tolerances), "preprocess": prepared[0].to_dict()}
+        facts |= {"size": list(reference.spec.size)}
         result.golden = replace(golden, facts=golden.facts | facts)
     return result
 
@@ -136,14 +147,27 @@ def write_gate(run: "Run | Path", stage: str, result: GateResult, **facts: Any) 
     """Enter a result into the ledger of a run (or folder), in place of an older one of the same stage."""
     folder = run if isinstance(run, Path) else run.path
     entry = {"stage": stage, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result.to_dict(), **facts}
-    write_json(folder / LEDGER, [*(old for old in read_gates(folder) if old["stage"] != stage), entry])
+    with _alone(folder):
+        write_json(folder / LEDGER, [*(old for old in read_gates(folder) if old["stage"] != stage), entry])
     return folder / LEDGER
 
 
 def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
-    """Return the ledger, oldest entry first; empty where there is none."""
+    """Return the ledger, oldest entry first; empty where there is none.
+
+    Raises:
+        WeightsError: it is broken.
+    """
     path = (run if isinstance(run, Path) else run.path) / LEDGER
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_text())
+        if not isinstance(entries, list) or not all(isinstance(each, dict) and "stage" in each for each in entries):
+            raise ValueError("it is no list of gates")
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read ({one_line(error)}); {LEDGER_CURE}") from error
+    return entries
 
 
 def manifest_path(artefact: Path) -> Path:
@@ -153,12 +177,13 @@ def manifest_path(artefact: Path) -> Path:
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
     """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
+    folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
+    entered = any(entry.get("file") in names for entry in read_gates(folder))  # before a file goes: it may be broken
     for file in files:
         _remove(file)
-    names, ledger = {file.name for file in files}, read_gates(run)
-    kept = [entry for entry in ledger if entry.get("file") not in names]
-    if len(kept) < len(ledger):
-        write_json((run if isinstance(run, Path) else run.path) / LEDGER, kept)
+    if entered:
+        with _alone(folder):
+            write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
 
 
 def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:
@@ -184,6 +209,22 @@ def _remove(file: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's ledger while it is read and written again, so that two commands keep each other's lines.
+
+    The second one waits: this takes milliseconds, while a training holds the lock of its run for hours.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems lock no folder
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _digest(runtime: Runtime) -> str:
     return sha256(runtime.source) if runtime.source.is_file() else ""
 
@@ -196,14 +237,12 @@ def _score(both: tuple[Scores, Scores], masks: list[np.ndarray], truths: "Iterab
 
 
 def _batches(indices: list[int], batch: int | None) -> Iterator[list[int]]:
-    """Split into batches of the fixed size, or of 1, 2, 3, 1, 2, 3, ... where any size will do."""
-    start, sizes = 0, (batch,) if batch else (1, 2, 3)
-    for turn in range(len(indices)):
-        size = sizes[turn % len(sizes)]
-        part = indices[start : start + size]
+    """Split into batches of the fixed size, or of 1, 2, 3, 1, 2, 3, ... where any will do; the last may be smaller."""
+    start, sizes = 0, itertools.cycle((batch,) if batch else (1, 2, 3))
+    while start < len(indices):
+        size = next(sizes)
+        yield indices[start : start + size]
         start += size
-        if len(part) == size or (part and not batch):
-            yield part
 
 
 def _same_size(samples: list[Sample]) -> Iterator[list[Sample]]:

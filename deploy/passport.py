@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from ..distill.run import versions
+from .gpu_meter import throttling
 
 #: CPU features that decide how fast integer and half-precision networks run.
 FEATURES = (
@@ -135,16 +136,16 @@ def first_gpu(found: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def gpu_flags(found: list[dict[str, Any]], own: int = 0) -> list[str]:
-    """Say what on these GPUs may have disturbed a measurement with ``own`` processes."""
+    """Say what on the first GPU, which is the one measured, may have disturbed ``own`` processes on it."""
+    gpu = first_gpu(found)
+    if gpu is None:
+        return []
     flags = []
-    for gpu in found:
-        reasons = str(gpu.get("throttle") or "0x0")
-        # bit 0 is "idle": the clocks of a GPU at rest are no throttling
-        active = int(reasons, 16) & ~1 if reasons.lower().startswith("0x") else 0
-        if active:
-            flags.append(f"{gpu['name']}: clocks are held back (nvidia-smi throttle reasons {active:#x})")
-        if (others := gpu.get("processes", 0) - own) > 0:
-            flags.append(f"{gpu['name']}: other processes compute on it ({others})")
+    reasons = str(gpu.get("throttle") or "0x0")
+    if held := throttling(int(reasons, 16)) if reasons.lower().startswith("0x") else []:
+        flags.append(f"{gpu['name']}: clocks are held back ({', '.join(held)}, as nvidia-smi says)")
+    if (others := gpu.get("processes", 0) - own) > 0:
+        flags.append(f"{gpu['name']}: other processes compute on it ({others})")
     return flags
 
 

@@ -18,6 +18,7 @@ from .drawings import ClassTable, Drawings
 from .frames import Frame, Source, is_source, open_sources
 from .pipeline import Ahead, Behind
 from .segmenter import MODEL_FILES, Segmenter, Windows, locate, open_segmenter
+from .sources import EngineFlags
 
 #: seconds between two lines about a source that has no end
 _PULSE = 5.0
@@ -97,6 +98,7 @@ def predict(
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
 ) -> dict[str, Any]:
     """Segment images, videos, cameras and streams.
 
@@ -116,10 +118,12 @@ def predict(
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
         trust: run native code that no manifest of kdc's vouches for.
+        engines: how an engine is run.
 
     Returns:
         Plain values: what ran, where the results are, counts, speed, ``classes`` with their share of all pixels,
-        ``problems`` (what could not be read, in words) and ``stopped`` (the name of a signal, or None).
+        ``earlier`` (how many files of other predictions lie there still), ``problems`` (what could not be read, in
+        words) and ``stopped`` (the name of a signal, or None).
 
     Raises:
         UsageError: flags that do not fit, or an output folder that cannot be made.
@@ -130,7 +134,14 @@ def predict(
     chosen, _ = locate(network)
     opened = open_sources(sources, every, limit)
     segmenter = open_segmenter(
-        chosen, device=device, provider=provider, size=size, windows=windows, trust=trust, resize=True
+        chosen,
+        device=device,
+        provider=provider,
+        size=size,
+        windows=windows,
+        trust=trust,
+        resize=True,
+        engines=engines,
     )
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))
     folder = out or (chosen.path / "predict" if isinstance(chosen, Run) else Path("predict"))
@@ -153,6 +164,7 @@ def predict(
         "out": str(folder),
         "table": str(table.path),
         "written": drawings.counts,
+        "earlier": drawings.older_than(table.born),
         **facts,
         "classes": {name: round(float(share), 6) for name, share in zip(classes, table.shares, strict=True)},
         "problems": [source.problem for source in opened if source.problem],
@@ -171,6 +183,9 @@ def _say(result: dict[str, Any], table: ClassTable) -> None:
         f"{_frames_of(result)} in {result['seconds']:.1f} s: {result['frames_per_second']:.1f} frames/s; of each, "
         f"{result['network_ms']:.0f} ms from pixels to mask ({result['ran_on']})"
     )
+    if result["earlier"]:
+        said = f"{result['earlier']} file{'s' * (result['earlier'] != 1)} of earlier predictions"
+        console.note(f"{result['out']}: {said} still there, not in classes.csv; another --out keeps them apart")
     if result["dropped"]:
         console.warn(f"{result['dropped']} frames came too fast and were dropped: what is made of them plays too fast")
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..distill import console
-from .bench_command import Device, Json, Provider, Trust
+from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust
 
 Tile = Annotated[
     str,
@@ -71,6 +71,8 @@ def predict(
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     json: Json = False,
 ) -> None:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
@@ -79,6 +81,7 @@ def predict(
     from .predict import part, settle
     from .predict import predict as run_prediction
     from .segmenter import Windows
+    from .sources import EngineFlags
 
     network, sources = part(words)
     result = run_prediction(
@@ -97,6 +100,7 @@ def predict(
         size=parse_size(size) if size else None,
         windows=Windows.typed(tile, overlap, blend),
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
     )
     if json:
         console.emit(result)

@@ -164,6 +164,23 @@ class Runtime(ABC):
         self.close()
 
 
+def answers(runtime: Runtime, images: np.ndarray) -> np.ndarray:
+    """Run uint8 RGB images ``(N, H, W, 3)`` in batches that the network takes, the last one filled up with its last.
+
+    Returns:
+        float ``(N, K, H, W)`` or uint8 ``(N, H, W)``, of the images' size: enlarged where the network's output is
+        smaller, cut where the input was filled up.
+    """
+    batch, (h, w) = runtime.spec.batch or len(images), images.shape[1:3]
+    parts = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        fill = np.repeat(part[-1:], batch - len(part), axis=0)
+        out = runtime.infer(runtime.prepare(np.concatenate([part, fill])))[: len(part)]
+        parts.append((enlarged(out, runtime.spec.size) if out.ndim == 4 else out)[..., :h, :w])
+    return np.ascontiguousarray(np.concatenate(parts))
+
+
 def labels(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Argmax of float ``(N, K, h, w)``, enlarged to ``size`` first where a network left that to its user."""
     return enlarged(logits, size).argmax(1).astype(np.uint8)

@@ -48,7 +48,12 @@ def ratio(first: Sequence[Sequence[float]], other: Sequence[Sequence[float]], se
 
 
 def flags(
-    rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str, rounds: int
+    rows: list[dict[str, Any]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    device: str,
+    rounds: int,
+    asked: int | None = None,
 ) -> list[str]:
     """Say in words what makes these numbers less than sure.
 
@@ -58,6 +63,7 @@ def flags(
         after: the one after the last round, when they were still open.
         device: "cpu" or "cuda".
         rounds: how often the backends took turns.
+        asked: how often they should have, where the time was too short for it; None is as often as they did.
     """
     said = []
     if noisy := _rows_with(rows, "{cv:.0%}", lambda row: row["cv"] > NOISY):
@@ -67,15 +73,22 @@ def flags(
     if restless := _rows_with(rows, "after {warmup[seconds]:.1f} s", lambda row: not row["warmup"]["stable"]):
         said.append(f"not stable to 5% when warm-up ended ({restless})")
     if len(rows) > 1 and rounds < ENOUGH_ROUNDS:
-        said.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise --seconds")
-    said += device_flags(rows, before, after, device)
+        asked = rounds if asked is None else asked
+        cure = " and ".join(["--rounds"] * (asked < ENOUGH_ROUNDS) + ["--seconds"] * (rounds < asked))
+        said.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise {cure}")
+    said += device_flags(rows, before, after, device, own=len({row.get("pid") for row in rows}))
     if device == "cuda":
         said += meter_flags(rows) + _part_flags(rows)
     return said
 
 
-def device_flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
-    """Say what of the machine, and of what really ran on it, any measurement has to say; arguments as ``flags``."""
+def device_flags(
+    rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str, own: int = 0
+) -> list[str]:
+    """Say what of the machine, and of what really ran on it, any measurement has to say.
+
+    Arguments as ``flags``; ``own`` counts the processes of this measurement that were alive at ``after``.
+    """
     said = []
     if strays := _rows_with(rows, "{nodes_on_cpu}", lambda row: row["nodes_on_cpu"] > 0):
         said.append(f"nodes that the GPU provider left to the CPU ({strays})")
@@ -88,12 +101,13 @@ def device_flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict
     if busy is not None and busy > 0.5 * usable:
         said.append(f"the machine was busy before it began: load average {busy} on {usable} cores")
     if device == "cuda":
-        said += gpu_flags(after["gpus"], own=len({row["pid"] for row in rows}))
+        said += gpu_flags(after["gpus"], own)
     return said
 
 
 def _rows_with(rows: list[dict[str, Any]], value: str, when: Callable[[dict[str, Any]], bool]) -> str:
-    return ", ".join(f"{row['name']} {value.format(**row)}" for row in rows if when(row))
+    # a backend has a row for each of its settings
+    return ", ".join(dict.fromkeys(f"{row['name']} {value.format(**row)}" for row in rows if when(row)))
 
 
 def _part_flags(rows: list[dict[str, Any]]) -> list[str]:

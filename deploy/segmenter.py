@@ -14,7 +14,7 @@ from ..distill.config import parse_size
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .runtime import ENGINES, TORCH_FILES, Runtime, enlarged, export_size, owner
-from .sources import OTHERS
+from .sources import OTHERS, EngineFlags
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -115,12 +115,14 @@ def open_segmenter(
     trust: bool = False,
     resize: bool = False,
     assisted: bool = False,
+    engines: EngineFlags | None = None,
 ) -> Segmenter:
     """Open a run or a file for images of any size.
 
     A checkpoint takes every image at its own size, as validation in training does. A file of another runtime is made
     for one size: what is smaller is padded, and what is larger is refused; with ``resize`` all but what is a little
-    smaller is resized (bilinear), and its mask back (nearest neighbour).
+    smaller is resized (bilinear), and its mask back (nearest neighbour). Where it is made for one batch too, the image
+    fills all of it.
 
     Args:
         source: from ``locate``.
@@ -131,18 +133,21 @@ def open_segmenter(
         trust: run native code that no manifest of kdc's vouches for.
         resize: see above.
         assisted: accept a label-assisted teacher, which must be shown the label.
+        engines: how an engine is run.
 
     Raises:
         UsageError: a flag that does not fit the file.
         WeightsError: a broken file, or a label-assisted teacher where none is accepted.
         ExportError: a device, provider or runtime that is not to be had here.
     """
-    windows = windows or Windows()
+    windows, engines = windows or Windows(), engines or EngineFlags()
+    engines.refuse_without([source])
     if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
         return _of_torch(source, device, provider, size, windows, assisted)
     from .runtime import open_runtime
 
-    runtime = open_runtime(source, device=device, provider=provider, size=size or windows.size, trust=trust)
+    size = size or windows.size
+    runtime = open_runtime(source, device=device, provider=provider, size=size, trust=trust, **engines.of(source))
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
@@ -205,16 +210,21 @@ def _told(predict: "Predict", tiling: "Tiling | None") -> "Predict":
 
 def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":
     height, width = runtime.spec.size
-    once = Once()
+    batch, once = runtime.spec.batch or 1, Once()
+
+    def filled(image: np.ndarray) -> np.ndarray:
+        if batch > 1:
+            once("batch", f"{runtime.source.name} is made for {batch} images at once: each is taken {batch} times")
+        return np.repeat(image[None], batch, axis=0)
 
     def whole(image: np.ndarray) -> np.ndarray:
-        return runtime.masks(image[None])[0]
+        return runtime.masks(filled(image))[0]
 
     def score(window: np.ndarray) -> "Tensor":
         import torch
 
         h, w = window.shape[:2]
-        logits = enlarged(runtime.infer(runtime.prepare(window[None])), (height, width))
+        logits = enlarged(runtime.infer(runtime.prepare(filled(window)))[:1], (height, width))
         return torch.from_numpy(logits[0, :, :h, :w])
 
     def predict(image: np.ndarray) -> np.ndarray:

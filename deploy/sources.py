@@ -2,14 +2,15 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
+from ..distill.errors import ExportError, KdcError, UsageError, WeightsError, closest
 from ..distill.run import Run, find_run
 from .contract import weights_beside
 from .runtime import ENGINES, TORCH_FILES, export_size, owner
+from .trt_buffers import KINDS
 
 if TYPE_CHECKING:
     from .contract import FileInfo
@@ -19,6 +20,39 @@ Source = str | Path | Run
 OTHERS = (".xml", ".pt2")
 #: ONNX files that only TensorRT computes as they say; here they are simulated, which takes any time
 FOR_TENSORRT = ".trt.onnx"
+
+
+@dataclass(frozen=True)
+class EngineFlags:
+    """How TensorRT engines are run, as it was typed; nothing else heeds it."""
+
+    #: what keeps the GPU's memory: "auto" or one of ``trt_buffers.KINDS``
+    buffers: str = "auto"
+    #: start the network as one CUDA graph
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        if self.buffers not in ("auto", *KINDS):
+            near = closest(self.buffers, KINDS)
+            raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
+
+    def of(self, source: Path | Run) -> dict[str, Any]:
+        """Return what ``open_runtime`` is told besides to open a source: nothing where it is no engine."""
+        return asdict(self) if is_engine(source) else {}
+
+    def refuse_without(self, sources: Sequence[Path | Run]) -> None:
+        """Refuse what was typed for engines where there is none (UsageError)."""
+        typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
+        if typed and not any(is_engine(source) for source in sources):
+            raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
+
+
+class NothingToMeasure(UsageError):
+    """No source fits; ``missing`` says of each why."""
+
+    def __init__(self, missing: list[dict[str, str]]) -> None:
+        super().__init__("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+        self.missing = missing
 
 
 @dataclass
@@ -38,33 +72,68 @@ class Plan:
     trust: bool = False
     #: files that were typed, not found in a run's folder
     named: set[Path] = field(default_factory=set)
+    engines: EngineFlags = EngineFlags()
 
 
 def make_plan(
     sources: Sequence[Source] | None,
     *,
     size: tuple[int, int] | None,
-    batch: int,
+    batch: int | None,
     device: str,
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
 ) -> Plan:
-    """Choose what is measured, or say why nothing can be.
+    """Choose what is measured, or say why nothing can be; a batch of None takes files of any.
 
     Raises:
-        UsageError: nothing to measure, or flags that do not fit the files.
+        NothingToMeasure: no source fits.
+        UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
+    engines = engines or EngineFlags()
     chosen, missing, home = expand(sources, device)
     chosen, misfits = fitting(chosen, batch, size)
     missing += misfits
     if not chosen:
-        raise UsageError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+        raise NothingToMeasure(missing)
     if provider is not None and not any(is_onnx(source) for source in chosen):
         raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
+    engines.refuse_without(chosen)
     size, head = agree(chosen, size)
     named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
-    return Plan(chosen, missing, home, size, batch, head, device, provider, trust, named)
+    return Plan(chosen, missing, home, size, batch or 1, head, device, provider, trust, named, engines)
+
+
+def make_plans(
+    sources: Sequence[Source] | None,
+    *,
+    sizes: Sequence[tuple[int, int] | None],
+    batches: Sequence[int],
+    **flags: Any,
+) -> list[Plan]:
+    """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
+
+    A size and batch that no source fits has no plan: the first that has one says so in its ``missing``.
+
+    Raises:
+        KdcError: as ``make_plan``, whose ``flags`` these are; that nothing is to be measured where no plan is left.
+    """
+    plans: list[Plan] = []
+    unfit: list[NothingToMeasure] = []
+    for size in sizes:
+        for batch in batches:
+            try:
+                plans.append(make_plan(sources, size=size, batch=batch, **flags))
+            except NothingToMeasure as error:
+                unfit.append(error)
+    if not plans:
+        raise unfit[0]
+    for lack in (m for error in unfit for m in error.missing):
+        if lack not in plans[0].missing:
+            plans[0].missing.append(lack)
+    return plans
 
 
 def may_be_refused(source: Path | Run, plan: Plan, error: KdcError) -> bool:
@@ -87,11 +156,11 @@ def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | R
     for source in sources or [find_run(None)]:
         suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
         path = Path(str(source)) if suffix in (".onnx", *OTHERS, *ENGINES, *TORCH_FILES) else None
+        if path is not None and not path.is_file():
+            raise WeightsError(f"{path} does not exist")
         if path is not None and suffix in ENGINES and device == "cpu":
             missing.append(_no_gpu(path))
         elif path is not None:
-            if not path.is_file():
-                raise WeightsError(f"{path} does not exist")
             chosen.append(path)
             home = home or owner(path)
         else:
@@ -144,21 +213,23 @@ def info_of(source: Path | Run) -> "FileInfo | None":
 
 
 def fitting(
-    chosen: list[Path | Run], batch: int, size: tuple[int, int] | None
+    chosen: list[Path | Run], batch: int | None, size: tuple[int, int] | None
 ) -> tuple[list[Path | Run], list[dict[str, str]]]:
-    """Part what takes ``batch`` images of ``size`` at once from the files made for others, and say why."""
+    """Part what takes ``batch`` images (None: any number) of ``size`` from the files made for others, and say why."""
     fit: list[Path | Run] = []
     missing: list[dict[str, str]] = []
     for source in chosen:
         info = info_of(source)
-        if info is not None and info.shape[0] not in (None, batch):
+        if info is not None and batch is not None and info.shape[0] not in (None, batch):
+            at = f" at batch {batch}"
             why = f"a batch of {info.shape[0]}; kdc export onnx --dynamic-batch leaves it free"
         elif info is not None and size and any(own not in (None, n) for own, n in zip(info.size, size, strict=True)):
+            at = f" at {size[0]}x{size[1]}"
             why = f"{info.size[0]}x{info.size[1]}; kdc export onnx --size {size[0]}x{size[1]} makes another"
         else:
             fit.append(source)
             continue
-        missing.append({"file": Path(str(source)).name, "why": f"not measured: made for {why}"})
+        missing.append({"file": Path(str(source)).name, "why": f"not measured{at}: made for {why}"})
     return fit, missing
 
 
@@ -196,6 +267,11 @@ def relative(run: Run, spec: str | None) -> Run | None:
 def is_onnx(source: Path | Run) -> bool:
     """Tell an ONNX file from every other source."""
     return isinstance(source, Path) and source.suffix.lower() == ".onnx"
+
+
+def is_engine(source: Path | Run) -> bool:
+    """Tell a TensorRT engine from every other source."""
+    return isinstance(source, Path) and source.suffix.lower() in ENGINES
 
 
 def artefact_bytes(path: Path) -> int:

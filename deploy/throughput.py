@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..distill import console
-from ..distill.errors import UsageError
+from ..distill.errors import ExportError, UsageError
 from ..distill.run import write_json
-from .backend import Backend, opened, started
+from .backend import Backend, open_one, started
 from .gpu_meter import meter_flags, open_meter, summary
 from .latency import check, conditions, ran_on, record_path, show_rest
 from .passport import cores, passport
 from .sampling import NOISY, device_flags
-from .sources import Plan, Source, make_plan
+from .sources import EngineFlags, Plan, Source, make_plans
 
 ROUNDS = 5
 
@@ -34,6 +34,7 @@ def bench_throughput(
     device: str = "cpu",
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -43,7 +44,8 @@ def bench_throughput(
     Args:
         sources: runs or files; None is the last run.
         size: input height and width.
-        batches: images per query; a file made for another batch is listed as not measured.
+        batches: images per query; a file made for another batch is listed as not measured, and refused only where no
+            file fits any.
         streams: how many instances of the network work at a time, each in a thread of its own, which is also a stream
             of its own on a GPU.
         threads: CPU threads of every backend, shared out among its streams.
@@ -52,6 +54,7 @@ def bench_throughput(
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider for the ONNX files.
         trust: open engines that kdc did not build.
+        engines: how engines are run.
         out: folder of the record.
         seed: of the input images.
         in_process: measure within this process.
@@ -67,10 +70,9 @@ def bench_throughput(
         raise UsageError("--streams must be above 0")
     for batch in batches:
         check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    # all of them before anything is measured: a mistake shows at once
-    plans = [
-        make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust) for batch in batches
-    ]
+    plans = make_plans(
+        sources, sizes=(size,), batches=batches, device=device, provider=provider, trust=trust, engines=engines
+    )
     threads = threads or cores()
     before = passport()
     meter, no_meter = open_meter() if device == "cuda" else (None, "")
@@ -80,8 +82,11 @@ def bench_throughput(
         with started(plan, threads, in_process) as every:
             for count in streams:
                 each = max(1, threads // count)
-                there = opened(every, plan, threads=each, mode="net", seed=seed, streams=count)
+                order = {"threads": each, "mode": "net", "seed": seed, "streams": count}
+                there = [backend for backend in every if open_one(backend, plan, **order)]
                 every = there  # what cannot be opened once is not tried again
+                if not there:
+                    break
                 rates, reads = _measure(there, plan, seconds, rounds, meter)
                 for backend in there:
                     row = {**backend.identity(), "batch": plan.batch, "streams": count}
@@ -92,6 +97,8 @@ def bench_throughput(
                     rows.append(row)
                     backend.ask("close")
         missing += [m for m in plan.missing if m not in missing]
+    if not rows:  # only opening tells which batches an engine takes
+        raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
     result: dict[str, Any] = {
         "kind": "throughput",
         "unit": "images per second",
@@ -104,7 +111,7 @@ def bench_throughput(
         "not_measured": missing,
         "passport": before,
     }
-    result["flags"] = _flags(rows, before, passport(), device)
+    result["flags"] = _flags(rows, before, passport(), device)  # the processes of this measurement have ended
     if no_meter:
         result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
     if plans[0].home:
@@ -132,7 +139,8 @@ def _measure(
                 with meter.turn(read):
                     answer = backend.ask("flow", seconds=seconds / rounds)
             rates[backend.label].append(answer["images"] / answer["seconds"])
-            reads[backend.label] = read, images + answer["images"]
+            # every query has cost energy, those that are too early to count in the rate too
+            reads[backend.label] = read, images + plan.batch * answer["queries"]
     return rates, reads
 
 

@@ -10,14 +10,26 @@ from pathlib import Path
 from typing import Any
 
 from ..distill import console
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run, write_bytes, write_json
 from ._tradeoff_chart import tradeoff_chart
 from .accuracy import evaluate_source
 from .costs import deployed
-from .latency import ROUNDS, check, conditions, ran_on, time_plan
+from .latency import ROUNDS, check, conditions, ran_on, record_path, time_plan
+from .passport import passport
 from .runtime import TORCH_FILES, owner
-from .sources import Plan, Source, info_of, make_plan, relative, row_names
+from .sources import (
+    EngineFlags,
+    Plan,
+    Source,
+    info_of,
+    is_engine,
+    is_onnx,
+    make_plan,
+    may_be_refused,
+    relative,
+    row_names,
+)
 
 #: the costs that accuracy is set against: key of a row, what it is called, and its unit
 COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
@@ -42,6 +54,8 @@ def bench_accuracy(
     device: str = "cpu",
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
+    out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Judge runs, each with every exported file, and single files on the same images.
@@ -55,21 +69,24 @@ def bench_accuracy(
         device: "cpu" or "cuda".
         provider: an ONNX Runtime provider for the ONNX files.
         trust: open engines that kdc did not build.
+        engines: how engines are run.
+        out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         options: of ``open_data``, with ``data``.
 
     Returns:
-        ``rows`` with the scores, ``ran_on`` and the change of mIoU from the first row, and what was not measured.
+        ``rows`` with the scores, ``ran_on`` and the change of mIoU from the first row, what was not measured, the
+        device passport, and the file that holds all of it.
 
     Raises:
         UsageError: nothing to judge, or no data are known.
         KdcError: as ``evaluate_source``.
     """
-    plan = make_plan(sources, size=size, batch=1, device=device, provider=provider, trust=trust)
+    plan = make_plan(sources, size=size, batch=None, device=device, provider=provider, trust=trust, engines=engines)
     rows = _judge(plan, data, split, limit, options)
     first = rows[0]["scores"]["miou"]
     for row in rows:
         row["change"] = row["scores"]["miou"] - first
-    return {
+    result = {
         "kind": "accuracy",
         "device": device,
         "data": rows[0]["data"],
@@ -77,7 +94,13 @@ def bench_accuracy(
         "images": rows[0]["scores"]["images"],
         "rows": rows,
         "not_measured": plan.missing,
+        "passport": passport(),
     }
+    if plan.home:
+        plan.home.remember_command()
+    record = record_path(plan.home, out, "accuracy")
+    write_json(record, result)
+    return result | {"record": str(record)}
 
 
 def _judge(
@@ -92,7 +115,7 @@ def _judge(
         dataset = plan.home.open_data(split)
     else:
         raise UsageError("these files lie in no run folder, so their data are not known; name them: --data NAME|DIR")
-    rows = []
+    rows, kind = [], UsageError
     for source, label in zip(plan.chosen, row_names(plan.chosen), strict=True):
         info = info_of(source)
         in_torch = isinstance(source, Run) or source.suffix.lower() in TORCH_FILES
@@ -101,17 +124,22 @@ def _judge(
                 source,
                 data=dataset,
                 device=plan.device,
-                provider=plan.provider if info is not None and Path(str(source)).suffix == ".onnx" else None,
+                provider=plan.provider if is_onnx(source) else None,
                 size=None if in_torch or (info is not None and None not in info.size) else plan.size,
                 limit=limit,
                 trust=plan.trust,
+                engines=plan.engines if is_engine(source) else None,
             )
-        except UsageError as error:  # made for another batch, or for smaller images
-            plan.missing.append({"file": label, "why": f"accuracy not measured: {error}"})
+        except KdcError as error:
+            misfit = isinstance(error, UsageError)  # made for smaller images: its latency may be measured all the same
+            if not misfit and not may_be_refused(source, plan, error):
+                raise
+            kind = kind if misfit else ExportError
+            plan.missing.append({"file": label, "why": f"{'accuracy ' * misfit}not measured: {error}"})
             continue
         rows.append({"name": label, **result})
     if not rows:
-        raise UsageError("nothing to judge here: " + "; ".join(f"{m['file']}: {m['why']}" for m in plan.missing))
+        raise kind("nothing to judge here: " + "; ".join(f"{m['file']}: {m['why']}" for m in plan.missing))
     return rows
 
 
@@ -127,6 +155,7 @@ def bench_tradeoff(
     device: str = "cpu",
     provider: str | None = None,
     trust: bool = False,
+    engines: EngineFlags | None = None,
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
@@ -140,19 +169,20 @@ def bench_tradeoff(
     Args:
         sources: runs or files; None is the last run with the student alone and the teacher that it came from.
         size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``device``,
-            ``provider``, ``trust``, ``out``, ``seed`` and ``in_process``.
+            ``provider``, ``trust``, ``engines``, ``out``, ``seed`` and ``in_process``.
         data: see ``bench_accuracy``, as ``split``, ``limit`` and ``options``.
 
     Returns:
         ``rows`` by falling mIoU, each with its scores, its costs (None: not measured) and ``pareto``: by cost, whether
-        no other row is as accurate for less. Written as ``tradeoff.json``, ``.csv`` and ``.svg`` to ``files``.
+        no other row is as accurate for less. Written to ``record``, which stays, and as the latest one to ``files``:
+        ``tradeoff.json``, ``.csv`` and ``.svg``, where the report looks.
 
     Raises:
         KdcError: as ``bench_latency`` and ``bench_accuracy``.
     """
     check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
     chosen: Sequence[Source] = sources or family(find_run(None))
-    plan = make_plan(chosen, size=size, batch=batch, device=device, provider=provider, trust=trust)
+    plan = make_plan(chosen, size=size, batch=batch, device=device, provider=provider, trust=trust, engines=engines)
     labels = dict(zip(row_names(plan.chosen), plan.chosen, strict=True))
     # accuracy first: it is what fails, where something does
     scores = {row["name"]: row for row in _judge(plan, data, split, limit, options)}
@@ -184,20 +214,18 @@ def bench_tradeoff(
         "rows": rows,
         "latency_record": timed["record"],
     }
-    folder = out or (plan.home.bench if plan.home else Path("bench"))
-    files = {kind: folder / f"{FILE}.{kind}" for kind in ("json", "csv", "svg")}
-    write_json(files["json"], result)
+    record = record_path(plan.home, out, FILE)
+    files = {kind: record.with_name(f"{FILE}.{kind}") for kind in ("json", "csv", "svg")}
+    for path in (record, files["json"]):
+        write_json(path, result)
     write_bytes(files["csv"], table(rows).encode())
     write_bytes(files["svg"], tradeoff_chart(rows, COSTS, conditions(result)).encode())
-    return result | {"files": {kind: str(path) for kind, path in files.items()}, "record": str(files["json"])}
+    return result | {"files": {kind: str(path) for kind, path in files.items()}, "record": str(record)}
 
 
 def _row(timed: dict[str, Any], source: Path | Run, judged: dict[str, Any] | None, plan: Plan) -> dict[str, Any]:
     run = source if isinstance(source, Run) else owner(source)
-    try:
-        params, macs = deployed(source, plan.size)
-    except WeightsError:
-        params, macs = None, None
+    params, macs = deployed(source, plan.size)
     found = (judged or {}).get("scores", {})
     return {
         "name": timed["name"],
@@ -247,6 +275,7 @@ def show_accuracy(result: dict[str, Any]) -> None:
     console.table(title, columns, rows)
     for m in result["not_measured"]:
         console.say(f"{m['file']}: {m['why']}")
+    console.say(f"record: {result['record']}")
 
 
 def show(result: dict[str, Any]) -> None:
@@ -267,7 +296,7 @@ def show(result: dict[str, Any]) -> None:
         console.say(f"{m['file']}: {m['why']}")
     for flag in result["flags"]:
         console.warn(flag)
-    console.say(f"files: {', '.join(result['files'].values())}")
+    console.say(f"files: {', '.join(result['files'].values())}; record: {result['record']}")
 
 
 def _percent(value: float | None) -> str:

@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,11 @@ class TrtRuntime(Runtime):
         self._bound: Lane | None = None
         self._kernels = True
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a measurement says of an engine besides: what kept its memory, and how it was started."""
+        return {"buffers": self.buffers.name, "cuda_graph": self._graphs}
+
     def _describe(self, path: Path, size: tuple[int, int] | None) -> None:
         manifest, engine = self.manifest, self._engine
         self.precision = str(manifest.get("precision", "unknown"))
@@ -130,23 +136,32 @@ class TrtRuntime(Runtime):
         host_in = buffers.pinned(shape, engine.inputs[0].dtype)
         host_out = buffers.pinned(engine.output_shape(shape), engine.outputs[0].dtype)
         lane = Lane(shape, host_in, host_out, buffers.alloc(host_in.nbytes), buffers.alloc(host_out.nbytes))
+        host_in.fill(0)
+        return self._captured(lane)
+
+    def _captured(self, lane: Lane) -> Lane:
+        """Make the launch a graph where that was asked for: one for each lane, since a graph keeps its addresses."""
+        engine, buffers = self._engine, self.buffers
         if self._graphs:
-            host_in.fill(0)
-            buffers.upload(lane.there_in, host_in)
+            buffers.upload(lane.there_in, lane.host_in)
             self._start(lane)  # what is allocated or compiled at the first launch must not be captured
             buffers.synchronize()
             lane.launch = buffers.capture(lambda: engine.enqueue(buffers.stream))
         return lane
 
-    def _start(self, lane: Lane) -> None:
-        """Queue the network."""
-        if lane.launch is not None:
-            lane.launch()
-            return
-        if self._bound is not lane:
+    def _bind(self, lane: Lane) -> None:
+        """Say where input and output lie, unless the engine knows, or its graph does."""
+        if lane.launch is None and self._bound is not lane:
             self._engine.bind(lane.shape, lane.there_in, lane.there_out)
             self._bound = lane
-        self._engine.enqueue(self.buffers.stream)
+
+    def _start(self, lane: Lane) -> None:
+        """Queue the network."""
+        self._bind(lane)
+        if lane.launch is not None:
+            lane.launch()
+        else:
+            self._engine.enqueue(self.buffers.stream)
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
         lane = self._lane(x.shape)
@@ -184,12 +199,14 @@ class TrtRuntime(Runtime):
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone, its input on the GPU: the wall clock from the call to the end of the stream."""
         self.check(x)
-        self.buffers.use()
-        lane = self._new_lane(x.shape)  # of its own: the inputs of a measurement are rotated
+        usual = self._lane(x.shape)
+        # the inputs of a measurement are rotated: each lies in memory of its own, and they share the rest
+        lane = self._captured(replace(usual, there_in=self.buffers.alloc(usual.host_in.nbytes), launch=None))
         self._fill(lane, x)
 
         def step() -> float:
             self.buffers.use()
+            self._bind(lane)  # before the clock starts: in use, a network stays bound
             start = time.perf_counter_ns()
             self._start(lane)
             self.buffers.synchronize()
@@ -200,16 +217,18 @@ class TrtRuntime(Runtime):
     def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
         """Time transfers and network apart by events of the stream, from and to pinned memory."""
         self.check(x)
-        self.buffers.use()
-        lane, buffers = self._new_lane(x.shape), self.buffers
+        lane, buffers = self._lane(x.shape), self.buffers
+        host_in = buffers.pinned(x.shape, str(lane.host_in.dtype))  # of its own, as above; the GPU's memory is shared
+        np.copyto(host_in, x)
         self._fill(lane, x)
         marks = [buffers.event() for _ in range(4)]
 
         def step() -> dict[str, float]:
             buffers.use()
+            self._bind(lane)
             start = time.perf_counter_ns()
             buffers.record(marks[0])
-            buffers.upload(lane.there_in, lane.host_in)
+            buffers.upload(lane.there_in, host_in)
             buffers.record(marks[1])
             handed = time.perf_counter_ns()
             self._start(lane)

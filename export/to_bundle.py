@@ -13,7 +13,7 @@ from ..deploy.contract import FileInfo
 from ..deploy.golden import Golden, capture, golden_path, read_golden
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path, read_gates, tolerances
-from ..deploy.runtime import Runtime, labels, open_runtime, owner
+from ..deploy.runtime import Runtime, answers, open_runtime, owner
 from ..distill import console
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_bytes, write_json
@@ -51,9 +51,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
     run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")
-    limit = golden.facts["tolerances"]["agreement"]
-    needed = min(limit, golden.facts["agreement"] - (1 - limit))
-    facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": needed}
+    facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": golden.needed}
     network = _network(info, runtime) | {"sha256": sha256(source), "golden": facts, "versions": versions()}
     files = {
         "model.onnx": source.read_bytes(),
@@ -64,7 +62,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         "gates.json": _json(_gates(run, source)),
         "golden.ppm": _pnm(golden.image),
         "golden_mask.pgm": _pnm(golden.mask),
-        "golden_borderline.pgm": _pnm(golden.borderline.astype(np.uint8) * 255),
+        "golden_second.pgm": _pnm(golden.second),
         "requirements.txt": REQUIREMENTS.encode(),
         "run.py": RUNNER.read_bytes(),
         "README.md": _readme(name, network, spec.classes).encode(),
@@ -99,12 +97,12 @@ def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
 
     dataset = open_data("builtin", "val", size=runtime.spec.size, val_count=1)
     image = dataset.read(0)[0]
-    out = runtime.infer(runtime.prepare(np.repeat(image[None], runtime.spec.batch or 1, axis=0)))
-    mask = labels(out, runtime.spec.size)[0] if out.ndim == 4 else out[0]
+    out = answers(runtime, image[None])[0]
+    mask = out.argmax(0).astype(np.uint8) if out.ndim == 3 else out
     limits = tolerances(runtime.precision)
     facts: dict[str, Any] = {"data": f"{dataset.name} {dataset.split}", "key": dataset.key(0), "generated": True}
     facts |= {"reference": f"the file itself ({runtime.provider})", "tolerances": asdict(limits)}
-    return capture(image, (mask, mask), out[0] if out.ndim == 4 else None, limits.tie, **facts)
+    return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, **facts)
 
 
 def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
@@ -160,7 +158,7 @@ It runs with numpy and ONNX Runtime alone.
 | `labels.txt`, `palette.json` | the classes, one a line, and their colours |
 | `gates.json` | what was compared with what before it left, and how far they were apart |
 | `golden.ppm` | {told} ({golden["key"]} of {golden["data"]}) |
-| `golden_mask.pgm`, `golden_borderline.pgm` | its mask by {golden["reference"]}, and where that hardly decides |
+| `golden_mask.pgm`, `golden_second.pgm` | its mask by {golden["reference"]}, and a class that ties with it |
 | `run.py` | reads an image, prepares it, runs the network, writes the mask |
 
 Images that are smaller are padded to the right and below; larger ones are refused.

@@ -253,3 +253,30 @@ def test_nothing_exported(run: Run) -> None:
     shutil.rmtree(run.export)
     with pytest.raises(ExportError, match="kdc export onnx"):
         walk(run)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (lambda ledger: ledger[:1], "gates.json cannot be read"),
+        (lambda ledger: ledger.replace('"tie"', '"knot"'), "no tolerance is called knot"),
+        (lambda ledger: ledger.replace('"tolerances"', '"other"'), "it holds no tolerances"),
+        (lambda ledger: ledger.replace('"agreement": 0.3', '"agreement": 30'), "agreement 30 is not accepted"),
+    ],
+)
+def test_a_broken_ledger_is_no_bug(run: Run, broken: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = run.path / "gates.json"
+    ledger.write_text(text := broken(ledger.read_text()))
+    capsys.readouterr()
+    assert cli.run(["parity", str(run.path), "--images", "1"]) == 4
+    err = " ".join(capsys.readouterr().err.split())
+    assert said in err and "delete it, and kdc parity RUN measures every file anew" in err
+    assert ledger.read_text() == text, "nothing was measured"
+
+
+@pytest.mark.parametrize("flag", [["--agreement", "nan"], ["--agreement", "99"], ["--max-drop", "-1"]])
+def test_flags_that_are_no_limit_cost_no_file(run: Run, flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.export.iterdir()}
+    assert cli.run(["calib", str(run.path), "--images", "2", *flag]) == 2
+    assert "is not accepted" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.stat().st_mtime_ns for path in run.export.iterdir()} == before

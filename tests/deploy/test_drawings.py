@@ -1,6 +1,7 @@
 """The files that a prediction leaves: codecs, odd sides, palettes and the table of classes."""
 
 import csv
+import os
 
 import cv2
 import numpy as np
@@ -39,6 +40,17 @@ def test_odd_sides_keep_their_last_row_and_column(tmp_path):
     first, second = frames_of(made.path)
     assert first.shape == second.shape == (32, 64, 3)
     assert abs(first[-1, -1].astype(int) - 200).max() < 12 and abs(second[-1, -1].astype(int) - 100).max() < 12
+
+
+def test_files_of_earlier_predictions_are_counted(tmp_path):
+    made = drawings.Drawings(tmp_path, [(0, 0, 0)], masks=True, overlay=True, colour=False, alpha=0.5)
+    assert made.older_than(10**18) == 0
+    for i, name in enumerate(("masks/a.png", "masks/film/000000.png", "overlay/a.jpg", "colour/a.png", "a.png")):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        os.utime(path, (i, i))
+    assert [made.older_than(10**9 * s) for s in (0, 2, 9)] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("count", [2, 5, 17, 255])

@@ -1,6 +1,7 @@
 """The golden image: what it holds, that it travels, and what it notices."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc import cli
-from kdc.deploy.golden import GRID, capture, check_golden, golden_path, hand_on, read_golden
+from kdc.deploy.golden import GRID, NO_CLASS, capture, check_golden, golden_path, hand_on, read_golden, write_golden
 from kdc.deploy.parity import Tolerances, discard, gate, judge
 from kdc.deploy.runtime import open_runtime
 from kdc.distill import console
@@ -72,18 +73,17 @@ def gated(folder: Path, data: Dataset | None = None, tolerances: Tolerances | No
 def test_a_file_that_passed_gets_one(tmp_path: Path) -> None:
     file = gated(tmp_path)
     golden = read_golden(file)
-    assert golden.image.shape == (H, W, 3)
     data = Images()
     index = int(golden.facts["key"].removeprefix("image"))
-    np.testing.assert_array_equal(golden.image[: H - 4], data.images[index])
-    assert (golden.image[H - 4 :] == np.rint(IMAGENET.mean)).all()
+    np.testing.assert_array_equal(golden.image, data.images[index])
+    assert golden.facts["size"] == [H, W]
     with open_runtime(tmp_path / "reference.onnx") as runtime:
         logits = runtime.infer(runtime.prepare(golden.image[None]))[0]
         classes = [len(np.unique(runtime.masks(image[None]))) for image in data.images]
     assert classes[index] == max(classes) > min(classes), "the image with the most classes proves most"
-    np.testing.assert_array_equal(golden.mask, logits.argmax(0))
-    assert golden.logits.shape == (GRID, GRID, K) and not golden.borderline.any()
-    np.testing.assert_array_equal(golden.logits[-1, -1], logits[:, -1, -1])
+    np.testing.assert_array_equal(golden.mask, logits.argmax(0)[: H - 4])
+    assert golden.logits.shape == (GRID, GRID, K) and (golden.second == NO_CLASS).all()
+    np.testing.assert_array_equal(golden.logits[-1, -1], logits[:, H - 5, -1])
     facts = golden.facts
     assert facts["sha256"] == sha256(file) and facts["agreement"] == 1 and facts["generated"]
     assert golden_path(file).stat().st_size < 10_000
@@ -138,12 +138,53 @@ def test_ties_count_apart_and_an_image_may_be_worse_than_the_set(tmp_path: Path)
     flipped[0] = 1
     image = np.zeros((4, 8, 3), np.uint8)
     golden = capture(image, (mask, flipped), logits, 1e-3)
-    assert golden.borderline[0].all() and not golden.borderline[1:].any() and golden.facts["agreement"] == 1
+    assert (golden.second[0] == 1 - mask[0]).all() and (golden.second[1:] == NO_CLASS).all()
+    assert golden.facts["agreement"] == 1
     assert capture(image, (mask, flipped), logits, 0.0).facts["agreement"] == 0.75
     assert capture(image, (mask, flipped), None, 1e-3).logits.size == 0
     file = gated(tmp_path, scale=1.0001, tolerances=Tolerances(None, 0.5))
     stored = read_golden(file)
     assert stored.facts["tolerances"]["agreement"] == 0.5
+
+
+def test_a_tie_is_with_the_class_that_is_as_good_not_with_any(tmp_path: Path) -> None:
+    logits = np.zeros((3, 4, 8), np.float32)
+    logits[0], logits[1], logits[2] = 1, 1 - 1e-4, -5
+    mask, image = np.zeros((4, 8), np.uint8), np.zeros((4, 8, 3), np.uint8)
+    assert capture(image, (mask, mask + 1), logits, 1e-3).facts["agreement"] == 1
+    assert capture(image, (mask, mask + 2), logits, 1e-3).facts["agreement"] == 0
+    # the reference says another class on every pixel, and that a third one or the file's own is as good
+    file = gated(tmp_path, tolerances=Tolerances(tie=1e-3))
+    golden = read_golden(file)
+    for step, share in ((2, 0), (0, 1)):
+        write_golden(file, replace(golden, mask=(golden.mask + 1) % K, second=(golden.mask + step) % K))
+        result = check_golden(file)
+        assert (result.agreement, result.tied, result.passed) == (0, share, share == 1)
+
+
+def test_an_image_much_smaller_than_the_input(tmp_path: Path) -> None:
+    data = Images()
+    data.images = data.images[:, :4, :6]
+    data.read = lambda i: (data.images[i], np.zeros((4, 6), np.uint8))  # pyright: ignore[reportAttributeAccessIssue]
+    file = gated(tmp_path, data)
+    golden = read_golden(file)
+    assert golden.image.shape == (4, 6, 3) and golden.mask.shape == (4, 6) and check_golden(file).passed
+    other = (golden.mask + 1) % K
+    write_golden(file, replace(golden, mask=other))
+    result = check_golden(file)
+    assert result.agreement == 0 and not result.passed, "the padding is no agreement"
+
+
+def test_one_of_an_older_kdc_is_whole_and_has_no_ties(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    with open_runtime(file) as runtime:
+        image = runtime.pad(read_golden(file).image[None])[0]
+        mask = runtime.masks(image[None])[0]
+    write_golden(file, replace(read_golden(file), image=image, mask=mask, logits=np.zeros((0, 0, 0))))
+    rewrite(file, without=("size",), drop="second")
+    golden = read_golden(file)
+    assert golden.facts["size"] == [H, W] and golden.mask.shape == (H, W) and (golden.second == NO_CLASS).all()
+    assert check_golden(file).passed
 
 
 def test_an_engine_gets_that_of_its_source(tmp_path: Path) -> None:
@@ -176,6 +217,50 @@ def test_broken_or_missing(tmp_path: Path, content: bytes | None, capsys: pytest
         check_golden(file)
     assert cli.run(["parity", str(file)]) == 4
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def rewrite(file: Path, without: tuple[str, ...] = (), drop: str = "", **facts: Any) -> None:
+    """Change what the golden image of a file says."""
+    with np.load(golden_path(file)) as archive:
+        arrays = {key: archive[key] for key in archive.files if key != drop}
+    said = json.loads(arrays["facts"].tobytes()) | facts
+    said = {key: value for key, value in said.items() if key not in without}
+    arrays["facts"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    np.savez(golden_path(file), allow_pickle=False, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        *(({"without": (key,)}, f"does not say {key}") for key in ("sha256", "tolerances", "agreement", "key", "data")),
+        ({"tolerances": {"agreement": 0.9, "speed": 1}}, "no tolerance is called speed; accepted: agreement, max_diff"),
+        ({"tolerances": {"agreement": float("nan")}}, "agreement nan is not accepted"),
+        ({"tolerances": {"agreement": "much"}}, "cannot be read"),
+        ({"tolerances": {}}, "holds no tolerances"),
+        ({"tolerances": 3}, "holds no tolerances"),
+        ({"agreement": "much"}, "could not convert"),
+        ({"agreement": 7}, "an agreement of 7"),
+        ({"size": [1]}, "something else than a golden image"),
+        ({"size": "large"}, "cannot be read"),
+        ({"drop": "logits"}, "logits"),
+    ],
+)
+def test_a_golden_image_that_says_too_little_or_nonsense(
+    tmp_path: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = gated(tmp_path)
+    rewrite(file, **change)
+    capsys.readouterr()
+    assert cli.run(["parity", str(file)]) == 4
+    err = " ".join(capsys.readouterr().err.split())
+    assert said in err and golden_path(file).name in err and "export the file again" in err
+
+
+def test_a_file_of_other_classes_is_noticed(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    golden = read_golden(file)
+    write_golden(file, replace(golden, logits=np.zeros((GRID, GRID, K + 2), np.float32)))
+    assert f"it gives {K} classes, {K + 2} are needed" in check_golden(file).reasons
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy import bench_command, sources, stages
+from kdc.deploy import backend, bench_command, latency, onnx_cost, sources, stages
 from kdc.deploy.backend import Backend
 from kdc.deploy.latency import bench_latency, show
 from kdc.deploy.latency_worker import Worker
@@ -145,6 +146,10 @@ def test_few_samples_and_noise_are_flagged():
     ):
         assert part in text
     assert "different heads (argmax, logits)" in text
+    limits = ((3, 3), (3, 10), (3, 5), (2, None))
+    few = [next(f for f in flags([row] * 2, card, card, "cpu", *each) if "rounds:" in f) for each in limits]
+    cures = ("--rounds", "--seconds", "--rounds and --seconds", "--rounds")
+    assert [flag.partition("raise ")[2] for flag in few] == list(cures)  # whatever was the limit
     quiet = row | {"cv": 0.01, "n": 500, "warmup": {"stable": True}, "nodes_on_cpu": 0}
     assert flags([quiet], {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}, card, "cpu", 10) == []
 
@@ -155,8 +160,11 @@ def test_refusals(network, tmp_path):
         bench_latency([small, other])
     with pytest.raises(UsageError, match="accepted: net, e2e"):
         bench_latency([small], mode="gross")
-    with pytest.raises(UsageError, match="must be above 0"):
-        bench_latency([small], seconds=0)
+    for seconds in (0, -1, math.nan, math.inf):
+        with pytest.raises(UsageError, match=f"--seconds {seconds}: it must be above 0 and end"):
+            bench_latency([small], seconds=seconds)
+    with pytest.raises(UsageError, match="--threads 0: it must be above 0"):
+        bench_latency([small], threads=0)
     with pytest.raises(WeightsError, match="does not exist"):
         bench_latency([tmp_path / "c.onnx"])
     checkpoint = tmp_path / "best.safetensors"
@@ -165,6 +173,7 @@ def test_refusals(network, tmp_path):
         bench_latency([checkpoint], provider="CUDAExecutionProvider", size=(8, 8))
     with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
         bench_latency([small], provider="CUDAExecutionProvider", in_process=True)
+    (tmp_path / "c.engine").write_bytes(b"engine")
     with pytest.raises(UsageError, match=r"nothing to measure here: .*needs a GPU"):
         bench_latency([tmp_path / "c.engine"])
 
@@ -247,11 +256,31 @@ def test_parts_by_the_devices_clock_come_beside_the_runs():
     assert flags([quick], card, card, "cuda", 10) == []
 
 
+def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monkeypatch):
+    """Of a GPU the FLOPs are asked for after the last round; here it is a CPU that is called one."""
+    path = network(tmp_path / "foreign.onnx")
+    monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
+    plan = sources.make_plan([path], size=None, batch=1, device="cpu")
+    plan.device = "cuda"
+
+    def opened(every, plan, **order):
+        plan.device = "cpu"
+        there = backend.opened(every, plan, **order)
+        plan.device = "cuda"
+        return there
+
+    monkeypatch.setattr(latency, "opened", opened)
+    protocol = {"threads": 1, "seconds": 0.05, "runs": 1, "rounds": 1, "mode": "net", "codec": "jpg", "seed": 0}
+    result = latency.time_plan(plan, **protocol, out=tmp_path / "bench", in_process=True)
+    (row,) = json.loads(Path(result["record"]).read_text())["backends"]
+    assert row["p50"] > 0 and row["roofline"] is None
+
+
 def test_a_file_of_another_size_is_listed(network, tmp_path):
     free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
     plan = sources.make_plan([free, other], size=(8, 8), batch=1, device="cpu")
     assert (plan.chosen, plan.size) == ([free], (8, 8))
-    assert plan.missing[0]["why"] == "not measured: made for 16x24; kdc export onnx --size 8x8 makes another"
+    assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
         sources.make_plan([free], size=None, batch=1, device="cpu")
     assert bench_command._sizes("16x24,8x8") == [(16, 24), (8, 8)]
@@ -271,7 +300,7 @@ def test_several_batches_by_command(network, tmp_path, capsys, monkeypatch):
         ((16, 24, 2), ["free.onnx", "other.onnx"]),
     ]
     assert all(row["n"] >= 5 for m in measurements for row in m["backends"])
-    assert "other.onnx: not measured: made for a batch of 2" in err
+    assert "other.onnx: not measured at batch 1: made for a batch of 2" in err
     assert cli.run(["bench", "latency", str(free), "--batch", "1,x"]) == 2
     assert "--batch '1,x' is no number and no list of numbers" in capsys.readouterr().err
 

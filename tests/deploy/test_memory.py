@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from kdc.deploy import memory
 from kdc.deploy.latency_worker import _peak_resident, _resident
 from kdc.deploy.memory import bench_memory, show
 
@@ -37,6 +38,13 @@ def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
     assert json.loads(Path(result["record"]).read_text())["rows"] == result["rows"]
     show(result)
     assert "memory above the idle process" in capsys.readouterr().out
+
+
+def test_what_disturbs_it_is_said(network, tmp_path, monkeypatch):
+    busy = memory.passport() | {"gpus": [], "cpu": {"model": "a CPU", "load": 99.0, "cores": 2}}
+    monkeypatch.setattr(memory, "passport", lambda: busy)
+    result = bench_memory([network(tmp_path / "a.onnx", size=(4, 4))], threads=1, runs=1, out=tmp_path)
+    assert result["flags"] == ["the machine was busy before it began: load average 99.0 on 2 cores"]
 
 
 def test_the_peak_is_of_this_process_and_stays():

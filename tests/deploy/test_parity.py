@@ -1,12 +1,15 @@
 """The gate: what it measures, what it lets pass, and what happens to the file."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kdc.deploy import parity
 from kdc.deploy.parity import (
     DEFAULTS,
     Difference,
@@ -22,7 +25,7 @@ from kdc.deploy.parity import (
 from kdc.deploy.runtime import Runtime, Spec
 from kdc.distill.config import resolve
 from kdc.distill.data import Dataset
-from kdc.distill.errors import DataError, NumbersError
+from kdc.distill.errors import DataError, NumbersError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import Run
 
@@ -49,8 +52,8 @@ class Images(Dataset):
 
     name, split, classes = "noise", "val", ("a", "b", "c")
 
-    def __init__(self, count: int = 7, labelled: bool = True) -> None:
-        self.images = np.random.default_rng(0).integers(0, 256, (count, 8, 12, 3), dtype=np.uint8)
+    def __init__(self, count: int = 7, labelled: bool = True, size: tuple[int, int] = (8, 12)) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
         self.labelled = labelled
 
     def __len__(self) -> int:
@@ -61,6 +64,13 @@ class Images(Dataset):
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
         return self.images[i], self.images[i].argmax(2).astype(np.uint8) if self.labelled else None
+
+
+class Coarse(Made):
+    """Leaves the resizing of its logits to its user."""
+
+    def _infer(self, x: np.ndarray) -> np.ndarray:
+        return super()._infer(x)[:, :, ::4, ::4]
 
 
 class Turned(Made):
@@ -117,8 +127,21 @@ def test_values_that_are_not_finite_never_pass(bad: float) -> None:
 def test_a_reference_that_is_not_finite_is_named() -> None:
     wrong = np.full((1, 3, *SIZE), np.nan, np.float32)
     result = gate(Made(wrong), Made(), Images(1), Tolerances(None, 0.0), images=None)
-    assert result.reasons[0] == f"the reference gives values that are not finite ({wrong.size} logits)"
-    assert result.not_finite == (wrong.size, 0)
+    assert result.reasons[0] == f"the reference gives values that are not finite ({3 * 8 * 12} logits)"
+    assert result.not_finite == (3 * 8 * 12, 0)
+
+
+@pytest.mark.parametrize("head", ["logits", "argmax"])
+def test_what_pads_an_image_is_no_agreement(head: str) -> None:
+    wrong = np.zeros((1, 3, *SIZE), np.float32)
+    wrong[:, :, :2, :4] = -np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1) * 100
+    data = Images(size=(2, 4))  # 8 of 128 pixels
+    result = judged(wrong, Tolerances(agreement=0.9), data, head=head)
+    right = np.mean([data.read(i)[1] == 0 for i in range(len(data))])
+    assert result.agreement == pytest.approx(right) and not result.passed
+    noise = np.zeros((1, 3, *SIZE), np.float32)
+    noise[:, :, 2:] = 50
+    assert judged(noise, data=data, head=head).passed, "what is wrong in the padding alone, nobody sees"
 
 
 def test_the_record_of_an_arrow() -> None:
@@ -152,6 +175,20 @@ def test_tolerances_come_from_flags_then_the_run_then_the_precision(tmp_path: Pa
     assert tolerances("fp16", run, agreement=0.0).agreement == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("agreement", value) for value in (float("nan"), 99, -0.1, float("inf"))),
+        *(("miou_drop", value) for value in (float("nan"), -1, float("inf"))),
+        *((name, value) for name in ("max_diff", "tie") for value in (float("nan"), -1e-3, float("inf"))),
+    ],
+)
+def test_what_is_no_limit_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=f"{name} {value:g} is not accepted: it is a .*; set ") as caught:
+        tolerances("int8", None, **{name: value})
+    assert caught.value.exit_code == 2
+
+
 def test_masks_are_compared_with_logits() -> None:
     result = judged(head="argmax")
     assert result.passed and result.max_diff is None and result.agreement == 1.0
@@ -162,8 +199,48 @@ def test_a_free_batch_sees_several_sizes() -> None:
     candidate = Made(batch=None)
     result = gate(Made(batch=None), candidate, Images(), Tolerances(), images=None)
     assert candidate.batches == [1, 2, 3, 1] and result.images == 7
-    fixed = Made(batch=2)
-    assert gate(fixed, Made(batch=None), Images(), Tolerances(), images=None).images == 6 and fixed.batches == [2] * 3
+    fixed, free = Made(batch=2), Made(batch=None)
+    assert gate(fixed, free, Images(), Tolerances(), images=None).images == 7
+    assert set(fixed.batches) == {2} and free.batches == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize(("reference", "candidate"), [(1, 4), (4, 1), (4, 4), (None, 4), (4, None), (2, 3)])
+@pytest.mark.parametrize("count", [2, 6])
+def test_each_side_runs_in_its_own_batch(reference: int | None, candidate: int | None, count: int) -> None:
+    one, two = Made(batch=reference), Made(batch=candidate)
+    result = gate(one, two, Images(), Tolerances(), images=count)
+    assert result.passed and result.images == len(result.keys) == len(set(result.keys)) == count
+    assert result.keys == [f"image{i}" for i in spread(7, count)]
+    for runtime, batch in ((one, reference), (two, candidate)):
+        assert batch is None or set(runtime.batches) == {batch}
+    assert result.miou_reference == result.miou_candidate == 1.0, "each answer belongs to its image"
+
+
+def test_logits_of_low_resolution_are_enlarged() -> None:
+    result = gate(Coarse(), Coarse(batch=2), Images(), Tolerances(1e-4, 1.0), images=None)
+    assert result.passed and result.images == 7 and result.golden is not None
+    assert result.golden.mask.shape == (8, 12) and result.miou_reference == result.miou_candidate
+    mixed = gate(Made(), Coarse(), Images(), Tolerances(None, 0.0), images=None)
+    assert mixed.agreement < 1 and mixed.max_diff
+
+
+def test_other_input_sizes_do_not_compare() -> None:
+    larger = Made()
+    larger.spec = Spec((1, 16, 16, 3), "uint8", "NHWC", "logits", IMAGENET, ("a", "b", "c"))
+    with pytest.raises(NumbersError, match="the candidate takes 16x16, the reference 8x16: compare files for one"):
+        gate(Made(), larger, Images(), Tolerances())
+
+
+def test_a_stray_class_does_not_change_what_boundaries_are_averaged_over() -> None:
+    data = Images(count=1, size=(8, 16))
+    data.images[:] = 0
+    data.images[0, :, :8, 0], data.images[0, :, 8:, 1] = 160, 160
+    wrong = np.zeros((1, 3, *SIZE), np.float32)
+    wrong[0, 2, 4, 7] = 100
+    drop = judged(wrong, Tolerances(agreement=0.5), data).boundary_drop
+    assert drop == pytest.approx(100 * (1 - (23 / 24 + 1) / 2)), "one of 24 band pixels of one of two classes"
+    data.images[0, :, :, 0], data.images[0, :, :, 1] = 160, 0
+    assert judged(data=data).boundary_drop is None
 
 
 def test_images_without_labels_and_no_images() -> None:
@@ -219,3 +296,34 @@ def test_judge_removes_what_failed(tmp_path: Path) -> None:
     assert caught.value.exit_code == 6
     assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]  # the golden image goes too
     assert read_gates(tmp_path)[0]["passed"] is False
+
+
+def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(folder: Path) -> list[dict[str, Any]]:
+        entries = read_gates(folder)
+        time.sleep(0.02)
+        return entries
+
+    monkeypatch.setattr(parity, "read_gates", slowly)
+    result = judged()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: write_gate(tmp_path, f"stage {i}", result, file=f"{i}.onnx"), range(6)))
+    assert {entry["stage"] for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: parity.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
+    assert {entry["file"] for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
+
+
+@pytest.mark.parametrize("text", ["[", "", "{}", "3", "[1]", '[{"file": "model.onnx"}]', "\0"])
+def test_a_broken_ledger_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gates.json").write_text(text)
+    with pytest.raises(
+        WeightsError, match=r"gates\.json cannot be read \(.+\); delete it, and kdc parity RUN"
+    ) as caught:
+        write_gate(tmp_path, "onnx", judged())
+    assert caught.value.exit_code == 4 and (tmp_path / "gates.json").read_text() == text
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(WeightsError, match="cannot be read"):
+        parity.discard(tmp_path, [tmp_path / "model.onnx"])
+    assert (tmp_path / "model.onnx").exists()

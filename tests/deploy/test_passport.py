@@ -45,9 +45,15 @@ def test_gpu_is_read_from_nvidia_smi_and_throttling_flagged(monkeypatch):
     (gpu,) = passport.gpus()
     assert (gpu["name"], gpu["memory_mib"], gpu["power_w"], gpu["capability"]) == ("NVIDIA H200", 143771, 76.2, 9.0)
     flags = "\n".join(passport.gpu_flags([gpu], own=1))
-    assert "throttle reasons 0x4" in flags
+    assert "clocks are held back (power cap, as nvidia-smi says)" in flags
     assert "other processes compute on it (1)" in flags
-    assert passport.gpu_flags([gpu | {"throttle": "0x1", "processes": 1}], own=1) == []  # idle is no throttling
+    for reasons in ("0x1", "0x2", "0x100", "0x0", None, "N/A"):  # idle, and clocks that were asked for
+        assert passport.gpu_flags([gpu | {"throttle": reasons, "processes": 1}], own=1) == []
+    other = gpu | {"name": "other", "uuid": "GPU-8"}
+    assert passport.gpu_flags([gpu | {"throttle": "0x0", "processes": 0}, other]) == []  # it measures nothing
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert all(flag.startswith("other: ") for flag in passport.gpu_flags([gpu, other]))
+    assert len(passport.gpu_flags([gpu, other])) == 2
 
 
 def test_no_driver_no_gpus(monkeypatch):

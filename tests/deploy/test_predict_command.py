@@ -1,6 +1,7 @@
 """``kdc predict`` as it is typed: mistakes are one line with their exit code, and ``--json`` is one object."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,19 @@ def test_ffmpeg_keeps_quiet_about_a_file_that_is_no_video():
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
     assert "bad.mp4 is neither an image" in done.stderr
+
+
+def test_files_of_an_earlier_prediction_are_told_once(run, capsys):
+    for name in ("a.png", "b.png"):
+        save(Path(name))
+    assert cli.run(["predict", "a.png", "b.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["earlier"] == 0
+    for path in (run / "predict").rglob("*.*"):
+        os.utime(path, (1, 1))
+    assert cli.run(["predict", "b.png", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["earlier"] == 2  # mask and overlay of the other
+    assert err.count("2 files of earlier predictions still there, not in classes.csv") == 1
 
 
 def test_the_command_with_json(capsys):

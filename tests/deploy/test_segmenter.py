@@ -23,17 +23,17 @@ from kdc.distill.tiles import Tiling
 SIZE, K = (32, 64), 11
 
 
-def channels(path: Path, head: str = "logits") -> Path:
+def channels(path: Path, head: str = "logits", batch: int = 1) -> Path:
     """An ONNX file whose class is the strongest colour of each pixel: no window can change what it says."""
     weight = np.eye(K, 3, dtype=np.float32) * np.asarray(IMAGENET.std, np.float32)
     weight, bias = weight[:, :, None, None], np.full(K, -1e3, np.float32)
     bias[:3] = IMAGENET.mean
     nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, K, *SIZE])
+    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [batch, K, *SIZE])
     if head == "argmax":
         nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0))
-        out = helper.make_tensor_value_info("y", TensorProto.INT64, [1, *SIZE])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *SIZE])
+        out = helper.make_tensor_value_info("y", TensorProto.INT64, [batch, *SIZE])
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *SIZE])
     stored = [numpy_helper.from_array(value, name) for name, value in (("w", weight), ("b", bias))]
     graph = helper.make_graph(nodes, "net", [image], [out], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -92,6 +92,15 @@ def test_sizes_near_the_networks_are_padded_and_others_resized(tmp_path, capsys)
     assert segmenter.predict(small).shape == (8, 16)
     with pytest.raises(UsageError, match="image is 96x192"):
         opened(path).predict(large)  # in evaluation nothing is resized
+
+
+def test_a_network_of_one_batch_takes_single_images(tmp_path, capsys):
+    for head, tile in (("logits", "off"), ("argmax", "off"), ("logits", "auto")):
+        segmenter = opened(channels(tmp_path / f"{head}.onnx", head, batch=4), tile)
+        for size in (SIZE, (80, 150)) if tile == "auto" else (SIZE, (20, 20)):
+            np.testing.assert_array_equal(segmenter.predict(picture(*size)), picture(*size).argmax(2))
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count(f"{head}.onnx is made for 4 images at once: each is taken 4 times") == 1
 
 
 def test_a_checkpoint_takes_images_whole_or_in_the_same_tiles_as_evaluation(run):

@@ -5,6 +5,8 @@ import csv
 import itertools
 import json
 import random
+import shutil
+import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,7 +22,7 @@ from kdc.deploy.report import write_report
 from kdc.deploy.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
 from kdc.distill import cost, models
 from kdc.distill.checkpoint import save_student
-from kdc.distill.errors import UsageError, WeightsError
+from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run import Run
 
 SIZE, K = (32, 64), 11
@@ -65,6 +67,8 @@ def test_all_three_costs_and_files(run, network, capsys):
     files = {kind: Path(path) for kind, path in result["files"].items()}
     assert {path.name for path in files.values()} == {"tradeoff.json", "tradeoff.csv", "tradeoff.svg"}
     assert files["svg"].parent == run.bench
+    record = Path(result["record"])  # which the next measurement leaves alone
+    assert record.match("bench/tradeoff-*.json") and record.read_bytes() == files["json"].read_bytes()
     assert json.loads(files["json"].read_text())["rows"] == result["rows"]
     lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert [line["name"] for line in lines] == [r["name"] for r in result["rows"]]
@@ -90,10 +94,80 @@ def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
     assert result["rows"][0]["change"] == 0
     change = result["rows"][-1]["scores"]["miou"] - result["rows"][0]["scores"]["miou"]
     assert result["rows"][-1]["change"] == pytest.approx(change)
+    record = Path(result["record"])
+    assert record.match("bench/accuracy-*.json") and record.parent == run.bench
+    assert json.loads(record.read_text()) | {"record": str(record)} == result
+    assert result["passport"]["cpu"]["model"]
     show_accuracy(result)
-    assert "mIoU change" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "mIoU change" in out and record.name in out
     with pytest.raises(UsageError, match="lie in no run folder"):
         bench_accuracy(files[1:])
+
+
+def package(path: Path) -> Path:
+    """Write what says of itself that it is an AOTInductor package, and nothing vouches for."""
+    ports = [{"name": n, "dtype": "float32", "shape": [1, c, *SIZE]} for n, c in (("image", 3), ("z", K))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("model/wrapper_metadata.json", json.dumps({"kdc.ports": json.dumps(ports)}))
+    return path
+
+
+@pytest.fixture
+def alone(run, tmp_path) -> Run:
+    """A copy of the run without its exports and measurements."""
+    shutil.copytree(run.path / "checkpoints", tmp_path / "alone" / "checkpoints")
+    shutil.copy(run.path / "run.json", tmp_path / "alone")
+    return Run(tmp_path / "alone")
+
+
+def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, network):
+    foreign, four = (
+        package(alone.export / "model.pt2"),
+        network(alone.export / "four.onnx", size=SIZE, classes=K, batch=4),
+    )
+    result = bench_accuracy([alone], limit=1)
+    assert [r["name"] for r in result["rows"]] == ["torch", "four.onnx"]  # an image fills the batch it was made for
+    (why,) = [m["why"] for m in result["not_measured"] if m["file"] == "model.pt2"]
+    assert why.startswith("not measured: ") and "--trust" in why
+    one = network(alone.path / "one.onnx", size=SIZE, classes=K)  # the same weights
+    assert bench_accuracy([one], limit=1)["rows"][0]["scores"] == result["rows"][1]["scores"]
+    with pytest.raises(ExportError, match=r"nothing to judge here: model\.pt2"):
+        bench_accuracy([foreign], limit=1)
+    four.unlink()
+    both = bench_tradeoff([alone], seconds=0.05, rounds=1, threads=1, in_process=True, limit=1)
+    assert [r["name"] for r in both["rows"]] == ["torch"]
+    assert [m["file"] for m in both["not_measured"]].count("model.pt2") == 1
+
+
+def test_files_are_counted_at_the_size_they_were_made_for(alone, network, tmp_path):
+    model = models.build("deeplabv3-mv2_035", K, seed=0)
+    shapes = {"fixed": [1, 3, 64, 96], "free": [None, 3, None, None], "last": [1, 48, 64, 3]}
+    for name, shape in shapes.items():
+        path = alone.export / f"{name}.engine"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"engine")
+        profile = {"opt": [2, 3, 96, 64]} if name == "free" else None
+        manifest = {"inputs": [{"name": "image", "shape": shape}], "profile": profile}
+        path.with_name(f"{path.name}.json").write_text(json.dumps(manifest))
+    untold = alone.export / "untold.engine"
+    untold.write_bytes(b"engine")
+    names = [alone.export / f"{name}.engine" for name in shapes]
+    rows = count([*names, untold, package(alone.export / "a.pt2")], counter="true")
+    sizes = [(64, 96), (96, 64), (48, 64), SIZE, SIZE]
+    assert [tuple(r["size"]) for r in rows] == sizes
+    assert [r["macs_without_aux"] for r in rows] == [cost.macs(model, size, aux=False) for size in sizes]
+    (typed,) = count(names[:1], size=(32, 32), counter="true")
+    assert typed["size"] == [32, 32]
+    free = network(alone.export / "free.onnx", size=("h", "w"), classes=K)
+    assert [tuple(r["size"]) for r in count([free], counter="true")] == [SIZE]
+    stray = network(tmp_path / "stray.onnx", size=("h", "w"), classes=K)
+    assert deployed(stray, SIZE)[1] == count_onnx(stray, SIZE)[1]
+    assert deployed(network(tmp_path / "other.onnx", size=(8, 8)), SIZE) == (None, None)  # no reason to lose a record
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no network")
+    assert deployed(broken, SIZE) == (None, None)
 
 
 def test_the_front_is_what_nothing_else_beats():

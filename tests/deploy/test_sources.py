@@ -1,0 +1,100 @@
+"""What is planned to be measured: batches that nothing fits, missing files, and the flags of engines."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from kdc import cli
+from kdc.deploy import sources
+from kdc.deploy.backend import Backend, open_one
+from kdc.deploy.latency_worker import Worker
+from kdc.deploy.sources import EngineFlags, NothingToMeasure, make_plan, make_plans
+from kdc.distill.errors import ExportError, UsageError, WeightsError
+
+
+def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(network, tmp_path):
+    one = network(tmp_path / "one.onnx")
+    (plan,) = make_plans([one], sizes=[None], batches=(4, 1, 8), device="cpu")
+    assert (plan.batch, plan.chosen) == (1, [one])
+    assert [m["why"].partition(";")[0] for m in plan.missing] == [
+        f"not measured at batch {n}: made for a batch of 1" for n in (4, 8)
+    ]
+    with pytest.raises(NothingToMeasure, match=r"one\.onnx: not measured at batch 4") as caught:
+        make_plans([one], sizes=[None], batches=(4, 8), device="cpu")
+    assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match="no input size is known"):  # another mistake is told as it is
+        make_plans([network(tmp_path / "free.onnx", size=("h", "w"))], sizes=[None], batches=(1, 4), device="cpu")
+
+
+@pytest.fixture
+def files(network, tmp_path: Path) -> list[Path]:
+    """An ONNX file, a checkpoint and an engine, the latter two empty."""
+    made = [network(tmp_path / "a.onnx"), tmp_path / "a.pt", tmp_path / "a.engine"]
+    for path in made[1:]:
+        path.write_bytes(b"")
+    return made
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2", ".engine", ".plan", ".safetensors"])
+def test_a_missing_file_is_no_missing_run(suffix, tmp_path, capsys):
+    gone = tmp_path / f"gone{suffix}"
+    for device in ("cpu", "cuda"):
+        with pytest.raises(WeightsError, match="does not exist"):
+            make_plan([gone], size=(8, 8), batch=1, device=device)
+    for command in ("params", "flops"):
+        assert cli.run(["bench", command, str(gone)]) == 4
+        assert f"{gone.name} does not exist" in capsys.readouterr().err
+
+
+def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
+    seen: dict[str, dict[str, Any]] = {}
+
+    def opened(source: str, **options: Any) -> None:
+        seen[Path(source).suffix] = options
+        raise ExportError("not here")
+
+    monkeypatch.setattr("kdc.deploy.runtime.open_runtime", opened)
+    plan = make_plan(
+        [files[0], files[2]], size=(16, 24), batch=1, device="cuda", engines=EngineFlags("torch", cuda_graph=True)
+    )
+    plan.named.clear()  # so that what is not to be had is listed
+    for path in (files[0], files[2]):
+        assert not open_one(Backend(path, path.name, 1, in_process=True), plan, threads=1, mode="net", seed=0)
+    assert (seen[".engine"]["buffers"], seen[".engine"]["cuda_graph"]) == ("torch", True)
+    assert "buffers" not in seen[".onnx"]
+    assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
+    again = Backend(files[2], "a.engine", 1, in_process=True)
+    assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
+
+
+def test_flags_of_engines_need_one(files, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for command in ("latency", "throughput", "memory", "accuracy", "tradeoff"):
+        for flags in (["--buffers", "torch"], ["--cuda-graph"]):
+            assert cli.run(["bench", command, str(files[0]), *flags]) == 2
+            assert f"{' '.join(flags)} is for TensorRT engines, and none is run here" in capsys.readouterr().err
+    assert cli.run(["bench", "latency", str(files[2]), "--device", "cuda", "--buffers", "cudapython"]) == 2
+    assert "did you mean 'cuda-python'?" in capsys.readouterr().err
+    cv2.imwrite("a.png", np.zeros((16, 24, 3), np.uint8))
+    assert cli.run(["predict", str(files[0]), "a.png", "--cuda-graph"]) == 2
+    assert "--cuda-graph is for TensorRT engines" in capsys.readouterr().err
+    assert cli.run(["predict", str(files[2]), "a.png", "--device", "cuda", "--buffers", "torch"]) == 5
+    assert "kdc export trt" in capsys.readouterr().err  # the engine itself was asked
+
+
+def test_a_worker_tells_how_an_engine_was_run():
+    facts = {"buffers": "torch", "cuda_graph": True}
+    spec = SimpleNamespace(head="logits", shape=(1, 3, 8, 8), dtype="float32", layout="NCHW")
+    engine = {"name": "tensorrt", "provider": "tensorrt cuda", "precision": "fp16", "tf32": None, "source": "a.engine"}
+    worker: Any = Worker()
+    worker._runtimes = [SimpleNamespace(spec=spec, facts=facts, **engine)]
+    assert facts.items() <= worker._facts(1).items()
+
+
+def test_kinds_of_sources_are_told_by_their_suffix():
+    assert sources.is_engine(Path("a.PLAN")) and not sources.is_engine(Path("a.onnx"))
+    assert sources.is_onnx(Path("a.ONNX")) and not sources.is_onnx(Path("a.engine"))
