@@ -6,6 +6,7 @@ import platform
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,12 @@ def _read(path: Path) -> tuple[FileInfo, dict[str, Any]]:
             values = json.loads(package.read(files[0])) if files else {}
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"{path} is not an AOTInductor package or is cut off ({one_line(error)}); export it again"
         ) from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} was not written by kdc: its metadata are no names and values")
     metadata = metadata_of((str(key), str(value)) for key, value in values.items())
     try:
         given, made = (Port(p["name"], p["dtype"], tuple(p["shape"])) for p in metadata.pop("kdc.ports"))

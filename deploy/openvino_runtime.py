@@ -40,7 +40,8 @@ def read_ir(path: Path) -> FileInfo:
         text = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    if b"<!DOCTYPE" in text or b"<!ENTITY" in text:
+    plain = text.replace(b"\0", b"")  # in UTF-16 every letter has one
+    if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
         raise WeightsError(f"{path} defines entities, which no OpenVINO network needs: refused")
     try:
         net = ET.fromstring(text)
@@ -81,7 +82,8 @@ def _made(layer: ET.Element, edges: dict[Any, ET.Element], by_id: dict[str | Non
 
 
 def _dims(port: ET.Element | None) -> tuple[int | None, ...]:
-    sizes = [int(d.text or -1) for d in (() if port is None else port.findall("dim"))]
+    given = [(d.text or "-1").strip() for d in (() if port is None else port.findall("dim"))]
+    sizes = [int(text) if text.isdecimal() else -1 for text in given]
     return tuple(size if size > 0 else None for size in sizes)
 
 

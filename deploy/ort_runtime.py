@@ -90,7 +90,13 @@ class OrtRuntime(Runtime):
             self.tf32 = self._session.get_provider_options()[self.provider].get("use_tf32", "1") == "1"
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
-        return as_given(self._session.run([self.info.output], {self.info.input: x})[0], self.spec.head)
+        try:
+            made = self._session.run([self.info.output], {self.info.input: x})[0]
+        except _failures() as error:
+            if "allocate" in str(error).lower():
+                raise MemoryError(one_line(error)) from error
+            raise WeightsError(f"{self.source} cannot be run: {one_line(error)}") from error
+        return as_given(made, self.spec.head)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone; on a GPU input and output stay on the device (IO binding)."""

@@ -1,6 +1,7 @@
 """What is checked before an engine is deserialised: it is machine code, so it runs only where its manifest vouches."""
 
 import platform
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,39 @@ def read_manifest(path: Path, trust: bool = False) -> dict[str, Any]:
     except ExportError as error:
         raise ExportError(f"{error}; an engine is built by: {again}") from error
     lacking = [key for key, kind in _KEYS.items() if values and not isinstance(values.get(key), kind)]
+    lacking += [] if lacking or not values else _odd(values)
     if lacking or (values and values["flavour"] not in FLAVOURS):
         raise ExportError(
             f"{path.name}.json does not say what an engine of kdc's does ({', '.join(lacking) or 'flavour'}); "
             f"build it again: {again}"
         )
     return values
+
+
+def _odd(values: dict[str, Any]) -> list[str]:
+    """Name the keys of a manifest that hold something else than they should."""
+
+    def whole(numbers: Any) -> bool:
+        return isinstance(numbers, list) and all(n is None or isinstance(n, int) for n in numbers)
+
+    def texts(words: Any) -> bool:
+        return isinstance(words, list) and all(isinstance(word, str) for word in words)
+
+    def port(each: Any) -> bool:
+        named = isinstance(each, dict) and isinstance(each.get("name"), str) and isinstance(each.get("dtype"), str)
+        return named and whole(each.get("shape"))
+
+    profile, source = values.get("profile"), values["onnx"].get("file")
+    fine = {
+        "onnx": isinstance(source, str) and Path(source).name == source,
+        "inputs": bool(values["inputs"]) and all(map(port, values["inputs"])),
+        "outputs": bool(values["outputs"]) and all(map(port, values["outputs"])),
+        "profile": profile is None or (isinstance(profile, dict) and all(map(whole, profile.values()))),
+        "targets": texts(values.get("targets", [])),
+        "flags": texts(values.get("flags", [])),
+        "classes": texts(values.get("classes", [])),
+    }
+    return [key for key, good in fine.items() if not good]
 
 
 def check_fits(manifest: dict[str, Any], path: Path, version: str, gpu: Gpu | None) -> None:
@@ -78,7 +106,7 @@ def rebuild(manifest: dict[str, Any], path: Path) -> str:
     """Say the command that builds an engine anew."""
     source = path.with_name(manifest["onnx"]["file"])
     words = ["kdc", "export", "trt", str(source), "--flavour", manifest["flavour"], *manifest.get("flags", [])]
-    return f"build it again: {' '.join(words)}"
+    return f"build it again: {shlex.join(words)}"
 
 
 def this_platform() -> str:

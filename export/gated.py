@@ -51,7 +51,10 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """Return what the manifest beside a file says; empty where there is none or it is not of this very file."""
     with contextlib.suppress(OSError, ValueError):
         values = json.loads(manifest_path(path).read_text())
-        if values.get("sha256") == sha256(path):
+        weights = weights_beside(path)
+        if values.get("sha256") == sha256(path) and (
+            weights is None or values.get("weights", {}).get("sha256") == sha256(weights)
+        ):
             return values
     return {}
 

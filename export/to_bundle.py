@@ -15,7 +15,7 @@ from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path, read_gates, tolerances
 from ..deploy.runtime import Runtime, answers, open_runtime, owner
 from ..distill import console
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_bytes, write_json
 from .gated import manifest_of
 
@@ -37,7 +37,8 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         The manifest of the zip.
 
     Raises:
-        UsageError: no ONNX file, or one that leaves the resizing to its user.
+        UsageError: no ONNX file, or one that leaves the resizing to its user; ``out`` is a folder.
+        ExportError: ONNX Runtime's CPU cannot run it.
         WeightsError: the file is missing or broken.
     """
     if source.suffix.lower() != ".onnx":
@@ -47,7 +48,14 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         spec = runtime.spec
         if info.head == "logits" and info.made.shape[2:] != spec.size:
             raise UsageError(f"{source} gives logits of another size than its input; kdc export onnx makes them equal")
+        if "simulated" in runtime.provider:
+            raise ExportError(
+                f"{source.name} is {runtime.precision}, which ONNX Runtime's CPU cannot run and the bundle's runner "
+                "would have to: bundle the float32, FP16 or INT8 (--for ort) file"
+            )
         golden = _golden(source, runtime, golden_image)
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")
     out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
     run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")

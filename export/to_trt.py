@@ -278,7 +278,7 @@ def _check_rtx(asked: BuildFlags) -> None:
 
 def _in_child(module: str, request: dict[str, Any], died: str) -> dict[str, Any]:
     """Run a module of kdc's in a child process and return what it reports; if it dies, its last words are told."""
-    command = [sys.executable, "-m", module, json.dumps(request)]
+    command = [sys.executable, "-P", "-m", module, json.dumps(request)]
     # the child must find this very package, however the parent came by it
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     child = subprocess.Popen(

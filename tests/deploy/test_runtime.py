@@ -304,3 +304,24 @@ def test_onnx_file_on_a_gpu(tmp_path):
         assert (cpu.masks(x) == gpu.masks(x)).mean() > 0.99
         steps = [gpu.staged(gpu.prepare(images())) for _ in range(2)]
         assert all(step() > 0 for step in steps * 2)
+
+
+def test_a_network_that_fails_when_it_runs_is_a_broken_file(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Gather", ["image", "far"], ["picked"], axis=1),
+        onnx.helper.make_node("Conv", ["picked", "weight"], ["logits"]),
+    ]
+    stored = [
+        onnx.numpy_helper.from_array(np.array([0, 1, 99]), "far"),
+        onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "weight"),
+    ]
+    ends = [
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 8, 8])]
+        for name, channels in (("image", 3), ("logits", 4))
+    ]
+    path = tmp_path / "far.onnx"
+    graph = onnx.helper.make_graph(nodes, "g", ends[0], ends[1], stored)
+    opset = [onnx.helper.make_opsetid("", 20)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=opset), path)
+    with open_runtime(path) as runtime, pytest.raises(WeightsError, match=r"far\.onnx cannot be run: .*"):
+        runtime.infer(np.zeros((1, 3, 8, 8), np.float32))
