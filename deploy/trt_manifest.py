@@ -58,8 +58,8 @@ def _odd(values: dict[str, Any]) -> list[str]:
     profile, source = values.get("profile"), values["onnx"].get("file")
     fine = {
         "onnx": isinstance(source, str) and Path(source).name == source,
-        "inputs": bool(values["inputs"]) and all(map(port, values["inputs"])),
-        "outputs": bool(values["outputs"]) and all(map(port, values["outputs"])),
+        "inputs": all(map(port, values["inputs"])),
+        "outputs": all(map(port, values["outputs"])),
         "profile": profile is None or (isinstance(profile, dict) and all(map(whole, profile.values()))),
         "targets": texts(values.get("targets", [])),
         "flags": texts(values.get("flags", [])),
@@ -116,7 +116,10 @@ def this_platform() -> str:
 
 def _other_gpu(manifest: dict[str, Any], gpu: Gpu) -> str | None:
     """Say why an engine does not run on this GPU; None where it does, or where nobody knows."""
-    targets = [target for target in manifest.get("targets", ()) if target != "current"]
+    targets, own = list(manifest.get("targets", ())), manifest.get("compute_capability")
+    if "current" in targets:  # what that was stands beside it
+        targets.remove("current")
+        targets += [f"sm{own.replace('.', '')}"] if own else []
     here = f"this is {gpu}"
     if targets:
         fits = f"sm{gpu.capability[0]}{gpu.capability[1]}" in targets
@@ -124,7 +127,6 @@ def _other_gpu(manifest: dict[str, Any], gpu: Gpu) -> str | None:
     if manifest["flavour"] == "tensorrt_rtx":
         fits = gpu.capability in PORTABLE_SM or gpu.capability >= (12, 0)
         return None if fits else f"it was built for {manifest.get('target')}, {here}"
-    own = manifest.get("compute_capability")
     if own is None:
         return None
     if manifest.get("hardware") == "ampere+":

@@ -16,7 +16,7 @@ from ..deploy.ort_runtime import read_info
 from ..deploy.runtime import ENGINES, owner
 from ..deploy.trt_manifest import ports, read_manifest
 from ..distill import console
-from ..distill.errors import UsageError, WeightsError
+from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import sha256, versions, write_bytes, write_json
 from .gated import manifest_of
 
@@ -205,6 +205,12 @@ def _served(source: Path, trust: bool) -> tuple[Served, dict[str, Any]]:
         manifest = read_manifest(source, trust)
         if not manifest:
             raise WeightsError(f"{source} has no manifest, so what it takes and gives is not known; build it with kdc")
+        if manifest["flavour"] != "tensorrt" or manifest.get("stripped"):
+            what = "was built without its weights" if manifest.get("stripped") else f"is {manifest['flavour']}'s"
+            raise ExportError(
+                f"{source.name} {what}, which Triton's TensorRT backend does not load; build another: kdc export trt "
+                "--flavour tensorrt"
+            )
         classes = tuple(manifest.get("classes") or ())
         inputs, outputs = ports(manifest, "inputs"), ports(manifest, "outputs")
         info = file_info(source, inputs, outputs, manifest["precision"], {"kdc.classes": classes})

@@ -85,6 +85,8 @@ def test_flags_that_do_not_fit_an_engine(engine: Path) -> None:
         ({"flavour": "tensorrt_rtx", "target": "some"}, "10.16.1.11", HOPPER, "built for some, this is NVIDIA H200"),
         ({"flavour": "tensorrt_rtx", "targets": ["sm89"]}, "10.16.1.11", AMPERE, "built for sm89"),
         ({"flavour": "tensorrt_rtx", "targets": ["sm86"]}, "10.16.1.11", AMPERE, None),
+        ({"flavour": "tensorrt_rtx", "targets": ["current"]}, "10.16.1.11", AMPERE, None),
+        ({"flavour": "tensorrt_rtx", "targets": ["current"]}, "10.16.1.11", HOPPER, "built for sm86"),
         ({"platform": "Windows AMD64"}, "10.16.1.11", AMPERE, "built for Windows AMD64"),
     ],
 )

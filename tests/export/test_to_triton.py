@@ -113,6 +113,36 @@ def engine(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("change", "why"), [({"flavour": "tensorrt_rtx"}, "is tensorrt_rtx's"), ({"stripped": True}, "without its weights")]
+)
+def test_engines_that_the_server_does_not_load(engine: Path, tmp_path: Path, change: dict[str, Any], why: str) -> None:
+    beside = engine.with_name(f"{engine.name}.json")
+    write_json(beside, json.loads(beside.read_text()) | change)
+    with pytest.raises(ExportError, match=f"{why}.*--flavour tensorrt"):
+        export_triton(engine, tmp_path / "models")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"inputs": [1]},
+        {"outputs": [{"name": "logits", "dtype": "float32", "shape": 5}]},
+        {"profile": [1]},
+        {"classes": 5},
+        {"targets": 5},
+        {"flags": 5},
+        {"onnx": {}},
+        {"onnx": {"file": "../../elsewhere.onnx"}},
+    ],
+)
+def test_a_manifest_that_holds_something_else(engine: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    beside = engine.with_name(f"{engine.name}.json")
+    write_json(beside, json.loads(beside.read_text()) | change)
+    with pytest.raises(ExportError, match=f"does not say what an engine of kdc's does \\({next(iter(change))}\\)"):
+        export_triton(engine, tmp_path / "models")
+
+
 def test_an_engine_brings_its_profile_and_names_its_tensorrt(
     engine: Path, tmp_path: Path, schema: Any, parsed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
