@@ -136,8 +136,10 @@ class DeviceBuffers(ABC):
         """Free everything."""
 
 
-def open_buffers(kind: str = "auto") -> DeviceBuffers:
+def open_buffers(kind: str = "auto", graphs: bool = False) -> DeviceBuffers:
     """Open the first GPU through ``kind``; "auto" takes the first of PyCUDA, cuda-python and torch that imports.
+
+    With ``graphs`` "auto" passes PyCUDA by, which has no CUDA graphs.
 
     Raises:
         UsageError: an unknown kind.
@@ -150,7 +152,8 @@ def open_buffers(kind: str = "auto") -> DeviceBuffers:
         raise ExportError("an engine runs on an NVIDIA GPU, and no driver or no GPU is found here; see kdc doctor")
     faults: dict[str, str] = {}
     chosen = None
-    for name in KINDS if kind == "auto" else (kind,):
+    fitting = [name for name in KINDS if not (graphs and name == "pycuda")]
+    for name in fitting if kind == "auto" else (kind,):
         if (fault := _fault(name)) is None:
             chosen = name
             break

@@ -76,7 +76,7 @@ class TrtRuntime(Runtime):
         if self.manifest:
             here = gpu() if isinstance(buffers, str) else buffers.gpu
             check_fits(self.manifest, path, str(trt.__version__), here)
-        self.buffers = open_buffers(buffers) if isinstance(buffers, str) else buffers
+        self.buffers = open_buffers(buffers, cuda_graph) if isinstance(buffers, str) else buffers
         try:
             self.buffers.use()
             self._engine = Engine(path, self.manifest, trt)

@@ -121,6 +121,9 @@ def test_without_a_gpu_or_library_one_line_says_so(monkeypatch: pytest.MonkeyPat
         open_buffers()
     with pytest.raises(ExportError, match=r"\(pycuda: no pycuda here\): pip install 'kdc\[pycuda\]'"):
         open_buffers("pycuda")
+    with pytest.raises(ExportError) as caught:
+        open_buffers(graphs=True)
+    assert "pycuda:" not in str(caught.value), "it has no graphs"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cuda.bindings") is None, reason="cuda-python is not installed")
