@@ -21,6 +21,7 @@ from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.data._files import palette_of, read_image, read_mask
 from kdc.distill.errors import DataError, ResourceError, UsageError, WeightsError
 from kdc.distill.evaluate import model_predictor
+from kdc.distill.signals import Signals
 from kdc.distill.tiles import Tiling
 
 SIZE, K = (32, 64), 3
@@ -221,8 +222,10 @@ def stopping_at(last: int, number: signal.Signals):
     def mask(_, frame):
         nonlocal done
         done += 1
-        if done == last:
-            signal.raise_signal(number)
+        if done == last:  # as Python does when the signal has come; a real one can end a runner of tests
+            handler = signal.getsignal(number)
+            assert isinstance(getattr(handler, "__self__", None), Signals) and callable(handler)
+            handler(number, None)
         return np.zeros(frame.pixels.shape[:2], np.uint8)
 
     return mask
