@@ -1,6 +1,7 @@
 """The float16 cast: types, ranges and numbers."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import ml_dtypes
@@ -199,7 +200,7 @@ def test_quantised_graphs_keep_their_pairs_together() -> None:
 
 
 @pytest.fixture
-def fake_modelopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def fake_modelopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A stand-in for ModelOpt, which shares no environment with this ONNX Runtime."""
     folder = tmp_path / "site" / "modelopt" / "onnx" / "autocast"
     folder.mkdir(parents=True)
@@ -216,10 +217,17 @@ def fake_modelopt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    cast_model(model, low=given['low_precision_type'])\n"
         "    return model\n"
     )
+    real = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "modelopt"}
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    _forget_modelopt()
+    yield tmp_path
+    _forget_modelopt()  # what stays imported counts as installed in every later test
+    sys.modules.update(real)
+
+
+def _forget_modelopt() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "modelopt"]:
-        monkeypatch.delitem(sys.modules, name)
-    return tmp_path
+        del sys.modules[name]
 
 
 def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.CaptureFixture[str]) -> None:
