@@ -84,6 +84,16 @@ class Engine:
         """Queue the network on a stream, with what was bound last."""
         self._enqueue(self._context, stream)
 
+    def alone(self, shape: tuple[int, ...], there_in: int, there_out: int) -> Callable[[int], None]:
+        """Return what queues the network on a stream in a context of its own, bound once and for all.
+
+        A graph that is captured from it stays right: one context serves one graph, and another shape spoils it.
+        """
+        context = self._new_context()
+        self._set_shape(context, shape)
+        self._point(context, there_in, there_out)
+        return lambda stream: self._enqueue(context, stream)
+
     def inspect(self) -> str:
         """Return the inspector's JSON, for the shapes bound last."""
         inspector = self._engine.create_engine_inspector()

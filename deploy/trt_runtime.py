@@ -33,6 +33,8 @@ class Lane:
     there_out: int
     #: starts the network as one CUDA graph, where that was asked for
     launch: Callable[[], None] | None = None
+    #: what was captured: it holds the context that the graph needs
+    queue: Callable[[int], None] | None = None
 
 
 class TrtRuntime(Runtime):
@@ -143,10 +145,11 @@ class TrtRuntime(Runtime):
         """Make the launch a graph where that was asked for: one for each lane, since a graph keeps its addresses."""
         engine, buffers = self._engine, self.buffers
         if self._graphs:
+            queue = lane.queue = engine.alone(lane.shape, lane.there_in, lane.there_out)
             buffers.upload(lane.there_in, lane.host_in)
-            self._start(lane)  # what is allocated or compiled at the first launch must not be captured
+            queue(buffers.stream)  # what is allocated or compiled at the first launch must not be captured
             buffers.synchronize()
-            lane.launch = buffers.capture(lambda: engine.enqueue(buffers.stream))
+            lane.launch = buffers.capture(lambda: queue(buffers.stream))
         return lane
 
     def _bind(self, lane: Lane) -> None:
