@@ -1,14 +1,16 @@
-"""The process in which a fresh engine is profiled: ``python -m kdc.deploy._trt_prover REQUEST`` ends with a JSON line.
+"""The process in which a fresh engine first runs: ``python -m kdc.deploy._trt_prover REQUEST`` ends with a JSON line.
 
-An engine that crashes takes nothing with it but the proof.
+Its layers are profiled, and it segments the golden image that lies beside it. If it crashes, it crashes alone.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..distill import console
 from ..distill.errors import KdcError
+from .golden import check_opened, golden_path, read_golden
 from .trt_runtime import TrtRuntime
 
 
@@ -17,9 +19,12 @@ def main() -> None:
     console.json_mode = True  # what is said goes to stderr
     request = json.loads(sys.argv[1])
     try:
-        runtime = TrtRuntime(Path(request["engine"]))
-        answer = {"proof": runtime.proof()[0].to_dict()}
-        runtime.close()
+        path = Path(request["engine"])
+        runtime = TrtRuntime(path)
+        with runtime:
+            answer: dict[str, Any] = {"proof": runtime.proof()[0].to_dict(), "golden": None}
+            if golden_path(path).is_file():
+                answer["golden"] = check_opened(runtime, read_golden(path)).to_dict()
     except KdcError as error:
         sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
         sys.exit(error.exit_code)

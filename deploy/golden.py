@@ -195,10 +195,12 @@ def check_golden(artefact: Path, *, device: str = "cpu", provider: str | None = 
     with open_runtime(
         artefact, device="cuda" if engine else device, provider=provider, size=(height, width)
     ) as runtime:
-        return _judged(golden, runtime, artefact)
+        return check_opened(runtime, golden)
 
 
-def _judged(golden: Golden, runtime: Runtime, artefact: Path) -> GoldenResult:
+def check_opened(runtime: Runtime, golden: Golden) -> GoldenResult:
+    """Do as ``check_golden`` does with a file that is open already and its golden image."""
+    artefact = runtime.source
     facts, tolerances = golden.facts, Tolerances(**golden.facts["tolerances"])
     found = []
     if facts["sha256"] != sha256(artefact):

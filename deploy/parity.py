@@ -180,10 +180,17 @@ def discard(run: "Run | Path", files: Sequence[Path]) -> None:
     folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
     entered = any(entry.get("file") in names for entry in read_gates(folder))  # before a file goes: it may be broken
     for file in files:
-        _remove(file)
+        remove(file)
     if entered:
         with _alone(folder):
             write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
+
+
+def remove(file: Path) -> None:
+    """Remove an exported file with what lies beside it; a missing one is no error."""
+    for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:
@@ -195,18 +202,12 @@ def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: s
     result.sha256 = sha256(file)
     write_gate(run, stage, result, file=file.name)
     if not result.passed:
-        _remove(file)
+        remove(file)
         raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")
     console.say(f"gate {stage}: passed, {result.line()}")
     if result.golden is not None:
         write_golden(file, result.golden)
     return result
-
-
-def _remove(file: Path) -> None:
-    for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
-        if path is not None:
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """What an ONNX file of unknown origin must survive before anything that trusts it sees it.
 
-Protocol buffers and ONNX's own checks are native code that a made-up file may crash or fill the memory with, so a file
-without a manifest of kdc's that fits is first read in a process of its own, with little memory and time.
+Protocol buffers and ONNX's own checks are native code that a made-up file may crash or fill the memory with, so every
+file is first read in a process of its own, with little memory and time. A manifest is no excuse: it says that a file
+is whole, not whose it is.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import (
     AttributeProto,
+    FunctionProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -26,13 +28,15 @@ from onnx import (
     TensorProto,
     ValueInfoProto,
     helper,
+    inliner,
     shape_inference,
 )
 
 from ..distill.errors import WeightsError
-from ..distill.run import sha256
 from .contract import one_line
 
+#: what holds nodes
+Body = GraphProto | FunctionProto
 #: operators that ONNX defines, and those that ONNX Runtime's own tools write
 DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 #: no value of a segmentation network has more elements: 32 images of 4096x4096 with 4 channels, 8 GiB of float32
@@ -75,6 +79,26 @@ def load_checked(path: Path) -> ModelProto:
     return model
 
 
+def whole(path: Path) -> bytes:
+    """Return a file that may be anybody's as one that needs no other: its external data are put into it.
+
+    Raises:
+        WeightsError: see ``load_checked``; or the file would be too large for protocol buffers.
+    """
+    outside = external(path)
+    if not outside:
+        return path.read_bytes()
+    try:
+        return onnx.load(str(path)).SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise WeightsError(f"{path} and '{outside}' make no single file, which ends at 2 GiB") from error
+
+
+def external(path: Path) -> str:
+    """Return the name of a file that an ONNX file keeps weights in; empty where it is whole."""
+    return _outside(load_checked(path), path)
+
+
 def refuse(model: ModelProto, path: Path) -> None:
     """Refuse a parsed file for what it says.
 
@@ -85,15 +109,14 @@ def refuse(model: ModelProto, path: Path) -> None:
     """
     if not model.graph.node:
         raise WeightsError(f"{path} holds no network (an empty graph); export it again")
+    if model.training_info:
+        raise WeightsError(f"{path} holds graphs to train with: refused; export it for inference")
     own = {(function.domain, function.name) for function in model.functions}
-    graphs = list(_graphs(model.graph, path))
-    _refuse_operators([*(g.node for g in graphs), *(f.node for f in model.functions)], own, path)
-    for graph in graphs:
-        _refuse_shapes(graph, path)
-        for tensor in _tensors(graph):
-            _refuse_tensor(tensor, path)
-    for function in model.functions:
-        for tensor in _of_nodes(function.node):
+    bodies = list(_bodies(model, path))
+    _refuse_operators((body.node for body in bodies), own, path)
+    for body in bodies:
+        _refuse_shapes(body, path)
+        for tensor in _tensors(body):
             _refuse_tensor(tensor, path)
 
 
@@ -104,15 +127,33 @@ def _parse(path: Path) -> ModelProto:
         raise WeightsError(f"{path} is not an ONNX file or is cut off ({one_line(error)}); export it again") from error
 
 
-def _graphs(graph: GraphProto, path: Path, depth: int = 0) -> Iterator[GraphProto]:
+def _outside(model: ModelProto, path: Path) -> str:
+    tensors = (tensor for body in _bodies(model, path) for tensor in _tensors(body))
+    found = (entry for t in tensors if t.data_location == TensorProto.EXTERNAL for entry in t.external_data)
+    return next((entry.value for entry in found if entry.key == "location"), "")
+
+
+def _bodies(model: ModelProto, path: Path) -> Iterator[Body]:
+    """Yield the graph, the file's own functions, and the graphs within them."""
+    for body in (model.graph, *model.functions):
+        yield from _within(body, path)
+
+
+def _within(body: Body, path: Path, depth: int = 0) -> Iterator[Body]:
     if depth > DEEPEST:
         raise WeightsError(f"{path} nests more than {DEEPEST} graphs: refused; export it without control flow")
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else []
-            for each in (*inner, *attribute.graphs):
-                yield from _graphs(each, path, depth + 1)
+    yield body
+    for attribute in _attributes(body):
+        inner = [attribute.g] if attribute.type == AttributeProto.GRAPH else []
+        for each in (*inner, *attribute.graphs):
+            yield from _within(each, path, depth + 1)
+
+
+def _attributes(body: Body) -> Iterator[AttributeProto]:
+    for node in body.node:
+        yield from node.attribute
+    if isinstance(body, FunctionProto):  # what stands for those that a call leaves out
+        yield from body.attribute_proto
 
 
 def _refuse_operators(bodies: Iterable[Iterable[NodeProto]], own: set[tuple[str, str]], path: Path) -> None:
@@ -130,8 +171,9 @@ def _refuse_operators(bodies: Iterable[Iterable[NodeProto]], own: set[tuple[str,
             raise WeightsError(f"{path} uses {node.op_type}, which ONNX does not have: refused; export it again")
 
 
-def _refuse_shapes(graph: GraphProto, path: Path) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
+def _refuse_shapes(body: Body, path: Path) -> None:
+    ports = (*body.input, *body.output) if isinstance(body, GraphProto) else ()
+    for value in (*ports, *body.value_info):
         _refuse_size(value, path)
 
 
@@ -145,16 +187,13 @@ def _refuse_size(value: ValueInfoProto, path: Path) -> None:
         )
 
 
-def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from _of_sparse(sparse)
-    yield from _of_nodes(graph.node)
-
-
-def _of_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    """Yield the tensors that stand in nodes; those of graphs within them come with their own graph."""
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
+def _tensors(body: Body) -> Iterator[TensorProto]:
+    """Yield the tensors that stand in a body; those of graphs within it come with their own."""
+    if isinstance(body, GraphProto):
+        yield from body.initializer
+        for sparse in body.sparse_initializer:
+            yield from _of_sparse(sparse)
+    for attribute in _attributes(body):
         if attribute.HasField("t"):
             yield attribute.t
         if attribute.HasField("sparse_tensor"):
@@ -222,13 +261,7 @@ def _refuse_outside(tensor: TensorProto, declared: int, path: Path) -> None:
 
 @lru_cache(maxsize=64)
 def _vet(path: Path, stamp: tuple[int, ...]) -> None:
-    """Read a file in a child process, unless a manifest of kdc's says that it is the one that kdc wrote.
-
-    Once a file: ``stamp`` tells one that was changed since.
-    """
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        if json.loads(path.with_name(f"{path.name}.json").read_text()).get("sha256") == sha256(path):
-            return
+    """Read a file in a child process, once: ``stamp`` tells one that was changed since."""
     # the child must find this very package, however the parent came by it
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-m", __name__, str(path)]
@@ -253,8 +286,9 @@ def _examine(path: Path) -> str:
         model = _parse(path)
         refuse(model, path)
         # a small graph may make huge values (ConstantOfShape, Expand, Resize): inferring the shapes tells
-        inferred = shape_inference.infer_shapes(model, data_prop=True)
-        _refuse_shapes(inferred.graph, path)
+        flat = inliner.inline_local_functions(model) if model.functions else model
+        for body in _bodies(shape_inference.infer_shapes(flat, data_prop=True), path):
+            _refuse_shapes(body, path)
         onnx.checker.check_model(str(path))
     except WeightsError as error:
         return str(error)

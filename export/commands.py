@@ -201,8 +201,8 @@ def trt(
     if dry_run:
         result |= _plan_engines(result["onnx"], building)
     else:
-        result["engines"] = [to_trt.build_engine(file, engine_path(file), **building) for file in files]
-        _seal(files[0])
+        gate = {key: settings[key] for key in ("images", "agreement") if key in settings}
+        result["engines"] = [_engine(file, building, gate) for file in files]
     if json:
         console.emit(result)
 
@@ -275,11 +275,19 @@ def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
     return export_run(find_run(run), **settings)
 
 
-def _seal(file: Path) -> None:
+def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[str, Any]:
+    """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
     from ..deploy.runtime import owner
+    from .gated import prove
+    from .to_trt import CURE, build_engine
 
-    if run := owner(file):
+    path = engine_path(file)
+    manifest = build_engine(file, path, **building)
+    if (run := owner(path)) is not None:
+        if manifest["proof"]:
+            return prove(run, path, file, manifest, **gate, cure=CURE)
         run.seal()
+    return manifest
 
 
 def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..deploy.contract import weights_beside
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import gate, judge, manifest_path, tolerances
-from ..deploy.runtime import open_runtime, owner
+from ..deploy.parity import gate, judge, manifest_path, remove, tolerances
+from ..deploy.runtime import ENGINES, open_runtime, owner
 from ..distill import console
 from ..distill.checkpoint import student_file
 from ..distill.errors import UsageError, WeightsError
@@ -99,15 +99,20 @@ def prove(
         The manifest, with ``gate`` and what really ``ran`` added.
 
     Raises:
-        NumbersError: the gate failed; the file is gone.
+        NumbersError: the gate failed. Whatever is raised, the file is gone.
     """
-    dataset = run.open_data(run.config.data.split)
     limits = tolerances(manifest["precision"], run, agreement=agreement)
-    with open_runtime(path, device=manifest.get("device", "cpu")) as candidate:
-        with open_runtime(reference, size=candidate.spec.size) as trusted:
-            result = gate(trusted, candidate, dataset, limits, images=images)
-        ran = {"provider": candidate.provider, "precision": candidate.precision}
-        ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
+    device = "cuda" if path.suffix in ENGINES else manifest.get("device", "cpu")
+    try:
+        dataset = run.open_data(run.config.data.split)
+        with open_runtime(path, device=device) as candidate:
+            with open_runtime(reference, size=candidate.spec.size) as trusted:
+                result = gate(trusted, candidate, dataset, limits, images=images)
+            ran = {"provider": candidate.provider, "precision": candidate.precision}
+            ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
+    except BaseException:  # Ctrl-C too: what is not proven does not stay
+        remove(path)
+        raise
     judge(run, f"{manifest['kind']} {path.stem}", path, result, cure)
     manifest |= {"ran": ran, "gate": result.to_dict()}
     write_json(manifest_path(path), manifest)

@@ -1,5 +1,6 @@
 """From a proved ONNX file to one zip that runs anywhere with numpy and ONNX Runtime, and can prove itself there."""
 
+import hashlib
 import io
 import json
 import zipfile
@@ -14,6 +15,7 @@ from ..deploy.golden import Golden, capture, golden_path, read_golden
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path, read_gates, tolerances
 from ..deploy.runtime import Runtime, answers, open_runtime, owner
+from ..deploy.safe_onnx import whole
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_bytes, write_json
@@ -60,9 +62,11 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")
     facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": golden.needed}
-    network = _network(info, runtime) | {"sha256": sha256(source), "golden": facts, "versions": versions()}
+    model = whole(source)
+    network = _network(info, runtime) | {"sha256": hashlib.sha256(model).hexdigest()}
+    network |= {"golden": facts, "versions": versions()}
     files = {
-        "model.onnx": source.read_bytes(),
+        "model.onnx": model,
         "network.json": _json(network),
         "preprocess.json": _json(spec.preprocess.to_dict()),
         "palette.json": _json([list(colour) for colour in spec.palette]),

@@ -14,6 +14,7 @@ from ..deploy.contract import FileInfo, Port, file_info, weights_beside
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.runtime import ENGINES, owner
+from ..deploy.safe_onnx import whole
 from ..deploy.trt_manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
@@ -262,6 +263,9 @@ def _lay_out(source: Path, folder: Path, file_name: str) -> None:
     shutil.rmtree(version, ignore_errors=True)
     version.mkdir(parents=True)
     target = version / file_name
-    shutil.copyfile(source, target)
+    if target.suffix == ".onnx":
+        write_bytes(target, whole(source))
+    else:
+        shutil.copyfile(source, target)
     if (weights := weights_beside(source)) is not None:
         shutil.copyfile(weights, target.with_suffix(".bin"))

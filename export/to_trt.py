@@ -2,7 +2,7 @@
 
 One path serves ``tensorrt`` 10.12+ and 11 and ``tensorrt_rtx`` (which builds without a GPU): strongly typed networks,
 no precision flags. The builder is native code that can die or take minutes, so it works in a process of its own.
-Where there is a GPU the engine is then profiled, and must compute in the precision that its file asks for.
+Where there is a GPU the engine then runs: it must compute in the precision that its file asks for, and segment as that.
 """
 
 import contextlib
@@ -13,7 +13,8 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +23,9 @@ from typing import Any
 
 from ..deploy.golden import hand_on
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import manifest_path
+from ..deploy.parity import manifest_path, remove
 from ..deploy.passport import gpus
+from ..deploy.safe_onnx import external, whole
 from ..deploy.trt_buffers import Gpu, gpu
 from ..deploy.trt_inspector import Proof
 from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
@@ -37,6 +39,7 @@ OLDEST = (10, 12)
 PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 #: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
+CURE = "the types stand in the ONNX file: look at its casts and Q/DQ"
 #: the processes of their own, in this package, whatever it is imported as
 _HOME = __name__.removesuffix(".export.to_trt")
 _BUILDER, _PROVER = f"{_HOME}.export._trt_builder", f"{_HOME}.deploy._trt_prover"
@@ -139,26 +142,29 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
         ExportError: no TensorRT, the parser or builder refused the file, or the builder died.
         UsageError: a flag that the flavour or the file has no use for, or a shape that the network does not take.
         WeightsError: the file is missing or no segmentation network.
-        NumbersError: the engine was profiled here and does not compute in the precision of its file; it is removed.
+        NumbersError: the engine ran here and does not compute in the precision of its file, or segments the golden
+            image otherwise; it is removed.
         ResourceError: the builder was killed, as when memory runs out.
     """
     info = read_info(onnx_path)
     name, version = check_flags(**flags)
     asked = BuildFlags(**flags)
+    if asked.strip_weights and (weights := external(onnx_path)):
+        raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
     profile = plan_profile(onnx_path, info, asked.batches, asked.sizes)
     targets, device = [each.lower() for each in asked.targets], gpu()
     default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
     target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request: dict[str, Any] = {"onnx": str(onnx_path), "flavour": name, "targets": targets, "profile": profile}
+    request: dict[str, Any] = {"flavour": name, "targets": targets, "profile": profile}
     request |= {"workspace_mib": asked.workspace_mib, "opt_level": asked.opt_level}
     request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
     request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
     request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
     engine_path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(engine_path) as beside:
+    with replacing(engine_path) as beside, _single(onnx_path) as single:
         subject = f"the {name} builder died on {onnx_path}"
-        built = _in_child(_BUILDER, request | {"engine": str(beside)}, subject)
+        built = _in_child(_BUILDER, request | {"onnx": str(single), "engine": str(beside)}, subject)
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
@@ -174,15 +180,25 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
     manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
     write_json(manifest_path(engine_path), manifest)
-    proof = _proven(engine_path, manifest, device)
-    if proof is not None:
-        manifest["proof"] = proof.to_dict()
-        write_json(manifest_path(engine_path), manifest)
     hand_on(onnx_path, engine_path)
+    manifest |= _first_run(engine_path, manifest, device)
+    write_json(manifest_path(engine_path), manifest)
     size, seconds = manifest["bytes"] / 2**20, built["build_seconds"]
-    told = "not run here" if proof is None else proof.line()
+    told = Proof(**manifest["proof"]).line() if manifest["proof"] else "not run here"
     console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({told})")
     return manifest
+
+
+@contextlib.contextmanager
+def _single(onnx_path: Path) -> Iterator[Path]:
+    """Yield the file, or a copy with its external data in it: the builder reads one file."""
+    if not external(onnx_path):
+        yield onnx_path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / onnx_path.name
+        copy.write_bytes(whole(onnx_path))
+        yield copy
 
 
 def _device(device: Gpu | None) -> dict[str, Any]:
@@ -193,28 +209,30 @@ def _device(device: Gpu | None) -> dict[str, Any]:
     return {"compute_capability": "{}.{}".format(*device.capability), "cuda": device.cuda, "driver": driver}
 
 
-def _proven(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) -> Proof | None:
-    """Profile the engine on this machine's GPU in a process of its own; None, said, where that is not possible.
+def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) -> dict[str, Any]:
+    """Run the engine in a process of its own; None for "proof" and "golden", said, where no GPU here is for it.
 
     Raises:
-        NumbersError: it does not compute in the precision of its file; engine and manifest are removed.
+        ExportError: it cannot be opened or dies; like any that fails, it is removed, and what lies beside it.
+        ResourceError: it was killed.
+        NumbersError: it does not compute in the precision of its file, or segments the golden image otherwise.
     """
+    unrun = {"proof": None, "golden": None}
     if device is None:
-        return None
+        return unrun
     try:
         check_fits(manifest, engine_path, manifest["version"], device)
-        died = f"the process that profiles {engine_path.name} died"
-        answer = _in_child(_PROVER, {"engine": str(engine_path)}, died)
-    except (ExportError, ResourceError) as error:
-        console.warn(f"{engine_path.name} was built and its precision is not proven: {error}")
-        return None
-    proof = Proof(**answer["proof"])
-    if proof.reasons:
-        engine_path.unlink()
-        manifest_path(engine_path).unlink()
-        cure = "the types stand in the ONNX file: look at its casts and Q/DQ"
-        raise NumbersError(f"{engine_path.name} was removed: {'; '.join(proof.reasons)}; {cure}")
-    return proof
+    except ExportError as error:
+        console.warn(f"{engine_path.name} was built and is not proven: {error}")
+        return unrun
+    try:
+        answer = _in_child(_PROVER, {"engine": str(engine_path)}, f"{engine_path.name} was built and died when it ran")
+        if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
+            raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
+    except BaseException:  # Ctrl-C too: what is not proven where it can be does not stay
+        remove(engine_path)
+        raise
+    return answer
 
 
 def _source(onnx_path: Path) -> Any:

@@ -82,6 +82,33 @@ def value_bomb(model: ModelProto) -> None:
     model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["bomb"]))
 
 
+def bomb_in_a_function(model: ModelProto) -> None:
+    """The same within a function of the file's own, whose values no list names."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2**20, 2**20])
+    nodes = [helper.make_node("Constant", [], ["s"], value=shape), helper.make_node("ConstantOfShape", ["s"], ["bomb"])]
+    opset = helper.make_opsetid("", 20)
+    model.functions.append(helper.make_function("mine", "Twice", [], ["bomb"], nodes, [opset]))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    model.graph.node.append(helper.make_node("Twice", [], ["bomb"], domain="mine"))
+
+
+def bomb_in_a_branch(model: ModelProto) -> None:
+    value = helper.make_tensor_value_info("b", TensorProto.FLOAT, [2**20, 2**20])
+    graph = helper.make_graph([helper.make_node("Identity", ["z"], ["b"])], "g", [], [value])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+    model.functions.append(helper.make_function("mine", "F", ["c", "z"], ["y"], [node], [helper.make_opsetid("", 20)]))
+
+
+def custom_in_a_function(model: ModelProto) -> None:
+    graph = helper.make_graph([helper.make_node("X", ["a"], ["b"], domain="evil")], "g", [], [])
+    node = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+    model.functions.append(helper.make_function("mine", "F", ["c"], ["y"], [node], [helper.make_opsetid("", 20)]))
+
+
+def to_train(model: ModelProto) -> None:
+    model.training_info.add().algorithm.CopyFrom(model.graph)
+
+
 def not_connected(model: ModelProto) -> None:
     model.graph.node[0].input[0] = "nowhere"
 
@@ -120,6 +147,10 @@ BAD = [
     (no_type, r"of a type that ONNX does not have \(99\)"),
     (sparse_bomb, "declares 's' as 1048576x1048576: refused"),
     (value_bomb, "has a value 'bomb' of 1048576x1048576: refused"),
+    (bomb_in_a_function, "has a value '.*bomb.*' of 1048576x1048576: refused"),
+    (bomb_in_a_branch, "has a value 'b' of 1048576x1048576: refused"),
+    (custom_in_a_function, "uses X of the domain 'evil'"),
+    (to_train, "holds graphs to train with"),
     (not_connected, "is no valid ONNX"),
     (no_nodes, "holds no network"),
     (nested, "nests more than 8 graphs"),
@@ -154,7 +185,12 @@ def test_what_is_refused(
         raise AssertionError("ONNX Runtime saw the file")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", never)
-    if change not in (value_bomb, not_connected, domain):  # what is refused here is refused in the child alike
+    if change not in (
+        value_bomb,
+        bomb_in_a_function,
+        not_connected,
+        domain,
+    ):  # what is refused here is refused in the child alike
         monkeypatch.setattr(safe_onnx, "_vet", lambda *_: None)
     model = made()
     change(model)
@@ -206,7 +242,9 @@ def test_noise_and_flipped_bytes_never_get_further_than_one_line(folder: Path, s
         assert "\n" not in str(error)
 
 
-def test_own_files_are_read_here_and_others_in_a_child(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_read_in_a_child_once_and_again_when_it_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = folder / "a.onnx"
     path.write_bytes(made().SerializeToString())
     calls = []
@@ -217,18 +255,26 @@ def test_own_files_are_read_here_and_others_in_a_child(folder: Path, monkeypatch
         return real(command, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     monkeypatch.setattr(safe_onnx.subprocess, "run", run)
+    # whoever makes up a file can make up its manifest
+    (folder / "a.onnx.json").write_text(json.dumps({"sha256": sha256(path)}))
     load_checked(path)
     load_checked(path)
-    assert len(calls) == 1 and calls[0][0] == sys.executable, "once a file"
-    manifest = folder / "a.onnx.json"
-    manifest.write_text(json.dumps({"sha256": sha256(path)}))
-    safe_onnx._vet.cache_clear()
-    load_checked(path)
-    assert len(calls) == 1
-    manifest.write_text(json.dumps({"sha256": "0" * 64}))
-    safe_onnx._vet.cache_clear()
+    assert len(calls) == 1 and calls[0][0] == sys.executable
+    path.write_bytes(made().SerializeToString())
     load_checked(path)
     assert len(calls) == 2
+
+
+def test_one_whole_file(folder: Path) -> None:
+    path, model = folder / "a.onnx", made()
+    path.write_bytes(model.SerializeToString())
+    assert safe_onnx.external(path) == "" and safe_onnx.whole(path) == path.read_bytes()
+    outside("right.bin")(model)
+    path.write_bytes(model.SerializeToString())
+    assert safe_onnx.external(path) == "right.bin"
+    tensor = onnx.load_model_from_string(safe_onnx.whole(path)).graph.initializer[0]
+    assert tensor.data_location == TensorProto.DEFAULT and not tensor.external_data
+    assert np.array_equal(numpy_helper.to_array(tensor), WEIGHTS.reshape(tensor.dims))
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,17 @@ def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: p
     assert not [p for p in gated_run.export.iterdir() if p.name.startswith(".")], "a half-written file"
 
 
+def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gated, "gate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        to_openvino.export_openvino(gated_run, images=1)
+    assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}
+    assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
+
+
 def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
     gated_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

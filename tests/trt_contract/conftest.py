@@ -25,6 +25,23 @@ WHEELS = {
 #: what `import tensorrt` finds: the package of that name only fetches libraries and passes the bindings on
 SHIM = "import sys\nimport tensorrt_bindings\nsys.modules[__name__] = tensorrt_bindings\n"
 
+#: what the inspector says of an engine, in half precision or not: synthetic, from the documented schema of TensorRT 11
+LAYERS = {
+    half: {
+        "Layers": [
+            {
+                "Name": "conv1",
+                "LayerType": "CaskConvolution",
+                "Inputs": [{"Name": "image", "Dimensions": [2, 3, 4, 6], "Format": "kCHW", "DataType": dtype}],
+                "Outputs": [{"Name": "out", "Dimensions": [2, 3, 4, 6], "Format": "kCHW", "DataType": dtype}],
+                "Weights": {"Type": dtype, "Count": 9},
+            },
+            {"Name": "Reformatting CopyNode", "LayerType": "Reformat", "Inputs": [], "Outputs": []},
+        ]
+    }
+    for half, dtype in ((True, "Half"), (False, "Float"))
+}
+
 
 @pytest.fixture(scope="session", params=WHEELS)
 def bindings(request: pytest.FixtureRequest) -> Path:
@@ -81,10 +98,13 @@ def session(bindings: Path, libraries: Path, tmp_path: Path) -> Callable[..., An
     """Return what calls functions of ``session.py`` in a process with the bindings, in a folder of its own.
 
     ``session((name, arguments), ..., HEAD="logits")`` gives the list of their results; other keywords are what the
-    stand-ins read from the environment, without ``STUB_``.
+    stand-ins read from the environment, without ``STUB_``. ``half`` is what the inspector says.
     """
 
-    def call(*steps: tuple[str, dict[str, Any]], **stub: str) -> list[Any]:
+    def call(*steps: tuple[str, dict[str, Any]], half: bool = False, **stub: str) -> list[Any]:
+        layers = tmp_path / "layers.json"
+        layers.write_text(json.dumps(LAYERS[half]))
+        stub["LAYERS"] = str(layers)
         env = os.environ | {"LD_LIBRARY_PATH": str(libraries)} | {f"STUB_{key}": value for key, value in stub.items()}
         env["PYTHONPATH"] = os.pathsep.join([str(bindings), *(path for path in sys.path if path)])
         command = [sys.executable, str(HERE / "session.py"), json.dumps(steps)]

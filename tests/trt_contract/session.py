@@ -78,16 +78,42 @@ def network(head: str, batch: int | str, preprocess: str, half: bool) -> Path:
     return Path("model.onnx")
 
 
+def golden(source: Path, preprocess: str, right: bool) -> None:
+    """Write the golden image of that network, with every class shifted by one where it shall not be ``right``."""
+    from dataclasses import asdict
+
+    from kdc.deploy.golden import capture, write_golden
+    from kdc.deploy.parity import tolerances
+
+    image = np.random.default_rng(2).integers(0, 256, (H, W, 3), np.uint8)
+    mask = NAMED[preprocess].apply(image[None]).argmax(1)[0].astype(np.uint8)
+    facts = {"data": "made up", "key": "0", "generated": True, "reference": "numpy", "size": [H, W]}
+    facts |= {"tolerances": asdict(tolerances("fp16")), "preprocess": NAMED[preprocess].to_dict()}
+    made = mask if right else ((mask + 1) % K).astype(np.uint8)
+    write_golden(source, capture(image, (made, made), None, 0.0, **facts))
+
+
 def build(
-    head: str = "logits", batch: int | str = "n", preprocess: str = "imagenet", half: bool = False, **flags: Any
+    head: str = "logits",
+    batch: int | str = "n",
+    preprocess: str = "imagenet",
+    half: bool = False,
+    right: bool | None = None,
+    **flags: Any,
 ) -> dict[str, Any]:
-    """Build ``model.engine`` through kdc's own builder; return its manifest, or the error."""
+    """Build ``model.engine`` through kdc's own builder; return its manifest, or the error.
+
+    ``right``: whether a golden image that lies beside the ONNX file is; None for no such image.
+    """
     from kdc.export.to_trt import build_engine
 
     if "timing_cache" in flags:
         flags["timing_cache"] = Path(flags["timing_cache"])
     try:
-        return build_engine(network(head, batch, preprocess, half), Path("model.engine"), **flags)
+        source = network(head, batch, preprocess, half)
+        if right is not None:
+            golden(source, preprocess, right)
+        return build_engine(source, Path("model.engine"), **flags)
     except KdcError as error:
         return {"error": str(error), "exit_code": error.exit_code}
 

@@ -113,6 +113,7 @@ void report(Context& context) {
 }
 bool enqueue(void* self, void*) {
   if (is("STUB_ENQUEUE", "fails")) return false;
+  if (is("STUB_ENQUEUE", "dies")) std::abort();
   using Queue = void (*)(void (*)(void*), void*);
   void* cuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
   Queue queue = cuda ? reinterpret_cast<Queue>(dlsym(cuda, "stub_queue")) : nullptr;

@@ -5,7 +5,6 @@ cannot prove is anything that TensorRT computes: those marked ``gpu`` in ``tests
 """
 
 import ast
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,36 +109,38 @@ def test_a_foreign_engine(session: Session, tmp_path: Path) -> None:
     assert told["modules"] == [], "running an engine needs neither torch nor PyCUDA"
 
 
-#: synthetic, from the documented schema of TensorRT 11
-LAYERS = {
-    half: {
-        "Layers": [
-            {
-                "Name": "conv1",
-                "LayerType": "CaskConvolution",
-                "Inputs": [{"Name": "image", "Dimensions": [2, 3, 4, 6], "Format": "kCHW", "DataType": dtype}],
-                "Outputs": [{"Name": "out", "Dimensions": [2, 3, 4, 6], "Format": "kCHW", "DataType": dtype}],
-                "Weights": {"Type": dtype, "Count": 9},
-            },
-            {"Name": "Reformatting CopyNode", "LayerType": "Reformat", "Inputs": [], "Outputs": []},
-        ]
-    }
-    for half, dtype in ((True, "Half"), (False, "Float"))
-}
+LEFT = ["model.engine", "model.engine.golden.npz", "model.engine.json"]
 
 
-@pytest.mark.parametrize("proven", [True, False], ids=["half", "float"])
-def test_the_precision_of_a_fresh_engine_is_proven_or_it_goes(session: Session, proven: bool, tmp_path: Path) -> None:
-    layers = tmp_path / "layers.json"
-    layers.write_text(json.dumps(LAYERS[proven]))
-    flags = {"head": "argmax", "half": True, "batches": (1, 2, 4)}
-    [built] = session(("build", flags), HEAD="argmax", LAYERS=str(layers))
-    if proven:
+@pytest.mark.parametrize(
+    ("half", "right", "said"),
+    [
+        (True, None, None),
+        (True, True, None),
+        (False, True, "fp16 was asked for and none of the time is in fp16"),
+        (True, False, "0.000 % of pixels agree"),
+    ],
+    ids=["half", "half and right", "float", "wrong"],
+)
+def test_a_fresh_engine_is_proven_or_it_goes(
+    session: Session, half: bool, right: bool | None, said: str | None, tmp_path: Path
+) -> None:
+    flags = {"head": "argmax", "half": True, "batches": (1, 2, 4), "right": right}
+    [built] = session(("build", flags), HEAD="argmax", half=half)
+    left = [name for name in LEFT if (tmp_path / name).exists()]
+    if said is None:
         assert built["proof"]["by_time"] == {"fp16": 0.75, "reformat": 0.25} and built["proof"]["reasons"] == []
         assert built["proof"]["total_ms"] == 1.0 and built["proof"]["by_flops"] == {"fp16": 1.0}
+        assert (built["golden"] or {}).get("agreement") == (1.0 if right else None)
+        assert left == [name for name in LEFT if right or "golden" not in name]
     else:
-        assert built["exit_code"] == 6 and "fp16 was asked for and none of the time is in fp16" in built["error"]
-        assert not (tmp_path / "model.engine").exists() and not (tmp_path / "model.engine.json").exists()
+        assert built["exit_code"] == 6 and said in built["error"] and left == []
+
+
+def test_an_engine_that_dies_when_it_runs_goes(session: Session, tmp_path: Path) -> None:
+    [built] = session(("build", {"head": "argmax", "right": True}), HEAD="argmax", ENQUEUE="dies")
+    assert built["exit_code"] == 5 and "model.engine was built and died when it ran (signal SIG" in built["error"]
+    assert not any((tmp_path / name).exists() for name in LEFT)
 
 
 def test_memory_and_kernels_through_cuda_python(session: Session) -> None:
