@@ -1,5 +1,6 @@
 """A network that torch's AOTInductor compiled ahead of time to one package (.pt2), run without tracing anything."""
 
+import contextlib
 import json
 import logging
 import platform
@@ -98,6 +99,7 @@ class AotiRuntime(Runtime):
         self.provider = f"AOTInductor {device}"
         if device == "cuda":
             self.tf32 = bool(facts.get("kdc.tf32") == "true")
+            self._stream = torch.cuda.Stream()  # it works on the current one
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
         import torch
@@ -112,17 +114,31 @@ class AotiRuntime(Runtime):
         import torch
 
         there = torch.from_numpy(x).to(self.device)
-        wait = torch.cuda.synchronize if self.device == "cuda" else lambda: None
-        wait()
+        on_stream, wait = contextlib.nullcontext(), lambda: None
+        if self.device == "cuda":
+            on_stream, wait = torch.cuda.stream(self._stream), self._stream.synchronize
+            torch.cuda.synchronize()
 
         @torch.inference_mode()
         def step() -> float:
             start = time.perf_counter_ns()
-            self._run(there)
+            with on_stream:
+                self._run(there)
             wait()
             return (time.perf_counter_ns() - start) / 1e6
 
         return step
+
+    def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
+        """Time transfers and network apart by CUDA events, from and to pinned memory."""
+        self.check(x)
+        if self.device == "cpu":
+            return None
+        import torch
+
+        from .torch_runtime import timed_on_gpu
+
+        return timed_on_gpu(self._run, torch.from_numpy(x).pin_memory(), self._stream)
 
     def close(self) -> None:
         """Drop the package."""

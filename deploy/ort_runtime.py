@@ -13,9 +13,11 @@ import onnx
 from onnx import helper
 
 from ..distill.errors import ExportError, UsageError, WeightsError, closest, need
+from ._ort_gpu import OrtOnGpu
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
 from .runtime import Runtime
 from .safe_onnx import load_checked
+from .trt_buffers import gpu, open_buffers
 from .twin import COMPUTED, twin
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -76,7 +78,11 @@ class OrtRuntime(Runtime):
         self.precision = info.precision
         wanted = provider or (_CUDA if device == "cuda" else _CPU)
         twinned = wanted == _CPU and self.precision not in COMPUTED
-        self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned)
+        _refuse_lacking(wanted)
+        buffers = open_buffers() if wanted in _ON_GPU and gpu() else None
+        stream = buffers.stream if buffers else None
+        self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned, stream=stream)
+        self._on_gpu = OrtOnGpu(self._session, info.input, info.output, buffers) if buffers else None
         self.provider = self._session.get_providers()[0]
         if self.provider != wanted:
             raise ExportError(
@@ -101,40 +107,42 @@ class OrtRuntime(Runtime):
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone; on a GPU input and output stay on the device (IO binding)."""
         self.check(x)
-        if self.provider not in _ON_GPU:
-            feed, names = {self.info.input: x}, [self.info.output]
+        if self._on_gpu:
+            return self._on_gpu.staged(x)
+        feed, names = {self.info.input: x}, [self.info.output]
 
-            def step() -> float:
-                start = time.perf_counter_ns()
-                self._session.run(names, feed)
-                return (time.perf_counter_ns() - start) / 1e6
-
-            return step
-        ort = need("onnxruntime", "gpu")
-        there = ort.OrtValue.ortvalue_from_numpy(x, "cuda", 0)
-        binding = self._session.io_binding()
-        binding.bind_ortvalue_input(self.info.input, there)
-        binding.bind_output(self.info.output, "cuda", 0)
-
-        def gpu_step() -> float:
+        def step() -> float:
             start = time.perf_counter_ns()
-            self._session.run_with_iobinding(binding)
-            binding.synchronize_outputs()
+            self._session.run(names, feed)
             return (time.perf_counter_ns() - start) / 1e6
 
-        return gpu_step
+        return step
+
+    def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
+        """See ``Runtime.timed``."""
+        self.check(x)
+        return self._on_gpu.timed(x) if self._on_gpu else None
 
     def close(self) -> None:
-        """Drop the session."""
+        """Drop the session, then the stream that it works on."""
         del self._session
+        if self._on_gpu:
+            self._on_gpu.close()
+            self._on_gpu = None
 
 
-def _session(path: Path, wanted: str, threads: int | None, *, twinned: bool = False) -> tuple[Any, int]:
-    ort = need("onnxruntime", "cpu")
-    available = ort.get_available_providers()
+def _refuse_lacking(wanted: str) -> None:
+    """Refuse a provider that this ONNX Runtime was not built with."""
+    available = need("onnxruntime", "cpu").get_available_providers()
     if wanted not in available:
         hint = _CURES.get(wanted) or closest(wanted, available)
         raise ExportError(f"this ONNX Runtime has no {wanted}{hint}; it has: {', '.join(available)}")
+
+
+def _session(
+    path: Path, wanted: str, threads: int | None, *, twinned: bool = False, stream: int | None = None
+) -> tuple[Any, int]:
+    ort = need("onnxruntime", "cpu")
     if wanted in (_CUDA, _TRT):
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout may be for JSON alone
             ort.preload_dlls()
@@ -147,7 +155,8 @@ def _session(path: Path, wanted: str, threads: int | None, *, twinned: bool = Fa
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        asked = [(wanted, _OPTIONS[wanted])] if wanted in _OPTIONS else [wanted]
+        given = _OPTIONS.get(wanted, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})
+        asked = [(wanted, given)] if given else [wanted]
         graph = twin(onnx.load(str(path))).SerializeToString() if twinned else str(path)
         # a bias that a file keeps in float is not quantised behind its back
         exact = {"disabled_optimizers": ["WeightBiasQuantization"]} if wanted == _CPU else {}

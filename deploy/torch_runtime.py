@@ -25,6 +25,38 @@ def need_device(device: str) -> None:
         raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
 
 
+def timed_on_gpu(
+    forward: Callable[[Tensor], Tensor], host: Tensor, stream: torch.cuda.Stream
+) -> Callable[[], dict[str, float]]:
+    """Return what ``Runtime.timed`` does, for a network of torch's and an input in pinned memory."""
+    there = host.to("cuda")
+    with torch.inference_mode():
+        back = torch.empty_like(forward(there), device="cpu", pin_memory=True)
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+    torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def step() -> dict[str, float]:
+        start = time.perf_counter_ns()
+        with torch.cuda.stream(stream):
+            marks[0].record()
+            there.copy_(host, non_blocking=True)
+            marks[1].record()
+            handed = time.perf_counter_ns()
+            out = forward(there)
+            enqueued = time.perf_counter_ns()
+            marks[2].record()
+            back.copy_(out, non_blocking=True)
+            marks[3].record()
+        stream.synchronize()
+        total = time.perf_counter_ns() - start
+        spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
+        parts = {name: one.elapsed_time(other) for name, one, other in spans}
+        return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+
+    return step
+
+
 class TorchRuntime(Runtime):
     """The student of a run or of a kdc safetensors file, without its aux head, channels last, in inference mode."""
 
@@ -111,32 +143,7 @@ class TorchRuntime(Runtime):
             return None
         # in the network's layout before it is pinned: a transfer is then a copy and nothing else
         host = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).pin_memory()
-        there = host.to(self.device)
-        with torch.inference_mode():
-            back = torch.empty_like(self._forward(there), device="cpu", pin_memory=True)
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
-        torch.cuda.synchronize()
-
-        @torch.inference_mode()
-        def step() -> dict[str, float]:
-            start = time.perf_counter_ns()
-            with torch.cuda.stream(self._stream):
-                marks[0].record()
-                there.copy_(host, non_blocking=True)
-                marks[1].record()
-                handed = time.perf_counter_ns()
-                out = self._forward(there)
-                enqueued = time.perf_counter_ns()
-                marks[2].record()
-                back.copy_(out, non_blocking=True)
-                marks[3].record()
-            self._stream.synchronize()
-            total = time.perf_counter_ns() - start
-            spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
-            parts = {name: one.elapsed_time(other) for name, one, other in spans}
-            return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
-
-        return step
+        return timed_on_gpu(self._forward, host, self._stream)
 
     def close(self) -> None:
         """Drop the weights."""

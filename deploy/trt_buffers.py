@@ -3,6 +3,7 @@
 import ctypes
 import importlib
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,6 +111,31 @@ class DeviceBuffers(ABC):
     @abstractmethod
     def elapsed(self, start: Any, end: Any) -> float:
         """Return the milliseconds between two events that the stream has passed."""
+
+    def in_parts(
+        self, upload: Callable[[], None], launch: Callable[[], None], download: Callable[[], None]
+    ) -> Callable[[], dict[str, float]]:
+        """Return what ``Runtime.timed`` does, for three functions that queue their part on the stream."""
+        marks = [self.event() for _ in range(4)]
+
+        def step() -> dict[str, float]:
+            start = time.perf_counter_ns()
+            self.record(marks[0])
+            upload()
+            self.record(marks[1])
+            handed = time.perf_counter_ns()
+            launch()
+            enqueued = time.perf_counter_ns()
+            self.record(marks[2])
+            download()
+            self.record(marks[3])
+            self.synchronize()
+            total = time.perf_counter_ns() - start
+            spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
+            parts = {name: self.elapsed(one, other) for name, one, other in spans}
+            return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+
+        return step
 
     @abstractmethod
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -224,28 +224,18 @@ class TrtRuntime(Runtime):
         host_in = buffers.pinned(x.shape, str(lane.host_in.dtype))  # of its own, as above; the GPU's memory is shared
         np.copyto(host_in, x)
         self._fill(lane, x)
-        marks = [buffers.event() for _ in range(4)]
+        step = buffers.in_parts(
+            lambda: buffers.upload(lane.there_in, host_in),
+            lambda: self._start(lane),
+            lambda: buffers.download(lane.host_out, lane.there_out),
+        )
 
-        def step() -> dict[str, float]:
+        def bound() -> dict[str, float]:
             buffers.use()
             self._bind(lane)
-            start = time.perf_counter_ns()
-            buffers.record(marks[0])
-            buffers.upload(lane.there_in, host_in)
-            buffers.record(marks[1])
-            handed = time.perf_counter_ns()
-            self._start(lane)
-            enqueued = time.perf_counter_ns()
-            buffers.record(marks[2])
-            buffers.download(lane.host_out, lane.there_out)
-            buffers.record(marks[3])
-            buffers.synchronize()
-            total = time.perf_counter_ns() - start
-            spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
-            parts = {name: buffers.elapsed(one, other) for name, one, other in spans}
-            return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+            return step()
 
-        return step
+        return bound
 
     def _fill(self, lane: Lane, x: np.ndarray) -> None:
         np.copyto(lane.host_in, x)

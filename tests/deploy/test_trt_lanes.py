@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy import trt_runtime
+from kdc.deploy import trt_buffers, trt_runtime
 from kdc.deploy.contract import Port
 from kdc.deploy.trt_buffers import DeviceBuffers
 from kdc.deploy.trt_runtime import TrtRuntime
@@ -127,7 +127,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         monkeypatch.setattr(trt_runtime, "Engine", lambda *_: buffers.engine)
         ticks = itertools.count(0, 1_000_000)
         clock = SimpleNamespace(perf_counter_ns=lambda: buffers.log.append("clock") or next(ticks))
-        monkeypatch.setattr(trt_runtime, "time", clock)
+        for module in (trt_runtime, trt_buffers):
+            monkeypatch.setattr(module, "time", clock)
         return TrtRuntime(tmp_path / "a.engine", buffers=buffers, **options), buffers
 
     return open_it
