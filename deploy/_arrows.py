@@ -15,6 +15,7 @@ from ._difference import GateResult, Tolerances
 from .golden import FILES
 from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, tolerances, write_gate
 from .runtime import ENGINES, TORCH_FILES, Runtime, open_runtime, owner
+from .sources import Where
 from .torch_runtime import TorchRuntime
 
 if TYPE_CHECKING:
@@ -97,14 +98,19 @@ def _origin(path: Path, files: Sequence[Path], run: Run) -> Path | Run:
 
 
 def walk(
-    run: Run, *, images: int | None = 16, device: str = "cpu", compiled: bool = False, explained: bool = False
+    run: Run,
+    *,
+    images: int | None = 16,
+    where: Where | None = None,
+    compiled: bool = False,
+    explained: bool = False,
 ) -> list[Outcome]:
     """Measure every arrow of a run anew and enter it in the ledger; nothing is removed.
 
     Args:
         run: the run.
         images: validation images of each arrow; None for all.
-        device: "cpu" or "cuda", for the files; the checkpoint stays on the CPU.
+        where: what the files run on (default: the CPU); the checkpoint stays on the CPU.
         compiled: also compare the checkpoint compiled by torch, which takes a compiler and a minute.
         explained: look into the first arrow that is broken, where its layers can be.
 
@@ -112,9 +118,11 @@ def walk(
         ExportError: there is nothing in ``export/``.
         WeightsError: the ledger is broken.
     """
+    where = where or Where()
     chain = arrows(run, compiled=compiled)
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
+    where.refuse_idle([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
     limits = {arrow.stage: _passed_with(arrow, run) for arrow in chain}
     dataset = run.open_data(run.config.data.split)
     outcomes: list[Outcome] = []
@@ -122,7 +130,7 @@ def walk(
     for arrow in chain:
         lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
         outcome = (
-            Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, device, limits[arrow.stage])
+            Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, where, limits[arrow.stage])
         )
         outcomes.append(outcome)
         if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
@@ -136,7 +144,7 @@ def walk(
             write_gate(run, arrow.stage, outcome.result, **facts | {"file": ends["to"], "origin": ends["from"]})
     broken = next((each for each in outcomes if each.failed), None)
     if explained and broken is not None and broken.result is not None:
-        broken.explanation = _explain(broken.arrow, run, dataset, device)
+        broken.explanation = _explain(broken.arrow, run, dataset, where)
     run.remember_command()
     run.seal()
     return outcomes
@@ -148,7 +156,7 @@ def compare(
     *,
     dataset: "Dataset | None" = None,
     images: int | None = 16,
-    device: str = "cpu",
+    where: Where | None = None,
     size: tuple[int, int] | None = None,
     explained: bool = False,
 ) -> Outcome:
@@ -159,7 +167,7 @@ def compare(
         second: likewise.
         dataset: what both see (default: the validation images of the run that either belongs to).
         images: how many; None for all.
-        device: "cpu" or "cuda".
+        where: what both run on (default: the CPU).
         size: input height and width, where neither is made for one.
         explained: look into the layers of both.
 
@@ -167,6 +175,8 @@ def compare(
         UsageError: no data are known, or a flag that does not fit.
         DataError: the data have other classes than the network.
     """
+    where = where or Where()
+    where.refuse_idle([Path(first), Path(second)])
     home = _home(first) or _home(second)
     if dataset is None and home is None:
         raise UsageError(
@@ -174,7 +184,7 @@ def compare(
         )
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None
-    with _opened(first, second, device, size) as (reference, candidate):
+    with _opened(first, second, where, size) as (reference, candidate):
         classes = len(candidate.spec.classes)
         if classes and classes != data.num_classes:
             raise DataError(f"the network has {classes} classes, {data.name} has {data.num_classes}; name its own data")
@@ -187,10 +197,10 @@ def compare(
 
 
 def _measure(
-    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, device: str, limits: Tolerances | None
+    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, where: Where, limits: Tolerances | None
 ) -> Outcome:
     try:
-        with _both(arrow, run, device) as (reference, candidate):
+        with _both(arrow, run, where) as (reference, candidate):
             allowed = limits or tolerances(candidate.precision, run)
             result = gate(reference, candidate, dataset, allowed, images=images)
     except ExportError as error:
@@ -215,24 +225,20 @@ def _passed_with(arrow: Arrow, run: Run) -> Tolerances | None:
 
 
 @contextlib.contextmanager
-def _both(arrow: Arrow, run: Run, device: str) -> Iterator[tuple[Runtime, Runtime]]:
+def _both(arrow: Arrow, run: Run, where: Where) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
         if isinstance(arrow.candidate, str):
             yield stack.enter_context(open_runtime(run)), stack.enter_context(_compiled(run))
             return
-        candidate = stack.enter_context(_open(arrow.candidate, device))
+        candidate = stack.enter_context(where.open(arrow.candidate))
         reference = arrow.reference
         size = candidate.spec.size
         yield (
             stack.enter_context(
-                open_runtime(reference, size=size) if isinstance(reference, Run) else _open(reference, device, size)
+                open_runtime(reference, size=size) if isinstance(reference, Run) else where.open(reference, size)
             ),
             candidate,
         )
-
-
-def _open(source: Path | str, device: str, size: tuple[int, int] | None = None) -> Runtime:
-    return open_runtime(source, device="cuda" if Path(source).suffix.lower() in ENGINES else device, size=size)
 
 
 def _compiled(run: Run) -> Runtime:
@@ -246,9 +252,9 @@ def _compiled(run: Run) -> Runtime:
     return runtime
 
 
-def _explain(arrow: Arrow, run: Run, dataset: "Dataset", device: str) -> Explanation | None:
+def _explain(arrow: Arrow, run: Run, dataset: "Dataset", where: Where) -> Explanation | None:
     try:
-        with _both(arrow, run, device) as (reference, candidate):
+        with _both(arrow, run, where) as (reference, candidate):
             return explain(reference, candidate, dataset.read(0)[0])
     except KdcError as error:
         console.warn(f"the layers of {arrow.stage} cannot be compared: {error}")
@@ -256,12 +262,12 @@ def _explain(arrow: Arrow, run: Run, dataset: "Dataset", device: str) -> Explana
 
 
 @contextlib.contextmanager
-def _opened(first: str, second: str, device: str, size: tuple[int, int] | None) -> Iterator[tuple[Runtime, Runtime]]:
+def _opened(first: str, second: str, where: Where, size: tuple[int, int] | None) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
         opened: dict[str, Runtime] = {}
         # a file is made for one size, which a checkpoint then takes
         for source in sorted((first, second), key=lambda each: Path(each).suffix.lower() not in FILES):
-            opened[source] = stack.enter_context(_open(source, device, size))
+            opened[source] = stack.enter_context(where.open(source, size))
             size = size or opened[source].spec.size
         yield opened[first], opened[second]
 

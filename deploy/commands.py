@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..distill import console
-from .bench_command import Device, Json, Provider, Trust, described, register_bench
+from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust, described, register_bench
 from .compare_command import compare
 from .parity_command import parity
 from .predict_command import Blend, Overlap, Tile, predict
@@ -43,12 +43,15 @@ def evaluate(
     overlap: Overlap = None,
     blend: Blend = None,
     trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     json: Json = False,
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from ..distill.config import parse_size
     from .accuracy import evaluate_source, show
     from .segmenter import Windows
+    from .sources import EngineFlags
 
     console.json_mode = json
     result = evaluate_source(
@@ -61,6 +64,7 @@ def evaluate(
         limit=limit,
         windows=Windows.typed(tile, overlap, blend),
         trust=trust,
+        engines=EngineFlags(buffers, cuda_graph),
         **described(data, classes, ignore_index),
     )
     show(result)

@@ -15,7 +15,8 @@ from ..distill.errors import WeightsError
 from ..distill.run import sha256, write_bytes
 from ._difference import Tolerances
 from .contract import one_line
-from .runtime import ENGINES, Runtime, answers, open_runtime
+from .runtime import ENGINES, Runtime, answers
+from .sources import Where
 
 #: what an ``export`` folder may hold and ``open_runtime`` opens
 FILES = (".onnx", *ENGINES, ".xml", ".pt2")
@@ -182,19 +183,17 @@ def hand_on(source: Path, artefact: Path) -> Path | None:
     return write_golden(artefact, read_golden(source)) if golden_path(source).is_file() else None
 
 
-def check_golden(artefact: Path, *, device: str = "cpu", provider: str | None = None) -> GoldenResult:
+def check_golden(artefact: Path, where: Where | None = None) -> GoldenResult:
     """Run a file on its golden image and judge it by the tolerances of the gate that it passed.
 
     Raises:
         WeightsError: the file or its golden image is missing or broken.
         ExportError: the runtime or device that it needs is not here.
     """
-    golden = read_golden(artefact)
-    engine = artefact.suffix.lower() in ENGINES
+    golden, where = read_golden(artefact), where or Where()
+    where.refuse_idle([artefact])
     height, width = golden.facts["size"]
-    with open_runtime(
-        artefact, device="cuda" if engine else device, provider=provider, size=(height, width)
-    ) as runtime:
+    with where.open(artefact, (height, width)) as runtime:
         return check_opened(runtime, golden)
 
 

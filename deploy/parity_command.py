@@ -7,11 +7,12 @@ import typer
 
 from ..distill import console
 from ..distill.errors import NumbersError, UsageError
-from ..distill.look import Json
+from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust
 
 if TYPE_CHECKING:
     from ._arrows import Outcome
     from ._bisect import Explanation
+    from .sources import Where
 
 
 def parity(
@@ -42,15 +43,21 @@ def parity(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Of a run, compare the checkpoint compiled by torch, too.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
     json: Json = False,
 ) -> None:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ..distill.config import parse_size
     from ..distill.run import find_run
     from .golden import FILES
+    from .sources import EngineFlags, Where
 
     console.json_mode = json
+    where = Where(device, provider, trust, EngineFlags(buffers, cuda_graph))
     alone = second is None
     is_file = alone and first is not None and Path(first).suffix.lower() in FILES
     settings = {"--data": data, "--size": size, "--split": split}
@@ -62,7 +69,7 @@ def parity(
         if images or explain:
             flag = "--images" if images else "--explain"
             raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
-        _prove(Path(first), device, json)
+        _prove(Path(first), where, json)
         return
     if first is not None and second is not None:
         from ._arrows import compare
@@ -70,12 +77,12 @@ def parity(
         dataset = _open_data(data, split)
         chosen = parse_size(size) if size else None
         count = images or 16
-        done = compare(first, second, dataset=dataset, images=count, device=device, size=chosen, explained=explain)
+        done = compare(first, second, dataset=dataset, images=count, where=where, size=chosen, explained=explain)
         outcomes = [done]
     else:
         from ._arrows import walk
 
-        outcomes = walk(find_run(first), images=images or 16, device=device, compiled=compiled, explained=explain)
+        outcomes = walk(find_run(first), images=images or 16, where=where, compiled=compiled, explained=explain)
     _show(outcomes)
     broken = next((each for each in outcomes if each.failed), None)
     explanation = next((each.explanation for each in outcomes if each.explanation), None)
@@ -99,10 +106,10 @@ def _open_data(data: str | None, split: str | None) -> Any:
     return open_data(data, split or "val")
 
 
-def _prove(artefact: Path, device: str, json: bool) -> None:
+def _prove(artefact: Path, where: "Where", json: bool) -> None:
     from .golden import check_golden
 
-    result = check_golden(artefact, device=device)
+    result = check_golden(artefact, where)
     console.say(f"{artefact.name}: {'passed' if result.passed else 'FAILED'}, {result.line()}")
     if json:
         console.emit({"kind": "golden", **result.to_dict()})

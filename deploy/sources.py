@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError, closest
 from ..distill.run import Run, find_run
 from .contract import weights_beside
-from .runtime import ENGINES, TORCH_FILES, export_size, owner
+from .runtime import ENGINES, TORCH_FILES, Runtime, export_size, open_runtime, owner
 from .trt_buffers import KINDS
 
 if TYPE_CHECKING:
@@ -45,6 +45,31 @@ class EngineFlags:
         typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
         if typed and not any(is_engine(source) for source in sources):
             raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where networks run, as it was typed: each heeds what is for its kind, and an engine is always on the GPU."""
+
+    device: str = "cpu"
+    #: of ONNX files
+    provider: str | None = None
+    #: run native code that no manifest of kdc's vouches for
+    trust: bool = False
+    engines: EngineFlags = EngineFlags()
+
+    def refuse_idle(self, sources: Sequence[Path | Run]) -> None:
+        """Refuse what was typed for a kind of file that none of these is (UsageError)."""
+        if self.provider is not None and not any(is_onnx(source) for source in sources):
+            raise UsageError(f"--provider {self.provider} is for ONNX files, and none is run here")
+        self.engines.refuse_without(sources)
+
+    def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
+        """Do as ``open_runtime`` does."""
+        path = source if isinstance(source, Run) else Path(source)
+        device, flags = ("cuda" if is_engine(path) else self.device), self.engines.of(path)
+        provider = self.provider if is_onnx(path) else None
+        return open_runtime(source, device=device, provider=provider, size=size, trust=self.trust, **flags)
 
 
 class NothingToMeasure(UsageError):

@@ -280,3 +280,23 @@ def test_flags_that_are_no_limit_cost_no_file(run: Run, flag: list[str], capsys:
     assert cli.run(["calib", str(run.path), "--images", "2", *flag]) == 2
     assert "is not accepted" in " ".join(capsys.readouterr().err.split())
     assert {path: path.stat().st_mtime_ns for path in run.export.iterdir()} == before
+
+
+def test_the_onnx_files_run_in_the_runtime_that_is_typed(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openvino")
+    words = ["parity", str(run.path), "--images", "1", "--provider", "openvino", "--json"]
+    cli.run(words)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ran = {arrow["candidate"].partition(" ")[0] for arrow in result["arrows"] if "candidate" in arrow}
+    assert ran == {"openvino"}
+
+
+@pytest.mark.parametrize("words", [["--buffers", "torch"], ["--cuda-graph"]])
+def test_a_flag_for_engines_is_refused_where_there_is_none(
+    run: Run, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(run.export / "model.onnx")
+    for sources in ([str(run.path)], [file], [str(run.path), file]):
+        assert cli.run(["parity", *sources, *words]) == 2
+        assert "is for TensorRT engines" in capsys.readouterr().err
+    assert cli.run(["parity", str(run.path), file, "--provider", "openvinoo", "--images", "1"]) == 5

@@ -12,7 +12,7 @@ from kdc import cli
 from kdc.deploy import sources
 from kdc.deploy.backend import Backend, open_one
 from kdc.deploy.latency_worker import Worker
-from kdc.deploy.sources import EngineFlags, NothingToMeasure, make_plan, make_plans
+from kdc.deploy.sources import EngineFlags, NothingToMeasure, Where, make_plan, make_plans
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
@@ -98,3 +98,21 @@ def test_a_worker_tells_how_an_engine_was_run():
 def test_kinds_of_sources_are_told_by_their_suffix():
     assert sources.is_engine(Path("a.PLAN")) and not sources.is_engine(Path("a.onnx"))
     assert sources.is_onnx(Path("a.ONNX")) and not sources.is_onnx(Path("a.engine"))
+
+
+def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(sources, "open_runtime", lambda source, **flags: asked.append((str(source), flags)))
+    where = Where("cpu", "openvino", True, EngineFlags("torch", True))
+    for name in ("a.onnx", "a.engine", "a.pt2"):
+        where.open(name, (4, 6))
+    common = {"size": (4, 6), "trust": True}
+    assert asked == [
+        ("a.onnx", common | {"device": "cpu", "provider": "openvino"}),
+        ("a.engine", common | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True}),
+        ("a.pt2", common | {"device": "cpu", "provider": None}),
+    ]
+    with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
+        where.refuse_idle([Path("a.engine")])
+    with pytest.raises(UsageError, match="--buffers torch is for TensorRT engines"):
+        where.refuse_idle([Path("a.onnx")])
