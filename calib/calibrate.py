@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..deploy.exclusive import alone
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances, write_gate
@@ -46,6 +47,7 @@ class Calibrated:
     manifest: dict[str, Any]
 
 
+@alone
 def calibrate_run(
     run: Run,
     *,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..deploy.exclusive import alone
 from ..deploy.parity import discard, manifest_path
 from ..deploy.torch_runtime import export_size, need_device
 from ..distill import console
@@ -109,6 +110,7 @@ def compiler() -> str:
         ) from error
 
 
+@alone
 def export_aoti(
     run: Run,
     *,

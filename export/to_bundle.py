@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..deploy.contract import FileInfo
+from ..deploy.exclusive import alone
 from ..deploy.golden import Golden, capture, golden_path, read_golden
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path, read_gates, tolerances
@@ -26,6 +27,7 @@ RUNNER = Path(__file__).with_name("_bundle_runner.py")
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.24.1\n"
 
 
+@alone
 def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> dict[str, Any]:
     """Write the zip with its manifest beside it.
 

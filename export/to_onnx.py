@@ -14,6 +14,7 @@ import torch
 from onnx import ModelProto, helper, shape_inference
 
 from ..calib.cast import CastReport, cast_fp16
+from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances
 from ..deploy.runtime import open_runtime
@@ -107,6 +108,7 @@ def export_onnx(
     return path
 
 
+@alone
 def export_run(
     run: Run,
     *,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..deploy.exclusive import alone
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import discard, manifest_path
@@ -48,6 +49,7 @@ def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
     return path
 
 
+@alone
 def export_openvino(
     source: Run | Path,
     *,

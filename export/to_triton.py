@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deploy.contract import FileInfo, Port, file_info, weights_beside
+from ..deploy.exclusive import alone
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.runtime import ENGINES, owner
@@ -49,6 +50,7 @@ class Served:
     classes: tuple[str, ...]
 
 
+@alone
 def export_triton(
     source: Path,
     out: Path,

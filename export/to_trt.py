@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..deploy.exclusive import alone
 from ..deploy.golden import hand_on
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import manifest_path, remove
@@ -127,6 +128,7 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
     )
 
 
+@alone
 def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, Any]:
     """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
 

@@ -1,0 +1,60 @@
+"""One command at a time writes into a run's ``export`` folder: two would take each other's files for their own."""
+
+import contextlib
+import fcntl
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..distill.errors import BusyError
+from ..distill.run import Run
+from .runtime import owner
+
+Work = TypeVar("Work", bound=Callable[..., Any])
+#: folders that this process holds
+_held: set[Path] = set()
+
+
+@contextlib.contextmanager
+def exporting(run: Run) -> Iterator[None]:
+    """Hold the folder; within, the same process may hold it again.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+    folder = run.export.resolve()
+    if folder in _held:
+        yield
+        return
+    folder.mkdir(exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"another process writes into {run.export}; wait for it and try again") from error
+        except OSError:  # some network file systems lock no folder
+            pass
+        _held.add(folder)
+        yield
+    finally:
+        _held.discard(folder)
+        os.close(descriptor)
+
+
+def alone(work: Work) -> Work:
+    """Let a function, whose first argument is a run or a file, hold the export folder of that run.
+
+    Raises:
+        BusyError: another process holds it.
+    """
+
+    @functools.wraps(work)
+    def held(source: Run | Path, *given: Any, **settings: Any) -> Any:
+        run = source if isinstance(source, Run) else owner(source)
+        with exporting(run) if run is not None else contextlib.nullcontext():
+            return work(source, *given, **settings)
+
+    return held  # type: ignore[return-value]

@@ -1,0 +1,50 @@
+"""One command at a time writes into a run's export folder."""
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from kdc.deploy.exclusive import alone, exporting
+from kdc.distill.errors import BusyError
+from kdc.distill.run import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    (tmp_path / "run.json").write_text("{}")
+    return Run(tmp_path)
+
+
+@alone
+def work(source: Run | Path) -> str:
+    """Do nothing."""
+    run = source if isinstance(source, Run) else None
+    return work(run.export / "model.onnx") if run else "done"
+
+
+def test_the_folder_is_held_by_one_process_and_as_often_as_it_likes(run: Run) -> None:
+    assert work(run) == "done" and work(run) == "done"
+    other = os.open(run.export, os.O_RDONLY | os.O_DIRECTORY)  # another open file, as another process has
+    with exporting(run), pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for source in (run, run.export / "model.onnx"):
+        with pytest.raises(BusyError, match="another process writes into") as caught:
+            work(source)
+        assert caught.value.exit_code == 8
+    os.close(other)
+    assert work(run) == "done"
+
+
+def test_it_is_let_go_after_an_error(run: Run) -> None:
+    with pytest.raises(ZeroDivisionError), exporting(run):
+        raise ZeroDivisionError
+    with exporting(run):
+        pass
+
+
+def test_a_file_of_no_run_is_nobodys(tmp_path: Path) -> None:
+    assert work(tmp_path / "a.onnx") == "done"
+    assert not (tmp_path / "export").exists()
