@@ -29,9 +29,13 @@ def call(answer: tuple[Any, ...]) -> Any:
     raise ExportError(f"CUDA failed: {driver.CUresult(status).name}")
 
 
-def load_kernel(gpu: Gpu, name: str, stream: int) -> Callable[..., None]:
-    """Compile a kernel for the current context and return what queues it on a stream."""
-    module = call(driver.cuModuleLoadData(compile_kernels(gpu.capability)))
+def load_module(gpu: Gpu) -> Any:
+    """Compile the kernels for the current context."""
+    return call(driver.cuModuleLoadData(compile_kernels(gpu.capability)))
+
+
+def kernel_of(module: Any, name: str, stream: int) -> Callable[..., None]:
+    """Return what queues a kernel on a stream."""
     function = call(driver.cuModuleGetFunction(module, name.encode()))
     types = tuple(_TYPES[letter] for letter in SIGNATURES[name])
 
@@ -50,25 +54,30 @@ class CudaBuffers(DeviceBuffers):
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         call(driver.cuInit(0))
-        self._device = call(driver.cuDeviceGet(0))
-        self._context = call(driver.cuDevicePrimaryCtxRetain(self._device))
+        device = call(driver.cuDeviceGet(0))
+        self._context = call(driver.cuDevicePrimaryCtxRetain(device))
+        #: what ends each thing that was made, and the thing
+        self._made: list[tuple[Callable[[Any], Any], Any]] = [(driver.cuDevicePrimaryCtxRelease, device)]
         self.use()
-        self._stream = call(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+        self._stream = self._keep(driver.cuStreamDestroy, call(driver.cuStreamCreate(flags)))
         self.stream = int(self._stream)
-        self._device_memory: list[int] = []
-        self._host_memory: list[int] = []
+        self._module: Any = None
+
+    def _keep(self, end: Callable[[Any], Any], thing: Any) -> Any:
+        self._made.append((end, thing))
+        return thing
 
     def use(self) -> None:
         call(driver.cuCtxSetCurrent(self._context))
 
     def alloc(self, nbytes: int) -> int:
-        self._device_memory.append(int(call(driver.cuMemAlloc(nbytes))))
-        return self._device_memory[-1]
+        return self._keep(driver.cuMemFree, int(call(driver.cuMemAlloc(nbytes))))
 
     def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        self._host_memory.append(int(call(driver.cuMemHostAlloc(nbytes, 0))))
-        there: Any = (ctypes.c_uint8 * nbytes).from_address(self._host_memory[-1])
+        address = self._keep(driver.cuMemFreeHost, int(call(driver.cuMemHostAlloc(nbytes, 0))))
+        there: Any = (ctypes.c_uint8 * nbytes).from_address(address)
         return np.frombuffer(there, dtype).reshape(shape)
 
     def upload(self, address: int, array: np.ndarray) -> None:
@@ -78,7 +87,7 @@ class CudaBuffers(DeviceBuffers):
         call(driver.cuMemcpyDtoHAsync(array.ctypes.data, address, array.nbytes, self._stream))
 
     def event(self) -> Any:
-        return call(driver.cuEventCreate(0))
+        return self._keep(driver.cuEventDestroy, call(driver.cuEventCreate(0)))
 
     def record(self, event: Any) -> None:
         call(driver.cuEventRecord(event, self._stream))
@@ -93,11 +102,14 @@ class CudaBuffers(DeviceBuffers):
             work()
         finally:
             graph = call(driver.cuStreamEndCapture(self._stream))
-        ready = call(driver.cuGraphInstantiate(graph, 0))
+        ready = self._keep(driver.cuGraphExecDestroy, call(driver.cuGraphInstantiate(graph, 0)))
+        call(driver.cuGraphDestroy(graph))
         return lambda: call(driver.cuGraphLaunch(ready, self._stream))
 
     def kernel(self, name: str) -> Callable[..., None]:
-        return load_kernel(self.gpu, name, self.stream)
+        if self._module is None:
+            self._module = self._keep(driver.cuModuleUnload, load_module(self.gpu))
+        return kernel_of(self._module, name, self.stream)
 
     def synchronize(self) -> None:
         call(driver.cuStreamSynchronize(self._stream))
@@ -105,9 +117,6 @@ class CudaBuffers(DeviceBuffers):
     def close(self) -> None:
         self.use()
         self.synchronize()
-        while self._device_memory:
-            call(driver.cuMemFree(self._device_memory.pop()))
-        while self._host_memory:
-            call(driver.cuMemFreeHost(self._host_memory.pop()))
-        call(driver.cuStreamDestroy(self._stream))
-        call(driver.cuDevicePrimaryCtxRelease(self._device))
+        while self._made:
+            end, thing = self._made.pop()
+            call(end(thing))

@@ -8,7 +8,7 @@ import numpy as np
 import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 
 from ..distill.errors import ExportError, ResourceError
-from ._kernels import SIGNATURES, SOURCE, THREADS
+from ._kernels import SIGNATURES, SOURCE, THREADS, compile_kernels
 from .trt_buffers import NO_ROOM, DeviceBuffers, Gpu
 
 
@@ -27,6 +27,7 @@ class PycudaBuffers(DeviceBuffers):
         self.stream = self._stream.handle
         self._memory: dict[int, Any] = {}
         self._host: list[np.ndarray] = []
+        self._module: Any = None
 
     def use(self) -> None:
         if not getattr(self._threads, "inside", False):  # contexts are a stack of each thread
@@ -64,19 +65,28 @@ class PycudaBuffers(DeviceBuffers):
         raise ExportError("PyCUDA has no CUDA graphs; take --buffers cuda-python or torch")
 
     def kernel(self, name: str) -> Callable[..., None]:
-        from pycuda.compiler import SourceModule  # pyright: ignore[reportMissingImports]
-
-        try:
-            module = SourceModule(SOURCE, no_extern_c=True)
-        except (cuda.CompileError, OSError) as error:
-            raise ExportError(f"PyCUDA compiles the GPU kernels with nvcc, which failed ({error})") from error
-        function = module.get_function(name).prepare(SIGNATURES[name])
+        if self._module is None:
+            self._module = self._compiled()
+        function = self._module.get_function(name).prepare(SIGNATURES[name])
 
         def launch(pixels: int, *arguments: int) -> None:
             grid = (-(-pixels // THREADS), 1)
             function.prepared_async_call(grid, (THREADS, 1, 1), self._stream, *arguments)
 
         return launch
+
+    def _compiled(self) -> Any:
+        from pycuda.compiler import SourceModule  # pyright: ignore[reportMissingImports]
+
+        try:
+            return SourceModule(SOURCE, no_extern_c=True)
+        except (cuda.CompileError, OSError) as error:  # a machine that only runs networks has no nvcc
+            try:
+                return cuda.module_from_buffer(compile_kernels(self.gpu.capability))
+            except ExportError as other:
+                raise ExportError(
+                    f"PyCUDA compiles the GPU kernels with nvcc, which failed ({error}); {other}"
+                ) from other
 
     def synchronize(self) -> None:
         self._stream.synchronize()
@@ -86,5 +96,6 @@ class PycudaBuffers(DeviceBuffers):
         self.synchronize()
         self._memory.clear()
         self._host.clear()
+        self._module = None
         self._context.pop()
         self._threads.inside = False

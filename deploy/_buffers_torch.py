@@ -25,6 +25,7 @@ class TorchBuffers(DeviceBuffers):
         self.stream = self._stream.cuda_stream
         self._memory: dict[int, Tensor] = {}
         self._host: list[Tensor] = []
+        self._module: Any = None
 
     def use(self) -> None:
         torch.cuda.set_device(0)
@@ -72,9 +73,11 @@ class TorchBuffers(DeviceBuffers):
         return launch
 
     def kernel(self, name: str) -> Callable[..., None]:
-        from ._buffers_cuda import load_kernel
+        from ._buffers_cuda import kernel_of, load_module
 
-        return load_kernel(self.gpu, name, self.stream)
+        if self._module is None:
+            self._module = load_module(self.gpu)
+        return kernel_of(self._module, name, self.stream)
 
     def synchronize(self) -> None:
         self._stream.synchronize()

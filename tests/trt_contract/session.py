@@ -1,5 +1,6 @@
 """What the contract tests do in a process of its own: ``session.py STEPS`` ends with one line of JSON."""
 
+import ctypes
 import importlib
 import json
 import sys
@@ -201,7 +202,7 @@ def buffers() -> dict[str, Any]:
     facts = {"name": made.name, "gpu": str(made.gpu), "cuda": made.gpu.cuda, "ms": made.elapsed(first, last)}
     facts |= {"same": same, "captured": [before, two.tolist()], "no room": room}
     made.close()
-    return facts
+    return facts | {"alive": ctypes.CDLL("libcuda.so.1").stub_alive()}
 
 
 if __name__ == "__main__":

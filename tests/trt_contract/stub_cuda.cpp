@@ -32,11 +32,14 @@ void launch(long kernel, void** a) {
   if (kernel == 4) argmax_half(at<half_bits*>(a, 0), at<Bytes>(a, 1), at<int>(a, 2), at<int>(a, 3), at<int>(a, 4));
 }
 float clock_ms = 0;
+int alive = 0;  // what was made and not ended
 constexpr int INVALID = 1, NOT_FOUND = 500;
 }  // namespace
 
 extern "C" {
 void stub_queue(void (*work)(void*), void* self) { queue([=] { work(self); }); }
+
+int stub_alive() { return alive; }
 
 int cuInit(unsigned) { return 0; }
 int cuGetExportTable(const void** table, const void*) { return *table = nullptr, NOT_FOUND; }  // NVRTC asks for one
@@ -44,32 +47,38 @@ int cuDriverGetVersion(int* version) { return *version = 13020, 0; }
 int cuDeviceGet(int* device, int) { return *device = 0, 0; }
 int cuDeviceGetName(char* name, int length, int) { return std::strncpy(name, "Stub GPU", length), 0; }
 int cuDeviceGetAttribute(int* value, int which, int) { return *value = which == 75 ? 8 : which == 76 ? 6 : 0, 0; }
-int cuDevicePrimaryCtxRetain(void** context, int) { return *context = &clock_ms, 0; }
-int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int) { return ++alive, *context = &clock_ms, 0; }
+int cuDevicePrimaryCtxRelease_v2(int) { return --alive, 0; }
 int cuCtxSetCurrent(void* context) { return context == &clock_ms ? 0 : INVALID; }
-int cuStreamCreate(void** stream, unsigned) { return *stream = &capturing, 0; }
+int cuStreamCreate(void** stream, unsigned) { return ++alive, *stream = &capturing, 0; }
 int cuStreamSynchronize(void* stream) { return stream == &capturing ? 0 : INVALID; }
-int cuStreamDestroy_v2(void*) { return 0; }
-int cuMemAlloc_v2(void** at, std::size_t size) { return size > std::size_t(1) << 32 ? 2 : (*at = std::malloc(size), 0); }
-int cuMemFree_v2(void* at) { return std::free(at), 0; }
-int cuMemHostAlloc(void** at, std::size_t size, unsigned) { return *at = std::malloc(size), 0; }
-int cuMemFreeHost(void* at) { return std::free(at), 0; }
+int cuStreamDestroy_v2(void*) { return --alive, 0; }
+int cuMemAlloc_v2(void** at, std::size_t size) { return size > std::size_t(1) << 32 ? 2 : (++alive, *at = std::malloc(size), 0); }
+int cuMemFree_v2(void* at) { return --alive, std::free(at), 0; }
+int cuMemHostAlloc(void** at, std::size_t size, unsigned) { return ++alive, *at = std::malloc(size), 0; }
+int cuMemFreeHost(void* at) { return --alive, std::free(at), 0; }
 int cuMemcpyHtoDAsync_v2(void* to, const void* from, std::size_t n, void*) { return queue([=] { std::memcpy(to, from, n); }), 0; }
 int cuMemcpyDtoHAsync_v2(void* to, const void* from, std::size_t n, void*) { return queue([=] { std::memcpy(to, from, n); }), 0; }
-int cuEventCreate(void** event, unsigned) { return *event = new float(0), 0; }
+int cuEventCreate(void** event, unsigned) { return ++alive, *event = new float(0), 0; }
+int cuEventDestroy_v2(void* event) { return --alive, delete static_cast<float*>(event), 0; }
 int cuEventRecord(void* event, void*) { return *static_cast<float*>(event) = ++clock_ms, 0; }
 int cuEventElapsedTime_v2(float* ms, void* a, void* b) { return *ms = *static_cast<float*>(b) - *static_cast<float*>(a), 0; }
 int cuEventElapsedTime(float* ms, void* a, void* b) { return cuEventElapsedTime_v2(ms, a, b); }
 int cuStreamBeginCapture_v2(void*, int) { return capturing = new Graph, 0; }
-int cuStreamEndCapture(void*, void** graph) { return *graph = capturing, capturing = nullptr, 0; }
-int cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) { return *ready = graph, 0; }
+int cuStreamEndCapture(void*, void** graph) { return ++alive, *graph = capturing, capturing = nullptr, 0; }
+int cuGraphDestroy(void* graph) { return --alive, delete static_cast<Graph*>(graph), 0; }
+int cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) {
+  return ++alive, *ready = new Graph(*static_cast<Graph*>(graph)), 0;
+}
+int cuGraphExecDestroy(void* ready) { return --alive, delete static_cast<Graph*>(ready), 0; }
 int cuGraphLaunch(void* ready, void*) {
   for (auto& work : *static_cast<Graph*>(ready)) work();
   return 0;
 }
 int cuModuleLoadData(void** module, const void* image) {
-  return std::memcmp(image, "\177ELF", 4) ? INVALID : (*module = &clock_ms, 0);  // a cubin is an ELF file
+  return std::memcmp(image, "\177ELF", 4) ? INVALID : (++alive, *module = &clock_ms, 0);  // a cubin is an ELF file
 }
+int cuModuleUnload(void*) { return --alive, 0; }
 int cuModuleGetFunction(void** function, void*, const char* name) {
   for (long i = 1; i < 5; ++i)
     if (!std::strcmp(name, names[i])) return *function = reinterpret_cast<void*>(i), 0;
