@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..distill import console
+from . import _doctor_gpu
 from .passport import gpus, has_vnni, passport, version
-
-TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,10 @@ def examine() -> dict[str, Any]:
         _torch(),
         *_gpus(card),
         _onnxruntime(),
-        _tensorrt(),
+        Check("TensorRT", *_doctor_gpu.tensorrt()),
+        Check("GPU memory", *_doctor_gpu.memory()),
+        Check("NVML", *_doctor_gpu.nvml()),
+        Check("ModelOpt", *_doctor_gpu.modelopt()),
         _openvino(),
         _compiler(),
         _tritonclient(),
@@ -144,14 +146,6 @@ def _onnxruntime() -> Check:
             "onnxruntime", "note", found, "its CUDA provider needs a GPU; kdc refuses its silent fall back to the CPU"
         )
     return Check("onnxruntime", "ok", found)
-
-
-def _tensorrt() -> Check:
-    there = [f"{name} {found}" for name in TENSORRT if (found := version(name))]
-    if not there:
-        cure = "for engines: pip install 'kdc[trt]' on a GPU machine, or 'kdc[trt-rtx]', which builds without a GPU"
-        return Check("TensorRT", "missing", "not installed", cure)
-    return Check("TensorRT", "ok", ", ".join(there))
 
 
 def _openvino() -> Check:

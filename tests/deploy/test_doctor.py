@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdc.deploy import doctor
+from kdc.deploy import _doctor_gpu, doctor
 
 
 def test_openvino_and_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,3 +35,48 @@ def test_tritonclient(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._tritonclient().state == "ok"
     monkeypatch.setattr(doctor, "version", {}.get)
     assert "works without" in doctor._tritonclient().cure
+
+
+@pytest.mark.parametrize(
+    ("there", "fault", "state", "said"),
+    [
+        ({}, "", "missing", "kdc[trt-rtx]"),
+        ({"tensorrt": "10.16.1", "tensorrt-cu13": "10.16.1"}, "", "ok", "tensorrt 10.16.1"),
+        ({"tensorrt-cu12": "11.4.0", "tensorrt-cu13": "11.4.0"}, "", "missing", "CUDA 12 and 13 lie over each other"),
+        ({"tensorrt-rtx": "1.7"}, "OSError: libcudart", "missing", "tensorrt_rtx does not load (OSError: libcudart)"),
+        ({"tensorrt": "11.4.0", "onnxruntime-gpu": "1.24"}, "", "note", "is made for TensorRT 10"),
+        ({"tensorrt": "10.16.1", "onnxruntime-gpu": "1.24"}, "", "ok", "tensorrt 10.16.1"),
+    ],
+)
+def test_tensorrt(there: dict[str, str], fault: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor_gpu, "version", there.get)
+    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda module: fault)
+    found = _doctor_gpu.tensorrt()
+    assert found[0] == state and said in " ".join(found) and (state == "ok") == (not found[2])
+
+
+def test_gpu_memory_and_the_compilers_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor_gpu, "version", {"cuda-bindings": "13.5.0", "pycuda": "2025.1"}.get)
+    monkeypatch.setattr(_doctor_gpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda *_: "")
+    assert _doctor_gpu.memory() == ("ok", "pycuda 2025.1, cuda-python 13.5.0, torch; kernels by NVRTC", "")
+    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda *_: "OSError: libnvrtc.so.13")
+    assert _doctor_gpu.memory()[0] == "note" and "kdc[trt]" in _doctor_gpu.memory()[2]
+    monkeypatch.setattr(_doctor_gpu.shutil, "which", lambda name: name)
+    assert _doctor_gpu.memory()[1].endswith("kernels by nvcc")
+
+
+def test_nvml_and_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor_gpu, "version", {}.get)
+    assert "kdc[gpu]" in _doctor_gpu.nvml()[2] and "kdc[modelopt]" in _doctor_gpu.modelopt()[2]
+    monkeypatch.setattr(_doctor_gpu, "version", {"nvidia-ml-py": "13.1", "nvidia-modelopt": "0.47.0"}.get)
+    assert _doctor_gpu.modelopt()[0] == "ok" and "0.47.0" in _doctor_gpu.modelopt()[1]
+    monkeypatch.setattr(_doctor_gpu, "gpus", list)
+    assert _doctor_gpu.nvml() == ("ok", "nvidia-ml-py 13.1, no GPU seen", "")
+
+
+def test_what_does_not_load_is_asked_in_a_process_of_its_own() -> None:
+    assert _doctor_gpu.unloadable("json") == "" and _doctor_gpu.unloadable("json.tool") == ""
+    assert _doctor_gpu.unloadable("no_such_module") == "it is not there"
+    assert _doctor_gpu.unloadable("json.nothing").startswith("ImportError: cannot import name 'nothing'")
+    assert _doctor_gpu.unloadable("json.tool", "import os; os.kill(os.getpid(), 9)") == "exit code -9"
