@@ -24,6 +24,8 @@ FILES = (".onnx", *ENGINES, ".xml", ".pt2")
 _FACTS = {"data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"}
 #: what no network answers: there are at most 255 classes
 NO_CLASS = 255
+#: images of the user's of which this process has said where they lie
+_told: set[tuple[Path, str, str]] = set()
 #: reference logits are kept at this many rows and columns of the image
 GRID = 8
 
@@ -116,7 +118,7 @@ def capture(
 
 
 def write_golden(artefact: Path, golden: Golden) -> Path:
-    """Write the golden image of a file beside it, compressed; say so where the image is the user's."""
+    """Write the golden image of a file beside it, compressed; say once where an image is the user's."""
     import cv2
 
     path, facts = golden_path(artefact), golden.facts | {"artefact": artefact.name, "sha256": sha256(artefact)}
@@ -126,10 +128,12 @@ def write_golden(artefact: Path, golden: Golden) -> Path:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
-    if not facts["generated"]:
+    image = path.parent, facts["data"], facts["key"]
+    if not facts["generated"] and image not in _told:
+        _told.add(image)
         console.note(
-            f"{path.name} holds an image of your data ({facts['key']}), for kdc parity on the target; delete it where "
-            "that image must not go"
+            f"{path.name} holds an image of your data ({facts['key']}), for kdc parity on the target; delete it, and "
+            "those of other files, where that image must not go"
         )
     return path
 

@@ -195,11 +195,6 @@ def enlarged(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray([[cv2.resize(k.astype(np.float32), size[::-1]) for k in image] for image in logits])
 
 
-def predictor(runtime: Runtime) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what ``distill.evaluate.evaluate`` takes: one uint8 RGB image in, one uint8 mask out."""
-    return lambda image: runtime.masks(image[None])[0]
-
-
 def export_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Round height and width up to the stride."""
     return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride

@@ -175,7 +175,7 @@ class Gate(Section):
     #: largest difference of a logit ``z``, as a share of ``max(1, |z|)``
     max_diff: float | None = Field(default=None, gt=0)
     #: largest loss of mIoU, in points of 100
-    miou_drop: float | None = None
+    miou_drop: float | None = Field(default=None, ge=0)
     #: a pixel is borderline where the class chosen scores lower by at most ``tie * max(1, |z|)``
     tie: float = Field(default=0.0, ge=0)
 

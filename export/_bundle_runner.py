@@ -7,6 +7,7 @@ Images: .npy (uint8, height x width x 3, RGB) and .ppm are read by numpy; others
 """
 
 import argparse
+import hashlib
 import json
 import struct
 import sys
@@ -24,13 +25,20 @@ class Network:
 
     def __init__(self, provider: str, threads: int) -> None:
         """Open model.onnx; ``threads`` 0 leaves their number to onnxruntime."""
+        self.facts = json.loads((HERE / "network.json").read_text())
+        file = HERE / "model.onnx"
+        if hashlib.sha256(file.read_bytes()).hexdigest() != self.facts["sha256"]:
+            raise SystemExit(
+                "run.py: model.onnx is not the file that was bundled (its sha256 is another); unzip it again"
+            )
         import onnxruntime
 
-        self.facts = json.loads((HERE / "network.json").read_text())
         self.preprocess = json.loads((HERE / "preprocess.json").read_text())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), options, providers=[provider])
+        if provider not in (there := onnxruntime.get_available_providers()):
+            raise SystemExit(f"run.py: --provider {provider}: this onnxruntime has {', '.join(there)}")
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         ran = self.session.get_providers()[0]
         if ran != provider:
             raise SystemExit(f"run.py: {provider} was asked for, onnxruntime fell back to {ran}")
@@ -72,7 +80,8 @@ def read_image(path: Path) -> np.ndarray:
             raise SystemExit(f"run.py: {path} holds {image.dtype} {image.shape}; uint8 (height, width, 3) is needed")
         return image
     if path.suffix in (".ppm", ".pgm"):
-        return read_pnm(path)
+        image = read_pnm(path)
+        return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     try:
         import cv2
 
@@ -159,6 +168,15 @@ def check(network: Network) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Do what the command line says; whatever goes wrong is told in one line."""
+    try:
+        run()
+    except Exception as error:  # onnxruntime's errors share no base class
+        said = " ".join(str(error).split())[:300]
+        raise SystemExit(f"run.py: {type(error).__name__}: {said}") from error
+
+
+def run() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(description="Segment an image with the network in this folder.")
     parser.add_argument("image", nargs="?", type=Path, help=".npy or .ppm; others need opencv-python or pillow")

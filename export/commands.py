@@ -230,9 +230,10 @@ def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
         settings["tf32"] = False
     if (precision := settings.get("precisions")) is not None:
         if precision not in _PRECISIONS:
-            raise UsageError(
-                f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
-            )
+            hint = closest(precision, _PRECISIONS)
+            if precision in ("bf16", "int8", "fp8"):
+                hint = f"; for that: kdc calib RUN --to {precision} --for trt, then kdc export trt FILE.onnx"
+            raise UsageError(f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{hint}")
         settings["precisions"] = _PRECISIONS[precision]
     if (which := settings.get("which")) not in (None, "best", "last"):
         raise UsageError(f"--which {which!r}: accepted are best and last")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..deploy.exclusive import alone
-from ..deploy.parity import discard, manifest_path
+from ..deploy.parity import discard, manifest_path, tolerances
 from ..deploy.torch_runtime import export_size, need_device
 from ..distill import console
 from ..distill.checkpoint import load_deployable, student_file
@@ -153,6 +153,7 @@ def export_aoti(
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     need_device(device)
     compiler()
+    tolerances("fp32", run, agreement=agreement)
     start = time.perf_counter()
     discard(run, [path])
     form: dict[str, Any] = {"head": head, "input": input, "dynamic_batch": dynamic_batch, "device": device}

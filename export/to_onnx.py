@@ -147,6 +147,7 @@ def export_run(
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
+    limits = {precision: tolerances(precision, run, agreement=agreement) for precision in ("fp32", "fp16")}
     # no manifest is written before the gate: without it a file is unproven
     discard(run, [full, half] if "fp16" in precisions else [full])
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
@@ -155,9 +156,8 @@ def export_run(
     with open_runtime(weights, size=size) as reference:
 
         def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
-            limits = tolerances(precision, run, agreement=agreement)
             with open_runtime(path) as candidate:
-                result = gate(reference, candidate, dataset, limits, images=images)
+                result = gate(reference, candidate, dataset, limits[precision], images=images)
             judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[precision])
             manifest = _manifest(path, precision, source, result, cast)
             if path != full:

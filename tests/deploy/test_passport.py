@@ -69,7 +69,6 @@ def test_doctor_finds_two_onnxruntimes(monkeypatch):
     assert check.cure == "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
     monkeypatch.setattr(doctor, "version", lambda name: None)
     assert doctor._onnxruntime().cure == "pip install 'kdc[cpu]'"
-    assert doctor._tensorrt().state == "missing"
 
 
 def test_doctor_reports_this_machine(capsys):

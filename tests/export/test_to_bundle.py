@@ -129,16 +129,28 @@ def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: 
     np.save(tmp_path / "large.npy", np.zeros((65, 40, 3), np.uint8))
     np.save(tmp_path / "floats.npy", np.zeros((5, 5, 3), np.float32))
     (tmp_path / "cut.ppm").write_bytes(b"P6 10 10 255\nabc")
+    (tmp_path / "words.ppm").write_bytes(b"P6 ten 10 255\nabc")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "large.npy").read_bytes()[:150])
     for name, why in (
         ("large.npy", "the image is 65x40, this network takes up to 64x128"),
         ("floats.npy", "uint8 (height, width, 3) is needed"),
         ("cut.ppm", "is cut off"),
         ("none.npy", "does not exist"),
+        ("words.ppm", "run.py: ValueError: invalid literal"),
+        ("cut.npy", "run.py: ValueError: "),
     ):
         code, said, _ = ran(folder, str(tmp_path / name))
         assert code and why in said and "\n" not in said
     code, said, _ = ran(folder, "--check", "--provider", "CUDAExecutionProvider")
-    assert code and "CUDAExecutionProvider was asked for" in said
+    assert code and "CUDAExecutionProvider: this onnxruntime has " in said
+    (tmp_path / "grey.pgm").write_bytes(b"P5 4 3 255\n" + bytes(range(12)))
+    assert (_bundle_runner.read_image(tmp_path / "grey.pgm")[2, 3] == 11).all()
+    code, said, _ = ran(folder, str(tmp_path / "grey.pgm"), "--out", str(tmp_path / "nowhere" / "m.npy"))
+    assert code and "run.py: FileNotFoundError" in said and "\n" not in said
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"more")
+    code, said, _ = ran(folder, "--check")
+    assert code and "model.onnx is not the file that was bundled" in said
 
 
 def test_ppm_with_comments(tmp_path: Path) -> None:
