@@ -52,7 +52,7 @@ def alone(work: Work) -> Work:
     """
 
     @functools.wraps(work)
-    def held(source: Run | Path, *given: Any, **settings: Any) -> Any:
+    def held(source: Run | Path, /, *given: Any, **settings: Any) -> Any:
         run = source if isinstance(source, Run) else owner(source)
         with exporting(run) if run is not None else contextlib.nullcontext():
             return work(source, *given, **settings)

@@ -18,14 +18,14 @@ def run(tmp_path: Path) -> Run:
 
 
 @alone
-def work(source: Run | Path) -> str:
+def work(one: Run | Path, *, source: str = "done") -> str:
     """Do nothing."""
-    run = source if isinstance(source, Run) else None
-    return work(run.export / "model.onnx") if run else "done"
+    run = one if isinstance(one, Run) else None
+    return work(run.export / "model.onnx", source=source) if run else source
 
 
 def test_the_folder_is_held_by_one_process_and_as_often_as_it_likes(run: Run) -> None:
-    assert work(run) == "done" and work(run) == "done"
+    assert work(run) == "done" and work(run, source="a name that the decorator uses, too") != "done"
     other = os.open(run.export, os.O_RDONLY | os.O_DIRECTORY)  # another open file, as another process has
     with exporting(run), pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
