@@ -47,29 +47,11 @@ class Calibrated:
     manifest: dict[str, Any]
 
 
-@alone
-def calibrate_run(
-    run: Run,
-    *,
-    to: str = "int8",
-    target: str | None = None,
-    source: Path | None = None,
-    images: int | None = None,
-    split: str = "train",
-    calibrator: str | None = None,
-    compared: bool = False,
-    sensitivity: bool = False,
-    keep: Sequence[str] = (),
-    high: str | None = None,
-    seed: int = 0,
-    gate_images: int | None = 16,
-    agreement: float | None = None,
-    max_drop: float | None = None,
-) -> Calibrated:
-    """Make the typed twin of a run's exported network and compare it with the float32 file on validation images.
+@dataclass(frozen=True)
+class Settings:
+    """What is made of a run's exported network, and how.
 
-    Args:
-        run: a run with a float32 ONNX file in its ``export`` folder.
+    Attributes:
         to: "int8", "fp8", "fp16" or "bf16".
         target: "trt", "ort" or "openvino" (default: the first of ``TARGETS`` for ``to``).
         source: which float32 file (default: ``model.onnx``).
@@ -84,6 +66,31 @@ def calibrate_run(
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
         max_drop: replaces the gate's largest loss of mIoU in points.
+    """
+
+    to: str = "int8"
+    target: str | None = None
+    source: Path | None = None
+    images: int | None = None
+    split: str = "train"
+    calibrator: str | None = None
+    compared: bool = False
+    sensitivity: bool = False
+    keep: Sequence[str] = ()
+    high: str | None = None
+    seed: int = 0
+    gate_images: int | None = 16
+    agreement: float | None = None
+    max_drop: float | None = None
+
+
+@alone
+def calibrate_run(run: Run, **settings: Any) -> Calibrated:
+    """Make the typed twin of a run's exported network and compare it with the float32 file on validation images.
+
+    Args:
+        run: a run with a float32 ONNX file in its ``export`` folder.
+        settings: see ``Settings``.
 
     Raises:
         UsageError: a flag that is not accepted, an image larger than the network's input.
@@ -91,23 +98,25 @@ def calibrate_run(
         ExportError: the run has no float32 ONNX file yet, or an extra is missing.
         NumbersError: the gate failed; the new file is gone.
     """
-    form, full = checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
-    limits = tolerances(form.precision, run, agreement=agreement, miou_drop=max_drop)
-    dataset, chosen, maker = prepared(run, form, full, images=images, split=split, seed=seed)
+    asked = Settings(**settings)
+    keep, calibrator = list(asked.keep), asked.calibrator
+    form, full = checked(run, asked)
+    limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
+    dataset, chosen, maker = prepared(run, form, full, asked)
     facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
     if aware := run.config.quantise:
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
         facts["qat"] = {"from": run.card.get("tuned_from"), "layers": len(aware.layers), "grid": aware.grid}
     names = resolve(maker.model.graph, keep)
     found: Sensitivity | None = None
-    if compared or sensitivity:
+    if asked.compared or asked.sensitivity:
         with open_runtime(full) as reference:
-            others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=seed))
-        if compared:
+            others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=asked.seed))
+        if asked.compared:
             outcomes = compare(maker, others)
             calibrator = calibrator or best(outcomes)
             facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
-        if sensitivity:
+        if asked.sensitivity:
             bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
             found = rescue(maker, others, **bars, calibrator=calibrator or CALIBRATOR, keep=names)
             facts["sensitivity"] = found.to_dict()
@@ -119,7 +128,7 @@ def calibrate_run(
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
     write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
     with open_runtime(full) as reference, open_runtime(path) as candidate:
-        result = gate(reference, candidate, run.open_data("val"), limits, images=gate_images)
+        result = gate(reference, candidate, run.open_data("val"), limits, images=asked.gate_images)
     stage = f"{'openvino' if form.target == 'openvino' else 'onnx'} {path.stem}"
     try:
         judge(run, stage, path, result, CURES["cast" if isinstance(report, CastReport) else "quantised"])
@@ -136,29 +145,13 @@ def calibrate_run(
     return Calibrated(path, form.precision, result, manifest)
 
 
-def plan_run(
-    run: Run,
-    *,
-    to: str = "int8",
-    target: str | None = None,
-    source: Path | None = None,
-    images: int | None = None,
-    split: str = "train",
-    calibrator: str | None = None,
-    compared: bool = False,
-    sensitivity: bool = False,
-    keep: Sequence[str] = (),
-    high: str | None = None,
-    seed: int = 0,
-    agreement: float | None = None,
-    max_drop: float | None = None,
-    **_: Any,
-) -> dict[str, Any]:
+def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
-    form, full = checked(run, to, target, high, source, calibrator, compared=compared, sensitivity=sensitivity)
-    limits = tolerances(form.precision, run, agreement=agreement, miou_drop=max_drop)
-    chosen, maker = prepared(run, form, full, images=images, split=split, seed=seed)[1:]
-    resolve(maker.model.graph, keep)
+    asked = Settings(**settings)
+    form, full = checked(run, asked)
+    limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
+    chosen, maker = prepared(run, form, full, asked)[1:]
+    resolve(maker.model.graph, asked.keep)
     cache = cache_path(run.calib, fingerprint(full, chosen.fingerprint, chosen.keys))
     return {
         "source": str(full),
@@ -167,10 +160,10 @@ def plan_run(
         "target": form.target,
         "images": len(chosen.indices),
         "data": chosen.data,
-        "calibrator": calibrator or (CALIBRATOR if form.grid else None),
+        "calibrator": asked.calibrator or (CALIBRATOR if form.grid else None),
         "statistics": str(cache),
         "cached": cache.is_file(),
-        "keep": list(keep),
+        "keep": list(asked.keep),
         "limits": asdict(limits),
         "audit": chosen.audit,
     }
@@ -190,41 +183,28 @@ def float_file(run: Run) -> Path:
     return min(files, key=lambda p: (len(p.name), p.name))
 
 
-def checked(
-    run: Run,
-    to: str = "int8",
-    target: str | None = None,
-    high: str | None = None,
-    source: Path | None = None,
-    calibrator: str | None = None,
-    *,
-    compared: bool = False,
-    sensitivity: bool = False,
-    **_: Any,
-) -> tuple[Form, Path]:
+def checked(run: Run, asked: Settings) -> tuple[Form, Path]:
     """See before any image is read that what was asked for can be made."""
-    form = Form.of(to, target, high)
-    form.check(calibrator)
-    if compared and not form.grid:
+    form = Form.of(asked.to, asked.target, asked.high)
+    form.check(asked.calibrator)
+    if asked.compared and not form.grid:
         raise UsageError("--compare compares calibrators, and none is used here: leave it out")
-    if sensitivity and to in ("fp16", "bf16"):
+    if asked.sensitivity and asked.to in ("fp16", "bf16"):
         raise UsageError(
-            f"--sensitivity is for INT8 and FP8; --to {to} keeps what leaves its range in float32 by itself"
+            f"--sensitivity is for INT8 and FP8; --to {asked.to} keeps what leaves its range in float32 by itself"
         )
     if form.target == "openvino":
         tools()
-    full = source or float_file(run)
+    full = asked.source or float_file(run)
     if (precision := read_info(full).precision) != "fp32":
-        raise WeightsError(f"{full} is {precision} already; {to} is made from the float32 file")
+        raise WeightsError(f"{full} is {precision} already; {asked.to} is made from the float32 file")
     return form, full
 
 
-def prepared(
-    run: Run, form: Form, full: Path, *, images: int | None = None, split: str = "train", seed: int = 0, **_: Any
-) -> tuple[Dataset, CalibrationSet, Maker]:
+def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset, CalibrationSet, Maker]:
     """Choose the calibration images and return what makes the file; nothing is calibrated before that is asked to."""
-    dataset = run.open_data(split)
-    chosen = choose(dataset, images, seed=seed)
+    dataset = run.open_data(asked.split)
+    chosen = choose(dataset, asked.images, seed=asked.seed)
     name = fingerprint(full, chosen.fingerprint, chosen.keys)
     seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
     trained = run.config.quantise.layers if run.config.quantise else ()

@@ -17,7 +17,7 @@ from ..distill.errors import UsageError, WeightsError
 from ..distill.job import run_job
 from ..distill.look import final_miou
 from ..distill.run import Run
-from .calibrate import Calibrated, calibrate_run, checked, prepared
+from .calibrate import Calibrated, Settings, calibrate_run, checked, prepared
 from .maker import CALIBRATOR
 from .ranges import ranges
 from .structure import before_network, inputs, resolve, tail
@@ -43,7 +43,7 @@ def tune_and_calibrate(
         export: writes a run's network as a float32 ONNX file in the form of the given one, and says where.
         iters: steps (default: a tenth of the run's).
         lr: learning rate at the start (default: a hundredth of the run's).
-        settings: of ``calibrate_run``.
+        settings: see ``Settings``.
 
     Raises:
         UsageError: the run is such a run already, or the form is not made from kdc's ranges.
@@ -66,16 +66,17 @@ def planned(run: Run, iters: int | None = None, lr: float | None = None, **setti
     Raises:
         KdcError: as ``tune_and_calibrate``.
     """
-    form, full = checked(run, **settings)
+    asked = Settings(**settings)
+    form, full = checked(run, asked)
     if form.grid is None:
         raise UsageError(
             f"--qat trains for the ranges of an INT8 or FP8 file for ort or trt; --to {form.to} --for {form.target} "
             "has none of kdc's"
         )
     config = configured(run, iters, lr)
-    maker = prepared(run, form, full, **settings)[-1]
-    graph, keep = maker.model.graph, list(settings.get("keep", ()))
-    kept = ranges(maker.statistics.tensors, settings.get("calibrator") or CALIBRATOR, form.grid)
+    maker = prepared(run, form, full, asked)[-1]
+    graph, keep = maker.model.graph, list(asked.keep)
+    kept = ranges(maker.statistics.tensors, asked.calibrator or CALIBRATOR, form.grid)
     left = {*resolve(graph, keep), *tail(graph), *before_network(graph)}
     layers = [(name, *kept[tensor]) for name, (tensor, node) in inputs(graph).items() if node not in left]
     narrow = form.target == "ort" and has_vnni() is False
