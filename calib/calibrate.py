@@ -15,6 +15,7 @@ from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tol
 from ..deploy.runtime import open_runtime
 from ..deploy.stale import discard_stale
 from ..distill import console
+from ..distill.config import Quantise
 from ..distill.data import Dataset
 from ..distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_json
@@ -104,7 +105,7 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
     limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
     dataset, chosen, maker = prepared(run, form, full, asked)
     facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
-    if aware := run.config.quantise:
+    if aware := _aware(run, form):
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
         facts["qat"] = {"from": run.card.get("tuned_from"), "layers": len(aware.layers), "grid": aware.grid}
     names = resolve(maker.model.graph, keep)
@@ -121,14 +122,20 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
             found = rescue(maker, others, **bars, calibrator=calibrator or CALIBRATOR, keep=names)
             facts["sensitivity"] = found.to_dict()
             names = resolve(maker.model.graph, [*keep, *found.rescued])
-    path = form.path(full)
+    path, judged = form.path(full), run.open_data(run.config.data.split)
+    if form.grid:
+        maker.statistics  # noqa: B018 - what refuses an image or an activation does so before a good file goes
     discard(run, [path])  # a file without a manifest is unproven
     report = maker.make(path, calibrator=calibrator or CALIBRATOR, keep=names)
     console.say(report.line())
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
     write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
-    with open_runtime(full) as reference, open_runtime(path) as candidate:
-        result = gate(reference, candidate, run.open_data("val"), limits, images=asked.gate_images)
+    try:
+        with open_runtime(full) as reference, open_runtime(path) as candidate:
+            result = gate(reference, candidate, judged, limits, images=asked.gate_images)
+    except BaseException:  # Ctrl-C too: what is not proven does not stay
+        discard(run, [path])
+        raise
     stage = f"{'openvino' if form.target == 'openvino' else 'onnx'} {path.stem}"
     try:
         judge(run, stage, path, result, CURES["cast" if isinstance(report, CastReport) else "quantised"])
@@ -207,8 +214,15 @@ def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset
     chosen = choose(dataset, asked.images, seed=asked.seed)
     name = fingerprint(full, chosen.fingerprint, chosen.keys)
     seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
-    trained = run.config.quantise.layers if run.config.quantise else ()
+    aware = _aware(run, form)
+    trained = aware.layers if aware else ()
     return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, trained)
+
+
+def _aware(run: Run, form: Form) -> Quantise | None:
+    """Return what a run was trained to feel, where this form rounds so."""
+    aware = run.config.quantise
+    return aware if aware is not None and aware.grid == form.grid else None
 
 
 def _statistics(run: Run, full: Path, dataset: Dataset, chosen: CalibrationSet, name: str) -> Statistics:

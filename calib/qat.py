@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..deploy.parity import tolerances
 from ..deploy.passport import has_vnni
 from ..distill import console
 from ..distill.checkpoint import student_file
@@ -73,6 +74,7 @@ def planned(run: Run, iters: int | None = None, lr: float | None = None, **setti
             f"--qat trains for the ranges of an INT8 or FP8 file for ort or trt; --to {form.to} --for {form.target} "
             "has none of kdc's"
         )
+    tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)  # before hours of training
     config = configured(run, iters, lr)
     maker = prepared(run, form, full, asked)[-1]
     graph, keep = maker.model.graph, list(asked.keep)
@@ -122,7 +124,7 @@ def configured(run: Run, iters: int | None, lr: float | None) -> Config:
 def _taught(run: Run) -> dict[str, Any]:
     card = run.card.get("teacher")
     if not card:
-        return {"model__teacher": str(run.path), "method": {"name": "kd"}}
+        return {"model__teacher": str(run.path), "model__teacher_weights": None, "method": {"name": "kd"}}
     if not card.get("trained", True):
         return {}  # a phase trains it, or finds what it made before
     if card.get("file") and card.get("run"):

@@ -34,6 +34,11 @@ def load_module(gpu: Gpu) -> Any:
     return call(driver.cuModuleLoadData(compile_kernels(gpu.capability)))
 
 
+def unload(module: Any) -> None:
+    """Let go of what ``load_module`` gave."""
+    call(driver.cuModuleUnload(module))
+
+
 def kernel_of(module: Any, name: str, stream: int) -> Callable[..., None]:
     """Return what queues a kernel on a stream."""
     function = call(driver.cuModuleGetFunction(module, name.encode()))

@@ -84,6 +84,11 @@ class TorchBuffers(DeviceBuffers):
 
     def close(self) -> None:
         self.synchronize()
+        if self._module is not None:
+            from ._buffers_cuda import unload
+
+            unload(self._module)
+            self._module = None
         self._memory.clear()
         self._host.clear()
         torch.cuda.empty_cache()

@@ -23,12 +23,17 @@ def read_json(path: Path) -> Any:
 def deployment(run: Run) -> dict[str, Any]:
     """Collect what ``deployment.html.jinja`` shows; plain values."""
     return {
-        "quantised": [_quantised(path) for path in sorted(run.calib.glob("model*.json"))],
+        "quantised": [_quantised(path) for path in sorted(run.calib.glob("model*.json")) if _there(run, path.stem)],
         "engines": [found for path in sorted(run.export.glob("*.engine")) if (found := _engine(path))],
         "throughput": _newest(run, "throughput"),
         "memory": _newest(run, "memory"),
         "files": _files(run),
     }
+
+
+def _there(run: Run, stem: str) -> bool:
+    """Tell whether a calibrated file is there still: one that failed its gate is not."""
+    return any((run.export / f"{stem}{suffix}").is_file() for suffix in (".onnx", ".xml"))
 
 
 def _quantised(path: Path) -> dict[str, Any]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .golden import Golden
 
 
+#: of TF32: four roundings, as the ties of FP16 are; and a sum of many
+_TF32_TIE, _TF32_DIFF = 2**-9, 2**-5
+
+
 @dataclass(frozen=True)
 class Tolerances:
     """What a gate lets pass; None = measured, not judged. The defaults by precision are in ``distill.config.Gates``."""
@@ -42,6 +46,11 @@ class Tolerances:
                     f"{name} {value:g} is not accepted: it is a finite number from 0 on; set {flag} in the "
                     "configuration"
                 )
+
+    def in_tf32(self) -> "Tolerances":
+        """Return what a network may differ by whose products are rounded to TF32, which has the mantissa of FP16."""
+        apart = None if self.max_diff is None else max(self.max_diff, _TF32_DIFF)
+        return replace(self, max_diff=apart, tie=max(self.tie, _TF32_TIE))
 
     @classmethod
     def read(cls, values: Any, path: Path, cure: str) -> "Tolerances":

@@ -43,7 +43,13 @@ class OrtOnGpu:
         buffers, (launch, there, (address, back)) = self.buffers, self._bound(x)
         host = buffers.pinned(x.shape, str(x.dtype))
         np.copyto(host, x)
-        return buffers.in_parts(lambda: buffers.upload(there, host), launch, lambda: buffers.download(back, address))
+        step = buffers.in_parts(lambda: buffers.upload(there, host), launch, lambda: buffers.download(back, address))
+
+        def parts() -> dict[str, float]:
+            buffers.use()
+            return step()
+
+        return parts
 
     def _bound(self, x: np.ndarray) -> tuple[Callable[[], None], int, tuple[int, np.ndarray]]:
         """Return what queues the network on an input, where that lies (it is there), and where the output will."""

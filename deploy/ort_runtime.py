@@ -58,6 +58,7 @@ class OrtRuntime(Runtime):
     """A session of ONNX Runtime; ``on_cpu`` counts the nodes that a GPU provider left to the CPU."""
 
     name = "onnxruntime"
+    _session: Any
 
     def __init__(
         self,
@@ -80,15 +81,21 @@ class OrtRuntime(Runtime):
         twinned = wanted == _CPU and self.precision not in COMPUTED
         _refuse_lacking(wanted)
         buffers = open_buffers() if wanted in _ON_GPU and gpu() else None
-        stream = buffers.stream if buffers else None
-        self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned, stream=stream)
+        try:
+            stream = buffers.stream if buffers else None
+            self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned, stream=stream)
+            self.provider = self._session.get_providers()[0]
+            if self.provider != wanted:
+                raise ExportError(
+                    f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: "
+                    f"{_LACKS.get(wanted, _LACKS[_CUDA])}; kdc doctor says which, --device cpu measures the CPU"
+                )
+        except BaseException:
+            self._session = None
+            if buffers:
+                buffers.close()
+            raise
         self._on_gpu = OrtOnGpu(self._session, info.input, info.output, buffers) if buffers else None
-        self.provider = self._session.get_providers()[0]
-        if self.provider != wanted:
-            raise ExportError(
-                f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: "
-                f"{_LACKS.get(wanted, _LACKS[_CUDA])}; kdc doctor says which, --device cpu measures the CPU"
-            )
         if twinned:
             self.provider = f"{_CPU}, {self.precision} simulated in float32"
         if self.provider in (_CUDA, _TRT) and self.precision == "fp32":

@@ -81,6 +81,8 @@ def gate(
     if reference.spec.size != candidate.spec.size:
         sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
         raise NumbersError("the candidate takes {}, the reference {}: compare files for one size".format(*sizes))
+    if candidate.tf32 or reference.tf32:
+        tolerances = tolerances.in_tf32()
     chosen = spread(len(dataset), images)
     if not chosen:
         raise DataError(f"split '{dataset.split}' of {dataset.name} holds no image to compare on")
@@ -177,11 +179,16 @@ def manifest_path(artefact: Path) -> Path:
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
     """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
-    folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
-    entered = any(entry.get("file") in names for entry in read_gates(folder))  # before a file goes: it may be broken
+    read_gates(run)  # before a file goes: it may be broken
     for file in files:
         remove(file)
-    if entered:
+    strike(run, files)
+
+
+def strike(run: "Run | Path", files: Sequence[Path]) -> None:
+    """Take the lines of some files out of the ledger."""
+    folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
+    if any(entry.get("file") in names for entry in read_gates(folder)):
         with _alone(folder):
             write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
 

@@ -89,6 +89,11 @@ class Runtime(ABC):
             cure = "; kdc export onnx --dynamic-batch leaves the batch free" if x.shape[1:] == want[1:] else ""
             raise UsageError(f"{self.source.name} takes {self.spec.dtype} {self.spec.layout} {shape}, not {got}{cure}")
 
+    @property
+    def batches(self) -> tuple[int, int | None]:
+        """Smallest and largest batch that the network takes; None where nothing bounds it."""
+        return self.spec.batch or 1, self.spec.batch
+
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Lay ``x`` where the network reads it and return a function that runs the network once: milliseconds.
 
@@ -171,7 +176,8 @@ def answers(runtime: Runtime, images: np.ndarray) -> np.ndarray:
         float ``(N, K, H, W)`` or uint8 ``(N, H, W)``, of the images' size: enlarged where the network's output is
         smaller, cut where the input was filled up.
     """
-    batch, (h, w) = runtime.spec.batch or len(images), images.shape[1:3]
+    (least, most), (h, w) = runtime.batches, images.shape[1:3]
+    batch = max(least, min(len(images), most or len(images)))
     parts = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]

@@ -89,7 +89,10 @@ def whole(path: Path) -> bytes:
     if not outside:
         return path.read_bytes()
     try:
-        return onnx.load(str(path)).SerializeToString()
+        model = onnx.load(str(path))
+        if left := _outside(model, path):  # sparse ones stay where they are
+            raise WeightsError(f"{path} keeps sparse weights in '{left}': refused; ask for one whole file")
+        return model.SerializeToString()
     except (ValueError, EncodeError) as error:
         raise WeightsError(f"{path} and '{outside}' make no single file, which ends at 2 GiB") from error
 
@@ -287,6 +290,8 @@ def _examine(path: Path) -> str:
         refuse(model, path)
         # a small graph may make huge values (ConstantOfShape, Expand, Resize): inferring the shapes tells
         flat = inliner.inline_local_functions(model) if model.functions else model
+        if flat.functions:  # of another opset than the graph's: what they make stays unknown
+            return f"{path} has functions that cannot be put into its graph: refused; export it without"
         for body in _bodies(shape_inference.infer_shapes(flat, data_prop=True), path):
             _refuse_shapes(body, path)
         onnx.checker.check_model(str(path))

@@ -210,7 +210,7 @@ def _told(predict: "Predict", tiling: "Tiling | None") -> "Predict":
 
 def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":
     height, width = runtime.spec.size
-    batch, once = runtime.spec.batch or 1, Once()
+    batch, once = runtime.batches[0], Once()
 
     def filled(image: np.ndarray) -> np.ndarray:
         if batch > 1:

@@ -34,6 +34,9 @@ def discard_stale(run: Run, weights: Sequence[Path]) -> None:
 
 def _origins(manifest: Path) -> dict[str, str]:
     """Return name and sha256 of the files that a manifest says its file was made from."""
-    values = json.loads(manifest.read_text())
-    named = [values.get("source") or {}, values.get("onnx") or {}]
-    return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
+    try:
+        values = json.loads(manifest.read_text())
+        named = [values.get("source") or {}, values.get("onnx") or {}]
+        return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
+    except (OSError, ValueError, AttributeError, KeyError):
+        return {}  # kdc did not write it

@@ -32,7 +32,10 @@ class QuantisedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve what is left of ``input`` ``(B, C, H, W)`` with what is left of the weights."""
-        return self._conv_forward(self.rounded_input(input), self.rounded_weight(), self.bias)
+        rounded, weight = self.rounded_input(input), self.rounded_weight()
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast(input.device.type, enabled=False):  # it would round the levels again
+            return self._conv_forward(rounded, weight, bias)
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Round activations with one scale, asymmetric on ``u8`` and symmetric elsewhere."""
@@ -67,8 +70,7 @@ def _eighth(x: Tensor, step: Tensor) -> Tensor:
         levels = (x / step).clamp(-top, top)
         rounded = levels.to(torch.float8_e4m3fn).to(x.dtype) * step
         inside = (x / step).abs() <= top * (1 + 2**-20)  # the largest weight is its own step's end, up to rounding
-    passing = torch.where(inside, x, x.detach())
-    return passing + (rounded - passing).detach()
+    return torch.where(inside, x + (rounded - x).detach(), rounded)
 
 
 def fake_quantise(model: nn.Module, settings: Quantise) -> None:

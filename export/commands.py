@@ -278,13 +278,16 @@ def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
 
 def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[str, Any]:
     """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
+    from ..deploy.exclusive import exporting
     from ..deploy.runtime import owner
     from .gated import prove
     from .to_trt import CURE, build_engine
 
     path = engine_path(file)
-    manifest = build_engine(file, path, **building)
-    if (run := owner(path)) is not None:
+    if (run := owner(path)) is None:
+        return build_engine(file, path, **building)
+    with exporting(run):
+        manifest = build_engine(file, path, **building)
         if manifest["proof"]:
             return prove(run, path, file, manifest, **gate, cure=CURE)
         run.seal()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..deploy.contract import weights_beside
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import gate, judge, manifest_path, remove, tolerances
+from ..deploy.parity import discard, gate, judge, manifest_path, tolerances
 from ..deploy.runtime import ENGINES, open_runtime, owner
 from ..distill import console
 from ..distill.checkpoint import student_file
@@ -101,9 +101,9 @@ def prove(
     Raises:
         NumbersError: the gate failed. Whatever is raised, the file is gone.
     """
-    limits = tolerances(manifest["precision"], run, agreement=agreement)
     device = "cuda" if path.suffix in ENGINES else manifest.get("device", "cpu")
     try:
+        limits = tolerances(manifest["precision"], run, agreement=agreement)
         dataset = run.open_data(run.config.data.split)
         with open_runtime(path, device=device) as candidate:
             with open_runtime(reference, size=candidate.spec.size) as trusted:
@@ -111,7 +111,7 @@ def prove(
             ran = {"provider": candidate.provider, "precision": candidate.precision}
             ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
     except BaseException:  # Ctrl-C too: what is not proven does not stay
-        remove(path)
+        discard(run, [path])
         raise
     judge(run, f"{manifest['kind']} {path.stem}", path, result, cure)
     manifest |= {"ran": ran, "gate": result.to_dict()}

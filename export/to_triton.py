@@ -261,12 +261,13 @@ def _dims(port: Port, first: int) -> list[int]:
 def _lay_out(source: Path, folder: Path, file_name: str) -> None:
     if folder.exists() and not (folder / "kdc.json").exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} holds something that kdc did not write; name another --name or --out")
+    model = whole(source) if Path(file_name).suffix == ".onnx" else None
     version = folder / "1"
     shutil.rmtree(version, ignore_errors=True)
     version.mkdir(parents=True)
     target = version / file_name
-    if target.suffix == ".onnx":
-        write_bytes(target, whole(source))
+    if model is not None:
+        write_bytes(target, model)
     else:
         shutil.copyfile(source, target)
     if (weights := weights_beside(source)) is not None:

@@ -24,8 +24,9 @@ from typing import Any
 from ..deploy.exclusive import alone
 from ..deploy.golden import hand_on
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import manifest_path, remove
+from ..deploy.parity import manifest_path, remove, strike
 from ..deploy.passport import gpus
+from ..deploy.runtime import owner
 from ..deploy.safe_onnx import external, whole
 from ..deploy.trt_buffers import Gpu, gpu
 from ..deploy.trt_inspector import Proof
@@ -40,7 +41,7 @@ OLDEST = (10, 12)
 PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 #: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
-CURE = "the types stand in the ONNX file: look at its casts and Q/DQ"
+CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
 #: the processes of their own, in this package, whatever it is imported as
 _HOME = __name__.removesuffix(".export.to_trt")
 _BUILDER, _PROVER = f"{_HOME}.export._trt_builder", f"{_HOME}.deploy._trt_prover"
@@ -181,6 +182,8 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
     manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
     manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
+    if run := owner(engine_path):
+        strike(run, [engine_path])  # what the ledger says of that name is about another engine
     write_json(manifest_path(engine_path), manifest)
     hand_on(onnx_path, engine_path)
     manifest |= _first_run(engine_path, manifest, device)
@@ -216,7 +219,6 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
 
     Raises:
         ExportError: it cannot be opened or dies; like any that fails, it is removed, and what lies beside it.
-        ResourceError: it was killed.
         NumbersError: it does not compute in the precision of its file, or segments the golden image otherwise.
     """
     unrun = {"proof": None, "golden": None}
@@ -231,6 +233,12 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
         answer = _in_child(_PROVER, {"engine": str(engine_path)}, f"{engine_path.name} was built and died when it ran")
         if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
             raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
+    except ResourceError as error:  # of this moment: the engine is not to blame
+        console.warn(f"{engine_path.name} was built and is not proven: {error}; kdc parity proves it")
+        return unrun
+    except ExportError as error:
+        remove(engine_path)
+        raise ExportError(f"{error}; {engine_path.name} was removed") from error
     except BaseException:  # Ctrl-C too: what is not proven where it can be does not stay
         remove(engine_path)
         raise
@@ -316,7 +324,7 @@ def _in_child(module: str, request: dict[str, Any], died: str) -> dict[str, Any]
     if child.returncode == 0 and report:
         return report
     if "error" in report:
-        raise ExportError(report["error"])
+        raise (ResourceError if child.returncode == ResourceError.exit_code else ExportError)(report["error"])
     said = [" ".join(line.split()) for line in words.splitlines() if line.strip()]
     ended = (
         f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else f"exit code {child.returncode}"

@@ -22,7 +22,7 @@ from kdc.deploy.parity import (
     tolerances,
     write_gate,
 )
-from kdc.deploy.runtime import Runtime, Spec
+from kdc.deploy.runtime import Runtime, Spec, answers
 from kdc.distill.config import resolve
 from kdc.distill.data import Dataset
 from kdc.distill.errors import DataError, NumbersError, UsageError, WeightsError
@@ -39,10 +39,10 @@ class Made(Runtime):
 
     def __init__(self, wrong: Any = 0.0, head: str = "logits", batch: int | None = 1) -> None:
         self.spec = Spec((batch, *SIZE, 3), "uint8", "NHWC", head, IMAGENET, ("a", "b", "c"))
-        self.wrong, self.batches = wrong, []
+        self.wrong, self.seen = wrong, []
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
-        self.batches.append(len(x))
+        self.seen.append(len(x))
         logits = x.transpose(0, 3, 1, 2).astype(np.float32) / 16 + self.wrong
         return logits if self.spec.head == "logits" else logits.argmax(1).astype(np.uint8)
 
@@ -198,10 +198,10 @@ def test_masks_are_compared_with_logits() -> None:
 def test_a_free_batch_sees_several_sizes() -> None:
     candidate = Made(batch=None)
     result = gate(Made(batch=None), candidate, Images(), Tolerances(), images=None)
-    assert candidate.batches == [1, 2, 3, 1] and result.images == 7
+    assert candidate.seen == [1, 2, 3, 1] and result.images == 7
     fixed, free = Made(batch=2), Made(batch=None)
     assert gate(fixed, free, Images(), Tolerances(), images=None).images == 7
-    assert set(fixed.batches) == {2} and free.batches == [1, 2, 3, 1]
+    assert set(fixed.seen) == {2} and free.seen == [1, 2, 3, 1]
 
 
 @pytest.mark.parametrize(("reference", "candidate"), [(1, 4), (4, 1), (4, 4), (None, 4), (4, None), (2, 3)])
@@ -212,7 +212,7 @@ def test_each_side_runs_in_its_own_batch(reference: int | None, candidate: int |
     assert result.passed and result.images == len(result.keys) == len(set(result.keys)) == count
     assert result.keys == [f"image{i}" for i in spread(7, count)]
     for runtime, batch in ((one, reference), (two, candidate)):
-        assert batch is None or set(runtime.batches) == {batch}
+        assert batch is None or set(runtime.seen) == {batch}
     assert result.miou_reference == result.miou_candidate == 1.0, "each answer belongs to its image"
 
 
@@ -267,6 +267,30 @@ def test_a_flip_between_equal_scores_is_a_tie_and_no_fault() -> None:
     assert not strict.passed and strict.tied == 0
     assert lenient.passed and lenient.agreement == strict.agreement
     assert lenient.tied == pytest.approx(1 - strict.agreement) and "are ties" in lenient.line()
+
+
+def test_what_takes_no_single_image_gets_several() -> None:
+    class Profiled(Made):
+        @property
+        def batches(self) -> tuple[int, int]:
+            return 2, 4
+
+    profiled = Profiled(batch=None)
+    assert gate(Made(batch=None), profiled, Images(7), Tolerances()).passed
+    assert set(profiled.seen) <= {2, 3, 4}
+    images = np.zeros((9, 8, 12, 3), np.uint8)
+    assert answers(profiled, images).shape == (9, K, 8, 12) and profiled.seen[-3:] == [4, 4, 4]
+
+
+def test_tf32_is_judged_by_its_own_roundings() -> None:
+    rounded = Made(wrong=2e-3)
+    assert not gate(Made(), rounded, Images(), Tolerances(max_diff=1e-4)).passed
+    rounded.tf32 = True
+    result = gate(Made(), rounded, Images(), Tolerances(max_diff=1e-4))
+    assert result.passed and result.tolerances.max_diff == 2**-5 and result.tolerances.tie == 2**-9
+    rounded.wrong = 2.0
+    assert not gate(Made(), rounded, Images(), Tolerances(max_diff=1e-4)).passed
+    assert Tolerances().in_tf32().max_diff is None, "what was not judged is not"
 
 
 def test_spread() -> None:

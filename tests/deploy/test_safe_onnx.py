@@ -99,6 +99,11 @@ def bomb_in_a_branch(model: ModelProto) -> None:
     model.functions.append(helper.make_function("mine", "F", ["c", "z"], ["y"], [node], [helper.make_opsetid("", 20)]))
 
 
+def bomb_in_an_old_function(model: ModelProto) -> None:
+    bomb_in_a_function(model)
+    model.functions[0].opset_import[0].version = 19
+
+
 def custom_in_a_function(model: ModelProto) -> None:
     graph = helper.make_graph([helper.make_node("X", ["a"], ["b"], domain="evil")], "g", [], [])
     node = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
@@ -149,6 +154,7 @@ BAD = [
     (value_bomb, "has a value 'bomb' of 1048576x1048576: refused"),
     (bomb_in_a_function, "has a value '.*bomb.*' of 1048576x1048576: refused"),
     (bomb_in_a_branch, "has a value 'b' of 1048576x1048576: refused"),
+    (bomb_in_an_old_function, "has functions that cannot be put into its graph: refused"),
     (custom_in_a_function, "uses X of the domain 'evil'"),
     (to_train, "holds graphs to train with"),
     (not_connected, "is no valid ONNX"),
@@ -164,6 +170,8 @@ BAD = [
     (outside("right.bin", length="99999999"), "cut off or made up"),
     (outside("right.bin", offset="x"), "cannot be read"),
 ]
+#: what only the child sees
+IN_THE_CHILD = (value_bomb, bomb_in_a_function, bomb_in_an_old_function, not_connected, domain)
 
 
 @pytest.fixture
@@ -185,12 +193,7 @@ def test_what_is_refused(
         raise AssertionError("ONNX Runtime saw the file")
 
     monkeypatch.setattr("onnxruntime.InferenceSession", never)
-    if change not in (
-        value_bomb,
-        bomb_in_a_function,
-        not_connected,
-        domain,
-    ):  # what is refused here is refused in the child alike
+    if change not in IN_THE_CHILD:
         monkeypatch.setattr(safe_onnx, "_vet", lambda *_: None)
     model = made()
     change(model)
@@ -318,3 +321,19 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(WeightsError, match="is no file"):
         load_checked(folder)
+
+
+def test_sparse_weights_in_another_file_make_no_whole_one(folder: Path) -> None:
+    path, model = folder / "a.onnx", made()
+    sparse = model.graph.sparse_initializer.add()
+    sparse.values.CopyFrom(numpy_helper.from_array(np.ones(81, np.float32), "s"))
+    sparse.values.ClearField("raw_data")
+    sparse.values.data_location = TensorProto.EXTERNAL
+    sparse.values.external_data.add(key="location", value="right.bin")
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(81, dtype=np.int64), "i"))
+    sparse.dims.extend([81])
+    path.write_bytes(model.SerializeToString())
+    safe_onnx._vet.cache_clear()
+    assert safe_onnx.external(path) == "right.bin"
+    with pytest.raises(WeightsError, match=r"keeps sparse weights in 'right\.bin'"):
+        safe_onnx.whole(path)

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdc.distill.config import Quantise
 from kdc.distill.errors import WeightsError
-from kdc.distill.quantise import NARROW, TOP, QuantisedConv2d, fake_quantise
+from kdc.distill.quantise import NARROW, TOP, QuantisedConv2d, _eighth, fake_quantise
 
 GRIDS = ("s8", "u8", "e4m3")
 
@@ -120,6 +120,18 @@ def test_a_step_trains_plain_weights_in_any_precision(grid: str) -> None:
     x = torch.rand(1, 3, 8, 8)
     difference = (plain(x) - model(x)).abs().max()
     assert 0 < difference < 0.2
+    layer = conv(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        levels = layer(x)
+    assert torch.equal(levels, layer(x)), "the levels must not be rounded again"
+
+
+def test_what_lies_far_outside_stays_finite() -> None:
+    x = torch.tensor([1e8, -1e30, float("inf"), 0.5], requires_grad=True)
+    out = _eighth(x, torch.tensor(1.7 / 448))
+    assert torch.allclose(out[:3], torch.tensor([1.7, -1.7, 1.7])) and abs(out[3].item() - 0.5) < 0.05
+    out.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["1", "0.weight", "backbone.conv"])
