@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from ..deploy.runtime import open_runtime
 from ..distill.errors import UsageError, WeightsError, closest
+from ..distill.quantise import TOP
 from ..distill.run import replacing
 from .autocast import autocast, modelopt_version
 from .cast import CastReport, cast_half, cast_model
@@ -22,7 +23,7 @@ from .openvino_int8 import quantise_for_openvino
 from .ort_int8 import quantise_for_ort
 from .placement import Quantised, inspect, place, precision_of
 from .ranges import CALIBRATORS, check, ranges
-from .structure import finished, inputs, load_named, tail
+from .structure import WEIGHTED, finished, inputs, load_named, tail
 
 #: precision -> the targets that a file of it is for, the default first
 TARGETS = {"int8": ("ort", "trt", "openvino"), "fp8": ("trt",), "fp16": ("trt", "ort"), "bf16": ("trt",)}
@@ -164,6 +165,29 @@ class Maker:
             self.make(path, calibrator=calibrator, keep=keep)
             with open_runtime(path) as runtime:
                 return images.score(runtime)
+
+    def written(self, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+        """Return the range that the input of each convolution has in the file, by the name of its node.
+
+        It may be wider than the tensor's own: what is joined or pooled shares one scale.
+        """
+        grid = self.form.grid
+        assert grid is not None
+        graph = self._quantised(calibrator, keep)[0].graph
+        made = {name: node for node in graph.node for name in node.output}
+        stored = {tensor.name: tensor for tensor in graph.initializer}
+        found = {}
+        for node in graph.node:
+            source = made.get(node.input[0]) if node.op_type in WEIGHTED else None
+            if source is not None and source.op_type == "Cast":
+                source = made.get(source.input[0])
+            if source is None or source.op_type != "DequantizeLinear":
+                continue
+            step = float(numpy_helper.to_array(stored[source.input[1]]))
+            zero = int(numpy_helper.to_array(stored[source.input[2]])) if grid == "u8" else 0
+            low, high = (0, int(TOP[grid])) if grid == "u8" else (-TOP[grid], TOP[grid])
+            found[node.name] = (low - zero) * step, (high - zero) * step
+        return found
 
     def _fixed(self) -> dict[str, tuple[float, float]]:
         there = inputs(self.model.graph)

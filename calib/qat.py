@@ -20,7 +20,6 @@ from ..distill.look import final_miou
 from ..distill.run import Run
 from .calibrate import Calibrated, Settings, calibrate_run, checked, prepared
 from .maker import CALIBRATOR
-from .ranges import ranges
 from .structure import before_network, inputs, resolve, tail
 
 #: share of the run's steps, and of its learning rate
@@ -78,9 +77,9 @@ def planned(run: Run, iters: int | None = None, lr: float | None = None, **setti
     config = configured(run, iters, lr)
     maker = prepared(run, form, full, asked)[-1]
     graph, keep = maker.model.graph, list(asked.keep)
-    kept = ranges(maker.statistics.tensors, asked.calibrator or CALIBRATOR, form.grid)
+    kept = maker.written(asked.calibrator or CALIBRATOR, keep)
     left = {*resolve(graph, keep), *tail(graph), *before_network(graph)}
-    layers = [(name, *kept[tensor]) for name, (tensor, node) in inputs(graph).items() if node not in left]
+    layers = [(name, *kept[node]) for name, (_, node) in inputs(graph).items() if node in kept and node not in left]
     narrow = form.target == "ort" and has_vnni() is False
     console.say(
         f"training {run.path.name} on with {len(layers)} convolutions rounded to {form.to.upper()}: "

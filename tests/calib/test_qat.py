@@ -12,17 +12,21 @@ from torch.nn import functional as F
 
 from kdc import cli
 from kdc.calib.calibrate import calibrate_run
+from kdc.calib.collector import collect
+from kdc.calib.maker import CALIBRATOR, Form, Maker
 from kdc.calib.qat import configured, planned, tune_and_calibrate
-from kdc.calib.structure import inputs
+from kdc.calib.ranges import ranges
+from kdc.calib.structure import inputs, tail
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.checkpoint import load_student
 from kdc.distill.config import Config, resolve
 from kdc.distill.data import recipe
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.job import run_job
-from kdc.distill.quantise import fake_quantise
+from kdc.distill.models import build
+from kdc.distill.quantise import TOP, fake_quantise
 from kdc.distill.run import Run
-from kdc.export.to_onnx import export_like, export_run
+from kdc.export.to_onnx import export_like, export_onnx, export_run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 
@@ -54,7 +58,9 @@ def distilled(root: Path, plain: Run) -> Run:
     return run
 
 
-@pytest.mark.parametrize(("to", "target", "grid"), [("int8", "ort", "u8"), ("fp8", "trt", "e4m3")])
+@pytest.mark.parametrize(
+    ("to", "target", "grid"), [("int8", "ort", "u8"), ("fp8", "trt", "e4m3"), ("int8", "trt", "s8")]
+)
 def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, grid: str) -> None:
     done = tune_and_calibrate(distilled, export=export_like, iters=2, to=to, target=target, **LOOSE)
     made = Run(done.path.parent.parent)
@@ -77,7 +83,7 @@ def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, g
     for name, low, high in aware.layers:
         scale = next(v for k, v in stored.items() if k == f"{there[name][0]}_scale")
         low, high = min(low, 0.0), max(high, 0.0)
-        step = (high - low) / 255 if grid == "u8" else max(-low, high) / 448
+        step = (high - low) / 255 if grid == "u8" else max(-low, high) / TOP[grid]
         assert float(scale) == pytest.approx(step, rel=1e-5), name
 
     # and computes what was trained; ONNX Runtime rounds sums, too, which torch does not
@@ -89,7 +95,42 @@ def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, g
         fake_quantise(network, aware)
         rounded = resized(network(torch.from_numpy(x)).logits)
     share = np.abs(file - rounded).mean() / np.abs(file - floating).mean()
-    assert share < (0.01 if to == "fp8" else 0.9)
+    assert share < (0.01 if to == "fp8" else 0.9), share
+
+
+@pytest.fixture(scope="module")
+def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with a pooling in its stem and a concatenation in its head."""
+    path = tmp_path_factory.mktemp("pooled") / "model.onnx"
+    return export_onnx(build("deeplabv3-r18", 5, seed=1).eval(), path, size=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("to", "target", "high"), [("int8", "ort", None), ("int8", "trt", "fp16"), ("fp8", "trt", None)]
+)
+def test_what_is_trained_is_what_the_file_rounds_to(pooled: Path, to: str, target: str, high: str | None) -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
+    statistics = collect(pooled, images)
+
+    def maker(*trained: tuple[str, float, float]) -> Maker:
+        return Maker(pooled, Form.of(to, target, high), lambda: statistics, lambda: images, trained=trained)
+
+    first = maker()
+    written, own = first.written(), ranges(statistics.tensors, CALIBRATOR, first.form.grid or "")
+    there, last = inputs(first.model.graph), tail(first.model.graph)
+    trained = [(name, *written[node]) for name, (_, node) in there.items() if node not in last]
+    assert len(trained) == len(there) - 1, "all but the classifier"
+    again = maker(*trained).written()
+    for name, low, high_end in trained:
+        assert again[there[name][1]] == pytest.approx((low, high_end), rel=2e-3 if high else 1e-6), name
+    # the projection reads the concatenation of five branches, of which each alone is narrower
+    project = next(name for name in there if "project" in name)
+    if target == "trt" and to == "int8":
+        assert written[there[project][1]][1] >= 0.999 * own[there[project][0]][1]
+    pool = next(node for node in first.model.graph.node if node.op_type == "MaxPool")
+    behind = next(name for name, (tensor, _) in there.items() if tensor == pool.output[0])
+    if target == "ort":
+        assert written[there[behind][1]][1] == pytest.approx(own[pool.input[0]][1], rel=1e-6), "one scale on both sides"
 
 
 def resized(logits: torch.Tensor) -> np.ndarray:
