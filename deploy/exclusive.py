@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ..distill.errors import BusyError
 from ..distill.run import Run
@@ -57,4 +57,4 @@ def alone(work: Work) -> Work:
         with exporting(run) if run is not None else contextlib.nullcontext():
             return work(source, *given, **settings)
 
-    return held  # type: ignore[return-value]
+    return cast(Work, held)
