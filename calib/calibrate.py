@@ -12,6 +12,7 @@ from ..deploy.exclusive import alone
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances, write_gate
+from ..deploy.passport import has_vnni
 from ..deploy.runtime import open_runtime
 from ..deploy.stale import discard_stale
 from ..distill import console
@@ -100,14 +101,19 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
         NumbersError: the gate failed; the new file is gone.
     """
     asked = Settings(**settings)
-    keep, calibrator = list(asked.keep), asked.calibrator
     form, full = checked(run, asked)
+    keep, calibrator = list(asked.keep), calibrator_of(run, form, asked)
     limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
     dataset, chosen, maker = prepared(run, form, full, asked)
     facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
     if aware := _aware(run, form):
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
         facts["qat"] = {"from": run.card.get("tuned_from"), "layers": len(aware.layers), "grid": aware.grid}
+        if aware.grid == "u8" and not aware.narrow and has_vnni() is False:
+            console.warn(
+                f"{run.path.name} was trained with weights of 8 bits; their products may saturate on this CPU, which "
+                "has no VNNI: --qat here trains with 7"
+            )
     names = resolve(maker.model.graph, keep)
     found: Sensitivity | None = None
     if asked.compared or asked.sensitivity:
@@ -115,18 +121,18 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
             others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=asked.seed))
         if asked.compared:
             outcomes = compare(maker, others)
-            calibrator = calibrator or best(outcomes)
+            calibrator = asked.calibrator or best(outcomes)
             facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
         if asked.sensitivity:
             bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
-            found = rescue(maker, others, **bars, calibrator=calibrator or CALIBRATOR, keep=names)
+            found = rescue(maker, others, **bars, calibrator=calibrator, keep=names)
             facts["sensitivity"] = found.to_dict()
             names = resolve(maker.model.graph, [*keep, *found.rescued])
     path, judged = form.path(full), run.open_data(run.config.data.split)
     if form.grid:
         maker.statistics  # noqa: B018 - what refuses an image or an activation does so before a good file goes
     discard(run, [path])  # a file without a manifest is unproven
-    report = maker.make(path, calibrator=calibrator or CALIBRATOR, keep=names)
+    report = maker.make(path, calibrator=calibrator, keep=names)
     console.say(report.line())
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
     write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
@@ -167,7 +173,7 @@ def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
         "target": form.target,
         "images": len(chosen.indices),
         "data": chosen.data,
-        "calibrator": asked.calibrator or (CALIBRATOR if form.grid else None),
+        "calibrator": calibrator_of(run, form, asked) if form.grid else None,
         "statistics": str(cache),
         "cached": cache.is_file(),
         "keep": list(asked.keep),
@@ -200,6 +206,13 @@ def checked(run: Run, asked: Settings) -> tuple[Form, Path]:
         raise UsageError(
             f"--sensitivity is for INT8 and FP8; --to {asked.to} keeps what leaves its range in float32 by itself"
         )
+    aware = _aware(run, form)
+    if aware and (asked.compared or (asked.calibrator or aware.calibrator) != aware.calibrator):
+        typed = "--compare" if asked.compared else f"--calibrator {asked.calibrator}"
+        raise UsageError(
+            f"{typed}: {run.path.name} was trained with the ranges of {aware.calibrator}, which its file keeps; leave "
+            "it out"
+        )
     if form.target == "openvino":
         tools()
     full = asked.source or float_file(run)
@@ -215,8 +228,13 @@ def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset
     name = fingerprint(full, chosen.fingerprint, chosen.keys)
     seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
     aware = _aware(run, form)
-    trained = aware.layers if aware else ()
-    return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, trained)
+    return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, aware)
+
+
+def calibrator_of(run: Run, form: Form, asked: Settings) -> str:
+    """Name what finds the ranges: what was typed, what a run was trained with, or the default."""
+    aware = _aware(run, form)
+    return asked.calibrator or (aware and aware.calibrator) or CALIBRATOR
 
 
 def _aware(run: Run, form: Form) -> Quantise | None:

@@ -89,7 +89,7 @@ def calib(
     from ..distill.errors import UsageError, WeightsError
     from ..distill.run import find_run
     from .calibrate import calibrate_run, plan_run
-    from .qat import configured, tune_and_calibrate
+    from .qat import plan_qat, tune_and_calibrate
 
     console.json_mode = as_json
     flags = {"target": target, "images": images, "split": split, "calibrator": calibrator, "high": high, "seed": seed}
@@ -103,26 +103,15 @@ def calib(
     found = find_run(run)
     if not qat and (qat_iters is not None or qat_lr is not None):
         raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")
+    how: dict[str, Any] = {"export": context.obj["export_like"], "iters": qat_iters, "lr": qat_lr} if qat else {}
     if dry_run:
-        plan = plan_run(found, **settings)
-        if qat:
-            trained = configured(found, qat_iters, qat_lr)
-            model, train = trained.model, trained.train
-            plan["qat"] = {
-                "teacher": model.teacher,
-                "method": trained.method.name,
-                "iters": train.iters,
-                "lr": train.lr,
-            }
+        plan = (plan_qat if qat else plan_run)(found, **how, **settings)
         for name, value in plan.items():
             console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
         if as_json:
             console.emit(plan)
         return
-    if qat:
-        done = tune_and_calibrate(found, export=context.obj["export_like"], iters=qat_iters, lr=qat_lr, **settings)
-    else:
-        done = calibrate_run(found, **settings)
+    done = (tune_and_calibrate if qat else calibrate_run)(found, **how, **settings)
     console.say(f"{done.path} ({done.manifest['bytes'] / 1e6:.1f} MB)")
     if as_json:
         console.emit({"path": str(done.path), **done.manifest})

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from ..deploy.runtime import open_runtime
+from ..distill.config import Quantise
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.quantise import TOP
 from ..distill.run import replacing
@@ -104,7 +105,7 @@ class Maker:
         statistics: Callable[[], Statistics],
         images: Callable[[], Iterable[np.ndarray]],
         fingerprint: str = "",
-        trained: Sequence[tuple[str, float, float]] = (),
+        aware: Quantise | None = None,
     ) -> None:
         """Take what every file needs.
 
@@ -114,11 +115,10 @@ class Maker:
             statistics: gives those of ``source``; called at most once, and not for NNCF.
             images: gives the calibration images anew, for NNCF.
             fingerprint: of the statistics.
-            trained: layers with the range of their input that they were trained with, which comes before that of the
-                statistics.
+            aware: what the network was trained to feel: its ranges come before those of the statistics.
         """
         self.source, self.form, self._collect, self._images = source, form, statistics, images
-        self.fingerprint, self._trained = fingerprint, trained
+        self.fingerprint, self._aware = fingerprint, aware
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -190,13 +190,13 @@ class Maker:
         return found
 
     def _fixed(self) -> dict[str, tuple[float, float]]:
-        there = inputs(self.model.graph)
-        if missing := [name for name, *_ in self._trained if name not in there]:
+        there, layers = inputs(self.model.graph), self._aware.layers if self._aware else []
+        if missing := [name for name, *_ in layers if name not in there]:
             raise WeightsError(
                 f"the network was trained with a range for {missing[0]}, which {self.source.name} has not; write it "
                 "again: kdc export onnx"
             )
-        return {there[name][0]: (low, high) for name, low, high in self._trained}
+        return {there[name][0]: (low, high) for name, low, high in layers}
 
     def _cast(self, out: Path, keep: Sequence[str]) -> CastReport:
         largest = {name: each.largest for name, each in self.statistics.tensors.items()}
@@ -208,7 +208,8 @@ class Maker:
         assert form.grid is not None
         kept = ranges(self.statistics.tensors, calibrator, form.grid) | self._fixed()
         if form.target == "ort":
-            model, narrow = quantise_for_ort(self.model, kept, keep=keep)
+            narrow = self._aware.narrow if self._aware else None
+            model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=narrow)
             return finished(model, form.precision), {"reduced_range": narrow}
         model = ModelProto()
         model.CopyFrom(self.model)

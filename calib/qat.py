@@ -18,8 +18,8 @@ from ..distill.errors import UsageError, WeightsError
 from ..distill.job import run_job
 from ..distill.look import final_miou
 from ..distill.run import Run
-from .calibrate import Calibrated, Settings, calibrate_run, checked, prepared
-from .maker import CALIBRATOR
+from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
+from .maker import Form
 from .structure import before_network, inputs, resolve, tail
 
 #: share of the run's steps, and of its learning rate
@@ -31,7 +31,7 @@ _LOOKS = 4
 def tune_and_calibrate(
     run: Run,
     *,
-    export: Callable[[Run, Path], Path],
+    export: Callable[..., Path],
     iters: int | None = None,
     lr: float | None = None,
     **settings: Any,
@@ -40,7 +40,8 @@ def tune_and_calibrate(
 
     Args:
         run: a finished run with a float32 ONNX file.
-        export: writes a run's network as a float32 ONNX file in the form of the given one, and says where.
+        export: writes a run's network as a float32 ONNX file in the form of the given one, and says where; with
+            ``dry=True`` only sees that it can.
         iters: steps (default: a tenth of the run's).
         lr: learning rate at the start (default: a hundredth of the run's).
         settings: see ``Settings``.
@@ -51,7 +52,7 @@ def tune_and_calibrate(
         Stopped: SIGINT or SIGTERM came; the new run can be resumed, then exported and calibrated.
         KdcError: what training, ``export`` and ``calibrate_run`` raise.
     """
-    full, config = planned(run, iters, lr, **settings)
+    full, config = planned(run, export, iters, lr, **settings)
     tuned = run_job(config, root=run.path.parent, kind="qat", tuned_from=run.path.name)
     before, after = (final_miou(each.card) for each in (run, tuned))
     if before is not None and after is not None:
@@ -60,32 +61,77 @@ def tune_and_calibrate(
     return calibrate_run(tuned, **anew)
 
 
-def planned(run: Run, iters: int | None = None, lr: float | None = None, **settings: Any) -> tuple[Path, Config]:
-    """Calibrate, and return the float32 ONNX file and the settings of the run that is to be made.
+def plan_qat(
+    run: Run, export: Callable[..., Path], iters: int | None, lr: float | None, **settings: Any
+) -> dict[str, Any]:
+    """Return what ``tune_and_calibrate`` would do, refusing all that it refuses before it calibrates."""
+    plan = plan_run(run, **settings)
+    config = foreseen(run, export, iters, lr, **settings)[-1]
+    plan["file"] = f"export/{Path(plan['file']).name} of a new run"
+    keys = {"teacher": config.model.teacher, "method": config.method.name}
+    return plan | {"qat": {**keys, "iters": config.train.iters, "lr": config.train.lr}}
+
+
+def foreseen(
+    run: Run, export: Callable[..., Path], iters: int | None = None, lr: float | None = None, **settings: Any
+) -> tuple[Settings, Form, Path, Config]:
+    """See before hours of training that they can end in a file; return what is made, of which file, by which settings.
 
     Raises:
         KdcError: as ``tune_and_calibrate``.
     """
     asked = Settings(**settings)
+    config = configured(run, iters, lr)
     form, full = checked(run, asked)
     if form.grid is None:
         raise UsageError(
             f"--qat trains for the ranges of an INT8 or FP8 file for ort or trt; --to {form.to} --for {form.target} "
             "has none of kdc's"
         )
-    tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)  # before hours of training
-    config = configured(run, iters, lr)
+    if asked.compared:
+        raise UsageError(
+            "--qat trains with the ranges of one calibrator: find the best without it (--compare), then name it "
+            "(--qat --calibrator NAME)"
+        )
+    tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
+    export(run, full, dry=True)
+    return asked, form, full, config
+
+
+def planned(
+    run: Run, export: Callable[..., Path], iters: int | None = None, lr: float | None = None, **settings: Any
+) -> tuple[Path, Config]:
+    """Calibrate, and return the float32 ONNX file and the settings of the run that is to be made.
+
+    Raises:
+        KdcError: as ``tune_and_calibrate``.
+    """
+    asked, form, full, config = foreseen(run, export, iters, lr, **settings)
     maker = prepared(run, form, full, asked)[-1]
     graph, keep = maker.model.graph, list(asked.keep)
-    kept = maker.written(asked.calibrator or CALIBRATOR, keep)
+    calibrator = calibrator_of(run, form, asked)
+    kept = maker.written(calibrator, keep)
     left = {*resolve(graph, keep), *tail(graph), *before_network(graph)}
     layers = [(name, *kept[node]) for name, (_, node) in inputs(graph).items() if node in kept and node not in left]
-    narrow = form.target == "ort" and has_vnni() is False
     console.say(
         f"training {run.path.name} on with {len(layers)} convolutions rounded to {form.to.upper()}: "
         f"{config.train.iters} steps from a learning rate of {config.train.lr:g}, taught by {config.model.teacher}"
     )
-    return full, config.changed(quantise={"grid": form.grid, "layers": layers, "narrow": narrow, "left_high": keep})
+    feels: dict[str, Any] = {"grid": form.grid, "layers": layers, "left_high": keep, "calibrator": calibrator}
+    feels |= {"narrow": form.target == "ort" and has_vnni() is False, "after": run.card["config_iters"]}
+    if run.card.get("teacher") and _method_kept(run):
+        feels["run"] = str(run.path)
+    return full, config.changed(quantise=feels)
+
+
+def _method_kept(run: Run) -> bool:
+    """Tell whether what a method trained beside the student is there still; say where it is not."""
+    if any(run.checkpoints.glob("last-main-*.pt")):
+        return True
+    console.warn(
+        f"{run.checkpoints} has no last-main-*.pt: what {run.card['method']} trained beside the student is new"
+    )
+    return False
 
 
 def configured(run: Run, iters: int | None, lr: float | None) -> Config:

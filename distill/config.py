@@ -210,6 +210,9 @@ class Quantise(Section):
     layers: list[tuple[str, float, float]]
     narrow: bool = False  # weights of 7 bits
     left_high: list[str] = []  # nodes and groups of the file that are not quantised
+    calibrator: str | None = None  # what found the ranges
+    run: str | None = None  # the run whose method's own parts this one goes on with
+    after: int = Field(default=0, ge=0)  # steps that the student has taken before
 
 
 class Config(Section):
@@ -223,6 +226,11 @@ class Config(Section):
     method: MethodSettings = MethodSettings()
     gates: Gates = Gates()
     quantise: Quantise | None = None
+
+    @property
+    def before(self) -> int:
+        """Steps that the student has taken in the run that this one goes on from, by which schedules count on."""
+        return self.quantise.after if self.quantise else 0
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML that ``--config`` reads back."""

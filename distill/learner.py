@@ -24,12 +24,11 @@ class Learner(nn.Module):
         self.student, self.method, self.task, self.freeze_bn, self.seed = student, method, task, freeze_bn, seed
 
     def train(self, mode: bool = True) -> "Learner":
-        """Set train mode; frozen batch norms stay in eval mode, but for those of critics, which start untrained."""
+        """Set train mode; the student's frozen batch norms stay in eval mode, those of its method start untrained."""
         super().train(mode)
         if self.freeze_bn:
-            critics = {m for critic in self.method.critics().values() for m in critic.module.modules()}
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm) and module not in critics:
+            for module in self.student.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 

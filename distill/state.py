@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from . import console
-from .checkpoint import save_state
-from .errors import KdcError, NumbersError
+from .checkpoint import load_state, save_state
+from .errors import KdcError, NumbersError, WeightsError
 from .methods import Composite, Critic
 from .models import SegmentationModel
 from .optim import Average, rng_state
@@ -90,6 +90,19 @@ class State:
         if self.average:
             self.average.model.load_state_dict(values["average"])
         self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
+
+    def continue_method(self, run: Run) -> None:
+        """Give the method's own parts (adapters, critics, queues) what they had at the end of another run.
+
+        Raises:
+            WeightsError: that run has no checkpoint, or it is of another method.
+        """
+        try:
+            self.method.load_state_dict(load_state(run.checkpoints)["method"])
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the method of {run.path.name} does not fit this one ({str(error).splitlines()[0]})"
+            ) from error
 
     def enter(self, stage: Stage, values: dict[str, Any] | None) -> None:
         """Begin a stage, or go on within the one that ``values`` was saved in."""

@@ -1,6 +1,7 @@
 """THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -88,6 +89,8 @@ def train(
     saved = load_state(run.checkpoints) if resume else None  # on the CPU: AdamW's counters belong there
     if saved:
         state.restore(saved)
+    elif config.quantise and config.quantise.run:
+        state.continue_method(Run(Path(config.quantise.run)))
     if fabric.is_global_zero:
         state.open_logs(saved["offsets"] if saved else None)
 
@@ -161,10 +164,11 @@ def _loop(
 ) -> None:
     """Take ``stage.iters`` optimiser steps, starting at ``state.step``."""
     options, main = config.train, stage.name == "main"
+    before = config.before if main else 0
     save = (lambda: state.save(stage)) if fabric.is_global_zero else (lambda: None)
     if fresh or state.step == 0:
         save()
-    stream = batches.stream(stage.name, state.step, stage.iters)
+    stream = batches.stream(stage.name, before + state.step, before + stage.iters)
     started, seen = time.perf_counter(), 0
     stage.learner.train()
     statistics = Statistics(stage.learner)
@@ -172,7 +176,7 @@ def _loop(
         while state.step < stage.iters:
             step = state.step
             lr = set_lr(stage.optimiser, stage.lr, step, stage.iters, options.power, options.warmup if main else 0)
-            micro, error = fetch(fabric, stream, step, options.accumulate)
+            micro, error = fetch(fabric, stream, before + step, options.accumulate)
             valid, stop = agree(fabric, micro, signals.number, error)
             parts, shown = [], None
             for i, batch in enumerate(micro):
@@ -222,7 +226,7 @@ def _loop(
                 values = _summed(fabric, parts)
                 rate = seen / (time.perf_counter() - started)
                 show(state.step, f"loss {values['loss']:.3f}  {rate:.1f} img/s")
-                weights = {k: state.method.weight(k, step) for k in values["terms"]}
+                weights = {k: state.method.weight(k, before + step) for k in values["terms"]}
                 if shown is not None:  # looked at again, which the running statistics must not feel
                     statistics.keep()
                     values["features"] = state.method.magnitudes(parts[-1]["output"], shown)

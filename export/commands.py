@@ -115,11 +115,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="export")
 
 
-def export_like(run: "Run", like: Path) -> Path:
+def export_like(run: "Run", like: Path, dry: bool = False) -> Path:
     """Do what ``to_onnx.export_like`` does; torch is imported only now."""
     from . import to_onnx
 
-    return to_onnx.export_like(run, like)
+    return to_onnx.export_like(run, like, dry)
 
 
 def onnx(

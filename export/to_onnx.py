@@ -176,11 +176,14 @@ def export_run(
     return done
 
 
-def export_like(run: Run, like: Path) -> Path:
+def export_like(run: Run, like: Path, dry: bool = False) -> Path:
     """Export a run's network in the form of another float32 ONNX file of kdc's, through the gate; return the file.
+
+    With ``dry`` it is only seen that this can be done.
 
     Raises:
         ExportError: ``like`` leaves its height and width free, which ``export_run`` never writes.
+        UsageError: it has an opset or a size that ``export_run`` does not write.
         NumbersError: the gate failed.
     """
     info, proto = read_info(like), onnx.load(like, load_external_data=False)
@@ -188,15 +191,9 @@ def export_like(run: Run, like: Path) -> Path:
     if height is None or width is None:
         raise ExportError(f"{like.name} leaves its size free, an exported file has one; make one: kdc export onnx")
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
-    written = export_run(
-        run,
-        size=(height, width),
-        head=info.head,
-        input="uint8" if info.layout == "NHWC" else "float",
-        dynamic_batch=info.shape[0] is None,
-        opset=opset,
-    )
-    return written[0].path
+    form: dict[str, Any] = {"size": (height, width), "head": info.head, "opset": opset}
+    form |= {"input": "uint8" if info.layout == "NHWC" else "float", "dynamic_batch": info.shape[0] is None}
+    return Path(plan_run(run, **form)["onnx"][0]) if dry else export_run(run, **form)[0].path
 
 
 def plan_run(run: Run, **settings: Any) -> dict[str, Any]:

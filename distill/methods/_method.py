@@ -24,7 +24,7 @@ class Sizes:
     #: channels and stride of every tap
     student: "dict[str, Tap]"
     teacher: "dict[str, Tap]"
-    #: optimiser steps of the run
+    #: optimiser steps of the run; where it goes on from another, of that one
     iters: int
     seed: int
     #: optimiser steps that see every training image once

@@ -14,19 +14,20 @@ from kdc import cli
 from kdc.calib.calibrate import calibrate_run
 from kdc.calib.collector import collect
 from kdc.calib.maker import CALIBRATOR, Form, Maker
+from kdc.calib.placement import Quantised
 from kdc.calib.qat import configured, planned, tune_and_calibrate
 from kdc.calib.ranges import ranges
 from kdc.calib.structure import inputs, tail
 from kdc.deploy.runtime import open_runtime
-from kdc.distill.checkpoint import load_student
-from kdc.distill.config import Config, resolve
+from kdc.distill.checkpoint import load_state, load_student
+from kdc.distill.config import Config, Quantise, resolve
 from kdc.distill.data import recipe
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.job import run_job
 from kdc.distill.models import build
 from kdc.distill.quantise import TOP, fake_quantise
-from kdc.distill.run import Run
-from kdc.export.to_onnx import export_like, export_onnx, export_run
+from kdc.distill.run import Run, sha256
+from kdc.export.to_onnx import OPSETS, export_like, export_onnx, export_run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 
@@ -112,15 +113,17 @@ def test_what_is_trained_is_what_the_file_rounds_to(pooled: Path, to: str, targe
     images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
     statistics = collect(pooled, images)
 
-    def maker(*trained: tuple[str, float, float]) -> Maker:
-        return Maker(pooled, Form.of(to, target, high), lambda: statistics, lambda: images, trained=trained)
+    form = Form.of(to, target, high)
+
+    def maker(aware: Quantise | None = None) -> Maker:
+        return Maker(pooled, form, lambda: statistics, lambda: images, aware=aware)
 
     first = maker()
     written, own = first.written(), ranges(statistics.tensors, CALIBRATOR, first.form.grid or "")
     there, last = inputs(first.model.graph), tail(first.model.graph)
     trained = [(name, *written[node]) for name, (_, node) in there.items() if node not in last]
     assert len(trained) == len(there) - 1, "all but the classifier"
-    again = maker(*trained).written()
+    again = maker(Quantise.model_validate({"grid": form.grid, "layers": trained})).written()
     for name, low, high_end in trained:
         assert again[there[name][1]] == pytest.approx((low, high_end), rel=2e-3 if high else 1e-6), name
     # the projection reads the concatenation of five branches, of which each alone is narrower
@@ -154,6 +157,52 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     settings["source"] = made.export / source.name
     again = calibrate_run(made, **settings)  # without --qat: the same file
     assert again.manifest["sha256"] == done.manifest["sha256"]
+    for typed, flag in (({"compared": True}, "--compare"), ({"calibrator": "minmax"}, "--calibrator minmax")):
+        with pytest.raises(UsageError, match=rf"{flag}: {made.path.name} was trained with the ranges of mse"):
+            calibrate_run(made, **settings, **typed)
+    assert again.path.is_file()
+
+
+def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
+    settings = {"method.name": "label-assisted+mgd", "method.mgd.at": "dec", "method.mgd.mgd": "linear(4e-5,2e-5,10)"}
+    settings |= {"model.teacher": "self", "model.teacher_check": False}
+    first = run_job(config(**settings), root=root)
+    export_run(first, images=1)
+    done = tune_and_calibrate(first, export=export_like, iters=1, lr=1e-12, to="int8", target="ort", **LOOSE)
+    made = Run(done.path.parent.parent)
+    before, after = (load_state(run.checkpoints)["method"] for run in (first, made))
+    assert before.keys() == after.keys() and any("generator" in name for name in after)
+    for name, value in before.items():  # with next to no rate they stay what they were
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-9)
+    teachers = [list(run.path.glob("phases/*.safetensors")) for run in (first, made)]
+    assert [path.name for path in teachers[0]] == [path.name for path in teachers[1]] and len(teachers[0]) == 1
+    assert sha256(teachers[0][0]) == sha256(teachers[1][0])
+    assert {record["stage"] for record in made.records()} == {"main"}, "the teacher was not trained again"
+    weights = [[r["weights"]["mgd.mgd"] for r in run.records() if r.get("terms")][-1] for run in (first, made)]
+    assert weights == [pytest.approx(2.2e-5), pytest.approx(2e-5)], "schedules go on, too"
+    assert made.config.quantise is not None and made.config.quantise.run == str(first.path)
+
+    for kept in first.checkpoints.glob("last-main-*.pt"):
+        kept.unlink()
+    aware = planned(first, export_like, iters=1, to="int8", target="ort", **LOOSE)[1].quantise
+    assert aware is not None and aware.run is None and aware.after == 10
+
+
+def test_a_method_that_is_not_that_of_the_run_is_refused(distilled: Run, plain: Run) -> None:
+    other = {"grid": "u8", "layers": [], "run": str(plain.path), "after": 10}
+    changed = configured(distilled, 1, None).changed(quantise=other, method={"name": "mgd", "mgd": {"at": "dec"}})
+    with pytest.raises(WeightsError, match=rf"the method of {plain.path.name} does not fit this one"):
+        run_job(changed, root=plain.path.parent)
+
+
+def test_the_file_has_the_weights_that_were_trained_whatever_cpu_makes_it(pooled: Path) -> None:
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
+    statistics = collect(pooled, images)
+    for narrow in (True, False):
+        aware = Quantise(grid="u8", layers=[], narrow=narrow)
+        maker = Maker(pooled, Form.of("int8", "ort", None), lambda: statistics, lambda: images, aware=aware)
+        report = maker.make(pooled.with_name("narrow.onnx"))
+        assert isinstance(report, Quantised) and report.reduced_range is narrow
 
 
 def test_a_tenth_of_the_schedule_unless_told(plain: Run) -> None:
@@ -165,7 +214,7 @@ def test_a_tenth_of_the_schedule_unless_told(plain: Run) -> None:
 def test_a_cast_has_no_ranges_to_train_for(plain: Run, to: str, target: str) -> None:
     source = plain.export / "model.uint8.batch.onnx"
     with pytest.raises(UsageError, match=rf"--qat trains for the ranges.*--to {to} --for {target}"):
-        planned(plain, to=to, target=target, source=source)
+        planned(plain, export_like, to=to, target=target, source=source)
 
 
 def test_a_teacher_that_is_gone_is_missed_before_anything_is_trained(distilled: Run, root: Path) -> None:
@@ -183,6 +232,29 @@ def test_a_file_of_another_network_is_refused(distilled: Run, plain: Run) -> Non
     settings = configured(distilled, 1, None).changed(quantise={"grid": "u8", "layers": [("backbone.none", 0.0, 1.0)]})
     with pytest.raises(WeightsError, match=r"quantise.layers: backbone.none is no convolution"):
         run_job(settings, root=plain.path.parent)
+
+
+def test_what_cannot_end_in_a_file_is_refused_before_it_is_trained(
+    plain: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = plain.export / "model.uint8.batch.onnx"
+    graph = onnx.load(source)
+    graph.opset_import[0].version = OPSETS.stop
+    new = source.with_name("new.onnx")
+    onnx.save(graph, new)
+    refused = {
+        f"{source} --to fp16": "--qat trains for the ranges",
+        f"{source} --compare": "find the best without it",
+        f"{source} --calibrator none": "none",
+        f"{new}": f"--opset {OPSETS.stop}",
+    }
+    runs = len(list(plain.path.parent.iterdir()))
+    for words, said in refused.items():
+        for dry in ([], ["--dry-run"]):
+            assert cli.run(["calib", *words.split(), "--images", "4", "--qat", *dry]) == 2
+            assert said in capsys.readouterr().err
+    assert len(list(plain.path.parent.iterdir())) == runs
+    new.unlink()
 
 
 @pytest.mark.parametrize("flag", ["--qat-iters", "--qat-lr"])
