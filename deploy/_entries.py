@@ -16,11 +16,12 @@ from ..distill import methods
 from ..distill.baseline import INDIFFERENT
 from ..distill.checkpoint import read_card
 from ..distill.commands import resolve_flags
-from ..distill.config import Config, flat_yaml
+from ..distill.config import Config
 from ..distill.console import note, notes
 from ..distill.errors import UsageError, closest
 from ..distill.presets import PRESETS, preset
 from ..distill.run import find_run
+from ..distill.yaml_files import flat_yaml
 
 #: the method of the student that is trained alone
 BASELINE = "none"

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..distill import models
-from ..distill.config import Size, read_yaml
+from ..distill.config import Size
 from ..distill.errors import UsageError, closest
+from ..distill.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "papers"
 Metric = Literal["params", "flops", "miou"]

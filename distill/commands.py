@@ -230,9 +230,10 @@ def resolve_flags(
         flags: what ``flags_of`` returned; ``method.name`` is put in.
         of_preset: the sections that are taken from the preset, beside its settings of ``method``, where that is named.
     """
-    from .config import flat_yaml, resolve
+    from .config import resolve
     from .data import recipe
     from .presets import preset as load_preset
+    from .yaml_files import flat_yaml
 
     named = {key: value for key, _, value in (text.partition("=") for text in sets)}
     in_file = flat_yaml(file) if file else {}

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .errors import UsageError, closest
+from .yaml_files import flat_yaml, flatten
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -281,42 +282,6 @@ def resolve(
     return _validated(nested)
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML mapping safely.
-
-    Raises:
-        UsageError: the file is missing or holds no mapping.
-    """
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"{file} holds {type(values).__name__}; a mapping of settings is needed, such as train: {{lr: 0.01}}"
-        )
-    return values
-
-
-def flat_yaml(file: Path) -> dict[str, Any]:
-    """Read a YAML file, nested or with dotted keys, as a flat dictionary of dotted keys.
-
-    Raises:
-        UsageError: as ``read_yaml``.
-    """
-    return dict(_flatten(read_yaml(file)))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def _put(nested: dict[str, Any], dotted: str, value: Any) -> None:
     parts = dotted.split(".")
     if parts[0] == "method" and len(parts) > 3:  # method.kt.tailor.train: one setting of one method
@@ -351,8 +316,8 @@ def _validated(nested: dict[str, Any]) -> Config:
 
 
 def _example(section: str) -> str:
-    return next(f"{key}={value}" for key, value in _flatten(Config().model_dump()) if key.startswith(f"{section}."))
+    return next(f"{key}={value}" for key, value in flatten(Config().model_dump()) if key.startswith(f"{section}."))
 
 
 def _keys() -> list[str]:
-    return [key for key, _ in _flatten(Config().model_dump())]
+    return [key for key, _ in flatten(Config().model_dump())]
