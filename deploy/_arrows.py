@@ -15,8 +15,8 @@ from ._difference import GateResult, Tolerances
 from .golden import FILES
 from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, tolerances, write_gate
 from .runtime import ENGINES, TORCH_FILES, Runtime, open_runtime, owner
-from .sources import Where
 from .torch_runtime import TorchRuntime
+from .where import CPU, Where
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -101,7 +101,7 @@ def walk(
     run: Run,
     *,
     images: int | None = 16,
-    where: Where | None = None,
+    where: Where = CPU,
     compiled: bool = False,
     explained: bool = False,
 ) -> list[Outcome]:
@@ -118,7 +118,6 @@ def walk(
         ExportError: there is nothing in ``export/``.
         WeightsError: the ledger is broken.
     """
-    where = where or Where()
     chain = arrows(run, compiled=compiled)
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
@@ -156,7 +155,7 @@ def compare(
     *,
     dataset: "Dataset | None" = None,
     images: int | None = 16,
-    where: Where | None = None,
+    where: Where = CPU,
     size: tuple[int, int] | None = None,
     explained: bool = False,
 ) -> Outcome:
@@ -175,7 +174,6 @@ def compare(
         UsageError: no data are known, or a flag that does not fit.
         DataError: the data have other classes than the network.
     """
-    where = where or Where()
     where.refuse_idle([Path(first), Path(second)])
     home = _home(first) or _home(second)
     if dataset is None and home is None:

@@ -9,7 +9,7 @@ from ..distill.errors import DataError, UsageError
 from ..distill.evaluate import evaluate
 from ..distill.run import Run
 from .segmenter import Windows, locate, open_segmenter
-from .sources import EngineFlags
+from .where import CPU, Where
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -20,13 +20,10 @@ def evaluate_source(
     *,
     data: "str | Dataset | None" = None,
     split: str = "val",
-    device: str = "cpu",
-    provider: str | None = None,
+    where: Where = CPU,
     size: tuple[int, int] | None = None,
     limit: int | None = None,
     windows: Windows | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
@@ -35,13 +32,10 @@ def evaluate_source(
         source: what to judge; None is the last run.
         data: a data set, its name or folder (default: the data of the run that the file belongs to).
         split: of the data.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider, for an ONNX file.
+        where: what runs it, and where.
         size: input height and width, for an ONNX file that leaves them free.
         limit: only the first so many images.
         windows: take larger images in tiles, as ``kdc predict`` does.
-        trust: run native code that no manifest of kdc's vouches for.
-        engines: how an engine is run.
         options: of ``open_data``, with ``data``.
 
     Returns:
@@ -63,16 +57,7 @@ def evaluate_source(
         dataset = run.open_data(split)
     else:
         raise UsageError(f"{chosen} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
-    segmenter = open_segmenter(
-        chosen,
-        device=device,
-        provider=provider,
-        size=size,
-        windows=windows,
-        trust=trust,
-        assisted=True,
-        engines=engines,
-    )
+    segmenter = open_segmenter(chosen, where=where, size=size, windows=windows, assisted=True)
     try:
         classes = segmenter.num_classes
         if classes and classes != dataset.num_classes:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..distill import errors
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import Run, sha256
 from .latency_worker import Worker
-from .sources import Plan, artefact_bytes, is_onnx, may_be_refused, row_names
+from .sources import Plan, artefact_bytes, may_be_refused, row_names
 
 
 class Backend:
@@ -135,13 +136,10 @@ def open_one(backend: Backend, plan: Plan, **order: Any) -> bool:
         backend.facts = backend.ask(
             "open",
             source=str(source.path if isinstance(source, Run) else source),
-            device=plan.device,
-            provider=plan.provider if is_onnx(source) else None,
-            trust=plan.trust,
             size=plan.size,
             batch=plan.batch,
             head=plan.head,
-            **plan.engines.of(source),
+            **asdict(plan.where.of(source)),
             **order,
         )
     except KdcError as error:

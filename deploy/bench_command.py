@@ -80,15 +80,15 @@ def latency(
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
     from .latency import check, show, time_plan
-    from .sources import EngineFlags, make_plans
+    from .sources import make_plans
+    from .where import Where
 
     console.json_mode = json
     batches = _numbers(batch, "--batch")
     check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
-    engines = EngineFlags(buffers, cuda_graph)
-    flags: dict[str, Any] = {"device": device, "provider": provider, "trust": trust, "engines": engines}
+    where = Where(device, provider, trust, buffers, cuda_graph)
     results = []
-    for plan in make_plans(sources or None, sizes=_sizes(size), batches=batches, **flags):
+    for plan in make_plans(sources or None, sizes=_sizes(size), batches=batches, where=where):
         result = time_plan(
             plan, threads=threads, seconds=seconds, runs=runs, rounds=rounds, mode=mode, codec=codec, out=out, seed=seed
         )
@@ -118,8 +118,8 @@ def throughput(
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
-    from .sources import EngineFlags
     from .throughput import bench_throughput, show
+    from .where import Where
 
     console.json_mode = json
     result = bench_throughput(
@@ -130,10 +130,7 @@ def throughput(
         threads=threads,
         seconds=seconds,
         rounds=rounds,
-        device=device,
-        provider=provider,
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
+        where=Where(device, provider, trust, buffers, cuda_graph),
         out=out,
         seed=seed,
     )
@@ -159,7 +156,7 @@ def memory(
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
     from .memory import bench_memory, show
-    from .sources import EngineFlags
+    from .where import Where
 
     console.json_mode = json
     result = bench_memory(
@@ -168,10 +165,7 @@ def memory(
         batches=_numbers(batch, "--batch"),
         threads=threads,
         runs=runs,
-        device=device,
-        provider=provider,
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
+        where=Where(device, provider, trust, buffers, cuda_graph),
         out=out,
         seed=seed,
     )
@@ -235,8 +229,8 @@ def accuracy(
     json: Json = False,
 ) -> None:
     """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
-    from .sources import EngineFlags
     from .tradeoff import bench_accuracy, show_accuracy
+    from .where import Where
 
     console.json_mode = json
     result = bench_accuracy(
@@ -245,10 +239,7 @@ def accuracy(
         data=data,
         split=split,
         limit=limit,
-        device=device,
-        provider=provider,
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
+        where=Where(device, provider, trust, buffers, cuda_graph),
         out=out,
         **described(data, classes, ignore_index),
     )
@@ -283,8 +274,8 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
-    from .sources import EngineFlags
     from .tradeoff import bench_tradeoff, show
+    from .where import Where
 
     console.json_mode = json
     result = bench_tradeoff(
@@ -295,10 +286,7 @@ def tradeoff(
         seconds=seconds,
         runs=runs,
         rounds=rounds,
-        device=device,
-        provider=provider,
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
+        where=Where(device, provider, trust, buffers, cuda_graph),
         data=data,
         split=split,
         limit=limit,

@@ -51,20 +51,17 @@ def evaluate(
     from ..distill.config import parse_size
     from .accuracy import evaluate_source, show
     from .segmenter import Windows
-    from .sources import EngineFlags
+    from .where import Where
 
     console.json_mode = json
     result = evaluate_source(
         source,
         data=data,
         split=split,
-        device=device,
-        provider=provider,
+        where=Where(device, provider, trust, buffers, cuda_graph),
         size=parse_size(size) if size else None,
         limit=limit,
         windows=Windows.typed(tile, overlap, blend),
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
         **described(data, classes, ignore_index),
     )
     show(result)

@@ -11,7 +11,8 @@ from ..distill.errors import KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .runtime import ENGINES, owner
 from .segmenter import locate
-from .sources import info_of, is_onnx
+from .sources import info_of
+from .where import is_onnx
 
 Size = tuple[int, int]
 CONVENTIONS = {

@@ -16,7 +16,7 @@ from ..distill.run import sha256, write_bytes
 from ._difference import Tolerances
 from .contract import one_line
 from .runtime import ENGINES, Runtime, answers
-from .sources import Where
+from .where import CPU, Where
 
 #: what an ``export`` folder may hold and ``open_runtime`` opens
 FILES = (".onnx", *ENGINES, ".xml", ".pt2")
@@ -190,14 +190,14 @@ def hand_on(source: Path, artefact: Path) -> Path | None:
     return None
 
 
-def check_golden(artefact: Path, where: Where | None = None) -> GoldenResult:
+def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
     """Run a file on its golden image and judge it by the tolerances of the gate that it passed.
 
     Raises:
         WeightsError: the file or its golden image is missing or broken.
         ExportError: the runtime or device that it needs is not here.
     """
-    golden, where = read_golden(artefact), where or Where()
+    golden = read_golden(artefact)
     where.refuse_idle([artefact])
     height, width = golden.facts["size"]
     with where.open(artefact, (height, width)) as runtime:

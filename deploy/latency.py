@@ -23,7 +23,8 @@ from .latency_worker import INPUTS
 from .passport import cores, first_gpu, passport
 from .roofline import share
 from .sampling import flags, parts_summary, percentiles, ratio
-from .sources import EngineFlags, Plan, Source, make_plan
+from .sources import Plan, Source, make_plan
+from .where import CPU, Where
 
 ROUNDS = 10
 #: a backend that is too slow for the runs asked for may take so many times the seconds asked for
@@ -63,10 +64,7 @@ def bench_latency(
     rounds: int = ROUNDS,
     mode: str = "net",
     codec: str = "jpg",
-    device: str = "cpu",
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -83,10 +81,7 @@ def bench_latency(
         rounds: how often the backends take turns.
         mode: "net" (the network alone) or "e2e" (compressed image in memory to mask, and what each stage takes).
         codec: of the images in mode "e2e": "jpg" or "png".
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider for the ONNX files.
-        trust: open engines that kdc did not build.
-        engines: how engines are run.
+        where: what runs them, and where.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         seed: of the input images.
         in_process: measure within this process: quicker to start, but backends disturb each other.
@@ -101,7 +96,7 @@ def bench_latency(
         ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
     """
     check(mode=mode, seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plan = make_plan(sources, size=size, batch=batch, device=device, provider=provider, trust=trust, engines=engines)
+    plan = make_plan(sources, size=size, batch=batch, where=where)
     return time_plan(
         plan,
         threads=threads,
@@ -139,11 +134,12 @@ def time_plan(
     out: Path | None,
     seed: int,
     in_process: bool = False,
+    before: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Do what ``bench_latency`` describes with sources that are chosen already."""
+    """Do what ``bench_latency`` describes with sources that are chosen already; ``before`` is an earlier passport."""
     threads = threads or cores()
-    before = passport()
-    meter, no_meter = open_meter() if plan.device == "cuda" else (None, "")
+    before = before or passport()
+    meter, no_meter = open_meter() if plan.where.device == "cuda" else (None, "")
     with started(plan, threads, in_process) as every:
         there = opened(every, plan, threads=threads, mode=mode, seed=seed, codec=codec)
         timings = [Timing(backend) for backend in there]
@@ -156,13 +152,13 @@ def time_plan(
             for timing in timings:
                 timing.turn(meter, seconds=seconds / rounds, runs=math.ceil(runs / rounds), cap_s=cap)
         after = passport()  # while they are open: clocks and throttling are those of the work
-    gpu = first_gpu(before["gpus"]) if plan.device == "cuda" else None
+    gpu = first_gpu(before["gpus"]) if plan.where.device == "cuda" else None
     rows = [_row(timing, timings[0], plan, (gpu or {}).get("name")) for timing in timings]
     result: dict[str, Any] = {
         "kind": "latency",
         "mode": mode,
         "unit": "ms per query",
-        "device": plan.device,
+        "device": plan.where.device,
         "size": list(plan.size),
         "batch": plan.batch,
         "threads": threads,
@@ -176,7 +172,7 @@ def time_plan(
         },
         "backends": rows,
         "not_measured": plan.missing,
-        "flags": flags(rows, before, after, plan.device, rounds, asked),
+        "flags": flags(rows, before, after, plan.where.device, rounds, asked),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],
@@ -211,7 +207,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> dict[str
     row["ratio"] = {"to": first.backend.label, **ratio(first.samples, timing.samples)}
     if timing.parts:
         row["parts"] = parts_summary(timing.parts)
-    if plan.device == "cuda":
+    if plan.where.device == "cuda":
         row["gpu"] = summary(timing.read, plan.batch * timing.queries)
         macs = deployed(backend.source, plan.size)[1]
         ms = row["parts"]["compute"]["p50"] if "compute" in row.get("parts", {}) else row["p50"]

@@ -56,7 +56,7 @@ class Worker:
         """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
 
         ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet);
-        ``engine`` holds ``EngineFlags``, for an engine.
+        ``engine`` says how an engine is run, see ``Where``.
         """
         import numpy as np
 

@@ -13,7 +13,8 @@ from .gpu_meter import open_meter
 from .latency import check, conditions, ran_on, record_path, show_rest
 from .passport import cores, passport
 from .sampling import device_flags
-from .sources import EngineFlags, Source, make_plans
+from .sources import Source, make_plans
+from .where import CPU, Where
 
 RUNS = 3
 
@@ -25,10 +26,7 @@ def bench_memory(
     batches: Sequence[int] = (1,),
     threads: int | None = None,
     runs: int = RUNS,
-    device: str = "cpu",
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
     out: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -40,10 +38,7 @@ def bench_memory(
         batches: images per query, each in new processes.
         threads: CPU threads of every backend: some runtimes keep buffers for each.
         runs: queries until the peak is read.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider for the ONNX files.
-        trust: open engines that kdc did not build.
-        engines: how engines are run.
+        where: what runs them, and where.
         out: folder of the record.
         seed: of the input image.
 
@@ -57,12 +52,10 @@ def bench_memory(
     """
     for batch in batches:
         check(mode="net", seconds=1, rounds=1, batch=batch, threads=threads)
-    plans = make_plans(
-        sources, sizes=(size,), batches=batches, device=device, provider=provider, trust=trust, engines=engines
-    )
+    plans = make_plans(sources, sizes=(size,), batches=batches, where=where)
     threads = threads or cores()
     before = passport()
-    meter, no_meter = open_meter() if device == "cuda" else (None, "")
+    meter, no_meter = open_meter() if where.device == "cuda" else (None, "")
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
     for plan in plans:
@@ -94,13 +87,13 @@ def bench_memory(
         missing += [m for m in plan.missing if m not in missing]
     if not rows:
         raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
-    flags = device_flags(rows, before, passport(), device)
+    flags = device_flags(rows, before, passport(), where.device)
     if no_meter:
         flags.append(f"the memory of the GPU is that of torch's allocator alone: {no_meter}")
     result: dict[str, Any] = {
         "kind": "memory",
         "unit": "MiB above the idle process",
-        "device": device,
+        "device": where.device,
         "size": list(plans[0].size),
         "threads": threads,
         "protocol": {"runs": runs, "seed": seed, "processes": True},

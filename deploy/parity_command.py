@@ -12,7 +12,7 @@ from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust
 if TYPE_CHECKING:
     from ._arrows import Outcome
     from ._bisect import Explanation
-    from .sources import Where
+    from .where import Where
 
 
 def parity(
@@ -54,10 +54,10 @@ def parity(
     from ..distill.config import parse_size
     from ..distill.run import find_run
     from .golden import FILES
-    from .sources import EngineFlags, Where
+    from .where import Where
 
     console.json_mode = json
-    where = Where(device, provider, trust, EngineFlags(buffers, cuda_graph))
+    where = Where(device, provider, trust, buffers, cuda_graph)
     alone = second is None
     is_file = alone and first is not None and Path(first).suffix.lower() in FILES
     settings = {"--data": data, "--size": size, "--split": split}

@@ -18,7 +18,7 @@ from .drawings import ClassTable, Drawings
 from .frames import Frame, Source, is_source, open_sources
 from .pipeline import Ahead, Behind
 from .segmenter import MODEL_FILES, Segmenter, Windows, locate, open_segmenter
-from .sources import EngineFlags
+from .where import CPU, Where
 
 #: seconds between two lines about a source that has no end
 _PULSE = 5.0
@@ -93,12 +93,9 @@ def predict(
     stream: bool = False,
     every: int = 1,
     limit: int | None = None,
-    device: str = "cpu",
-    provider: str | None = None,
+    where: Where = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
 ) -> dict[str, Any]:
     """Segment images, videos, cameras and streams.
 
@@ -113,12 +110,9 @@ def predict(
         stream: read ahead and write behind in threads of their own; cameras and streams always do.
         every: take every so many-th image of a folder and frame of a video.
         limit: at most so many of each source.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider, for an ONNX file.
+        where: what runs it, and where.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
-        trust: run native code that no manifest of kdc's vouches for.
-        engines: how an engine is run.
 
     Returns:
         Plain values: what ran, where the results are, counts, speed, ``classes`` with their share of all pixels,
@@ -133,16 +127,7 @@ def predict(
     """
     chosen, _ = locate(network)
     opened = open_sources(sources, every, limit)
-    segmenter = open_segmenter(
-        chosen,
-        device=device,
-        provider=provider,
-        size=size,
-        windows=windows,
-        trust=trust,
-        resize=True,
-        engines=engines,
-    )
+    segmenter = open_segmenter(chosen, where=where, size=size, windows=windows, resize=True)
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))
     folder = out or (chosen.path / "predict" if isinstance(chosen, Run) else Path("predict"))
     try:

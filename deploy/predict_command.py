@@ -81,7 +81,7 @@ def predict(
     from .predict import part, settle
     from .predict import predict as run_prediction
     from .segmenter import Windows
-    from .sources import EngineFlags
+    from .where import Where
 
     network, sources = part(words)
     result = run_prediction(
@@ -95,12 +95,9 @@ def predict(
         stream=stream,
         every=every,
         limit=limit,
-        device=device,
-        provider=provider,
+        where=Where(device, provider, trust, buffers, cuda_graph),
         size=parse_size(size) if size else None,
         windows=Windows.typed(tile, overlap, blend),
-        trust=trust,
-        engines=EngineFlags(buffers, cuda_graph),
     )
     if json:
         console.emit(result)

@@ -14,7 +14,8 @@ from ..distill.config import parse_size
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .runtime import ENGINES, TORCH_FILES, Runtime, enlarged, export_size, owner
-from .sources import OTHERS, EngineFlags
+from .sources import OTHERS
+from .where import CPU, Where
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,14 +109,11 @@ def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
 def open_segmenter(
     source: Path | Run,
     *,
-    device: str = "cpu",
-    provider: str | None = None,
+    where: Where = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
-    trust: bool = False,
     resize: bool = False,
     assisted: bool = False,
-    engines: EngineFlags | None = None,
 ) -> Segmenter:
     """Open a run or a file for images of any size.
 
@@ -126,28 +124,22 @@ def open_segmenter(
 
     Args:
         source: from ``locate``.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider, for an ONNX file.
+        where: what runs it, and where.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
-        trust: run native code that no manifest of kdc's vouches for.
         resize: see above.
         assisted: accept a label-assisted teacher, which must be shown the label.
-        engines: how an engine is run.
 
     Raises:
         UsageError: a flag that does not fit the file.
         WeightsError: a broken file, or a label-assisted teacher where none is accepted.
         ExportError: a device, provider or runtime that is not to be had here.
     """
-    windows, engines = windows or Windows(), engines or EngineFlags()
-    engines.refuse_without([source])
+    windows = windows or Windows()
+    where.refuse_idle([source])
     if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
-        return _of_torch(source, device, provider, size, windows, assisted)
-    from .runtime import open_runtime
-
-    size = size or windows.size
-    runtime = open_runtime(source, device=device, provider=provider, size=size, trust=trust, **engines.of(source))
+        return _of_torch(source, where.device, size, windows, assisted)
+    runtime = where.open(source, size or windows.size)
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
@@ -160,7 +152,6 @@ def open_segmenter(
 def _of_torch(
     source: Path | Run,
     device: str,
-    provider: str | None,
     size: tuple[int, int] | None,
     windows: Windows,
     assisted: bool,
@@ -169,8 +160,6 @@ def _of_torch(
     from ..distill.evaluate import model_predictor
     from .torch_runtime import need_device
 
-    if provider is not None:
-        raise UsageError(f"--provider {provider} is for ONNX files; a checkpoint runs in torch")
     if size is not None:
         raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
     need_device(device)

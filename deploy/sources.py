@@ -2,15 +2,15 @@
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..distill.errors import ExportError, KdcError, UsageError, WeightsError, closest
+from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .contract import weights_beside
-from .runtime import ENGINES, TORCH_FILES, Runtime, export_size, open_runtime, owner
-from .trt_buffers import KINDS
+from .runtime import ENGINES, TORCH_FILES, export_size, owner
+from .where import CPU, Where
 
 if TYPE_CHECKING:
     from .contract import FileInfo
@@ -20,56 +20,6 @@ Source = str | Path | Run
 OTHERS = (".xml", ".pt2")
 #: ONNX files that only TensorRT computes as they say; here they are simulated, which takes any time
 FOR_TENSORRT = ".trt.onnx"
-
-
-@dataclass(frozen=True)
-class EngineFlags:
-    """How TensorRT engines are run, as it was typed; nothing else heeds it."""
-
-    #: what keeps the GPU's memory: "auto" or one of ``trt_buffers.KINDS``
-    buffers: str = "auto"
-    #: start the network as one CUDA graph
-    cuda_graph: bool = False
-
-    def __post_init__(self) -> None:
-        if self.buffers not in ("auto", *KINDS):
-            near = closest(self.buffers, KINDS)
-            raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
-
-    def of(self, source: Path | Run) -> dict[str, Any]:
-        """Return what ``open_runtime`` is told besides to open a source: nothing where it is no engine."""
-        return asdict(self) if is_engine(source) else {}
-
-    def refuse_without(self, sources: Sequence[Path | Run]) -> None:
-        """Refuse what was typed for engines where there is none (UsageError)."""
-        typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
-        if typed and not any(is_engine(source) for source in sources):
-            raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
-
-
-@dataclass(frozen=True)
-class Where:
-    """Where networks run, as it was typed: each heeds what is for its kind, and an engine is always on the GPU."""
-
-    device: str = "cpu"
-    #: of ONNX files
-    provider: str | None = None
-    #: run native code that no manifest of kdc's vouches for
-    trust: bool = False
-    engines: EngineFlags = EngineFlags()
-
-    def refuse_idle(self, sources: Sequence[Path | Run]) -> None:
-        """Refuse what was typed for a kind of file that none of these is (UsageError)."""
-        if self.provider is not None and not any(is_onnx(source) for source in sources):
-            raise UsageError(f"--provider {self.provider} is for ONNX files, and none is run here")
-        self.engines.refuse_without(sources)
-
-    def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
-        """Do as ``open_runtime`` does."""
-        path = source if isinstance(source, Run) else Path(source)
-        device, flags = ("cuda" if is_engine(path) else self.device), self.engines.of(path)
-        provider = self.provider if is_onnx(path) else None
-        return open_runtime(source, device=device, provider=provider, size=size, trust=self.trust, **flags)
 
 
 class NothingToMeasure(UsageError):
@@ -82,7 +32,7 @@ class NothingToMeasure(UsageError):
 
 @dataclass
 class Plan:
-    """The sources of one measurement, all of one input size, batch and device."""
+    """The sources of one measurement, all of one input size and batch."""
 
     chosen: list[Path | Run]
     #: what cannot be measured, and why
@@ -92,12 +42,9 @@ class Plan:
     size: tuple[int, int]
     batch: int
     head: str
-    device: str
-    provider: str | None = None
-    trust: bool = False
+    where: Where = CPU
     #: files that were typed, not found in a run's folder
     named: set[Path] = field(default_factory=set)
-    engines: EngineFlags = EngineFlags()
 
 
 def make_plan(
@@ -105,10 +52,7 @@ def make_plan(
     *,
     size: tuple[int, int] | None,
     batch: int | None,
-    device: str,
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
 ) -> Plan:
     """Choose what is measured, or say why nothing can be; a batch of None takes files of any.
 
@@ -117,18 +61,15 @@ def make_plan(
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    engines = engines or EngineFlags()
-    chosen, missing, home = expand(sources, device)
+    chosen, missing, home = expand(sources, where.device)
     chosen, misfits = fitting(chosen, batch, size)
     missing += misfits
     if not chosen:
         raise NothingToMeasure(missing)
-    if provider is not None and not any(is_onnx(source) for source in chosen):
-        raise UsageError(f"--provider {provider} is for ONNX files, and none is measured here")
-    engines.refuse_without(chosen)
+    where.refuse_idle(chosen)
     size, head = agree(chosen, size)
     named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
-    return Plan(chosen, missing, home, size, batch or 1, head, device, provider, trust, named, engines)
+    return Plan(chosen, missing, home, size, batch or 1, head, where, named)
 
 
 def make_plans(
@@ -136,21 +77,21 @@ def make_plans(
     *,
     sizes: Sequence[tuple[int, int] | None],
     batches: Sequence[int],
-    **flags: Any,
+    where: Where = CPU,
 ) -> list[Plan]:
     """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
 
     A size and batch that no source fits has no plan: the first that has one says so in its ``missing``.
 
     Raises:
-        KdcError: as ``make_plan``, whose ``flags`` these are; that nothing is to be measured where no plan is left.
+        KdcError: as ``make_plan``; that nothing is to be measured where no plan is left.
     """
     plans: list[Plan] = []
     unfit: list[NothingToMeasure] = []
     for size in sizes:
         for batch in batches:
             try:
-                plans.append(make_plan(sources, size=size, batch=batch, **flags))
+                plans.append(make_plan(sources, size=size, batch=batch, where=where))
             except NothingToMeasure as error:
                 unfit.append(error)
     if not plans:
@@ -287,16 +228,6 @@ def relative(run: Run, spec: str | None) -> Run | None:
         with contextlib.suppress(WeightsError):
             return Run(path)
     return None
-
-
-def is_onnx(source: Path | Run) -> bool:
-    """Tell an ONNX file from every other source."""
-    return isinstance(source, Path) and source.suffix.lower() == ".onnx"
-
-
-def is_engine(source: Path | Run) -> bool:
-    """Tell a TensorRT engine from every other source."""
-    return isinstance(source, Path) and source.suffix.lower() in ENGINES
 
 
 def artefact_bytes(path: Path) -> int:

@@ -17,7 +17,8 @@ from .gpu_meter import meter_flags, open_meter, summary
 from .latency import check, conditions, ran_on, record_path, show_rest
 from .passport import cores, passport
 from .sampling import NOISY, device_flags
-from .sources import EngineFlags, Plan, Source, make_plans
+from .sources import Plan, Source, make_plans
+from .where import CPU, Where
 
 ROUNDS = 5
 
@@ -31,10 +32,7 @@ def bench_throughput(
     threads: int | None = None,
     seconds: float = 3.0,
     rounds: int = ROUNDS,
-    device: str = "cpu",
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -51,10 +49,7 @@ def bench_throughput(
         threads: CPU threads of every backend, shared out among its streams.
         seconds: measuring time of each backend at each setting, warm-up apart.
         rounds: how often the backends take turns at each setting.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider for the ONNX files.
-        trust: open engines that kdc did not build.
-        engines: how engines are run.
+        where: what runs them, and where.
         out: folder of the record.
         seed: of the input images.
         in_process: measure within this process.
@@ -70,12 +65,10 @@ def bench_throughput(
         raise UsageError("--streams must be above 0")
     for batch in batches:
         check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plans = make_plans(
-        sources, sizes=(size,), batches=batches, device=device, provider=provider, trust=trust, engines=engines
-    )
+    plans = make_plans(sources, sizes=(size,), batches=batches, where=where)
     threads = threads or cores()
     before = passport()
-    meter, no_meter = open_meter() if device == "cuda" else (None, "")
+    meter, no_meter = open_meter() if where.device == "cuda" else (None, "")
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
     for plan in plans:
@@ -91,7 +84,7 @@ def bench_throughput(
                 for backend in there:
                     row = {**backend.identity(), "batch": plan.batch, "streams": count}
                     row |= _rates(rates[backend.label])
-                    if device == "cuda":
+                    if where.device == "cuda":
                         read, images = reads[backend.label]
                         row["gpu"] = summary(read, images)
                     rows.append(row)
@@ -102,7 +95,7 @@ def bench_throughput(
     result: dict[str, Any] = {
         "kind": "throughput",
         "unit": "images per second",
-        "device": device,
+        "device": where.device,
         "size": list(plans[0].size),
         "threads": threads,
         "protocol": {"rounds": rounds, "seconds": seconds, "seed": seed, "processes": not in_process},
@@ -111,7 +104,7 @@ def bench_throughput(
         "not_measured": missing,
         "passport": before,
     }
-    result["flags"] = _flags(rows, before, passport(), device)  # the processes of this measurement have ended
+    result["flags"] = _flags(rows, before, passport(), where.device)  # the processes of this measurement have ended
     if no_meter:
         result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
     if plans[0].home:

@@ -19,17 +19,15 @@ from .latency import ROUNDS, check, conditions, ran_on, record_path, time_plan
 from .passport import passport
 from .runtime import TORCH_FILES, owner
 from .sources import (
-    EngineFlags,
     Plan,
     Source,
     info_of,
-    is_engine,
-    is_onnx,
     make_plan,
     may_be_refused,
     relative,
     row_names,
 )
+from .where import CPU, Where
 
 #: the costs that accuracy is set against: key of a row, what it is called, and its unit
 COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
@@ -51,10 +49,7 @@ def bench_accuracy(
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
-    device: str = "cpu",
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
     out: Path | None = None,
     **options: Any,
 ) -> dict[str, Any]:
@@ -66,10 +61,7 @@ def bench_accuracy(
         data: a data set's name or folder (default: the data of the first run).
         split: of the data.
         limit: only the first so many images.
-        device: "cpu" or "cuda".
-        provider: an ONNX Runtime provider for the ONNX files.
-        trust: open engines that kdc did not build.
-        engines: how engines are run.
+        where: what runs them, and where.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         options: of ``open_data``, with ``data``.
 
@@ -81,14 +73,14 @@ def bench_accuracy(
         UsageError: nothing to judge, or no data are known.
         KdcError: as ``evaluate_source``.
     """
-    plan = make_plan(sources, size=size, batch=None, device=device, provider=provider, trust=trust, engines=engines)
+    plan = make_plan(sources, size=size, batch=None, where=where)
     rows = _judge(plan, data, split, limit, options)
     first = rows[0]["scores"]["miou"]
     for row in rows:
         row["change"] = row["scores"]["miou"] - first
     result = {
         "kind": "accuracy",
-        "device": device,
+        "device": where.device,
         "data": rows[0]["data"],
         "split": split,
         "images": rows[0]["scores"]["images"],
@@ -123,12 +115,9 @@ def _judge(
             result = evaluate_source(
                 source,
                 data=dataset,
-                device=plan.device,
-                provider=plan.provider if is_onnx(source) else None,
+                where=plan.where.of(source),
                 size=None if in_torch or (info is not None and None not in info.size) else plan.size,
                 limit=limit,
-                trust=plan.trust,
-                engines=plan.engines if is_engine(source) else None,
             )
         except KdcError as error:
             misfit = isinstance(error, UsageError)  # made for smaller images: its latency may be measured all the same
@@ -152,10 +141,7 @@ def bench_tradeoff(
     seconds: float = 6.0,
     runs: int = 1,
     rounds: int = ROUNDS,
-    device: str = "cpu",
-    provider: str | None = None,
-    trust: bool = False,
-    engines: EngineFlags | None = None,
+    where: Where = CPU,
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
@@ -168,8 +154,8 @@ def bench_tradeoff(
 
     Args:
         sources: runs or files; None is the last run with the student alone and the teacher that it came from.
-        size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``device``,
-            ``provider``, ``trust``, ``engines``, ``out``, ``seed`` and ``in_process``.
+        size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``where``,
+            ``out``, ``seed`` and ``in_process``.
         data: see ``bench_accuracy``, as ``split``, ``limit`` and ``options``.
 
     Returns:
@@ -182,8 +168,9 @@ def bench_tradeoff(
     """
     check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
     chosen: Sequence[Source] = sources or family(find_run(None))
-    plan = make_plan(chosen, size=size, batch=batch, device=device, provider=provider, trust=trust, engines=engines)
+    plan = make_plan(chosen, size=size, batch=batch, where=where)
     labels = dict(zip(row_names(plan.chosen), plan.chosen, strict=True))
+    before = passport()  # judging loads the machine, too
     # accuracy first: it is what fails, where something does
     scores = {row["name"]: row for row in _judge(plan, data, split, limit, options)}
     timed = time_plan(
@@ -197,6 +184,7 @@ def bench_tradeoff(
         out=out,
         seed=seed,
         in_process=in_process,
+        before=before,
     )
     rows = [_row(row, labels[row["name"]], scores.get(row["name"]), plan) for row in timed["backends"]]
     for cost in COSTS:

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy import commands
 from kdc.deploy.accuracy import evaluate_source, show
 from kdc.deploy.costs import count
+from kdc.deploy.where import Where
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import DataError, UsageError, WeightsError
@@ -89,7 +90,7 @@ def test_refusals(run, tmp_path):
     with pytest.raises(UsageError, match="name them: --data"):
         evaluate_source(constant(tmp_path / "alone.onnx", K))
     with pytest.raises(UsageError, match="accepted: cpu, cuda"):
-        evaluate_source(str(run), device="tpu")
+        evaluate_source(str(run), where=Where("tpu"))
 
 
 def test_costs_of_names_are_the_published_ones():

@@ -17,6 +17,7 @@ from kdc.deploy.latency import bench_latency, show
 from kdc.deploy.latency_worker import Worker
 from kdc.deploy.ort_runtime import OrtRuntime
 from kdc.deploy.sampling import flags, parts_summary, percentiles, ratio
+from kdc.deploy.where import Where, is_onnx
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -114,7 +115,7 @@ def test_run_is_torch_and_its_exports(network, tmp_path):
     assert sources.agree(chosen, None) == ((32, 64), "logits")
     path = network(run / "export" / "model.onnx")
     chosen, missing, _ = sources.expand([str(run), str(path)], "cpu")
-    assert [sources.is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
+    assert [is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
     assert missing == []
 
 
@@ -170,9 +171,9 @@ def test_refusals(network, tmp_path):
     checkpoint = tmp_path / "best.safetensors"
     checkpoint.write_bytes(b"")
     with pytest.raises(UsageError, match="for ONNX files, and none"):
-        bench_latency([checkpoint], provider="CUDAExecutionProvider", size=(8, 8))
+        bench_latency([checkpoint], where=Where(provider="CUDAExecutionProvider"), size=(8, 8))
     with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
-        bench_latency([small], provider="CUDAExecutionProvider", in_process=True)
+        bench_latency([small], where=Where(provider="CUDAExecutionProvider"), in_process=True)
     (tmp_path / "c.engine").write_bytes(b"engine")
     with pytest.raises(UsageError, match=r"nothing to measure here: .*needs a GPU"):
         bench_latency([tmp_path / "c.engine"])
@@ -260,13 +261,13 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     """Of a GPU the FLOPs are asked for after the last round; here it is a CPU that is called one."""
     path = network(tmp_path / "foreign.onnx")
     monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
-    plan = sources.make_plan([path], size=None, batch=1, device="cpu")
-    plan.device = "cuda"
+    plan = sources.make_plan([path], size=None, batch=1)
+    plan.where = Where("cuda")
 
     def opened(every, plan, **order):
-        plan.device = "cpu"
+        plan.where = Where("cpu")
         there = backend.opened(every, plan, **order)
-        plan.device = "cuda"
+        plan.where = Where("cuda")
         return there
 
     monkeypatch.setattr(latency, "opened", opened)
@@ -278,11 +279,11 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
 
 def test_a_file_of_another_size_is_listed(network, tmp_path):
     free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
-    plan = sources.make_plan([free, other], size=(8, 8), batch=1, device="cpu")
+    plan = sources.make_plan([free, other], size=(8, 8), batch=1)
     assert (plan.chosen, plan.size) == ([free], (8, 8))
     assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
-        sources.make_plan([free], size=None, batch=1, device="cpu")
+        sources.make_plan([free], size=None, batch=1)
     assert bench_command._sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
@@ -309,7 +310,7 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     run = make_run(tmp_path / "one")
     found, named = network(run / "export" / "a.onnx"), network(tmp_path / "b.onnx")
     engine = tmp_path / "c.engine"
-    plan = sources.make_plan([str(run), named], size=None, batch=1, device="cpu")
+    plan = sources.make_plan([str(run), named], size=None, batch=1)
     gone = ExportError("no such provider")
     assert sources.may_be_refused(found, plan, gone)
     assert not sources.may_be_refused(named, plan, gone)
@@ -330,7 +331,7 @@ def test_torch_on_a_gpu_tells_transfers_from_the_network(tmp_path):
     model = models.build("deeplabv3-mv2_035", 11, seed=0)
     path = tmp_path / "checkpoints" / "best.safetensors"
     save_student(path, model, {"data": {"size": [64, 128]}})
-    result = bench_latency([path], device="cuda", seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
+    result = bench_latency([path], where=Where("cuda"), seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
     (row,) = result["backends"]
     parts = {name: part["p50"] for name, part in row["parts"].items()}
     assert set(parts) == {"h2d", "compute", "d2h", "enqueue", "total"}

@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy import sources
 from kdc.deploy.backend import Backend, open_one
 from kdc.deploy.latency_worker import Worker
-from kdc.deploy.sources import EngineFlags, NothingToMeasure, Where, make_plan, make_plans
+from kdc.deploy.sources import NothingToMeasure, make_plan, make_plans
+from kdc.deploy.where import Where
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
 def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(network, tmp_path):
     one = network(tmp_path / "one.onnx")
-    (plan,) = make_plans([one], sizes=[None], batches=(4, 1, 8), device="cpu")
+    (plan,) = make_plans([one], sizes=[None], batches=(4, 1, 8))
     assert (plan.batch, plan.chosen) == (1, [one])
     assert [m["why"].partition(";")[0] for m in plan.missing] == [
         f"not measured at batch {n}: made for a batch of 1" for n in (4, 8)
     ]
     with pytest.raises(NothingToMeasure, match=r"one\.onnx: not measured at batch 4") as caught:
-        make_plans([one], sizes=[None], batches=(4, 8), device="cpu")
+        make_plans([one], sizes=[None], batches=(4, 8))
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError, match="no input size is known"):  # another mistake is told as it is
-        make_plans([network(tmp_path / "free.onnx", size=("h", "w"))], sizes=[None], batches=(1, 4), device="cpu")
+        make_plans([network(tmp_path / "free.onnx", size=("h", "w"))], sizes=[None], batches=(1, 4))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_missing_file_is_no_missing_run(suffix, tmp_path, capsys):
     gone = tmp_path / f"gone{suffix}"
     for device in ("cpu", "cuda"):
         with pytest.raises(WeightsError, match="does not exist"):
-            make_plan([gone], size=(8, 8), batch=1, device=device)
+            make_plan([gone], size=(8, 8), batch=1, where=Where(device))
     for command in ("params", "flops"):
         assert cli.run(["bench", command, str(gone)]) == 4
         assert f"{gone.name} does not exist" in capsys.readouterr().err
@@ -59,13 +59,13 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
 
     monkeypatch.setattr("kdc.deploy.runtime.open_runtime", opened)
     plan = make_plan(
-        [files[0], files[2]], size=(16, 24), batch=1, device="cuda", engines=EngineFlags("torch", cuda_graph=True)
+        [files[0], files[2]], size=(16, 24), batch=1, where=Where("cuda", buffers="torch", cuda_graph=True)
     )
     plan.named.clear()  # so that what is not to be had is listed
     for path in (files[0], files[2]):
         assert not open_one(Backend(path, path.name, 1, in_process=True), plan, threads=1, mode="net", seed=0)
     assert (seen[".engine"]["buffers"], seen[".engine"]["cuda_graph"]) == ("torch", True)
-    assert "buffers" not in seen[".onnx"]
+    assert (seen[".onnx"].get("buffers"), seen[".onnx"].get("cuda_graph")) == ("auto", False)
     assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
     again = Backend(files[2], "a.engine", 1, in_process=True)
     assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
@@ -93,26 +93,3 @@ def test_a_worker_tells_how_an_engine_was_run():
     worker: Any = Worker()
     worker._runtimes = [SimpleNamespace(spec=spec, facts=facts, **engine)]
     assert facts.items() <= worker._facts(1).items()
-
-
-def test_kinds_of_sources_are_told_by_their_suffix():
-    assert sources.is_engine(Path("a.PLAN")) and not sources.is_engine(Path("a.onnx"))
-    assert sources.is_onnx(Path("a.ONNX")) and not sources.is_onnx(Path("a.engine"))
-
-
-def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(sources, "open_runtime", lambda source, **flags: asked.append((str(source), flags)))
-    where = Where("cpu", "openvino", True, EngineFlags("torch", True))
-    for name in ("a.onnx", "a.engine", "a.pt2"):
-        where.open(name, (4, 6))
-    common = {"size": (4, 6), "trust": True}
-    assert asked == [
-        ("a.onnx", common | {"device": "cpu", "provider": "openvino"}),
-        ("a.engine", common | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True}),
-        ("a.pt2", common | {"device": "cpu", "provider": None}),
-    ]
-    with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
-        where.refuse_idle([Path("a.engine")])
-    with pytest.raises(UsageError, match="--buffers torch is for TensorRT engines"):
-        where.refuse_idle([Path("a.onnx")])

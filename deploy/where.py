@@ -1,0 +1,68 @@
+"""Where networks run, as it was typed: one value that every measurement, evaluation and comparison takes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..distill.errors import UsageError, closest
+from ..distill.run import Run
+from .runtime import ENGINES, Runtime, open_runtime
+from .trt_buffers import KINDS
+
+
+@dataclass(frozen=True)
+class Where:
+    """What runs networks, and where; each heeds what is for its kind, and an engine is always on the GPU.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        provider: an ONNX Runtime execution provider or "openvino", of ONNX files.
+        trust: run native code (engines, packages) that no manifest of kdc's vouches for.
+        buffers: what keeps the GPU's memory for engines: "auto" or one of ``trt_buffers.KINDS``.
+        cuda_graph: start engines as one CUDA graph.
+    """
+
+    device: str = "cpu"
+    provider: str | None = None
+    trust: bool = False
+    buffers: str = "auto"
+    cuda_graph: bool = False
+
+    def __post_init__(self) -> None:
+        """See that the buffers are known (UsageError)."""
+        if self.buffers not in ("auto", *KINDS):
+            near = closest(self.buffers, KINDS)
+            raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
+
+    def refuse_idle(self, sources: Sequence[Path | Run]) -> None:
+        """Refuse what was typed for a kind of file that none of these is (UsageError)."""
+        if self.provider is not None and not any(is_onnx(source) for source in sources):
+            raise UsageError(f"--provider {self.provider} is for ONNX files, and none is run here")
+        typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
+        if typed and not any(is_engine(source) for source in sources):
+            raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
+
+    def of(self, source: Path | Run) -> "Where":
+        """Return what one source heeds of it."""
+        if is_engine(source):
+            return replace(self, device="cuda", provider=None)
+        return Where(self.device, self.provider if is_onnx(source) else None, self.trust)
+
+    def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
+        """Do as ``open_runtime`` does."""
+        path = source if isinstance(source, Run) else Path(source)
+        return open_runtime(source, size=size, **asdict(self.of(path)))
+
+
+#: this machine's CPU, each file in its own runtime
+CPU = Where()
+
+
+def is_onnx(source: Path | Run) -> bool:
+    """Tell an ONNX file from every other source."""
+    return isinstance(source, Path) and source.suffix.lower() == ".onnx"
+
+
+def is_engine(source: Path | Run) -> bool:
+    """Tell a TensorRT engine from every other source."""
+    return isinstance(source, Path) and source.suffix.lower() in ENGINES

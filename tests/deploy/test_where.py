@@ -1,0 +1,40 @@
+"""Where networks run: each kind of file heeds what is for it, and nothing that was typed is idle."""
+
+from pathlib import Path
+
+import pytest
+
+from kdc.deploy import where as module
+from kdc.deploy.where import Where, is_engine, is_onnx
+from kdc.distill.errors import UsageError
+
+
+def test_kinds_of_sources_are_told_by_their_suffix() -> None:
+    assert is_engine(Path("a.PLAN")) and not is_engine(Path("a.onnx"))
+    assert is_onnx(Path("a.ONNX")) and not is_onnx(Path("a.engine"))
+
+
+def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(module, "open_runtime", lambda source, **flags: asked.append((str(source), flags)))
+    where = Where("cpu", "openvino", True, "torch", True)
+    for name in ("a.onnx", "a.engine", "a.pt2"):
+        where.open(name, (4, 6))
+    common = {"size": (4, 6), "trust": True}
+    idle = {"buffers": "auto", "cuda_graph": False}
+    assert asked == [
+        ("a.onnx", common | idle | {"device": "cpu", "provider": "openvino"}),
+        ("a.engine", common | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True}),
+        ("a.pt2", common | idle | {"device": "cpu", "provider": None}),
+    ]
+
+
+def test_what_no_file_heeds_is_refused() -> None:
+    where = Where("cpu", "openvino", True, "torch", True)
+    with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
+        where.refuse_idle([Path("a.engine")])
+    with pytest.raises(UsageError, match="--buffers torch is for TensorRT engines"):
+        where.refuse_idle([Path("a.onnx")])
+    where.refuse_idle([Path("a.onnx"), Path("a.engine")])
+    with pytest.raises(UsageError, match="did you mean 'pycuda'"):
+        Where(buffers="pycdua")
