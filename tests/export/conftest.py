@@ -1,6 +1,7 @@
 """Exported files that several tests look at: each is written once."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from kdc.distill.models import SegmentationModel, build
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run import Run
 from kdc.export.to_onnx import export_onnx, export_run
+
+from ._fake_trt import FAKE
 
 SIZE = (64, 128)
 CLASSES = ("road", "sky", "tree", "car", "post")
@@ -74,3 +77,13 @@ def gated_run(finished: Path, tmp_path: Path) -> Run:
     """A copy of the finished run, which a test may change."""
     shutil.copytree(finished, tmp_path / "run")
     return Run(tmp_path / "run")
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for ``tensorrt`` 10, where the real one is not at hand."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "tensorrt.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    return tmp_path
