@@ -33,6 +33,8 @@ from .structure import resolve
 CURES = {
     "quantised": "--sensitivity leaves the groups high that cost most, --compare takes the best calibrator, more "
     "--images may help; --agreement and --max-drop allow more",
+    "trained": "--sensitivity leaves the groups high that cost most, more --qat-iters from the first run may help; "
+    "--agreement and --max-drop allow more",
     "cast": "--keep NODE keeps layers in float32; --agreement allows more",
 }
 #: marks of files that are not float32
@@ -144,7 +146,8 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
         raise
     stage = f"{'openvino' if form.target == 'openvino' else 'onnx'} {path.stem}"
     try:
-        judge(run, stage, path, result, CURES["cast" if isinstance(report, CastReport) else "quantised"])
+        cure = "cast" if isinstance(report, CastReport) else "trained" if aware else "quantised"
+        judge(run, stage, path, result, CURES[cure])
     except NumbersError:
         path.with_suffix(".bin").unlink(missing_ok=True)
         raise
