@@ -42,7 +42,8 @@ def write_report(
 
     Args:
         run: a run of any kind and state.
-        baseline: the same student trained alone (default: the run's own ``baseline``).
+        baseline: the same student trained alone (default: the run's own ``baseline``), or, of a run that was trained
+            on with rounding, the one that it goes on from.
         device: where the networks of the pictures run.
         pictures: draw the strips of validation images, which needs the data and the checkpoints.
         features: draw where this tap is active, too; "" is the one that the method compares.
@@ -74,14 +75,15 @@ def facts(
     """Collect everything the page shows; plain values, None where something was not measured."""
     card = run.card
     data, teacher = card.get("data") or {}, card.get("teacher") or {}
-    distilled = card.get("kind", "distill") == "distill"
+    tuned = card.get("kind") == "qat"
+    distilled = tuned or card.get("kind", "distill") == "distill"
     builtin = "builtin" in (data.get("name"), data.get("source"))
-    baseline = baseline or relative(run, card.get("baseline"))
+    baseline = baseline or relative(run, card.get("tuned_from" if tuned else "baseline"))
     teacher_run = relative(run, teacher.get("run"))
     # the roles in the order of every table, chart and strip; a plain training has but one
-    names = (
-        {"teacher": "teacher", "before": "student alone", "after": "distilled"} if distilled else {"after": "network"}
-    )
+    names = {"teacher": "teacher", "before": "student alone", "after": "distilled"}
+    names |= {"before": "before", "after": "trained on"} if tuned else {}
+    names = names if distilled else {"after": "network"}
     shown = {"teacher": teacher.get("spec"), "after": card.get("student")}
     for role, spec in shown.items():  # such a network's scores are no student's
         if role in names and (spec or {}).get("in_channels") == 4:
@@ -108,6 +110,7 @@ def facts(
         "teacher": teacher,
         "student": card.get("student") or {},
         "distilled": distilled,
+        "tuned": tuned,
         "method": card.get("method") or "no method",
         "terms": ", ".join(f"{name} {weight}" for name, weight in (card.get("terms") or {}).items()),
         "settings": _settings(run),

@@ -37,8 +37,8 @@ FILE = "tradeoff"
 
 
 def family(run: Run) -> list[Run]:
-    """Return a run, the student alone that it is compared with, and the teacher's run, where they can be found."""
-    others = (run.card.get("baseline"), (run.card.get("teacher") or {}).get("run"))
+    """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if found."""
+    others = (run.card.get("baseline") or run.card.get("tuned_from"), (run.card.get("teacher") or {}).get("run"))
     return [run, *(found for spec in others if (found := relative(run, spec)))]
 
 

@@ -227,6 +227,18 @@ def test_equal_students_change_nothing(run: Run) -> None:
         assert panels["student alone"] == panels["distilled"] != panels["teacher"]
 
 
+def test_a_run_that_was_trained_on_is_set_beside_the_one_it_goes_on_from(run: Run) -> None:
+    card = {"method": "kt", "teacher": run.card["teacher"], "tuned_from": run.path.name}
+    tuned = make_run(run.path.parent, "tuned", "qat", 1, **card)
+    tuned.record(status="finished", final=scores(0.041))
+    text = re.sub(r"\s+", " ", page_of(write_report(tuned)).text)
+    assert "trained on with rounding, taught by deeplabv3-mv2_035 with kt" in text
+    assert "+1.0 points of mIoU over distilled, the run that it goes on from" in text
+    assert "Trained on" in text and "student alone" not in text
+    tuned.record(tuned_from="gone")
+    assert "The run that it goes on from is not here" in re.sub(r"\s+", " ", page_of(write_report(tuned)).text)
+
+
 def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
     page = page_of(write_report(Run(tmp_path)))
