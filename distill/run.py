@@ -132,8 +132,13 @@ class Run:
 
     def seal(self) -> None:
         """Record the sha256 of every file of the folder but run.json itself."""
-        files = sorted(p for p in self.path.rglob("*") if p.is_file() and p.name not in ("run.json", ".lock"))
-        self.record(files={str(p.relative_to(self.path)): sha256(p) for p in files})
+        sealed = {}
+        for path in sorted(self.path.rglob("*")):
+            # what begins with a dot is a lock, or being written by another command
+            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # removed by another command
+                    sealed[str(path.relative_to(self.path))] = sha256(path)
+        self.record(files=sealed)
 
     def records(self, name: str = "metrics") -> list[dict[str, Any]]:
         """Return the objects of ``<name>.jsonl``; a line cut off by a kill is left out."""

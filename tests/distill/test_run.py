@@ -169,6 +169,9 @@ def test_record_and_seal(tmp_path: Path) -> None:
     run = made()
     run.record(status="finished", final={"miou": 0.5})
     write_bytes(run.checkpoints / "best.safetensors", b"weights")
+    (run.export).mkdir()
+    (run.export / ".model.onnx.4711").write_bytes(b"of a command that is writing")
+    (run.export / "gone.onnx").symlink_to(run.export / "nowhere")
     run.seal()
     card = Run(run.path).card
     assert card["status"] == "finished" and card["final"] == {"miou": 0.5}
