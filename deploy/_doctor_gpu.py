@@ -78,10 +78,9 @@ def unloadable(module: str, call: str = "") -> str:
         return "it is not there"
     package, _, name = module.rpartition(".")
     code = f"from {package} import {name}\n{call}" if package else f"import {module}\n{call}"
+    command = [sys.executable, "-P", "-c", code]
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, errors="replace", timeout=60, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except subprocess.TimeoutExpired:
         return "no answer within 60 s"
     if done.returncode == 0:

@@ -111,8 +111,8 @@ def _summary(result: dict[str, Any], student: Run) -> None:
     for row in result["latency"]["backends"]:
         rows.append((f"{row['name']}", f"{row['p50']:.2f} ms median, {row['size_mb']:.1f} MB"))
     if result["engine"]:
-        size = result["engine"]["bytes"] / 1e6
-        rows.append((f"TensorRT engine ({result['engine']['flavour']})", f"{size:.1f} MB, built, not run here"))
+        size, ran = result["engine"]["bytes"] / 1e6, "run" if result["engine"].get("proof") else "not run here"
+        rows.append((f"TensorRT engine ({result['engine']['flavour']})", f"{size:.1f} MB, built, {ran}"))
     console.say()
     console.table(
         f"measured here in {result['seconds']:.0f} s on generated scenes (seed {result['seed']})", ("", ""), rows

@@ -1,5 +1,7 @@
 """What the doctor says of the targets beside ONNX Runtime and TensorRT."""
 
+from pathlib import Path
+
 import pytest
 
 from kdc.deploy import _doctor_gpu, doctor
@@ -80,3 +82,9 @@ def test_what_does_not_load_is_asked_in_a_process_of_its_own() -> None:
     assert _doctor_gpu.unloadable("no_such_module") == "it is not there"
     assert _doctor_gpu.unloadable("json.nothing").startswith("ImportError: cannot import name 'nothing'")
     assert _doctor_gpu.unloadable("json.tool", "import os; os.kill(os.getpid(), 9)") == "exit code -9"
+
+
+def test_the_working_folder_is_no_place_to_import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "json.py").write_text("raise RuntimeError('from the working folder')")
+    assert _doctor_gpu.unloadable("json") == ""
