@@ -85,7 +85,9 @@ class Backend:
         }
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, or let the networks go that were opened in this one."""
+        if self._worker is not None:
+            self._worker.close()
         if self._process is None:
             return
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -54,6 +54,13 @@ def read_info(path: Path) -> FileInfo:
     return file_info(path, inputs, outputs, _precision(model.graph), metadata)
 
 
+def check_provider(provider: str | None, device: str) -> None:
+    """Refuse a provider of another device than the one named (UsageError)."""
+    runs_on = "cuda" if provider in _ON_GPU else "cpu" if provider in (_CPU, _OPENVINO) else device
+    if device != runs_on:
+        raise UsageError(f"--provider {provider} goes with --device {runs_on}, not {device}")
+
+
 class OrtRuntime(Runtime):
     """A session of ONNX Runtime; ``on_cpu`` counts the nodes that a GPU provider left to the CPU."""
 
@@ -71,9 +78,7 @@ class OrtRuntime(Runtime):
     ) -> None:
         """See ``open_runtime``."""
         self.source, self.device = path, device
-        runs_on = "cuda" if provider in _ON_GPU else "cpu" if provider in (_CPU, _OPENVINO) else device
-        if device != runs_on:
-            raise UsageError(f"--provider {provider} goes with --device {runs_on}, not {device}")
+        check_provider(provider, device)
         info = self.info = read_info(path)
         self.spec = spec_of(info, path, size)
         self.precision = info.precision

@@ -61,12 +61,12 @@ def make_plan(
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    chosen, missing, home = expand(sources, where.device)
-    chosen, misfits = fitting(chosen, batch, size)
+    found, missing, home = expand(sources, where.device)
+    chosen, misfits = fitting(found, batch, size)
     missing += misfits
     if not chosen:
         raise NothingToMeasure(missing)
-    where.refuse_idle(chosen)
+    where.refuse_idle(found)  # of several batches and sizes a file may fit one alone
     size, head = agree(chosen, size)
     named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
     return Plan(chosen, missing, home, size, batch or 1, head, where, named)

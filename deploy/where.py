@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..distill.errors import UsageError, closest
 from ..distill.run import Run
+from .ort_runtime import check_provider
 from .runtime import ENGINES, Runtime, open_runtime
 from .trt_buffers import KINDS
 
@@ -29,7 +30,8 @@ class Where:
     cuda_graph: bool = False
 
     def __post_init__(self) -> None:
-        """See that the buffers are known (UsageError)."""
+        """See that the buffers are known, and that provider and device go together (UsageError)."""
+        check_provider(self.provider, self.device)
         if self.buffers not in ("auto", *KINDS):
             near = closest(self.buffers, KINDS)
             raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.backend import Backend, open_one
+from kdc.deploy.backend import Backend, open_one, started
 from kdc.deploy.latency_worker import Worker
+from kdc.deploy.ort_runtime import OrtRuntime
 from kdc.deploy.sources import NothingToMeasure, make_plan, make_plans
 from kdc.deploy.where import Where
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -28,6 +29,15 @@ def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(netw
     assert caught.value.exit_code == 2
     with pytest.raises(UsageError, match="no input size is known"):  # another mistake is told as it is
         make_plans([network(tmp_path / "free.onnx", size=("h", "w"))], sizes=[None], batches=(1, 4))
+
+
+def test_a_flag_is_not_idle_where_one_of_several_batches_heeds_it(network, tmp_path):
+    one, free = network(tmp_path / "one.onnx"), tmp_path / "a.pt"
+    free.write_bytes(b"")
+    plans = make_plans([one, free], sizes=[(16, 24)], batches=(1, 4), where=Where(provider="openvino"))
+    assert [plan.chosen for plan in plans] == [[one, free], [free]]
+    with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
+        make_plans([free], sizes=[(16, 24)], batches=(1, 4), where=Where(provider="openvino"))
 
 
 @pytest.fixture
@@ -93,3 +103,12 @@ def test_a_worker_tells_how_an_engine_was_run():
     worker: Any = Worker()
     worker._runtimes = [SimpleNamespace(spec=spec, facts=facts, **engine)]
     assert facts.items() <= worker._facts(1).items()
+
+
+def test_networks_that_were_opened_in_this_process_are_closed(network, tmp_path, monkeypatch):
+    path, closed = network(tmp_path / "a.onnx"), []
+    monkeypatch.setattr(OrtRuntime, "close", lambda runtime: closed.append(runtime.source))
+    plan = make_plan([path], size=None, batch=1)
+    with started(plan, 1, in_process=True) as (backend,):
+        assert open_one(backend, plan, threads=1, mode="net", seed=0) and not closed
+    assert closed == [path]

@@ -36,5 +36,7 @@ def test_what_no_file_heeds_is_refused() -> None:
     with pytest.raises(UsageError, match="--buffers torch is for TensorRT engines"):
         where.refuse_idle([Path("a.onnx")])
     where.refuse_idle([Path("a.onnx"), Path("a.engine")])
+    with pytest.raises(UsageError, match="--provider CUDAExecutionProvider goes with --device cuda, not cpu"):
+        Where(provider="CUDAExecutionProvider")
     with pytest.raises(UsageError, match="did you mean 'pycuda'"):
         Where(buffers="pycdua")
