@@ -11,14 +11,14 @@ import numpy as np
 from ..deploy.exclusive import alone
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances, write_gate
+from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
 from ..deploy.passport import has_vnni
 from ..deploy.runtime import open_runtime
 from ..deploy.stale import discard_stale
 from ..distill import console
 from ..distill.config import Quantise
 from ..distill.data import Dataset
-from ..distill.errors import ExportError, NumbersError, UsageError, WeightsError
+from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_json
 from .cast import CastReport
 from .collector import Statistics, cache_path, collect, fingerprint
@@ -131,28 +131,16 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
             facts["sensitivity"] = found.to_dict()
             names = resolve(maker.model.graph, [*keep, *found.rescued])
     path, judged = form.path(full), run.open_data(run.config.data.split)
-    if form.grid:
+    if form.target != "openvino":
         maker.statistics  # noqa: B018 - what refuses an image or an activation does so before a good file goes
     discard(run, [path])  # a file without a manifest is unproven
     report = maker.make(path, calibrator=calibrator, keep=names)
     console.say(report.line())
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
     write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
-    try:
-        with open_runtime(full) as reference, open_runtime(path) as candidate:
-            result = gate(reference, candidate, judged, limits, images=asked.gate_images)
-    except BaseException:  # Ctrl-C too: what is not proven does not stay
-        discard(run, [path])
-        raise
-    stage = f"{'openvino' if form.target == 'openvino' else 'onnx'} {path.stem}"
-    try:
-        cure = "cast" if isinstance(report, CastReport) else "trained" if aware else "quantised"
-        judge(run, stage, path, result, CURES[cure])
-    except NumbersError:
-        path.with_suffix(".bin").unlink(missing_ok=True)
-        raise
-    left = {"left_high": [*keep, *(found.rescued if found else ())]}
-    write_gate(run, stage, result, file=path.name, **left)
+    left: dict[str, Any] = {"left_high": [*keep, *(found.rescued if found else ())]}
+    cure = CURES["cast" if isinstance(report, CastReport) else "trained" if aware else "quantised"]
+    result, _ = proved(run, path, full, judged, limits, cure, images=asked.gate_images, **left)
     manifest = _manifest(path, full, form, result) | facts | left
     write_json(manifest_path(path), manifest)
     discard_stale(run, list(run.checkpoints.glob("*.safetensors")))
@@ -168,7 +156,7 @@ def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
     limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
     chosen, maker = prepared(run, form, full, asked)[1:]
     resolve(maker.model.graph, asked.keep)
-    cache = cache_path(run.calib, fingerprint(full, chosen.fingerprint, chosen.keys))
+    cache = cache_path(run.calib, maker.fingerprint)
     return {
         "source": str(full),
         "file": str(form.path(full)),

@@ -65,8 +65,8 @@ def plan_qat(
     run: Run, export: Callable[..., Path], iters: int | None, lr: float | None, **settings: Any
 ) -> dict[str, Any]:
     """Return what ``tune_and_calibrate`` would do, refusing all that it refuses before it calibrates."""
-    plan = plan_run(run, **settings)
     config = foreseen(run, export, iters, lr, **settings)[-1]
+    plan = plan_run(run, **settings)
     plan["file"] = f"export/{Path(plan['file']).name} of a new run"
     keys = {"teacher": config.model.teacher, "method": config.method.name}
     return plan | {"qat": {**keys, "iters": config.train.iters, "lr": config.train.lr}}

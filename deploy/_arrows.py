@@ -13,8 +13,8 @@ from ..distill.run import Run, find_run
 from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
 from .golden import FILES
-from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, tolerances, write_gate
-from .runtime import ENGINES, TORCH_FILES, Runtime, open_runtime, owner
+from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, stage_of, tolerances, write_gate
+from .runtime import TORCH_FILES, Runtime, open_runtime, owner
 from .torch_runtime import TorchRuntime
 from .where import CPU, Where
 
@@ -81,12 +81,6 @@ def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
         there |= {a.candidate for a in ready}
         found = [a for a in found if a not in ready]
     return ordered
-
-
-def stage_of(path: Path) -> str:
-    """Name the line of the ledger that a file has: ``onnx model.fp16``, ``engine model.fp32``."""
-    kinds = {".onnx": "onnx", ".xml": "openvino", ".pt2": "aoti"} | dict.fromkeys(ENGINES, "engine")
-    return f"{kinds[path.suffix.lower()]} {path.name.removesuffix(path.suffix)}"
 
 
 def _origin(path: Path, files: Sequence[Path], run: Run) -> Path | Run:
@@ -197,13 +191,16 @@ def compare(
 def _measure(
     arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, where: Where, limits: Tolerances | None
 ) -> Outcome:
+    opened = False
     try:
         with _both(arrow, run, where) as (reference, candidate):
-            allowed = limits or tolerances(candidate.precision, run)
+            opened, allowed = True, limits or tolerances(candidate.precision, run)
             result = gate(reference, candidate, dataset, allowed, images=images)
     except ExportError as error:
         return Outcome(arrow, unrun=str(error))
     except KdcError as error:
+        if isinstance(error, UsageError) and not opened:  # made for another device than the command names
+            return Outcome(arrow, unrun=str(error))
         return Outcome(arrow, broken=str(error))
     if isinstance(arrow.candidate, Path) and (said := _manifest(arrow.candidate).get("sha256")) not in (
         None,

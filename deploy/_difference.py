@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 #: of TF32: four roundings, as the ties of FP16 are; and a sum of many
-_TF32_TIE, _TF32_DIFF = 2**-9, 2**-5
+TF32_TIE, _TF32_DIFF = 2**-9, 2**-5
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Tolerances:
     def in_tf32(self) -> "Tolerances":
         """Return what a network may differ by whose products are rounded to TF32, which has the mantissa of FP16."""
         apart = None if self.max_diff is None else max(self.max_diff, _TF32_DIFF)
-        return replace(self, max_diff=apart, tie=max(self.tie, _TF32_TIE))
+        return replace(self, max_diff=apart, tie=max(self.tie, TF32_TIE))
 
     @classmethod
     def read(cls, values: Any, path: Path, cure: str) -> "Tolerances":
@@ -170,8 +170,10 @@ class GateResult:
     #: sha256 of how each side prepares an image
     preprocess: dict[str, str]
     data: str
+    #: as they were asked for; where either side computes in TF32 those of ``in_tf32`` were allowed
     tolerances: Tolerances
     seconds: float
+    tf32: bool = False
     #: sha256 of the file that was judged, and of what it was compared with
     sha256: str = ""
     reference_sha256: str = ""

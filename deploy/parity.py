@@ -21,7 +21,7 @@ from ..distill.run import Run, sha256, write_json
 from ._difference import Difference, GateResult, Tolerances, boundary_drop, reasons, worst_class
 from .contract import one_line, weights_beside
 from .golden import Golden, capture, golden_path, write_golden
-from .runtime import Runtime, answers
+from .runtime import ENGINES, Runtime, answers, open_runtime
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -81,8 +81,8 @@ def gate(
     if reference.spec.size != candidate.spec.size:
         sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
         raise NumbersError("the candidate takes {}, the reference {}: compare files for one size".format(*sizes))
-    if candidate.tf32 or reference.tf32:
-        tolerances = tolerances.in_tf32()
+    tf32 = bool(candidate.tf32 or reference.tf32)
+    allowed = tolerances.in_tf32() if tf32 else tolerances  # the record keeps what was asked for, of any device
     chosen = spread(len(dataset), images)
     if not chosen:
         raise DataError(f"split '{dataset.split}' of {dataset.name} holds no image to compare on")
@@ -99,7 +99,7 @@ def gate(
             if all(out.ndim == 4 for out in outputs):
                 difference.add_logits(*outputs)
             trusted = outputs[0] if outputs[0].ndim == 4 else None
-            difference.add_masks(masks[0], masks[1], trusted, tolerances.tie)
+            difference.add_masks(masks[0], masks[1], trusted, allowed.tie)
             if dataset.labelled:
                 _score(both, masks, [label for _, _, label in group])
             keys += [key for key, _, _ in group]
@@ -108,12 +108,12 @@ def gate(
                 if (found := len(np.unique(masks[0][n]))) > most:
                     most = found
                     logits = None if trusted is None else trusted[n]
-                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, tolerances.tie, key=key)
+                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, allowed.tie, key=key)
     prepared = [runtime.spec.preprocess for runtime in (reference, candidate)]
     preprocess = {side: each.sha() for side, each in zip(("reference", "candidate"), prepared, strict=True)}
     scores = both if dataset.labelled else None
     result = GateResult(
-        passed=not (why := reasons(difference, scores, preprocess, tolerances)),
+        passed=not (why := reasons(difference, scores, preprocess, allowed)),
         reasons=why,
         images=difference.images,
         agreement=difference.agreement,
@@ -132,6 +132,7 @@ def gate(
         preprocess=preprocess,
         data=f"{dataset.name} {dataset.split}",
         tolerances=tolerances,
+        tf32=tf32,
         seconds=time.perf_counter() - start,
         sha256=_digest(candidate),
         reference_sha256=_digest(reference),
@@ -200,14 +201,51 @@ def remove(file: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str) -> GateResult:
+def stage_of(path: Path) -> str:
+    """Name the line of the ledger that a file has: ``onnx model.fp16``, ``engine model.fp32``."""
+    kinds = {".onnx": "onnx", ".xml": "openvino", ".pt2": "aoti"} | dict.fromkeys(ENGINES, "engine")
+    return f"{kinds[path.suffix.lower()]} {path.name.removesuffix(path.suffix)}"
+
+
+def proved(
+    run: Run,
+    path: Path,
+    reference: Path,
+    dataset: "Dataset",
+    limits: Tolerances,
+    cure: str,
+    *,
+    images: int | None,
+    device: str = "cpu",
+    **facts: Any,
+) -> tuple[GateResult, dict[str, Any]]:
+    """Run a new file beside what it was made from, and do what ``judge`` does; return also what really ran.
+
+    Raises:
+        NumbersError: the gate failed. Whatever is raised, the file is gone.
+    """
+    try:
+        with open_runtime(path, device=device) as candidate:
+            with open_runtime(reference, size=candidate.spec.size) as trusted:
+                result = gate(trusted, candidate, dataset, limits, images=images)
+            ran = {"provider": candidate.provider, "precision": candidate.precision}
+            ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
+    except BaseException:  # Ctrl-C too: what is not proven does not stay
+        discard(run, [path])
+        raise
+    return judge(run, stage_of(path), path, result, cure, **facts), ran
+
+
+def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str, **facts: Any) -> GateResult:
     """Enter the result for ``file`` and say it: one that passed gets its golden image, one that failed is removed.
+
+    ``facts`` stand in the ledger, too.
 
     Raises:
         NumbersError: the gate failed; the message says ``cure``.
     """
     result.sha256 = sha256(file)
-    write_gate(run, stage, result, file=file.name)
+    write_gate(run, stage, result, file=file.name, **facts)
     if not result.passed:
         remove(file)
         raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..deploy.contract import weights_beside
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import discard, gate, judge, manifest_path, tolerances
-from ..deploy.runtime import ENGINES, open_runtime, owner
+from ..deploy.parity import discard, manifest_path, proved, tolerances
+from ..deploy.runtime import ENGINES, owner
 from ..distill import console
 from ..distill.checkpoint import student_file
 from ..distill.errors import UsageError, WeightsError
@@ -52,8 +52,10 @@ def manifest_of(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
         values = json.loads(manifest_path(path).read_text())
         weights = weights_beside(path)
-        if values.get("sha256") == sha256(path) and (
-            weights is None or values.get("weights", {}).get("sha256") == sha256(weights)
+        if (
+            isinstance(values, dict)
+            and values.get("sha256") == sha256(path)
+            and (weights is None or values.get("weights", {}).get("sha256") == sha256(weights))
         ):
             return values
     return {}
@@ -105,15 +107,10 @@ def prove(
     try:
         limits = tolerances(manifest["precision"], run, agreement=agreement)
         dataset = run.open_data(run.config.data.split)
-        with open_runtime(path, device=device) as candidate:
-            with open_runtime(reference, size=candidate.spec.size) as trusted:
-                result = gate(trusted, candidate, dataset, limits, images=images)
-            ran = {"provider": candidate.provider, "precision": candidate.precision}
-            ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
-    except BaseException:  # Ctrl-C too: what is not proven does not stay
+    except BaseException:
         discard(run, [path])
         raise
-    judge(run, f"{manifest['kind']} {path.stem}", path, result, cure)
+    result, ran = proved(run, path, reference, dataset, limits, cure, images=images, device=device)
     manifest |= {"ran": ran, "gate": result.to_dict()}
     write_json(manifest_path(path), manifest)
     run.remember_command()

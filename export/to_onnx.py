@@ -16,8 +16,7 @@ from onnx import ModelProto, helper, shape_inference
 from ..calib.cast import CastReport, cast_fp16
 from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import GateResult, discard, gate, judge, manifest_path, tolerances
-from ..deploy.runtime import open_runtime
+from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
 from ..deploy.stale import discard_stale
 from ..deploy.torch_runtime import export_size
 from ..distill import console
@@ -153,24 +152,21 @@ def export_run(
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)
-    with open_runtime(weights, size=size) as reference:
 
-        def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
-            with open_runtime(path) as candidate:
-                result = gate(reference, candidate, dataset, limits[precision], images=images)
-            judge(run, f"onnx {path.name.removesuffix('.onnx')}", path, result, CURES[precision])
-            manifest = _manifest(path, precision, source, result, cast)
-            if path != full:
-                manifest["onnx"] = {"file": full.name, "sha256": sha256(full)}
-            write_json(manifest_path(path), manifest)
-            return Exported(path, precision, result, manifest)
+    def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
+        result, _ = proved(run, path, weights, dataset, limits[precision], CURES[precision], images=images)
+        manifest = _manifest(path, precision, source, result, cast)
+        if path != full:
+            manifest["onnx"] = {"file": full.name, "sha256": sha256(full)}
+        write_json(manifest_path(path), manifest)
+        return Exported(path, precision, result, manifest)
 
-        done = [through_gate(full, "fp32")]
-        discard_stale(run, [weights])
-        if "fp16" in precisions:
-            report = cast_fp16(full, half, block_nodes=block_nodes)
-            console.say(f"cast to float16: {report.line()}")
-            done.append(through_gate(half, "fp16", report))
+    done = [through_gate(full, "fp32")]
+    discard_stale(run, [weights])
+    if "fp16" in precisions:
+        report = cast_fp16(full, half, block_nodes=block_nodes)
+        console.say(f"cast to float16: {report.line()}")
+        done.append(through_gate(half, "fp16", report))
     run.remember_command()
     run.seal()
     return done

@@ -22,9 +22,9 @@ from types import ModuleType
 from typing import Any
 
 from ..deploy.exclusive import alone
-from ..deploy.golden import hand_on
+from ..deploy.golden import golden_path, hand_on, read_golden
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import manifest_path, remove, strike
+from ..deploy.parity import manifest_path, read_gates, remove, strike
 from ..deploy.passport import gpus
 from ..deploy.runtime import owner
 from ..deploy.safe_onnx import external, whole
@@ -164,6 +164,11 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
     request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
     request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
+    run = owner(engine_path)
+    if run:
+        read_gates(run)  # what is broken is told before minutes of building, and before the old engine goes
+    if golden_path(onnx_path).is_file():
+        read_golden(onnx_path)
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside, _single(onnx_path) as single:
         subject = f"the {name} builder died on {onnx_path}"
@@ -182,7 +187,7 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
     manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
     manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
-    if run := owner(engine_path):
+    if run:
         strike(run, [engine_path])  # what the ledger says of that name is about another engine
     write_json(manifest_path(engine_path), manifest)
     hand_on(onnx_path, engine_path)

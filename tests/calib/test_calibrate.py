@@ -15,6 +15,7 @@ from kdc.calib import calibrate
 from kdc.calib.calibrate import calibrate_run
 from kdc.calib.maker import Form
 from kdc.deploy.golden import golden_path
+from kdc.deploy.parity import manifest_path
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.sources import expand
 from kdc.distill.config import Config
@@ -95,6 +96,19 @@ def test_failed_gate_leaves_no_file(run: Run) -> None:
     with pytest.raises(NumbersError, match=r"did not pass its gate and was removed.*--sensitivity leaves"):
         calibrate_run(run, images=2, agreement=1.0, max_drop=0)
     assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("to", ["fp16", "bf16", "int8"])
+def test_a_calibration_that_is_broken_off_costs_no_good_file(
+    run: Run, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = calibrate_run(run, to=to, **LOOSE).path
+    for cache in run.calib.glob("statistics-*"):
+        cache.unlink()
+    monkeypatch.setattr(calibrate, "collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_run(run, to=to, **LOOSE)
+    assert good.is_file() and manifest_path(good).is_file()
 
 
 @needs_openvino

@@ -17,6 +17,7 @@ from kdc.deploy._arrows import arrows, compare, walk
 from kdc.deploy._bisect import FACTOR, explain, module_of
 from kdc.deploy.parity import manifest_path, read_gates
 from kdc.deploy.runtime import open_runtime
+from kdc.deploy.where import Where
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
 from kdc.distill.data import open_data
@@ -174,6 +175,19 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
     assert last.arrow.stage == "engine model.fp32"
     assert last.unrun or last.broken
     assert "engine model.fp32" not in {entry["stage"] for entry in read_gates(run)}
+
+
+def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Where.open
+
+    def refusing(where: Where, source: Any, size: Any = None) -> Any:
+        if Path(source).name == "model.fp16.onnx":
+            raise UsageError("compiled for cuda: open it with --device cuda")
+        return opened(where, source, size)
+
+    monkeypatch.setattr(Where, "open", refusing)
+    outcomes = {each.arrow.stage: each for each in walk(run, images=1)}
+    assert outcomes["onnx model.fp16"].unrun.startswith("compiled for cuda") and not outcomes["onnx model.fp16"].failed
 
 
 def test_a_sound_network_has_no_layer_that_stands_out(whole: Run) -> None:

@@ -11,7 +11,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc import cli
-from kdc.deploy.golden import GRID, NO_CLASS, capture, check_golden, golden_path, hand_on, read_golden, write_golden
+from kdc.deploy.golden import (
+    GRID,
+    NO_CLASS,
+    capture,
+    check_golden,
+    check_opened,
+    golden_path,
+    hand_on,
+    read_golden,
+    write_golden,
+)
 from kdc.deploy.parity import Tolerances, discard, gate, judge
 from kdc.deploy.runtime import open_runtime
 from kdc.distill import console
@@ -91,6 +101,28 @@ def test_a_file_that_passed_gets_one(tmp_path: Path) -> None:
     assert result.passed and result.agreement == 1 and result.max_relative == 0
     assert "on the golden image (image" in result.line()
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_near_ties_count_where_products_are_rounded_to_tf32_alone(tmp_path: Path) -> None:
+    file = gated(tmp_path)
+    golden = read_golden(file)
+    with open_runtime(file) as runtime:
+        logits = runtime.infer(runtime.prepare(golden.image[None]))
+        first = golden.mask.astype(int)
+        second = (first + 1) % K
+        rows, columns = np.indices(first.shape)
+        top = logits[0, first, rows, columns]
+        logits[0, :, : first.shape[0]] = np.minimum(logits[0, :, : first.shape[0]], top - 1)
+        logits[0, first, rows, columns], logits[0, second, rows, columns] = top, top - 1e-4
+        masks = (golden.mask, golden.mask)
+        again = capture(golden.image, masks, logits[0, :, : first.shape[0]], 0.0, **golden.facts)
+        assert (again.second == second).all() and again.facts["agreement"] == 1
+        logits[0, second, rows, columns] = top + 1e-4
+        runtime.infer = lambda x: logits  # every pixel falls to the other side
+        assert not check_opened(runtime, again).passed
+        runtime.tf32 = True
+        found = check_opened(runtime, again)
+        assert found.passed and found.tied == 1
 
 
 def test_a_file_that_is_removed_takes_it_along(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
+from kdc.deploy import parity
 from kdc.deploy.parity import manifest_path, read_gates
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
@@ -166,6 +167,13 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
     assert read_gates(run)[0]["passed"] is False
+
+
+def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        to_onnx.export_run(run, images=2)
+    assert list(run.export.iterdir()) == []
 
 
 def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kdc.deploy import parity
 from kdc.deploy.golden import golden_path
 from kdc.deploy.parity import manifest_path, read_gates
 from kdc.distill.checkpoint import save_student
@@ -66,11 +67,18 @@ def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeyp
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gated, "gate", interrupted)
+    monkeypatch.setattr(parity, "gate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_openvino.export_openvino(gated_run, images=1)
     assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
+
+
+def test_a_manifest_that_is_no_object_vouches_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"")
+    for text in ("[]", "3", "{"):
+        (tmp_path / "m.onnx.json").write_text(text)
+        assert gated.manifest_of(tmp_path / "m.onnx") == {}
 
 
 def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(

@@ -195,6 +195,20 @@ def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) ->
         to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", strip_weights=True)
 
 
+@pytest.mark.parametrize("broken", ["gates.json", "m.onnx.golden.npz"])
+def test_what_is_broken_beside_is_told_before_the_old_engine_goes(fake: Path, exported: Files, broken: str) -> None:
+    run = fake / "run"
+    (run / "export").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    source, engine = run / "export" / "m.onnx", run / "export" / "m.engine"
+    source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
+    engine.write_bytes(b"old")
+    (run / broken if broken == "gates.json" else source.with_name(broken)).write_bytes(b"[")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        to_trt.build_engine(source, engine, flavour_name="tensorrt")
+    assert engine.read_bytes() == b"old"
+
+
 def test_an_old_tensorrt_is_refused(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_VERSION", "10.9.0.34")
     with pytest.raises(ExportError, match=r"10\.9\.0\.34 is too old: 10\.12 or newer"):
