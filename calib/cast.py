@@ -83,19 +83,11 @@ class CastReport:
         return text
 
 
-def cast_fp16(
-    source: Path, target: Path, *, block_ops: Collection[str] = BLOCKED, block_nodes: Collection[str] = ()
-) -> CastReport:
-    """Write a float16 twin of an ONNX file as ``cast_half`` does, without looking at activations."""
-    return cast_half(source, target, block_ops=block_ops, block_nodes=block_nodes)
-
-
 def cast_half(
     source: Path,
     target: Path,
     *,
     low: str = "fp16",
-    block_ops: Collection[str] = BLOCKED,
     block_nodes: Collection[str] = (),
     largest: Mapping[str, float] | None = None,
 ) -> CastReport:
@@ -105,7 +97,6 @@ def cast_half(
         source: a float32 file, weights inside.
         target: where the twin goes, atomically.
         low: "fp16" or "bf16".
-        block_ops: operator types that stay in float32.
         block_nodes: names of nodes that stay in float32.
         largest: the largest magnitude of each activation on real images: nodes near the end of the range of ``low``
             stay in float32 and are told.
@@ -119,7 +110,7 @@ def cast_half(
     except (OSError, DecodeError) as error:
         raise WeightsError(f"{source} is not a readable ONNX file ({error})") from error
     model = raised(model, low)
-    report = cast_model(model, low=low, block_ops=block_ops, block_nodes=block_nodes, largest=largest)
+    report = cast_model(model, low=low, block_nodes=block_nodes, largest=largest)
     model = finished(model, low)
     with replacing(target) as beside:
         onnx.save(model, beside)

@@ -13,8 +13,6 @@ from ..distill.quantise import TOP
 from .collector import BINS, Histogram
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
-#: how the numbers lie that values are rounded to: signed symmetric, unsigned with an offset, 8-bit floats
-GRIDS = ("s8", "u8", "e4m3")
 #: share of the values that percentile keeps
 KEPT = 0.9999
 #: thresholds that entropy and MSE try

@@ -12,9 +12,8 @@ from ..distill.errors import DataError, ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run
 from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
-from .golden import FILES
 from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, stage_of, tolerances, write_gate
-from .runtime import TORCH_FILES, Runtime, open_runtime, owner
+from .runtime import EXPORTED, MODEL_FILES, Runtime, open_runtime, owner
 from .torch_runtime import TorchRuntime
 from .where import CPU, Where
 
@@ -68,7 +67,8 @@ def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
 
     A file's origin is what its manifest says; without one, the ONNX file whose name is the start of its own.
     """
-    files = sorted((p for p in run.export.glob("*") if p.suffix.lower() in FILES), key=lambda p: (len(p.name), p.name))
+    exported = (p for p in run.export.glob("*") if p.suffix.lower() in EXPORTED)
+    files = sorted(exported, key=lambda p: (len(p.name), p.name))
     known = {entry.get("file"): entry["stage"] for entry in read_gates(run)}
     found = [Arrow(known.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
     ordered = [Arrow("compiled", run, COMPILED)] if compiled else []
@@ -116,24 +116,21 @@ def walk(
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
     where.refuse_idle([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
-    limits = {arrow.stage: _passed_with(arrow, run) for arrow in chain}
+    ledger = {entry["stage"]: entry for entry in read_gates(run)}
+    limits = {stage: _asked(entry, run) for stage, entry in ledger.items()}
     dataset = run.open_data(run.config.data.split)
     outcomes: list[Outcome] = []
     unusable: dict[Path, str] = {}
     for arrow in chain:
         lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
-        outcome = (
-            Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, where, limits[arrow.stage])
-        )
+        allowed = limits.get(arrow.stage)
+        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, where, allowed)
         outcomes.append(outcome)
         if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
             unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
         if outcome.result is not None:
-            ends = _ends(arrow)
-            known = next((entry for entry in read_gates(run) if entry["stage"] == arrow.stage), {})
-            facts = {
-                key: value for key, value in known.items() if key not in {*outcome.result.to_dict(), "stage", "time"}
-            }
+            ends, measured = _ends(arrow), {*outcome.result.to_dict(), "stage", "time"}
+            facts = {key: value for key, value in ledger.get(arrow.stage, {}).items() if key not in measured}
             write_gate(run, arrow.stage, outcome.result, **facts | {"file": ends["to"], "origin": ends["from"]})
     broken = next((each for each in outcomes if each.failed), None)
     if explained and broken is not None and broken.result is not None:
@@ -213,10 +210,9 @@ def _measure(
     return Outcome(arrow, result)
 
 
-def _passed_with(arrow: Arrow, run: Run) -> Tolerances | None:
-    """Return what the file's gate allowed when it was made: flags may have set other limits than the configuration."""
-    known = next((entry for entry in read_gates(run) if entry["stage"] == arrow.stage), None)
-    return Tolerances.read(known.get("tolerances"), run.path / LEDGER, LEDGER_CURE) if known else None
+def _asked(entry: dict[str, Any], run: Run) -> Tolerances:
+    """Return what a file's gate asked when it was made: flags may have set other limits than the configuration."""
+    return Tolerances.read(entry.get("tolerances"), run.path / LEDGER, LEDGER_CURE)
 
 
 @contextlib.contextmanager
@@ -261,7 +257,7 @@ def _opened(first: str, second: str, where: Where, size: tuple[int, int] | None)
     with contextlib.ExitStack() as stack:
         opened: dict[str, Runtime] = {}
         # a file is made for one size, which a checkpoint then takes
-        for source in sorted((first, second), key=lambda each: Path(each).suffix.lower() not in FILES):
+        for source in sorted((first, second), key=lambda each: Path(each).suffix.lower() not in EXPORTED):
             opened[source] = stack.enter_context(where.open(source, size))
             size = size or opened[source].spec.size
         yield opened[first], opened[second]
@@ -269,7 +265,7 @@ def _opened(first: str, second: str, where: Where, size: tuple[int, int] | None)
 
 def _home(source: str) -> Run | None:
     path = Path(source)
-    return owner(path) if path.suffix.lower() in (*FILES, *TORCH_FILES) else find_run(source)
+    return owner(path) if path.suffix.lower() in MODEL_FILES else find_run(source)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -1,11 +1,9 @@
 """A network that torch's AOTInductor compiled ahead of time to one package (.pt2), run without tracing anything."""
 
-import contextlib
 import json
 import logging
 import platform
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -97,6 +95,7 @@ class AotiRuntime(Runtime):
         except RuntimeError as error:
             raise ExportError(f"{path} cannot be loaded by torch {torch.__version__}: {one_line(error)}") from error
         self.provider = f"AOTInductor {device}"
+        self._stream = None
         if device == "cuda":
             self.tf32 = bool(facts.get("kdc.tf32") == "true")
             self._stream = torch.cuda.Stream()  # it works on the current one
@@ -113,26 +112,14 @@ class AotiRuntime(Runtime):
         self.check(x)
         import torch
 
-        there = torch.from_numpy(x).to(self.device)
-        on_stream, wait = contextlib.nullcontext(), lambda: None
-        if self.device == "cuda":
-            on_stream, wait = torch.cuda.stream(self._stream), self._stream.synchronize
-            torch.cuda.synchronize()
+        from .torch_runtime import timed_by_clock
 
-        @torch.inference_mode()
-        def step() -> float:
-            start = time.perf_counter_ns()
-            with on_stream:
-                self._run(there)
-            wait()
-            return (time.perf_counter_ns() - start) / 1e6
-
-        return step
+        return timed_by_clock(self._run, torch.from_numpy(x).to(self.device), self._stream)
 
     def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
         """Time transfers and network apart by CUDA events, from and to pinned memory."""
         self.check(x)
-        if self.device == "cpu":
+        if self._stream is None:
             return None
         import torch
 

@@ -15,11 +15,9 @@ from ..distill.errors import WeightsError
 from ..distill.run import sha256, write_bytes
 from ._difference import TF32_TIE, Tolerances
 from .contract import one_line
-from .runtime import ENGINES, Runtime, answers
+from .runtime import Runtime, answers
 from .where import CPU, Where
 
-#: what an ``export`` folder may hold and ``open_runtime`` opens
-FILES = (".onnx", *ENGINES, ".xml", ".pt2")
 #: what a golden image says of itself at least
 _FACTS = {"data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"}
 #: what no network answers: there are at most 255 classes
@@ -183,12 +181,12 @@ def _picture(png: np.ndarray) -> np.ndarray:
     return picture
 
 
-def hand_on(source: Path, artefact: Path) -> Path | None:
+def hand_on(source: Path, artefact: Path) -> None:
     """Give a file that cannot run here (an engine without its GPU) the golden image of the file it was made from."""
     if golden_path(source).is_file():
-        return write_golden(artefact, read_golden(source))
-    golden_path(artefact).unlink(missing_ok=True)  # of what had that name before
-    return None
+        write_golden(artefact, read_golden(source))
+    else:
+        golden_path(artefact).unlink(missing_ok=True)  # of what had that name before
 
 
 def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:

@@ -53,13 +53,13 @@ def parity(
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ..distill.config import parse_size
     from ..distill.run import find_run
-    from .golden import FILES
+    from .runtime import EXPORTED
     from .where import Where
 
     console.json_mode = json
     where = Where(device, provider, trust, buffers, cuda_graph)
     alone = second is None
-    is_file = alone and first is not None and Path(first).suffix.lower() in FILES
+    is_file = alone and first is not None and Path(first).suffix.lower() in EXPORTED
     settings = {"--data": data, "--size": size, "--split": split}
     if alone and (idle := [flag for flag, value in settings.items() if value is not None]):
         raise UsageError(f"{idle[0]} is for two things that are compared: kdc parity FIRST SECOND {idle[0]} ...")

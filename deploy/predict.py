@@ -17,7 +17,8 @@ from ..distill.signals import Signals
 from .drawings import ClassTable, Drawings
 from .frames import Frame, Source, is_source, open_sources
 from .pipeline import Ahead, Behind
-from .segmenter import MODEL_FILES, Segmenter, Windows, locate, open_segmenter
+from .runtime import MODEL_FILES
+from .segmenter import Segmenter, Windows, locate, open_segmenter
 from .where import CPU, Where
 
 #: seconds between two lines about a source that has no end

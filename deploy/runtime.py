@@ -17,6 +17,9 @@ DEVICES = ("cpu", "cuda")
 TORCH_FILES = (".safetensors", ".pt", ".pth")
 #: Suffixes of TensorRT engines.
 ENGINES = (".engine", ".plan")
+#: Suffixes of exported files, and of all files that hold a network.
+EXPORTED = (".onnx", *ENGINES, ".xml", ".pt2")
+MODEL_FILES = (*EXPORTED, *TORCH_FILES)
 #: The provider that hands an ONNX file to OpenVINO itself, not to ONNX Runtime.
 OPENVINO = "openvino"
 

@@ -13,8 +13,7 @@ from ..distill import console
 from ..distill.config import parse_size
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .runtime import ENGINES, TORCH_FILES, Runtime, enlarged, export_size, owner
-from .sources import OTHERS
+from .runtime import MODEL_FILES, TORCH_FILES, Runtime, enlarged, export_size, owner
 from .where import CPU, Where
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ..distill.evaluate import Predict
     from ..distill.tiles import Tiling
 
-#: Suffixes of files that hold a network.
-MODEL_FILES = (*TORCH_FILES, ".onnx", *OTHERS, *ENGINES)
 #: An image that is smaller than the network's input by less than this was rounded up to a stride: it is padded.
 _ROUNDING = 32
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .contract import weights_beside
-from .runtime import ENGINES, TORCH_FILES, export_size, owner
+from .runtime import ENGINES, MODEL_FILES, TORCH_FILES, export_size, owner
 from .where import CPU, Where
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | R
     home: Run | None = None
     for source in sources or [find_run(None)]:
         suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
-        path = Path(str(source)) if suffix in (".onnx", *OTHERS, *ENGINES, *TORCH_FILES) else None
+        path = Path(str(source)) if suffix in MODEL_FILES else None
         if path is not None and not path.is_file():
             raise WeightsError(f"{path} does not exist")
         if path is not None and suffix in ENGINES and device == "cpu":

@@ -1,8 +1,10 @@
 """A checkpoint run by torch: the reference that every exported file is compared with."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +25,26 @@ def need_device(device: str) -> None:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
+
+
+def timed_by_clock(
+    forward: Callable[[Tensor], Any], there: Tensor, stream: torch.cuda.Stream | None
+) -> Callable[[], float]:
+    """Return what ``Runtime.staged`` does, for a network of torch's and its input on the device."""
+    on_stream = torch.cuda.stream(stream) if stream else contextlib.nullcontext()
+    if stream:
+        torch.cuda.synchronize()
+
+    @torch.inference_mode()
+    def step() -> float:
+        start = time.perf_counter_ns()
+        with on_stream:
+            forward(there)
+        if stream:
+            stream.synchronize()
+        return (time.perf_counter_ns() - start) / 1e6
+
+    return step
 
 
 def timed_on_gpu(
@@ -93,6 +115,7 @@ class TorchRuntime(Runtime):
         classes = tuple(card.get("classes") or ())
         self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
         self.provider = f"torch {device}"
+        self._stream = None
         if device == "cuda":
             # sizes are fixed, and ONNX Runtime searches its convolutions by default too
             torch.backends.cudnn.benchmark = True
@@ -114,32 +137,12 @@ class TorchRuntime(Runtime):
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone, by the wall clock from the call to the end of its stream, as for every runtime."""
         self.check(x)
-        there = self._stage(x)
-        if self.device == "cpu":
-
-            @torch.inference_mode()
-            def step() -> float:
-                start = time.perf_counter_ns()
-                self._forward(there)
-                return (time.perf_counter_ns() - start) / 1e6
-
-            return step
-        torch.cuda.synchronize()
-
-        @torch.inference_mode()
-        def cuda_step() -> float:
-            start = time.perf_counter_ns()
-            with torch.cuda.stream(self._stream):
-                self._forward(there)
-            self._stream.synchronize()
-            return (time.perf_counter_ns() - start) / 1e6
-
-        return cuda_step
+        return timed_by_clock(self._forward, self._stage(x), self._stream)
 
     def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]] | None:
         """Time transfers and network apart by CUDA events, from and to pinned memory."""
         self.check(x)
-        if self.device == "cpu":
+        if self._stream is None:
             return None
         # in the network's layout before it is pinned: a transfer is then a copy and nothing else
         host = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).pin_memory()

@@ -20,7 +20,6 @@ _FORM = {
     "images": "images", "agreement": "agreement",
 }  # fmt: skip
 #: suffixes of exported files; what else is named is a run or lies in one
-_FILES = (".onnx", ".xml", ".pt2", ".engine", ".plan")
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}
 
 
@@ -165,9 +164,10 @@ def bundle(
 
 def _chosen(source: str | None) -> Any:
     """Return the exported file that is named, of whatever kind, or the run."""
+    from ..deploy.runtime import EXPORTED
     from ..distill.run import find_run
 
-    if source is not None and source.lower().endswith(_FILES):
+    if source is not None and source.lower().endswith(EXPORTED):
         return Path(source)
     return find_run(source)
 

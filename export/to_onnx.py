@@ -13,7 +13,7 @@ import onnx
 import torch
 from onnx import ModelProto, helper, shape_inference
 
-from ..calib.cast import CastReport, cast_fp16
+from ..calib.cast import CastReport, cast_half
 from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
@@ -164,7 +164,7 @@ def export_run(
     done = [through_gate(full, "fp32")]
     discard_stale(run, [weights])
     if "fp16" in precisions:
-        report = cast_fp16(full, half, block_nodes=block_nodes)
+        report = cast_half(full, half, block_nodes=block_nodes)
         console.say(f"cast to float16: {report.line()}")
         done.append(through_gate(half, "fp16", report))
     run.remember_command()

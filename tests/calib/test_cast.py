@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.calib import autocast as modelopt
-from kdc.calib.cast import LARGEST, cast_fp16, cast_half, cast_model
+from kdc.calib.cast import LARGEST, cast_half, cast_model
 from kdc.calib.placement import place
 from kdc.calib.structure import finished
 from kdc.deploy.runtime import open_runtime
@@ -90,7 +90,7 @@ def test_types_stand_where_they_should() -> None:
 
 def test_numbers_stay(tmp_path: Path) -> None:
     onnx.save(network(), tmp_path / "a.onnx")
-    cast_fp16(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    cast_half(tmp_path / "a.onnx", tmp_path / "b.onnx")
     x = RNG.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32)
     half = onnx.load(tmp_path / "b.onnx")
     reference, candidate = ran(onnx.load(tmp_path / "a.onnx"), x), ran(half, x)
@@ -134,7 +134,7 @@ def test_an_output_that_is_also_used_inside() -> None:
 def test_what_it_refuses(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(WeightsError, match="not a readable ONNX file"):
-        cast_fp16(tmp_path / "bad.onnx", tmp_path / "out.onnx")
+        cast_half(tmp_path / "bad.onnx", tmp_path / "out.onnx")
     with pytest.raises(ExportError, match="no node named 'node_x'"):
         cast_model(network(), block_nodes=["node_x"])
     model = network()

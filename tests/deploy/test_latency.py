@@ -171,7 +171,7 @@ def test_refusals(network, tmp_path):
     checkpoint = tmp_path / "best.safetensors"
     checkpoint.write_bytes(b"")
     with pytest.raises(UsageError, match="for ONNX files, and none"):
-        bench_latency([checkpoint], where=Where(provider="CUDAExecutionProvider"), size=(8, 8))
+        bench_latency([checkpoint], where=Where(provider="openvino"), size=(8, 8))
     with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
         bench_latency([small], where=Where(provider="CUDAExecutionProvider"), in_process=True)
     (tmp_path / "c.engine").write_bytes(b"engine")

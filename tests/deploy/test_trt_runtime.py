@@ -205,7 +205,7 @@ def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision:
     flavours = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
     if not flavours or gpu() is None:
         pytest.skip("no TensorRT, or no NVIDIA driver")
-    from kdc.calib.cast import cast_fp16
+    from kdc.calib.cast import cast_half
     from kdc.distill.models import build
     from kdc.export.to_onnx import export_onnx
     from kdc.export.to_trt import build_engine
@@ -214,7 +214,7 @@ def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision:
     full = export_onnx(build("pspnet-mv2_050", 5, seed=1).eval(), tmp_path / "m.onnx", **settings)
     source = tmp_path / "m.fp16.onnx" if precision == "fp16" else full
     if precision == "fp16":
-        cast_fp16(full, source)
+        cast_half(full, source)
     made = build_engine(source, tmp_path / "m.engine", batches=(1, 2, 4), tf32=False)
     assert made["proof"]["by_time"] and made["proof"]["reasons"] == []
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 128, 3), np.uint8)
