@@ -18,6 +18,27 @@ _held: set[Path] = set()
 
 
 @contextlib.contextmanager
+def held(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder, which is made where there is none.
+
+    Raises:
+        BlockingIOError: another process holds it, and it is not waited for.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems lock no folder
+            pass
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def exporting(run: Run) -> Iterator[None]:
     """Hold the folder; within, the same process may hold it again.
 
@@ -28,20 +49,14 @@ def exporting(run: Run) -> Iterator[None]:
     if folder in _held:
         yield
         return
-    folder.mkdir(exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(held(folder, wait=False))
         except BlockingIOError as error:
             raise BusyError(f"another process writes into {run.export}; wait for it and try again") from error
-        except OSError:  # some network file systems lock no folder
-            pass
+        stack.callback(_held.discard, folder)
         _held.add(folder)
         yield
-    finally:
-        _held.discard(folder)
-        os.close(descriptor)
 
 
 def alone(work: Work) -> Work:
@@ -52,9 +67,9 @@ def alone(work: Work) -> Work:
     """
 
     @functools.wraps(work)
-    def held(source: Run | Path, /, *given: Any, **settings: Any) -> Any:
+    def working(source: Run | Path, /, *given: Any, **settings: Any) -> Any:
         run = source if isinstance(source, Run) else owner(source)
         with exporting(run) if run is not None else contextlib.nullcontext():
             return work(source, *given, **settings)
 
-    return cast(Work, held)
+    return cast(Work, working)

@@ -181,13 +181,9 @@ def time_plan(
         result["protocol"]["codec"] = codec
     if no_meter:
         result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
-    if plan.home:
-        plan.home.remember_command()
-    record = record_path(plan.home, out, "latency")
     samples = [[[round(ms, 4) for ms in turn] for turn in timing.samples] for timing in timings]
     parts = [{name: [round(ms, 4) for ms in all_] for name, all_ in timing.parts.items()} for timing in timings]
-    write_json(record, result | {"samples_ms": samples, "parts_ms": parts})
-    return result | {"record": str(record)}
+    return keep(result, plan.home, out, samples_ms=samples, parts_ms=parts)
 
 
 def _rounds_of(typical: float, seconds: float, runs: int) -> int:
@@ -213,6 +209,15 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> dict[str
         ms = row["parts"]["compute"]["p50"] if "compute" in row.get("parts", {}) else row["p50"]
         row["roofline"] = share(gpu, row["precision"], row["tf32"], macs, plan.batch, ms)
     return row
+
+
+def keep(result: dict[str, Any], home: Run | None, out: Path | None, **raw: Any) -> dict[str, Any]:
+    """Write a record, and ``raw`` with it, and return it with the file that holds it."""
+    if home:
+        home.remember_command()
+    record = record_path(home, out, result["kind"])
+    write_json(record, result | raw)
+    return result | {"record": str(record)}
 
 
 def record_path(run: Run | None, out: Path | None, kind: str) -> Path:

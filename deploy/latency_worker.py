@@ -40,23 +40,20 @@ class Worker:
     def open(
         self,
         source: str,
-        device: str,
         size: list[int],
         batch: int,
         threads: int,
         head: str,
         mode: str,
         seed: int,
-        provider: str | None = None,
-        trust: bool = False,
         streams: int = 1,
         codec: str = "jpg",
-        **engine: Any,
+        **where: Any,
     ) -> dict[str, Any]:
         """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
 
         ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet);
-        ``engine`` says how an engine is run, see ``Where``.
+        ``where`` holds what ``Where`` does.
         """
         import numpy as np
 
@@ -65,17 +62,7 @@ class Worker:
         self.close()
         height, width = size
         for _ in range(streams):
-            runtime = open_runtime(
-                source,
-                device=device,
-                provider=provider,
-                size=(height, width),
-                threads=threads,
-                head=head,
-                trust=trust,
-                **engine,
-            )
-            self._runtimes.append(runtime)
+            self._runtimes.append(open_runtime(source, size=(height, width), threads=threads, head=head, **where))
         self._batch = batch
         runtime = self._runtimes[0]
         count = 1 if mode == "memory" else INPUTS
@@ -89,7 +76,7 @@ class Worker:
         elif mode == "net":
             inputs = [runtime.prepare(image) for image in images]
             self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
-            by_events = [runtime.timed(x) for x in inputs] if device == "cuda" and streams == 1 else []
+            by_events = [runtime.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
             there = [step for step in by_events if step is not None]
             self._device_steps = itertools.cycle(there) if there else None
         else:

@@ -7,10 +7,9 @@ from typing import Any
 
 from ..distill import console
 from ..distill.errors import ExportError
-from ..distill.run import write_json
 from .backend import open_one, started
 from .gpu_meter import open_meter
-from .latency import check, conditions, ran_on, record_path, show_rest
+from .latency import check, conditions, keep, ran_on, show_rest
 from .passport import cores, passport
 from .sampling import device_flags
 from .sources import Source, make_plans
@@ -102,11 +101,7 @@ def bench_memory(
         "flags": flags,
         "passport": before,
     }
-    if plans[0].home:
-        plans[0].home.remember_command()
-    record = record_path(plans[0].home, out, "memory")
-    write_json(record, result)
-    return result | {"record": str(record)}
+    return keep(result, plans[0].home, out)
 
 
 def show(result: dict[str, Any]) -> None:

@@ -1,10 +1,7 @@
 """The gate between two forms of one network, and the ledger of all gates: real images through both, one line each."""
 
-import contextlib
-import fcntl
 import itertools
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -20,6 +17,7 @@ from ..distill.metrics import Scores
 from ..distill.run import Run, sha256, write_json
 from ._difference import Difference, GateResult, Tolerances, boundary_drop, reasons, worst_class
 from .contract import one_line, weights_beside
+from .exclusive import held
 from .golden import Golden, capture, golden_path, write_golden
 from .runtime import ENGINES, Runtime, answers, open_runtime
 
@@ -150,7 +148,7 @@ def write_gate(run: "Run | Path", stage: str, result: GateResult, **facts: Any) 
     """Enter a result into the ledger of a run (or folder), in place of an older one of the same stage."""
     folder = run if isinstance(run, Path) else run.path
     entry = {"stage": stage, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result.to_dict(), **facts}
-    with _alone(folder):
+    with held(folder, wait=True):  # for milliseconds, so that two commands keep each other's lines
         write_json(folder / LEDGER, [*(old for old in read_gates(folder) if old["stage"] != stage), entry])
     return folder / LEDGER
 
@@ -190,7 +188,7 @@ def strike(run: "Run | Path", files: Sequence[Path]) -> None:
     """Take the lines of some files out of the ledger."""
     folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
     if any(entry.get("file") in names for entry in read_gates(folder)):
-        with _alone(folder):
+        with held(folder, wait=True):
             write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
 
 
@@ -253,22 +251,6 @@ def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: s
     if result.golden is not None:
         write_golden(file, result.golden)
     return result
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's ledger while it is read and written again, so that two commands keep each other's lines.
-
-    The second one waits: this takes milliseconds, while a training holds the lock of its run for hours.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems lock no folder
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _digest(runtime: Runtime) -> str:

@@ -255,11 +255,11 @@ def open_runtime(
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     path = Path(str(source))
+    if provider is not None and suffix != ".onnx":
+        raise UsageError(f"--provider {provider} is for ONNX files, and {source} is none")
     if suffix in ENGINES:
         from .trt_runtime import TrtRuntime
 
-        if provider is not None:
-            raise UsageError(f"--provider {provider} is for ONNX files; {source} runs in TensorRT")
         return TrtRuntime(path, device=device, size=size, buffers=buffers, cuda_graph=cuda_graph, trust=trust)
     in_openvino = provider is not None and provider.lower() == OPENVINO
     if suffix == ".onnx" and not in_openvino:
@@ -269,12 +269,7 @@ def open_runtime(
     if suffix == ".xml" or (suffix == ".onnx" and in_openvino):
         from .openvino_runtime import OpenvinoRuntime
 
-        if provider is not None and not in_openvino:
-            raise UsageError(f"--provider {provider} is for ONNX files; {source} runs in OpenVINO")
         return OpenvinoRuntime(path, device=device, size=size, threads=threads)
-    if provider is not None:
-        where = "as it was compiled" if suffix == ".pt2" else "in torch"
-        raise UsageError(f"--provider {provider} is for ONNX files; {source} runs {where}")
     if suffix == ".pt2":
         from .aoti_runtime import AotiRuntime
 

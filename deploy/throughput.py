@@ -11,10 +11,9 @@ import numpy as np
 
 from ..distill import console
 from ..distill.errors import ExportError, UsageError
-from ..distill.run import write_json
 from .backend import Backend, open_one, started
 from .gpu_meter import meter_flags, open_meter, summary
-from .latency import check, conditions, ran_on, record_path, show_rest
+from .latency import check, conditions, keep, ran_on, show_rest
 from .passport import cores, passport
 from .sampling import NOISY, device_flags
 from .sources import Plan, Source, make_plans
@@ -107,11 +106,7 @@ def bench_throughput(
     result["flags"] = _flags(rows, before, passport(), where.device)  # the processes of this measurement have ended
     if no_meter:
         result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
-    if plans[0].home:
-        plans[0].home.remember_command()
-    record = record_path(plans[0].home, out, "throughput")
-    write_json(record, result)
-    return result | {"record": str(record)}
+    return keep(result, plans[0].home, out)
 
 
 def _measure(

@@ -15,7 +15,7 @@ from ..distill.run import Run, find_run, write_bytes, write_json
 from ._tradeoff_chart import tradeoff_chart
 from .accuracy import evaluate_source
 from .costs import deployed
-from .latency import ROUNDS, check, conditions, ran_on, record_path, time_plan
+from .latency import ROUNDS, check, conditions, keep, ran_on, record_path, time_plan
 from .passport import passport
 from .runtime import TORCH_FILES, owner
 from .sources import (
@@ -88,11 +88,7 @@ def bench_accuracy(
         "not_measured": plan.missing,
         "passport": passport(),
     }
-    if plan.home:
-        plan.home.remember_command()
-    record = record_path(plan.home, out, "accuracy")
-    write_json(record, result)
-    return result | {"record": str(record)}
+    return keep(result, plan.home, out)
 
 
 def _judge(

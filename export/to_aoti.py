@@ -1,16 +1,14 @@
 """From a checkpoint to a package that torch's AOTInductor compiled for this machine: no tracing, one file (.pt2)."""
 
-import contextlib
 import json
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..calib.quiet import quiet
 from ..deploy.exclusive import alone
 from ..deploy.parity import discard, manifest_path, tolerances
 from ..deploy.torch_runtime import export_size, need_device
@@ -77,7 +75,7 @@ def compile_package(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _quiet(), torch.no_grad(), replacing(path) as beside:
+        with quiet(), torch.no_grad(), replacing(path) as beside:
             program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
             # it wants its own suffix, and the file that is renamed has another
             package = beside.with_name(f"{beside.name}.pt2")
@@ -172,19 +170,3 @@ def package_name(head: str, input: str, dynamic_batch: bool, device: str) -> str
     """Name a package: ``model.pt2``, ``model.argmax.uint8.pt2``, ``model.cuda.pt2``."""
     stem = file_names(head, input, dynamic_batch)[0].removesuffix(".onnx")
     return f"{stem}{'' if device == 'cpu' else f'.{device}'}.pt2"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the compiler's notes to its own developers off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("torch._inductor", "torch.export", "torch.utils.cpp_extension")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

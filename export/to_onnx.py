@@ -1,10 +1,7 @@
 """From a checkpoint to one self-contained ONNX file that passed its gate."""
 
-import contextlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import torch
 from onnx import ModelProto, helper, shape_inference
 
 from ..calib.cast import CastReport, cast_half
+from ..calib.quiet import quiet
 from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
@@ -82,7 +80,7 @@ def export_onnx(
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     output = "logits" if head == "logits" else "mask"
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 graph,
                 (example,),
@@ -272,19 +270,3 @@ def _line(error: BaseException) -> str:
         error = error.__cause__
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes to its own developers off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
