@@ -64,7 +64,7 @@ def test_nothing_unproven_is_opened(
 def test_flags_that_do_not_fit_an_engine(engine: Path) -> None:
     with pytest.raises(UsageError, match="open it with --device cuda"):
         open_runtime(engine)
-    with pytest.raises(UsageError, match="is for ONNX files, and .* is none"):
+    with pytest.raises(UsageError, match=r"is for ONNX files, and .* is none"):
         open_runtime(engine, device="cuda", provider="CUDAExecutionProvider")
 
 
