@@ -16,6 +16,7 @@ import numpy as np
 from onnx import GraphProto
 
 from ..deploy.runtime import open_runtime
+from ..deploy.signal_stack import signal_stack_kept
 from ..distill.errors import ExportError, UsageError, need
 from .placement import Quantised
 from .quiet import quiet
@@ -55,7 +56,7 @@ def quantise_for_openvino(
     if not pictures:
         raise UsageError("no calibration images were given; at least 1 is needed")
     high = [*keep, *tail(graph), *before_network(graph)]
-    with open_runtime(source) as runtime, quiet():
+    with open_runtime(source) as runtime, quiet(), signal_stack_kept():
         batch = runtime.spec.batch or 1
         try:
             model = ov.Core().read_model(str(source))

@@ -10,6 +10,7 @@ from typing import Any
 from ..distill import console
 from . import _doctor_gpu
 from .passport import gpus, has_vnni, passport, version
+from .signal_stack import signal_stack_kept
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,11 @@ def _openvino() -> Check:
     except ImportError as error:
         again = "pip install --force-reinstall openvino"
         return Check("OpenVINO", "missing", f"{runtime} cannot be imported ({error})", again)
-    core = openvino.Core()
-    found = f"{runtime}, {', '.join(core.available_devices)}"
-    if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    with signal_stack_kept():
+        core = openvino.Core()
+        found = f"{runtime}, {', '.join(core.available_devices)}"
+        bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if bf16:
         found += " (would take bfloat16 by itself; kdc asks for float32)"
     if not nncf:
         return Check("OpenVINO", "note", f"{found}, no nncf", cure)

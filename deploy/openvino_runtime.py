@@ -18,6 +18,7 @@ from ..distill.errors import UsageError, WeightsError, need
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of, weights_beside
 from .ort_runtime import read_info
 from .runtime import Runtime
+from .signal_stack import signal_stack_kept
 
 #: element types of an .xml file in numpy's words
 _TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64"}
@@ -132,7 +133,8 @@ class OpenvinoRuntime(Runtime):
             model = core.read_model(str(path))
             if None in info.size:
                 model.reshape([-1 if n is None else n for n in self.spec.shape])
-            self._compiled = core.compile_model(model, "CPU", settings)
+            with signal_stack_kept():
+                self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise WeightsError(f"{path} cannot be opened by OpenVINO {ov.__version__}: {_reason(error)}") from error
         self._request = self._compiled.create_infer_request()

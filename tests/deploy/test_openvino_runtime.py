@@ -1,6 +1,8 @@
 """OpenVINO: contracts read from its files, what it really computes in, refusals."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +188,35 @@ def test_flags_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ExportError, match=r"pip install 'kdc\[openvino\]'") as caught:
         open_runtime(path)
     assert caught.value.exit_code == 5
+
+
+SIGNALLED = """
+import gc, os, signal, sys, threading
+from kdc.deploy.runtime import open_runtime
+
+signal.signal(signal.SIGUSR1, lambda *_: print("alive"))
+first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
+first.close()
+del first
+gc.collect()
+def end():
+    global second
+    second.close()
+    del second
+    gc.collect()
+if sys.argv[2] == "thread":
+    other = threading.Thread(target=end)
+    other.start()
+    other.join()
+else:
+    end()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("where", ["thread", "main"])
+def test_a_signal_after_the_last_network_is_survived(tmp_path: Path, where: str) -> None:
+    path = ir(network(tmp_path / "a.onnx"))
+    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALLED, str(path), where]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
