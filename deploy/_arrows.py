@@ -14,7 +14,6 @@ from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
 from .parity import LEDGER, LEDGER_CURE, gate, manifest_path, read_gates, spread, stage_of, tolerances, write_gate
 from .runtime import EXPORTED, MODEL_FILES, Runtime, open_runtime, owner
-from .torch_runtime import TorchRuntime
 from .where import CPU, Where
 
 if TYPE_CHECKING:
@@ -219,7 +218,7 @@ def _asked(entry: dict[str, Any], run: Run) -> Tolerances:
 def _both(arrow: Arrow, run: Run, where: Where) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
         if isinstance(arrow.candidate, str):
-            yield stack.enter_context(open_runtime(run)), stack.enter_context(_compiled(run))
+            yield stack.enter_context(open_runtime(run)), stack.enter_context(open_runtime(run, form="compiled"))
             return
         candidate = stack.enter_context(where.open(arrow.candidate))
         reference = arrow.reference
@@ -230,17 +229,6 @@ def _both(arrow: Arrow, run: Run, where: Where) -> Iterator[tuple[Runtime, Runti
             ),
             candidate,
         )
-
-
-def _compiled(run: Run) -> Runtime:
-    import torch
-
-    runtime = open_runtime(run)
-    assert isinstance(runtime, TorchRuntime)
-    # as a network it keeps its interface, which the type of what torch.compile returns does not say
-    runtime.model = torch.compile(runtime.model)  # pyright: ignore[reportAttributeAccessIssue]
-    runtime.name = COMPILED
-    return runtime
 
 
 def _explain(arrow: Arrow, run: Run, dataset: "Dataset", where: Where) -> Explanation | None:

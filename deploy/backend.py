@@ -16,14 +16,15 @@ from ..distill.errors import ExportError, KdcError
 from ..distill.run import Run, sha256
 from .latency_worker import Worker
 from .sources import Plan, artefact_bytes, may_be_refused, row_names
+from .where import Where
 
 
 class Backend:
     """A worker process and what it has answered so far."""
 
-    def __init__(self, source: Path | Run, label: str, threads: int, in_process: bool = False) -> None:
-        """Start the process; it is idle until it gets an order."""
-        self.source, self.label = source, label
+    def __init__(self, source: Path | Run, label: str, where: Where, threads: int, in_process: bool = False) -> None:
+        """Start the process; it is idle until it gets an order. ``where`` is what ``source`` heeds of the plan's."""
+        self.source, self.label, self.where = source, label, where
         self.facts: dict[str, Any] = {}
         self.warmup: dict[str, Any] = {}
         self._worker = Worker() if in_process else None
@@ -104,11 +105,14 @@ class Backend:
 
 @contextlib.contextmanager
 def started(plan: Plan, threads: int, in_process: bool = False) -> Iterator[list[Backend]]:
-    """Start a process for every source of a plan, and end them all."""
+    """Start a process for every source of a plan, one for each form of torch, and end them all."""
     backends: list[Backend] = []
     try:
         for source, label in zip(plan.chosen, row_names(plan.chosen), strict=True):
-            backends.append(Backend(source, label, threads, in_process))
+            each = plan.where.each(source)
+            for where in each:
+                name = label if len(each) == 1 else f"{label} ({where.form})"
+                backends.append(Backend(source, name, where, threads, in_process))
         yield backends
     finally:
         for backend in backends:
@@ -141,7 +145,7 @@ def open_one(backend: Backend, plan: Plan, **order: Any) -> bool:
             size=plan.size,
             batch=plan.batch,
             head=plan.head,
-            **asdict(plan.where.of(source)),
+            **asdict(backend.where),
             **order,
         )
     except KdcError as error:

@@ -32,6 +32,15 @@ Buffers = Annotated[
     str, typer.Option(metavar="auto|pycuda|cuda-python|torch", help="What keeps the GPU memory of TensorRT engines.")
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Start engines as one CUDA graph.")]
+TorchForms = Annotated[
+    str,
+    typer.Option(
+        "--torch",
+        metavar="WAY[:TYPE][,...]",
+        help="How torch is timed: eager (its default layout), channels-last or compiled, in fp32, fp16 or bf16, such "
+        "as eager,compiled:bf16; the first is what the others are compared with.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
 Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
@@ -74,6 +83,7 @@ def latency(
     trust: Trust = False,
     buffers: Buffers = "auto",
     cuda_graph: CudaGraph = False,
+    torch: TorchForms = "channels-last",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
@@ -86,7 +96,7 @@ def latency(
     console.json_mode = json
     batches = _numbers(batch, "--batch")
     check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
-    where = Where(device, provider, trust, buffers, cuda_graph)
+    where = Where(device, provider, trust, buffers, cuda_graph, torch)
     results = []
     for plan in make_plans(sources or None, sizes=_sizes(size), batches=batches, where=where):
         result = time_plan(
@@ -113,6 +123,7 @@ def throughput(
     trust: Trust = False,
     buffers: Buffers = "auto",
     cuda_graph: CudaGraph = False,
+    torch: TorchForms = "channels-last",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
@@ -130,7 +141,7 @@ def throughput(
         threads=threads,
         seconds=seconds,
         rounds=rounds,
-        where=Where(device, provider, trust, buffers, cuda_graph),
+        where=Where(device, provider, trust, buffers, cuda_graph, torch),
         out=out,
         seed=seed,
     )

@@ -103,7 +103,11 @@ class Worker:
         }
 
     def warm(self, cap_s: float) -> dict[str, Any]:
-        """Run until 500 ms and 10 runs are over and two medians of five agree to 5 %, or ``cap_s`` is over."""
+        """Run until 500 ms and 10 runs are over and two medians of five agree to 5 %, or ``cap_s`` is over.
+
+        The very first run is counted apart: it compiles or tunes, which may take longer than all the others.
+        """
+        first = _total(next(self._steps)())
         times: list[float] = []
         start = time.perf_counter()
         stable = False
@@ -115,6 +119,7 @@ class Worker:
                 stable = abs(now - before) <= 0.05 * before
         self._typical = statistics.median(times[-5:])
         return {
+            "first_ms": round(first, 3),
             "runs": len(times),
             "seconds": round(time.perf_counter() - start, 3),
             "stable": stable,

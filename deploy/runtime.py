@@ -11,6 +11,7 @@ import numpy as np
 from ..distill.errors import UsageError, WeightsError
 from ..distill.preprocess import Preprocess
 from ..distill.run import Run, find_run
+from .torch_form import TorchForm
 
 DEVICES = ("cpu", "cuda")
 #: Suffixes of files that hold a network's weights for torch.
@@ -53,7 +54,7 @@ class Runtime(ABC):
     Attributes:
         name: "torch", "onnxruntime", "openvino", "aoti" or "tensorrt".
         provider: what really executes it, for example "CPUExecutionProvider".
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16", "bf16", "int8" or "fp8".
         device: "cpu" or "cuda".
         source: the file it was opened from.
         tf32: whether a GPU may compute float32 products in TF32; None where there is no such choice.
@@ -229,6 +230,7 @@ def open_runtime(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    form: str = str(TorchForm()),
 ) -> Runtime:
     """Open a run, a kdc checkpoint, or a file by its suffix.
 
@@ -245,6 +247,7 @@ def open_runtime(
         trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
         buffers: what an engine keeps its GPU memory with: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
+        form: how torch runs a checkpoint, see ``TorchForm``.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
@@ -279,4 +282,4 @@ def open_runtime(
     from .torch_runtime import TorchRuntime
 
     chosen = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
-    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head)
+    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head, form=TorchForm.parse(form))

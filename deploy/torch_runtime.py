@@ -16,7 +16,12 @@ from ..distill.evaluate import labels_of
 from ..distill.losses import upsample
 from ..distill.models import SegmentationModel
 from ..distill.run import Run
+from .contract import one_line
 from .runtime import DEVICES, Runtime, Spec, export_size, owner
+from .torch_form import TorchForm
+
+#: as a ``TorchForm`` writes a type -> torch's
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def need_device(device: str) -> None:
@@ -25,6 +30,24 @@ def need_device(device: str) -> None:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
         raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
+
+
+def need_compiler() -> str:
+    """Return the C++ compiler that torch's Inductor would call.
+
+    Raises:
+        ExportError: there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise ExportError(
+            "torch needs a C++ compiler to compile a network, and there is none: apt-get install g++ "
+            "(macOS: xcode-select --install), or name one in the environment variable CXX"
+        ) from error
 
 
 def timed_by_clock(
@@ -80,10 +103,12 @@ def timed_on_gpu(
 
 
 class TorchRuntime(Runtime):
-    """The student of a run or of a kdc safetensors file, without its aux head, channels last, in inference mode."""
+    """The student of a run or of a kdc safetensors file, without its aux head, in inference mode.
+
+    Images and logits are float32 whatever the network computes in. A compiled one compiles with its first input.
+    """
 
     name = "torch"
-    precision = "fp32"
 
     def __init__(
         self,
@@ -93,6 +118,7 @@ class TorchRuntime(Runtime):
         size: tuple[int, int] | None = None,
         threads: int | None = None,
         head: str = "logits",
+        form: TorchForm = TorchForm(),  # noqa: B008 - it cannot be changed
     ) -> None:
         """See ``open_runtime``."""
         if head not in ("logits", "argmax"):
@@ -106,15 +132,20 @@ class TorchRuntime(Runtime):
         self.device = device
         self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
-        # channels last is the faster layout of both devices for these networks, so it is the fair reference
-        self.model.to(device).to(memory_format=torch.channels_last)
+        self.form, self.precision, self._dtype = form, form.precision, DTYPES[form.precision]
+        self._layout = torch.contiguous_format if form.way == "eager" else torch.channels_last
+        self.model.to(device, self._dtype).to(memory_format=self._layout)
+        if form.way == "compiled":
+            need_compiler()
+            # as a network it keeps its interface, which the type of what torch.compile returns does not say
+            self.model = torch.compile(self.model, dynamic=False)  # pyright: ignore[reportAttributeAccessIssue]
         if size is None and "size" not in card:
             raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
         height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)
         palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
         classes = tuple(card.get("classes") or ())
         self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
-        self.provider = f"torch {device}"
+        self.provider = f"torch {device} {form.way}"
         self._stream = None
         if device == "cuda":
             # sizes are fixed, and ONNX Runtime searches its convolutions by default too
@@ -124,11 +155,16 @@ class TorchRuntime(Runtime):
             self._stream = torch.cuda.Stream()
 
     def _forward(self, x: Tensor) -> Tensor:
-        logits = self.model(x).logits
+        try:
+            logits = self.model(x).logits.float()
+        except RuntimeError as error:  # torch's own exceptions are all of this class
+            if self.form == TorchForm():
+                raise
+            raise ExportError(f"torch cannot run {self.source} as {self.form} here: {one_line(error)}") from error
         return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
 
     def _stage(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(x).to(self.device).contiguous(memory_format=torch.channels_last)
+        return torch.from_numpy(x).to(self.device, self._dtype).contiguous(memory_format=self._layout)
 
     @torch.inference_mode()
     def _infer(self, x: np.ndarray) -> np.ndarray:
@@ -144,8 +180,8 @@ class TorchRuntime(Runtime):
         self.check(x)
         if self._stream is None:
             return None
-        # in the network's layout before it is pinned: a transfer is then a copy and nothing else
-        host = torch.from_numpy(x).contiguous(memory_format=torch.channels_last).pin_memory()
+        # in the network's layout and type before it is pinned: a transfer is then a copy and nothing else
+        host = torch.from_numpy(x).to(self._dtype).contiguous(memory_format=self._layout).pin_memory()
         return timed_on_gpu(self._forward, host, self._stream)
 
     def close(self) -> None:

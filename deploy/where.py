@@ -7,7 +7,8 @@ from pathlib import Path
 from ..distill.errors import UsageError, closest
 from ..distill.run import Run
 from .ort_runtime import check_provider
-from .runtime import ENGINES, Runtime, open_runtime
+from .runtime import ENGINES, EXPORTED, Runtime, open_runtime
+from .torch_form import TorchForm
 from .trt_buffers import KINDS
 
 
@@ -21,6 +22,7 @@ class Where:
         trust: run native code (engines, packages) that no manifest of kdc's vouches for.
         buffers: what keeps the GPU's memory for engines: "auto" or one of ``trt_buffers.KINDS``.
         cuda_graph: start engines as one CUDA graph.
+        form: how torch is timed, see ``TorchForm``; several, with commas between them, are timed beside each other.
     """
 
     device: str = "cpu"
@@ -28,10 +30,13 @@ class Where:
     trust: bool = False
     buffers: str = "auto"
     cuda_graph: bool = False
+    form: str = str(TorchForm())
 
     def __post_init__(self) -> None:
-        """See that the buffers are known, and that provider and device go together (UsageError)."""
+        """See that buffers and forms are known, and that provider and device go together (UsageError)."""
         check_provider(self.provider, self.device)
+        for form in self.form.split(","):
+            TorchForm.parse(form)
         if self.buffers not in ("auto", *KINDS):
             near = closest(self.buffers, KINDS)
             raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
@@ -43,12 +48,21 @@ class Where:
         typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
         if typed and not any(is_engine(source) for source in sources):
             raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
+        if self.form != CPU.form and not any(is_torch(source) for source in sources):
+            raise UsageError(f"--torch {self.form} is for runs and checkpoints, and none is run here")
+
+    def each(self, source: Path | Run) -> list["Where"]:
+        """Return what one source heeds of it, once for every form that it is run in."""
+        if is_engine(source):
+            return [replace(self, device="cuda", provider=None, form=CPU.form)]
+        heeded = Where(self.device, self.provider if is_onnx(source) else None, self.trust)
+        if is_torch(source):
+            return [replace(heeded, form=form) for form in dict.fromkeys(self.form.split(","))]
+        return [heeded]
 
     def of(self, source: Path | Run) -> "Where":
-        """Return what one source heeds of it."""
-        if is_engine(source):
-            return replace(self, device="cuda", provider=None)
-        return Where(self.device, self.provider if is_onnx(source) else None, self.trust)
+        """Return what one source heeds of it, in the first form."""
+        return self.each(source)[0]
 
     def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
         """Do as ``open_runtime`` does."""
@@ -63,6 +77,11 @@ CPU = Where()
 def is_onnx(source: Path | Run) -> bool:
     """Tell an ONNX file from every other source."""
     return isinstance(source, Path) and source.suffix.lower() == ".onnx"
+
+
+def is_torch(source: Path | Run) -> bool:
+    """Tell a run or a checkpoint, which torch runs, from every exported file."""
+    return isinstance(source, Run) or source.suffix.lower() not in EXPORTED
 
 
 def is_engine(source: Path | Run) -> bool:

@@ -17,7 +17,7 @@ from kdc.deploy.latency import bench_latency, show
 from kdc.deploy.latency_worker import Worker
 from kdc.deploy.ort_runtime import OrtRuntime
 from kdc.deploy.sampling import flags, parts_summary, percentiles, ratio
-from kdc.deploy.where import Where, is_onnx
+from kdc.deploy.where import CPU, Where, is_onnx
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -180,7 +180,7 @@ def test_refusals(network, tmp_path):
 
 
 def test_mistakes_cross_the_process_border(network, tmp_path):
-    backend = Backend(network(tmp_path / "a.onnx"), "a", threads=1)
+    backend = Backend(network(tmp_path / "a.onnx"), "a", CPU, threads=1)
     order = {"source": str(tmp_path / "a.onnx"), "device": "cpu", "batch": 1, "threads": 1, "head": "logits"}
     with pytest.raises(UsageError, match="made for 16x24, not 8x8"):
         backend.ask("open", **order, mode="net", seed=0, size=(8, 8))
@@ -265,10 +265,9 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     plan.where = Where("cuda")
 
     def opened(every, plan, **order):
-        plan.where = Where("cpu")
-        there = backend.opened(every, plan, **order)
-        plan.where = Where("cuda")
-        return there
+        for one in every:
+            one.where = CPU
+        return backend.opened(every, plan, **order)
 
     monkeypatch.setattr(latency, "opened", opened)
     protocol = {"threads": 1, "seconds": 0.05, "runs": 1, "rounds": 1, "mode": "net", "codec": "jpg", "seed": 0}

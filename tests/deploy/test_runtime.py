@@ -244,7 +244,11 @@ def test_checkpoint_runs_in_torch_as_validation_does(checkpoint):
     x = images(1, 32, 64)
     with open_runtime(checkpoint) as runtime:
         assert runtime.spec.size == (32, 64)  # the images' 30x60, rounded up to the stride
-        assert (runtime.name, runtime.provider, runtime.spec.preprocess) == ("torch", "torch cpu", BGR_MEAN)
+        assert (runtime.name, runtime.provider, runtime.spec.preprocess) == (
+            "torch",
+            "torch cpu channels-last",
+            BGR_MEAN,
+        )
         assert runtime.spec.classes == tuple("abcde")
         logits = runtime.infer(runtime.prepare(x))
         assert logits.shape == (1, K, 32, 64)
@@ -286,7 +290,7 @@ def test_checkpoint_on_a_gpu(checkpoint):
         pytest.skip("no CUDA device")
     x = images(1, 32, 64)
     with open_runtime(checkpoint) as cpu, open_runtime(checkpoint, device="cuda") as gpu:
-        assert gpu.provider == "torch cuda"
+        assert gpu.provider == "torch cuda channels-last"
         assert (cpu.masks(x) == gpu.masks(x)).mean() > 0.99
         assert gpu.staged(gpu.prepare(x))() > 0
         assert gpu.tf32 in (True, False)

@@ -73,11 +73,13 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
     )
     plan.named.clear()  # so that what is not to be had is listed
     for path in (files[0], files[2]):
-        assert not open_one(Backend(path, path.name, 1, in_process=True), plan, threads=1, mode="net", seed=0)
+        assert not open_one(
+            Backend(path, path.name, plan.where.of(path), 1, in_process=True), plan, threads=1, mode="net", seed=0
+        )
     assert (seen[".engine"]["buffers"], seen[".engine"]["cuda_graph"]) == ("torch", True)
     assert (seen[".onnx"].get("buffers"), seen[".onnx"].get("cuda_graph")) == ("auto", False)
     assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
-    again = Backend(files[2], "a.engine", 1, in_process=True)
+    again = Backend(files[2], "a.engine", plan.where, 1, in_process=True)
     assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from kdc.deploy import where as module
-from kdc.deploy.where import Where, is_engine, is_onnx
+from kdc.deploy.where import CPU, Where, is_engine, is_onnx, is_torch
 from kdc.distill.errors import UsageError
 
 
 def test_kinds_of_sources_are_told_by_their_suffix() -> None:
     assert is_engine(Path("a.PLAN")) and not is_engine(Path("a.onnx"))
     assert is_onnx(Path("a.ONNX")) and not is_onnx(Path("a.engine"))
+    assert is_torch(Path("a.safetensors")) and is_torch(Path("runs/kt_0.5")) and not is_torch(Path("a.PT2"))
 
 
 def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,10 +22,14 @@ def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch
     for name in ("a.onnx", "a.engine", "a.pt2"):
         where.open(name, (4, 6))
     common = {"size": (4, 6), "trust": True}
-    idle = {"buffers": "auto", "cuda_graph": False}
+    idle = {"buffers": "auto", "cuda_graph": False, "form": "channels-last"}
     assert asked == [
         ("a.onnx", common | idle | {"device": "cpu", "provider": "openvino"}),
-        ("a.engine", common | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True}),
+        (
+            "a.engine",
+            common
+            | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True, "form": "channels-last"},
+        ),
         ("a.pt2", common | idle | {"device": "cpu", "provider": None}),
     ]
 
@@ -40,3 +45,28 @@ def test_what_no_file_heeds_is_refused() -> None:
         Where(provider="CUDAExecutionProvider")
     with pytest.raises(UsageError, match="did you mean 'pycuda'"):
         Where(buffers="pycdua")
+    with pytest.raises(UsageError, match="--torch eager is for runs and checkpoints, and none is run here"):
+        Where(form="eager").refuse_idle([Path("a.onnx")])
+
+
+def test_torch_is_run_once_in_every_form_that_was_typed() -> None:
+    where = Where("cuda", trust=True, form="eager,compiled:bf16,eager")
+    assert where.each(Path("a.pt")) == [Where("cuda", trust=True, form=form) for form in ("eager", "compiled:bf16")]
+    assert where.of(Path("a.pt")).form == "eager"
+    assert where.each(Path("a.onnx")) == [Where("cuda", trust=True)]
+    assert where.each(Path("a.engine")) == [Where("cuda", trust=True)]
+    assert CPU.each(Path("a.pt")) == [CPU]
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("egaer", "did you mean 'eager'"),
+        ("compiled:int8", "not 'compiled:int8'; accepted: channels-last, eager, compiled; fp32, fp16, bf16"),
+        ("eager,", r"not ''; accepted"),
+        ("fp16", "accepted: channels-last, eager, compiled"),
+    ],
+)
+def test_forms_that_torch_has_not_are_refused(form: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Where(form=form)
