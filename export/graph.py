@@ -82,7 +82,8 @@ class DeployGraph(nn.Module):
 
     The auxiliary head and dropout are off (eval mode). Input: ``float``, normalised ``(B, 3, H, W)`` float32, or
     ``uint8``, raw RGB ``(B, H, W, 3)``, cast before it is transposed (TensorRT refuses to permute uint8) and
-    normalised inside. Output: ``logits``, float32 ``(B, K, H, W)``, or ``argmax``, a uint8 mask ``(B, H, W)``.
+    normalised inside. Output: ``logits``, float32 ``(B, K, H, W)``, or ``argmax``, a uint8 mask ``(B, H, W)``. Between
+    them it computes in the type of the model's weights.
     """
 
     scale: Tensor
@@ -100,6 +101,7 @@ class DeployGraph(nn.Module):
         check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
         self.model = model
         self.size, self.head, self.input = size, head, input
+        self.dtype = next(model.parameters()).dtype
         preprocess: Preprocess = model.preprocess
         self.bgr = preprocess.order == "bgr"
         std = torch.tensor(preprocess.std, dtype=torch.float64)
@@ -117,7 +119,8 @@ class DeployGraph(nn.Module):
                 image = image.flip(1)
             image = image * self.scale + self.shift
         with ExactPooling():
-            logits = self.model(image).logits
+            logits = self.model(image if self.dtype == torch.float32 else image.to(self.dtype)).logits
+        logits = logits if self.dtype == torch.float32 else logits.float()
         logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=True)
         return logits if self.head == "logits" else logits.argmax(1).to(torch.uint8)
 

@@ -68,6 +68,7 @@ def aoti(
     input: Input = None,
     dynamic_batch: Dynamic = False,
     device: Annotated[str, typer.Option(help="cpu or cuda: what it is compiled for.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or bf16: what it computes in.")] = "fp32",
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
@@ -82,7 +83,7 @@ def aoti(
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), device=device, **settings))
+    _emit(json, export_aoti(find_run(run), device=device, precision=precision, **settings))
 
 
 def triton(

@@ -11,10 +11,10 @@ import torch
 from ..calib.quiet import quiet
 from ..deploy.exclusive import alone
 from ..deploy.parity import discard, manifest_path, tolerances
-from ..deploy.torch_runtime import export_size, need_device
+from ..deploy.torch_runtime import DTYPES, export_size, need_compiler, need_device
 from ..distill import console
 from ..distill.checkpoint import load_deployable, student_file
-from ..distill.errors import ExportError
+from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, replacing, sha256, write_json
 from .gated import describe, prove
@@ -35,19 +35,21 @@ def compile_package(
     input: str = "float",
     dynamic_batch: bool = False,
     device: str = "cpu",
+    precision: str = "fp32",
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
 ) -> Path:
     """Compile ``model`` without its aux head to one package; kdc's metadata lie inside, readable without running it.
 
     Args:
-        model: put in eval mode and moved to ``device``.
+        model: put in eval mode and moved to ``device`` and the type of ``precision``.
         path: where the package goes, atomically.
         size: (H, W) in pixels, fixed; multiples of the output stride.
         head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
         input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
         dynamic_batch: leave B free up to ``LARGEST_BATCH`` (else it is 1).
         device: "cpu" or "cuda", which the code is compiled for.
+        precision: "fp32", "fp16" or "bf16": type of weights and activations; the logits leave in float32.
         classes: names, for the metadata.
         palette: an RGB triple a class, for the metadata.
 
@@ -56,7 +58,7 @@ def compile_package(
         ExportError: the compiler refused the network.
     """
     model.aux_head = None
-    graph = DeployGraph(model, size, head, input).to(device)
+    graph = DeployGraph(model.to(DTYPES[precision]), size, head, input).to(device)
     example = graph.example(2 if dynamic_batch else 1).to(device)
     batch = None if dynamic_batch else 1
     shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},) if dynamic_batch else None
@@ -65,7 +67,7 @@ def compile_package(
     ]
     made = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
     ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": made})
-    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": "fp32"}
+    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": precision}
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -90,24 +92,6 @@ def compile_package(
     return path
 
 
-def compiler() -> str:
-    """Return the C++ compiler that AOTInductor would call.
-
-    Raises:
-        ExportError: there is none.
-    """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise ExportError(
-            "AOTInductor needs a C++ compiler, and there is none: apt-get install g++ (macOS: xcode-select --install), "
-            "or name one in the environment variable CXX"
-        ) from error
-
-
 @alone
 def export_aoti(
     run: Run,
@@ -117,6 +101,7 @@ def export_aoti(
     input: str = "float",
     dynamic_batch: bool = False,
     device: str = "cpu",
+    precision: str = "fp32",
     which: str = "best",
     images: int | None = 16,
     agreement: float | None = None,
@@ -126,7 +111,7 @@ def export_aoti(
     Args:
         run: a finished run.
         size: default: the validation size rounded up to the output stride.
-        head: see ``compile_package``, as are ``input``, ``dynamic_batch`` and ``device``.
+        head: see ``compile_package``, as are ``input``, ``dynamic_batch``, ``device`` and ``precision``.
         which: "best" or "last" weights.
         images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -135,30 +120,31 @@ def export_aoti(
         The manifest.
 
     Raises:
-        UsageError: a size, head, input or device that is not accepted.
+        UsageError: a size, head, input, precision or device that is not accepted.
         ExportError: the device or a C++ compiler is missing, or the compiler refused the network.
         NumbersError: the gate failed; the package is gone.
     """
     weights = student_file(run, which)
     model = load_deployable(weights)
     size = size or export_size(run.card["data"]["size"], model.output_stride)
-    path = run.export / package_name(head, input, dynamic_batch, device)
-    console.say(
-        f"compiling {model.name} at {size[0]}x{size[1]} for {device}, head {head}, input {input}; a minute or so"
-    )
+    path = run.export / package_name(head, input, dynamic_batch, device, precision)
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
+    if precision not in DTYPES:
+        raise UsageError(f"--precision {precision!r}: accepted are {', '.join(DTYPES)}{closest(precision, DTYPES)}")
     need_device(device)
-    compiler()
-    tolerances("fp32", run, agreement=agreement)
+    need_compiler()
+    tolerances(precision, run, agreement=agreement)
+    asked = f"for {device} in {precision}, head {head}, input {input}"
+    console.say(f"compiling {model.name} at {size[0]}x{size[1]} {asked}; a minute or so")
     start = time.perf_counter()
     discard(run, [path])
     form: dict[str, Any] = {"head": head, "input": input, "dynamic_batch": dynamic_batch, "device": device}
-    compile_package(model, path, size=size, **form, **names)
+    compile_package(model, path, size=size, precision=precision, **form, **names)
     facts = {"source": {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}, **form}
     facts |= {"size": list(size), "compile_seconds": round(time.perf_counter() - start, 1)}
-    manifest = describe(path, "aoti", "fp32", **facts)
+    manifest = describe(path, "aoti", precision, **facts)
     # before the gate: native code is not opened without
     write_json(manifest_path(path), manifest)
     manifest = prove(run, path, weights, manifest, images=images, agreement=agreement, cure=CURE)
@@ -166,7 +152,7 @@ def export_aoti(
     return manifest
 
 
-def package_name(head: str, input: str, dynamic_batch: bool, device: str) -> str:
-    """Name a package: ``model.pt2``, ``model.argmax.uint8.pt2``, ``model.cuda.pt2``."""
+def package_name(head: str, input: str, dynamic_batch: bool, device: str, precision: str) -> str:
+    """Name a package: ``model.pt2``, ``model.argmax.uint8.pt2``, ``model.bf16.cuda.pt2``."""
     stem = file_names(head, input, dynamic_batch)[0].removesuffix(".onnx")
-    return f"{stem}{'' if device == 'cpu' else f'.{device}'}.pt2"
+    return f"{stem}{'' if precision == 'fp32' else f'.{precision}'}{'' if device == 'cpu' else f'.{device}'}.pt2"

@@ -1,5 +1,6 @@
 """AOTInductor packages: what stands in them, what they compute, and which are not run."""
 
+import copy
 import json
 import shutil
 import zipfile
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from kdc.deploy import aoti_runtime
 from kdc.deploy.aoti_runtime import read_package
 from kdc.deploy.runtime import open_runtime
+from kdc.deploy.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.models import Output, SegmentationModel
 from kdc.distill.preprocess import BGR_MEAN
@@ -49,7 +51,7 @@ def model() -> Tiny:
 @pytest.fixture(scope="module")
 def compiled(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
-        to_aoti.compiler()
+        need_compiler()
     except ExportError as error:
         pytest.skip(str(error))
     path = tmp_path_factory.mktemp("aoti") / "model.pt2"
@@ -150,6 +152,18 @@ def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         aoti_runtime._refuse_other_machine(Path("m.pt2"), "cpu", {"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, {})
 
 
+def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "model.bf16.pt2"
+    to_aoti.compile_package(copy.deepcopy(model), path, size=SIZE, precision="bf16")
+    write_json(path.with_name("model.bf16.pt2.json"), describe(path, "aoti", "bf16"))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
+    with open_runtime(path, threads=1) as runtime, torch.inference_mode():
+        x = runtime.prepare(pixels)
+        got, expected = runtime.infer(x), DeployGraph(model, SIZE)(torch.from_numpy(x)).numpy()
+        assert (runtime.precision, got.dtype) == ("bf16", np.float32)
+    assert 0 < np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+
+
 @pytest.mark.parametrize("content", ["half", b"", b"no archive"])
 def test_broken_packages_are_one_line(package: Path, content: bytes | str) -> None:
     whole = package.read_bytes()
@@ -177,8 +191,10 @@ def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise InvalidCxxCompiler
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
-    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler, and there is none: apt-get install"):
-        to_aoti.compiler()
+    with pytest.raises(
+        ExportError, match=r"needs a C\+\+ compiler to compile a network, and there is none: apt-get install"
+    ):
+        need_compiler()
 
 
 @pytest.mark.gpu

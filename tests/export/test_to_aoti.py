@@ -33,6 +33,14 @@ def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
 
 
 @pytest.mark.slow
+def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
+    manifest = to_aoti.export_aoti(gated_run, precision="bf16", images=2, agreement=0.9)
+    assert (manifest["file"], manifest["precision"], manifest["ran"]["precision"]) == ("model.bf16.pt2", "bf16", "bf16")
+    entry = read_gates(gated_run)[-1]
+    assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4
+
+
+@pytest.mark.slow
 def test_a_wrong_package_is_removed(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_package = to_aoti.compile_package
 
@@ -54,6 +62,7 @@ def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch
         ({"device": "tpu"}, "accepted: cpu, cuda"),
         ({"head": "softmax"}, "--head 'softmax': accepted are"),
         ({"size": (60, 100)}, "the next is 64x104"),
+        ({"precision": "int8"}, "--precision 'int8': accepted are fp32, fp16, bf16"),
     ]
     for wrong, message in refused:
         with pytest.raises(UsageError, match=message):
@@ -65,5 +74,5 @@ def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch
 
 
 def test_names_tell_the_forms_apart() -> None:
-    assert to_aoti.package_name("logits", "float", False, "cpu") == "model.pt2"
-    assert to_aoti.package_name("argmax", "uint8", True, "cuda") == "model.argmax.uint8.batch.cuda.pt2"
+    assert to_aoti.package_name("logits", "float", False, "cpu", "fp32") == "model.pt2"
+    assert to_aoti.package_name("argmax", "uint8", True, "cuda", "bf16") == "model.argmax.uint8.batch.bf16.cuda.pt2"
