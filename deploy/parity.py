@@ -28,8 +28,6 @@ LEDGER = "gates.json"
 LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
 #: key, image, label
 Sample = tuple[str, np.ndarray, np.ndarray | None]
-#: by the precision of the candidate
-DEFAULTS = {name: Tolerances(**gate) for name, gate in Config().gates.model_dump().items()}
 
 
 def tolerances(precision: str, run: Run | None = None, **flags: float | None) -> Tolerances:

@@ -1,69 +1,25 @@
-"""The gate: what it measures, what it lets pass, and what happens to the file."""
+"""The gate: what it measures and what it lets pass."""
 
 import json
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from kdc.deploy import parity
 from kdc.deploy.parity import (
-    DEFAULTS,
     Difference,
-    GateResult,
     Tolerances,
     gate,
-    judge,
-    read_gates,
     spread,
     tolerances,
-    write_gate,
 )
-from kdc.deploy.runtime import Runtime, Spec, answers
+from kdc.deploy.runtime import Spec, answers
 from kdc.distill.config import resolve
-from kdc.distill.data import Dataset
-from kdc.distill.errors import DataError, NumbersError, UsageError, WeightsError
+from kdc.distill.errors import DataError, NumbersError, UsageError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import Run
 
-SIZE, K = (8, 16), 3
-
-
-class Made(Runtime):
-    """Logits that follow the image, plus what ``wrong`` adds to them."""
-
-    name, provider, precision, device, source = "made", "numpy", "fp32", "cpu", Path("made")
-
-    def __init__(self, wrong: Any = 0.0, head: str = "logits", batch: int | None = 1) -> None:
-        self.spec = Spec((batch, *SIZE, 3), "uint8", "NHWC", head, IMAGENET, ("a", "b", "c"))
-        self.wrong, self.seen = wrong, []
-
-    def _infer(self, x: np.ndarray) -> np.ndarray:
-        self.seen.append(len(x))
-        logits = x.transpose(0, 3, 1, 2).astype(np.float32) / 16 + self.wrong
-        return logits if self.spec.head == "logits" else logits.argmax(1).astype(np.uint8)
-
-
-class Images(Dataset):
-    """Images smaller than the network's input, labelled by the right answer."""
-
-    name, split, classes = "noise", "val", ("a", "b", "c")
-
-    def __init__(self, count: int = 7, labelled: bool = True, size: tuple[int, int] = (8, 12)) -> None:
-        self.images = np.random.default_rng(0).integers(0, 256, (count, *size, 3), dtype=np.uint8)
-        self.labelled = labelled
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def key(self, i: int) -> str:
-        return f"image{i}"
-
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.images[i], self.images[i].argmax(2).astype(np.uint8) if self.labelled else None
+from ._made import SIZE, Images, K, Made, judged
 
 
 class Coarse(Made):
@@ -79,11 +35,6 @@ class Turned(Made):
     def __init__(self) -> None:
         super().__init__()
         self.spec = Spec((1, *SIZE, 3), "uint8", "NHWC", "logits", BGR_MEAN, ("a", "b", "c"))
-
-
-def judged(wrong: Any = 0.0, tolerances: Tolerances | None = None, data: Any = None, **runtime: Any) -> GateResult:
-    tolerances = tolerances or Tolerances(1e-4, 0.9999, 0.5)
-    return gate(Made(), Made(wrong, **runtime), Images() if data is None else data, tolerances, images=None)
 
 
 def test_equal_networks_pass() -> None:
@@ -163,11 +114,11 @@ def test_another_preprocessing_never_passes() -> None:
 
 
 def test_tolerances_come_from_flags_then_the_run_then_the_precision(tmp_path: Path) -> None:
-    assert tolerances("fp32") == DEFAULTS["fp32"] == Tolerances(1e-4, 0.9999)
-    assert tolerances("int8+fp16") == DEFAULTS["int8"] == Tolerances(None, 0.99, 0.5)
+    assert tolerances("fp32") == Tolerances(1e-4, 0.9999)
+    assert tolerances("int8+fp16") == Tolerances(None, 0.99, 0.5)
     config = resolve({}, sets=["gates.fp16.agreement=0.5"])
     (tmp_path / "run.json").write_text("{}")
-    assert tolerances("fp16", Run(tmp_path)) == DEFAULTS["fp16"]
+    assert tolerances("fp16", Run(tmp_path)) == tolerances("fp16")
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     run = Run(tmp_path)
     assert tolerances("fp16", run) == Tolerances(None, 0.5, None, 2**-9), "the other keys keep their defaults"
@@ -299,58 +250,3 @@ def test_tf32_is_judged_by_its_own_roundings() -> None:
 def test_spread() -> None:
     assert spread(10, 4) == [0, 3, 6, 9]
     assert spread(3, 16) == spread(3, None) == [0, 1, 2]
-
-
-def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:
-    assert read_gates(tmp_path) == []
-    write_gate(tmp_path, "onnx", judged(wrong=1.0))
-    (tmp_path / "run.json").write_text("{}")
-    write_gate(Run(tmp_path), "fp16", judged())
-    write_gate(tmp_path, "onnx", judged(), file="model.onnx")
-    entries = read_gates(tmp_path)
-    assert [(e["stage"], e["passed"]) for e in entries] == [("fp16", True), ("onnx", True)]
-    assert entries[1]["file"] == "model.onnx" and entries[1]["tolerances"]["agreement"] == 0.9999
-
-
-def test_judge_removes_what_failed(tmp_path: Path) -> None:
-    file = tmp_path / "model.onnx"
-    for name in ("model.onnx", "model.onnx.json"):
-        (tmp_path / name).write_text("x")
-    assert judge(tmp_path, "onnx", file, judged(), "").sha256.startswith("2d711642b726b044")
-    assert file.exists()
-    with pytest.raises(NumbersError, match=r"model\.onnx did not pass its gate.*; ask for help") as caught:
-        judge(tmp_path, "onnx", file, judged(wrong=1.0), "ask for help")
-    assert caught.value.exit_code == 6
-    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]  # the golden image goes too
-    assert read_gates(tmp_path)[0]["passed"] is False
-
-
-def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(folder: Path) -> list[dict[str, Any]]:
-        entries = read_gates(folder)
-        time.sleep(0.02)
-        return entries
-
-    monkeypatch.setattr(parity, "read_gates", slowly)
-    result = judged()
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda i: write_gate(tmp_path, f"stage {i}", result, file=f"{i}.onnx"), range(6)))
-    assert {entry["stage"] for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: parity.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
-    assert {entry["file"] for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
-    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
-
-
-@pytest.mark.parametrize("text", ["[", "", "{}", "3", "[1]", '[{"file": "model.onnx"}]', "\0"])
-def test_a_broken_ledger_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "gates.json").write_text(text)
-    with pytest.raises(
-        WeightsError, match=r"gates\.json cannot be read \(.+\); delete it, and kdc parity RUN"
-    ) as caught:
-        write_gate(tmp_path, "onnx", judged())
-    assert caught.value.exit_code == 4 and (tmp_path / "gates.json").read_text() == text
-    (tmp_path / "model.onnx").touch()
-    with pytest.raises(WeightsError, match="cannot be read"):
-        parity.discard(tmp_path, [tmp_path / "model.onnx"])
-    assert (tmp_path / "model.onnx").exists()

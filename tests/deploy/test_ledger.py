@@ -1,0 +1,70 @@
+"""The ledger, gates.json: what stands in it, what becomes of a file that failed, and commands that write at once."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdc.deploy import parity
+from kdc.deploy.parity import judge, read_gates, write_gate
+from kdc.distill.errors import NumbersError, WeightsError
+from kdc.distill.run import Run
+
+from ._made import judged
+
+
+def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:
+    assert read_gates(tmp_path) == []
+    write_gate(tmp_path, "onnx", judged(wrong=1.0))
+    (tmp_path / "run.json").write_text("{}")
+    write_gate(Run(tmp_path), "fp16", judged())
+    write_gate(tmp_path, "onnx", judged(), file="model.onnx")
+    entries = read_gates(tmp_path)
+    assert [(e["stage"], e["passed"]) for e in entries] == [("fp16", True), ("onnx", True)]
+    assert entries[1]["file"] == "model.onnx" and entries[1]["tolerances"]["agreement"] == 0.9999
+
+
+def test_judge_removes_what_failed(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    for name in ("model.onnx", "model.onnx.json"):
+        (tmp_path / name).write_text("x")
+    assert judge(tmp_path, "onnx", file, judged(), "").sha256.startswith("2d711642b726b044")
+    assert file.exists()
+    with pytest.raises(NumbersError, match=r"model\.onnx did not pass its gate.*; ask for help") as caught:
+        judge(tmp_path, "onnx", file, judged(wrong=1.0), "ask for help")
+    assert caught.value.exit_code == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]  # the golden image goes too
+    assert read_gates(tmp_path)[0]["passed"] is False
+
+
+def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(folder: Path) -> list[dict[str, Any]]:
+        entries = read_gates(folder)
+        time.sleep(0.02)
+        return entries
+
+    monkeypatch.setattr(parity, "read_gates", slowly)
+    result = judged()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda i: write_gate(tmp_path, f"stage {i}", result, file=f"{i}.onnx"), range(6)))
+    assert {entry["stage"] for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: parity.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
+    assert {entry["file"] for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
+
+
+@pytest.mark.parametrize("text", ["[", "", "{}", "3", "[1]", '[{"file": "model.onnx"}]', "\0"])
+def test_a_broken_ledger_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "gates.json").write_text(text)
+    with pytest.raises(
+        WeightsError, match=r"gates\.json cannot be read \(.+\); delete it, and kdc parity RUN"
+    ) as caught:
+        write_gate(tmp_path, "onnx", judged())
+    assert caught.value.exit_code == 4 and (tmp_path / "gates.json").read_text() == text
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(WeightsError, match="cannot be read"):
+        parity.discard(tmp_path, [tmp_path / "model.onnx"])
+    assert (tmp_path / "model.onnx").exists()
