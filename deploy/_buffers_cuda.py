@@ -105,8 +105,10 @@ class CudaBuffers(DeviceBuffers):
         call(driver.cuStreamBeginCapture(self._stream, mode))
         try:
             work()
-        finally:
-            graph = call(driver.cuStreamEndCapture(self._stream))
+        except BaseException:
+            driver.cuStreamEndCapture(self._stream)  # it fails too, and says less than what broke the capture
+            raise
+        graph = call(driver.cuStreamEndCapture(self._stream))
         ready = self._keep(driver.cuGraphExecDestroy, call(driver.cuGraphInstantiate(graph, 0)))
         call(driver.cuGraphDestroy(graph))
         return lambda: call(driver.cuGraphLaunch(ready, self._stream))

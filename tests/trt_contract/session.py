@@ -199,8 +199,13 @@ def buffers() -> dict[str, Any]:
         room = "given"
     except KdcError as error:
         room = f"{error.exit_code}"
+    try:
+        made.capture(made.synchronize)
+        refused = "nothing"
+    except KdcError as error:
+        refused = str(error)
     facts = {"name": made.name, "gpu": str(made.gpu), "cuda": made.gpu.cuda, "ms": made.elapsed(first, last)}
-    facts |= {"same": same, "captured": [before, two.tolist()], "no room": room}
+    facts |= {"refused": refused, "same": same, "captured": [before, two.tolist()], "no room": room}
     made.close()
     return facts | {"alive": ctypes.CDLL("libcuda.so.1").stub_alive()}
 

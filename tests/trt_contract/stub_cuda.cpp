@@ -33,7 +33,8 @@ void launch(long kernel, void** a) {
 }
 float clock_ms = 0;
 int alive = 0;  // what was made and not ended
-constexpr int INVALID = 1, NOT_FOUND = 500;
+bool broken = false;  // the capture, by a call that none allows
+constexpr int INVALID = 1, NOT_FOUND = 500, UNSUPPORTED = 900, INVALIDATED = 901;
 }  // namespace
 
 extern "C" {
@@ -51,7 +52,9 @@ int cuDevicePrimaryCtxRetain(void** context, int) { return ++alive, *context = &
 int cuDevicePrimaryCtxRelease_v2(int) { return --alive, 0; }
 int cuCtxSetCurrent(void* context) { return context == &clock_ms ? 0 : INVALID; }
 int cuStreamCreate(void** stream, unsigned) { return ++alive, *stream = &capturing, 0; }
-int cuStreamSynchronize(void* stream) { return stream == &capturing ? 0 : INVALID; }
+int cuStreamSynchronize(void* stream) {
+  return capturing ? (broken = true, UNSUPPORTED) : stream == &capturing ? 0 : INVALID;
+}
 int cuStreamDestroy_v2(void*) { return --alive, 0; }
 int cuMemAlloc_v2(void** at, std::size_t size) { return size > std::size_t(1) << 32 ? 2 : (++alive, *at = std::malloc(size), 0); }
 int cuMemFree_v2(void* at) { return --alive, std::free(at), 0; }
@@ -65,7 +68,10 @@ int cuEventRecord(void* event, void*) { return *static_cast<float*>(event) = ++c
 int cuEventElapsedTime_v2(float* ms, void* a, void* b) { return *ms = *static_cast<float*>(b) - *static_cast<float*>(a), 0; }
 int cuEventElapsedTime(float* ms, void* a, void* b) { return cuEventElapsedTime_v2(ms, a, b); }
 int cuStreamBeginCapture_v2(void*, int) { return capturing = new Graph, 0; }
-int cuStreamEndCapture(void*, void** graph) { return ++alive, *graph = capturing, capturing = nullptr, 0; }
+int cuStreamEndCapture(void*, void** graph) {
+  if (broken) return delete capturing, capturing = nullptr, broken = false, INVALIDATED;
+  return ++alive, *graph = capturing, capturing = nullptr, 0;
+}
 int cuGraphDestroy(void* graph) { return --alive, delete static_cast<Graph*>(graph), 0; }
 int cuGraphInstantiateWithFlags(void** ready, void* graph, unsigned long long) {
   return ++alive, *ready = new Graph(*static_cast<Graph*>(graph)), 0;

@@ -148,5 +148,6 @@ def test_memory_and_kernels_through_cuda_python(session: Session) -> None:
     assert done["name"] == "cuda-python" and done["gpu"] == "Stub GPU (compute capability 8.6)"
     assert done["same"] == dict.fromkeys(done["same"], True)
     assert done["captured"] == [[0, 0, 0, 0], [0, 1, 2, 3]], "what is captured runs when the graph is launched"
+    assert done["refused"] == "CUDA failed: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "the call that broke a capture"
     assert done["cuda"] == "13.2" and done["ms"] == 1.0 and done["no room"] == "7"
     assert done["alive"] == 0, "whatever was made has been ended"
