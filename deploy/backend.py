@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..distill import errors
+from ..distill import console, errors
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import Run, sha256
 from .latency_worker import Worker
-from .sources import Plan, artefact_bytes, may_be_refused, row_names
+from .sources import Plan, artefact_bytes, may_be_refused, nothing_left, row_names
 from .where import Where
 
 
@@ -112,6 +112,8 @@ def started(plan: Plan, threads: int, in_process: bool = False) -> Iterator[list
             each = plan.where.each(source)
             for where in each:
                 name = label if len(each) == 1 else f"{label} ({where.form})"
+                if where.form.startswith("compiled"):  # on a GPU while it is opened, else with its first query
+                    console.say(f"{name}: torch compiles it, which may take minutes")
                 backends.append(Backend(source, name, where, threads, in_process))
         yield backends
     finally:
@@ -127,7 +129,7 @@ def opened(backends: list[Backend], plan: Plan, **order: Any) -> list[Backend]:
     """
     there = [backend for backend in backends if open_one(backend, plan, **order)]
     if not there:
-        raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in plan.missing))
+        raise ExportError(nothing_left(plan.missing))
     return there
 
 

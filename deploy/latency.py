@@ -144,8 +144,6 @@ def time_plan(
         there = opened(every, plan, threads=threads, mode=mode, seed=seed, codec=codec)
         timings = [Timing(backend) for backend in there]
         for backend in there:
-            if backend.where.form.startswith("compiled"):
-                console.say(f"{backend.label}: torch compiles it, which may take minutes")
             backend.warmup = backend.ask("warm", cap_s=min(10.0, 2 * seconds))
         asked = rounds
         rounds = min(rounds, *(_rounds_of(backend.warmup["ms"] / 1e3, seconds, runs) for backend in there))

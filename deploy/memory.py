@@ -12,7 +12,7 @@ from .gpu_meter import open_meter
 from .latency import check, conditions, keep, ran_on, show_rest
 from .passport import cores, passport
 from .sampling import device_flags
-from .sources import Source, make_plans
+from .sources import Source, make_plans, nothing_left
 from .where import CPU, Where
 
 RUNS = 3
@@ -85,7 +85,7 @@ def bench_memory(
                 )
         missing += [m for m in plan.missing if m not in missing]
     if not rows:
-        raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+        raise ExportError(nothing_left(missing))
     flags = device_flags(rows, before, passport(), where.device)
     if no_meter:
         flags.append(f"the memory of the GPU is that of torch's allocator alone: {no_meter}")

@@ -13,8 +13,8 @@ from ..distill import console
 from ..distill.config import parse_size
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .runtime import MODEL_FILES, TORCH_FILES, Runtime, enlarged, export_size, owner
-from .where import CPU, Where
+from .runtime import MODEL_FILES, Runtime, enlarged, export_size, owner
+from .where import CPU, Where, is_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +134,8 @@ def open_segmenter(
     """
     windows = windows or Windows()
     where.refuse_idle([source])
-    if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
+    if is_torch(source):
+        where.refuse_forms()
         return _of_torch(source, where.device, size, windows, assisted)
     runtime = where.open(source, size or windows.size)
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes

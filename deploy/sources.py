@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .contract import weights_beside
-from .runtime import ENGINES, MODEL_FILES, TORCH_FILES, export_size, owner
-from .where import CPU, Where
+from .runtime import ENGINES, MODEL_FILES, export_size, owner
+from .where import CPU, Where, is_onnx, is_torch
 
 if TYPE_CHECKING:
     from .contract import FileInfo
@@ -22,11 +22,16 @@ OTHERS = (".xml", ".pt2")
 FOR_TENSORRT = ".trt.onnx"
 
 
+def nothing_left(missing: Sequence[dict[str, str]], do: str = "measure") -> str:
+    """Say that there is nothing to do here, and of each source why."""
+    return f"nothing to {do} here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing)
+
+
 class NothingToMeasure(UsageError):
     """No source fits; ``missing`` says of each why."""
 
     def __init__(self, missing: list[dict[str, str]]) -> None:
-        super().__init__("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+        super().__init__(nothing_left(missing))
         self.missing = missing
 
 
@@ -107,9 +112,9 @@ def may_be_refused(source: Path | Run, plan: Plan, error: KdcError) -> bool:
 
     That is so for what lies in a run's folder but is not to be had here, and for the files that only opening reads.
     """
-    if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES:
+    if is_torch(source):
         return False
-    if source.suffix.lower() == ".onnx":
+    if is_onnx(source):
         return isinstance(error, ExportError) and source.resolve() not in plan.named
     return isinstance(error, ExportError | UsageError)
 
@@ -240,9 +245,7 @@ def artefact_bytes(path: Path) -> int:
 
 def row_names(chosen: list[Path | Run]) -> list[str]:
     """Name the rows as shortly as they can be told apart."""
-    short = [
-        "torch" if isinstance(source, Run) or source.suffix.lower() in TORCH_FILES else source.name for source in chosen
-    ]
+    short = ["torch" if is_torch(source) else Path(str(source)).name for source in chosen]
     names = []
     for source, label in zip(chosen, short, strict=True):
         path = source.path if isinstance(source, Run) else source

@@ -16,7 +16,7 @@ from .gpu_meter import meter_flags, open_meter, summary
 from .latency import check, conditions, keep, ran_on, show_rest
 from .passport import cores, passport
 from .sampling import NOISY, device_flags
-from .sources import Plan, Source, make_plans
+from .sources import Plan, Source, make_plans, nothing_left
 from .where import CPU, Where
 
 ROUNDS = 5
@@ -90,7 +90,7 @@ def bench_throughput(
                     backend.ask("close")
         missing += [m for m in plan.missing if m not in missing]
     if not rows:  # only opening tells which batches an engine takes
-        raise ExportError("nothing to measure here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing))
+        raise ExportError(nothing_left(missing))
     result: dict[str, Any] = {
         "kind": "throughput",
         "unit": "images per second",

@@ -137,8 +137,10 @@ class TorchRuntime(Runtime):
         self.model.to(device, self._dtype).to(memory_format=self._layout)
         if form.way == "compiled":
             need_compiler()
+            # the whole of it or not at all: what cannot be compiled would be run as it is, and timed as compiled;
             # as a network it keeps its interface, which the type of what torch.compile returns does not say
-            self.model = torch.compile(self.model, dynamic=False)  # pyright: ignore[reportAttributeAccessIssue]
+            whole = torch.compile(self.model, fullgraph=True)
+            self.model = whole  # pyright: ignore[reportAttributeAccessIssue]
         if size is None and "size" not in card:
             raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
         height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)
@@ -160,7 +162,8 @@ class TorchRuntime(Runtime):
         except RuntimeError as error:  # torch's own exceptions are all of this class
             if self.form == TorchForm():
                 raise
-            raise ExportError(f"torch cannot run {self.source} as {self.form} here: {one_line(error)}") from error
+            cure = "; kdc doctor shows the compiler, and other forms need none" if self.form.way == "compiled" else ""
+            raise ExportError(f"torch cannot run {self.source} as {self.form} here: {one_line(error)}{cure}") from error
         return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
 
     def _stage(self, x: np.ndarray) -> Tensor:

@@ -17,17 +17,18 @@ from .accuracy import evaluate_source
 from .costs import deployed
 from .latency import ROUNDS, check, conditions, keep, ran_on, record_path, time_plan
 from .passport import passport
-from .runtime import TORCH_FILES, owner
+from .runtime import owner
 from .sources import (
     Plan,
     Source,
     info_of,
     make_plan,
     may_be_refused,
+    nothing_left,
     relative,
     row_names,
 )
-from .where import CPU, Where
+from .where import CPU, Where, is_torch
 
 #: the costs that accuracy is set against: key of a row, what it is called, and its unit
 COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
@@ -95,6 +96,7 @@ def _judge(
     plan: Plan, data: str | None, split: str, limit: int | None, options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Evaluate every source of a plan on one data set; what cannot be judged joins ``plan.missing``."""
+    plan.where.refuse_forms()
     if data is not None:
         from ..distill.data import open_data
 
@@ -106,13 +108,12 @@ def _judge(
     rows, kind = [], UsageError
     for source, label in zip(plan.chosen, row_names(plan.chosen), strict=True):
         info = info_of(source)
-        in_torch = isinstance(source, Run) or source.suffix.lower() in TORCH_FILES
         try:
             result = evaluate_source(
                 source,
                 data=dataset,
                 where=plan.where.of(source),
-                size=None if in_torch or (info is not None and None not in info.size) else plan.size,
+                size=None if is_torch(source) or (info is not None and None not in info.size) else plan.size,
                 limit=limit,
             )
         except KdcError as error:
@@ -124,7 +125,7 @@ def _judge(
             continue
         rows.append({"name": label, **result})
     if not rows:
-        raise kind("nothing to judge here: " + "; ".join(f"{m['file']}: {m['why']}" for m in plan.missing))
+        raise kind(nothing_left(plan.missing, "judge"))
     return rows
 
 

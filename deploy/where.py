@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 
 from ..distill.errors import UsageError, closest
 from ..distill.run import Run
@@ -35,8 +36,8 @@ class Where:
     def __post_init__(self) -> None:
         """See that buffers and forms are known, and that provider and device go together (UsageError)."""
         check_provider(self.provider, self.device)
-        for form in self.form.split(","):
-            TorchForm.parse(form)
+        forms = [str(TorchForm.parse(form.strip())) for form in self.form.split(",")]
+        object.__setattr__(self, "form", ",".join(dict.fromkeys(forms)))  # as one writes it
         if self.buffers not in ("auto", *KINDS):
             near = closest(self.buffers, KINDS)
             raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
@@ -51,13 +52,18 @@ class Where:
         if self.form != CPU.form and not any(is_torch(source) for source in sources):
             raise UsageError(f"--torch {self.form} is for runs and checkpoints, and none is run here")
 
+    def refuse_forms(self) -> None:
+        """Refuse forms of torch where networks are used or judged, which torch does as in validation (UsageError)."""
+        if self.form != CPU.form:
+            raise UsageError(f"forms of torch are timed, and pictures are judged as in validation, not as {self.form}")
+
     def each(self, source: Path | Run) -> list["Where"]:
         """Return what one source heeds of it, once for every form that it is run in."""
         if is_engine(source):
             return [replace(self, device="cuda", provider=None, form=CPU.form)]
         heeded = Where(self.device, self.provider if is_onnx(source) else None, self.trust)
         if is_torch(source):
-            return [replace(heeded, form=form) for form in dict.fromkeys(self.form.split(","))]
+            return [replace(heeded, form=form) for form in self.form.split(",")]
         return [heeded]
 
     def of(self, source: Path | Run) -> "Where":
@@ -74,7 +80,7 @@ class Where:
 CPU = Where()
 
 
-def is_onnx(source: Path | Run) -> bool:
+def is_onnx(source: Path | Run) -> TypeGuard[Path]:
     """Tell an ONNX file from every other source."""
     return isinstance(source, Path) and source.suffix.lower() == ".onnx"
 

@@ -53,20 +53,20 @@ def test_ratio_is_not_fooled_by_a_machine_that_slows_down():
 def test_warm_up_waits_until_times_settle():
     worker = Worker()
     times = itertools.chain([100.0, 80, 60, 50, 40, 30, 25, 20, 16, 13], itertools.repeat(10.0))
-    worker._steps = itertools.repeat(lambda: next(times))
+    worker._queries = [itertools.repeat(lambda: next(times))]
     warmed = worker.warm(cap_s=20)
     assert warmed["stable"]
     assert warmed["ms"] == 10
     assert warmed["seconds"] >= 0.5
     restless = itertools.count(1.0)
-    worker._steps = itertools.repeat(lambda: next(restless) ** 20)
+    worker._queries = [itertools.repeat(lambda: next(restless) ** 20)]
     assert not worker.warm(cap_s=0.05)["stable"]
 
 
 def test_first_run_of_a_turn_is_not_counted():
     worker = Worker()
     times = iter([99.0, *[1.0] * 100_000])
-    worker._steps = itertools.repeat(lambda: next(times))
+    worker._queries = [itertools.repeat(lambda: next(times))]
     assert 99.0 not in worker.round(0.001)["ms"]
 
 
@@ -232,7 +232,7 @@ def test_a_runtime_with_its_own_way_to_masks_is_timed_as_one(network, tmp_path):
 
 def test_enough_runs_but_not_for_ever():
     worker = Worker()
-    worker._steps = itertools.repeat(lambda: time.sleep(0.002) or 2.0)
+    worker._queries = [itertools.repeat(lambda: time.sleep(0.002) or 2.0)]
     assert len(worker.round(0.001, runs=20)["ms"]) == 20
     assert len(worker.round(0.001, runs=1000, cap_s=0.03)["ms"]) < 20
     assert len(worker.round(0.03, runs=2)["ms"]) > 5  # seconds count, too
@@ -240,7 +240,7 @@ def test_enough_runs_but_not_for_ever():
 
 def test_parts_by_the_devices_clock_come_beside_the_runs():
     worker = Worker()
-    worker._steps = itertools.repeat(lambda: 2.0)
+    worker._queries = [itertools.repeat(lambda: 2.0)]
     part = {"h2d": 0.5, "compute": 1.5, "d2h": 1.0, "enqueue": 1.4, "total": 3.2}
     worker._device_steps = itertools.repeat(lambda: part)
     answer = worker.round(0.0, runs=40)

@@ -80,7 +80,7 @@ def latency() -> dict[str, Any]:
     times = {"p50": 8.25, "p90": 9.0, "p95": 9.5, "p99": 11.0, "min": 7.9, "cv": 0.031}
     first = times | {
         "name": "torch last",
-        "provider": "torch cpu",
+        "provider": "torch cpu channels-last",
         "precision": "fp32",
         "head": "logits",
         "size_mb": 4.2,

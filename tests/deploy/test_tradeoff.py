@@ -20,6 +20,7 @@ from kdc.deploy.costs import count, deployed
 from kdc.deploy.onnx_cost import count_onnx
 from kdc.deploy.report import write_report
 from kdc.deploy.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
+from kdc.deploy.where import Where
 from kdc.distill import cost, models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -120,6 +121,12 @@ def alone(run, tmp_path) -> Run:
     shutil.copytree(run.path / "checkpoints", tmp_path / "alone" / "checkpoints")
     shutil.copy(run.path / "run.json", tmp_path / "alone")
     return Run(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("bench", [bench_accuracy, bench_tradeoff])
+def test_torch_is_judged_in_no_form_but_that_of_validation(run, bench):
+    with pytest.raises(UsageError, match="not as eager,compiled"):
+        bench([run], where=Where(form="eager,compiled"))
 
 
 def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, network):

@@ -50,7 +50,7 @@ def test_what_no_file_heeds_is_refused() -> None:
 
 
 def test_torch_is_run_once_in_every_form_that_was_typed() -> None:
-    where = Where("cuda", trust=True, form="eager,compiled:bf16,eager")
+    where = Where("cuda", trust=True, form="eager, compiled:bf16,eager:fp32")
     assert where.each(Path("a.pt")) == [Where("cuda", trust=True, form=form) for form in ("eager", "compiled:bf16")]
     assert where.of(Path("a.pt")).form == "eager"
     assert where.each(Path("a.onnx")) == [Where("cuda", trust=True)]
