@@ -1,7 +1,6 @@
 """What networks cost before they run anywhere: parameters and arithmetic, counted without weights or images."""
 
 import contextlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from ..distill import console
 from ..distill.errors import KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
+from .parity import read_manifest
 from .runtime import ENGINES, owner
 from .segmenter import locate
 from .sources import info_of
@@ -119,7 +119,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            manifest = json.loads(path.with_name(f"{path.name}.json").read_text())
+            manifest = read_manifest(path)
             shape = (manifest.get("profile") or {}).get("opt") or manifest["inputs"][0]["shape"]
             shape = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
         elif (info := info_of(path)) is not None:

@@ -174,6 +174,15 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(f"{artefact.name}.json")
 
 
+def read_manifest(artefact: Path) -> dict[str, Any]:
+    """Return what the manifest beside a file says; empty where there is none or kdc did not write it."""
+    try:
+        values = json.loads(manifest_path(artefact).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
     """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
     read_gates(run)  # before a file goes: it may be broken

@@ -1,12 +1,11 @@
 """Files that were made from others which are there no more, or no longer as they were."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..distill import console
 from ..distill.run import Run, sha256
-from .parity import discard, manifest_path
+from .parity import discard, manifest_path, read_manifest
 
 
 def discard_stale(run: Run, weights: Sequence[Path]) -> None:
@@ -17,7 +16,7 @@ def discard_stale(run: Run, weights: Sequence[Path]) -> None:
         weights: the checkpoints that count.
     """
     files = [path for path in run.export.iterdir() if manifest_path(path).exists()]
-    made_from = {path.name: _origins(manifest_path(path)) for path in files}
+    made_from = {path.name: _origins(path) for path in files}
     named = {run.export / name for origins in made_from.values() for name in origins}
     there = {path.name: sha256(path) for path in {*files, *weights, *named} if path.is_file()}
     stale: list[str] = []
@@ -32,11 +31,11 @@ def discard_stale(run: Run, weights: Sequence[Path]) -> None:
         console.warn(f"removed, since made from an earlier network: {', '.join(sorted(stale))}; make them again")
 
 
-def _origins(manifest: Path) -> dict[str, str]:
-    """Return name and sha256 of the files that a manifest says its file was made from."""
+def _origins(path: Path) -> dict[str, str]:
+    """Return name and sha256 of the files that a file's manifest says it was made from."""
     try:
-        values = json.loads(manifest.read_text())
+        values = read_manifest(path)
         named = [values.get("source") or {}, values.get("onnx") or {}]
         return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (AttributeError, KeyError):
         return {}  # kdc did not write it

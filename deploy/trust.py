@@ -32,7 +32,7 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
             why = f"it is not the file that {beside.name} was written for (its sha256 is another)"
     except FileNotFoundError:
         why = f"there is no {beside.name} beside it"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = f"{beside.name} cannot be read ({error})"
     if not why:
         return manifest

@@ -1,13 +1,12 @@
 """What every other target begins and ends with: a run's gated ONNX file, and a gate on the target's own runtime."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 from ..deploy.contract import weights_beside
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import discard, manifest_path, proved, tolerances
+from ..deploy.parity import discard, manifest_path, proved, read_manifest, tolerances
 from ..deploy.runtime import ENGINES, owner
 from ..distill import console
 from ..distill.checkpoint import student_file
@@ -49,13 +48,10 @@ def gated_onnx(
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """Return what the manifest beside a file says; empty where there is none or it is not of this very file."""
-    with contextlib.suppress(OSError, ValueError):
-        values = json.loads(manifest_path(path).read_text())
-        weights = weights_beside(path)
-        if (
-            isinstance(values, dict)
-            and values.get("sha256") == sha256(path)
-            and (weights is None or values.get("weights", {}).get("sha256") == sha256(weights))
+    values, weights = read_manifest(path), weights_beside(path)
+    with contextlib.suppress(OSError):
+        if values.get("sha256") == sha256(path) and (
+            weights is None or values.get("weights", {}).get("sha256") == sha256(weights)
         ):
             return values
     return {}

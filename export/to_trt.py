@@ -35,6 +35,7 @@ from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run import replacing, sha256, versions, write_json
 from ._trt_shapes import Sizes, plan_profile
+from .gated import manifest_of
 
 OLDEST = (10, 12)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it
@@ -181,7 +182,7 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
     manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
     manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
-    manifest |= {"precision": info.precision, "source": _source(onnx_path)}
+    manifest |= {"precision": info.precision, "source": manifest_of(onnx_path).get("source")}
     manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
     manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
     manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
@@ -248,15 +249,6 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
         remove(engine_path)
         raise
     return answer
-
-
-def _source(onnx_path: Path) -> Any:
-    """Return which checkpoint the ONNX file came from, where its manifest fits it."""
-    with contextlib.suppress(OSError, ValueError):
-        values = json.loads(manifest_path(onnx_path).read_text())
-        if values.get("sha256") == sha256(onnx_path):
-            return values.get("source")
-    return None
 
 
 def check_flags(**flags: Any) -> tuple[str, str]:

@@ -111,8 +111,9 @@ def test_native_code_without_its_manifest_is_not_run(
             ({**whole, "sha256": "0"}, "its sha256 is another"),
             ({**whole, "kind": "onnx"}, "is of another kind"),
             ("x", "is of another kind"),
+            ("[" * 200_000, "cannot be read"),
         ):
-            manifest.write_text(json.dumps(spoilt))
+            manifest.write_text(str(spoilt) if why == "cannot be read" else json.dumps(spoilt))
             with pytest.raises(ExportError, match=f"holds native code and .*{why}.*--trust") as caught:
                 open_runtime(package)
             assert caught.value.exit_code == 5
