@@ -17,8 +17,8 @@ from ..deploy.runtime import open_runtime
 from ..deploy.stale import discard_stale
 from ..distill import console
 from ..distill.config import Quantise
-from ..distill.data import Dataset
-from ..distill.errors import ExportError, UsageError, WeightsError
+from ..distill.data import Dataset, open_data
+from ..distill.errors import DataError, ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_json
 from .cast import CastReport
 from .collector import Statistics, cache_path, collect, fingerprint
@@ -35,7 +35,7 @@ CURES = {
     "--images may help; --agreement and --max-drop allow more",
     "trained": "--sensitivity leaves the groups high that cost most, more --qat-iters from the first run may help; "
     "--agreement and --max-drop allow more",
-    "cast": "--keep NODE keeps layers in float32; --agreement allows more",
+    "cast": "--keep NODE (of kdc export: --keep-fp32) keeps layers in float32; --agreement allows more",
 }
 #: marks of files that are not float32
 _TYPED = (".fp16", ".bf16", ".int8", ".fp8")
@@ -60,12 +60,13 @@ class Settings:
         target: "trt", "ort" or "openvino" (default: the first of ``TARGETS`` for ``to``).
         source: which float32 file (default: ``model.onnx``).
         images: calibration images, chosen so that every class is in them (default 128).
-        split: where they come from.
+        data: name or folder that they come from (default: the run's own data).
+        split: of these data.
         calibrator: see ``ranges`` (default: ``CALIBRATOR``, or the best of the comparison).
         compared: compare all calibrators on images held out of ``split``.
         sensitivity: measure what each group costs and leave groups high until the limits hold.
         keep: names of nodes or groups left high.
-        high: what the rest of a quantised file for trt computes in, "fp32" or "fp16".
+        high: what the rest of a quantised file for trt computes in, "fp32" or "fp16" (the default there).
         seed: of the choice.
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -76,6 +77,7 @@ class Settings:
     target: str | None = None
     source: Path | None = None
     images: int | None = None
+    data: str | None = None
     split: str = "train"
     calibrator: str | None = None
     compared: bool = False
@@ -98,7 +100,7 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
 
     Raises:
         UsageError: a flag that is not accepted, an image larger than the network's input.
-        DataError: too few images.
+        DataError: too few images, or data of other classes.
         ExportError: the run has no float32 ONNX file yet, or an extra is missing.
         NumbersError: the gate failed; the new file is gone.
     """
@@ -137,7 +139,6 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
     report = maker.make(path, calibrator=calibrator, keep=names)
     console.say(report.line())
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
-    write_json(run.calib / f"{path.stem}.json", facts | {"versions": versions()})
     left: dict[str, Any] = {"left_high": [*keep, *(found.rescued if found else ())]}
     cure = CURES["cast" if isinstance(report, CastReport) else "trained" if aware else "quantised"]
     result, _ = proved(run, path, full, judged, limits, cure, images=asked.gate_images, **left)
@@ -214,12 +215,24 @@ def checked(run: Run, asked: Settings) -> tuple[Form, Path]:
 
 def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset, CalibrationSet, Maker]:
     """Choose the calibration images and return what makes the file; nothing is calibrated before that is asked to."""
-    dataset = run.open_data(asked.split)
+    dataset = _data(run, asked)
     chosen = choose(dataset, asked.images, seed=asked.seed)
     name = fingerprint(full, chosen.fingerprint, chosen.keys)
     seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
     aware = _aware(run, form)
     return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, aware)
+
+
+def _data(run: Run, asked: Settings) -> Dataset:
+    if asked.data is None:
+        return run.open_data(asked.split)
+    dataset, own = open_data(asked.data, asked.split), run.open_data(run.config.data.split)
+    if dataset.labelled and dataset.num_classes != own.num_classes:
+        raise DataError(
+            f"{asked.data} has {dataset.num_classes} classes, the network has {own.num_classes}: a kdc.yaml beside the "
+            f"data can name them (classes: {', '.join(own.classes[:3])}, ...)"
+        )
+    return dataset
 
 
 def calibrator_of(run: Run, form: Form, asked: Settings) -> str:

@@ -31,7 +31,10 @@ def calib(
     images: Annotated[
         int | None, typer.Option(help="Calibration images, chosen so that every class is in them [default: 128]")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split that they come from [default: train]")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME|DIR", help="Data that they come from [default: the run's own]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of these data [default: train]")] = None,
     calibrator: Annotated[
         str | None, typer.Option(help="minmax, entropy, percentile or mse [default: mse, or the best of --compare]")
     ] = None,
@@ -78,7 +81,7 @@ def calib(
     ] = None,
     high: Annotated[
         str | None,
-        typer.Option(help="What the rest of an INT8 or FP8 file for trt computes in: fp16 or fp32 [default: fp32]"),
+        typer.Option(help="What the rest of an INT8 or FP8 file for trt computes in: fp16 or fp32 [default: fp16]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the choice of images [default: 0]")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; calibrate and write nothing")] = False,
@@ -92,7 +95,8 @@ def calib(
     from .qat import plan_qat, tune_and_calibrate
 
     console.json_mode = as_json
-    flags = {"target": target, "images": images, "split": split, "calibrator": calibrator, "high": high, "seed": seed}
+    flags = {"target": target, "images": images, "data": data, "split": split, "calibrator": calibrator}
+    flags |= {"high": high, "seed": seed}
     settings: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     settings |= {"to": to, "compared": compared, "keep": keep or (), "agreement": agreement, "max_drop": max_drop}
     settings["sensitivity"] = sensitivity or (max_drop is not None and to in ("int8", "fp8"))

@@ -1,5 +1,6 @@
 """Which images a quantised network is calibrated on: few, but such that every class is in them."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ class CalibrationSet:
     #: names of classes that no chosen image holds
     missing: list[str]
     data: str
+    #: of the pixels of these images
     fingerprint: str
     seed: int
     #: what speaks against the set, in words; empty where nothing does
@@ -85,7 +87,8 @@ def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan:
         console.warn(line)
     keys = [dataset.key(i) for i in chosen]
     name = f"{dataset.name} {dataset.split}"
-    return CalibrationSet(chosen, keys, coverage, missing, name, dataset.fingerprint(), seed, audit)
+    pictures = hashlib.sha256("".join(sorted(_print_of(dataset.read(i)[0]) for i in chosen)).encode())
+    return CalibrationSet(chosen, keys, coverage, missing, name, pictures.hexdigest(), seed, audit)
 
 
 def greedy(pixels: np.ndarray, count: int) -> list[int]:
@@ -100,6 +103,10 @@ def greedy(pixels: np.ndarray, count: int) -> list[int]:
         held += pixels[best]
         free[best] = False
     return chosen
+
+
+def _print_of(image: np.ndarray) -> str:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def _histogram(dataset: "Dataset", index: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What an ONNX graph is made of: its activations, its classifier, what prepares the image, its blocks."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -155,14 +156,15 @@ def short(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more if names else "none"
 
 
-def finished(model: ModelProto, precision: str) -> ModelProto:
-    """Infer the shapes anew, check the graph and write its precision into its metadata.
+def finished(model: ModelProto, precision: str, left_high: Sequence[str] = ()) -> ModelProto:
+    """Infer the shapes anew, check the graph and write its precision, and what was left high, into its metadata.
 
     Raises:
         ExportError: ONNX's checker refuses it.
     """
     del model.graph.value_info[:]
     properties = {prop.key: prop.value for prop in model.metadata_props} | {"kdc.precision": f'"{precision}"'}
+    properties |= {"kdc.left_high": json.dumps(list(left_high))} if left_high else {}
     del model.metadata_props[:]
     helper.set_model_props(model, properties)
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..distill.run import Run
+from .parity import read_manifest
 
 #: groups of nodes that the report names
 _NAMED = 12
@@ -22,8 +23,9 @@ def read_json(path: Path) -> Any:
 
 def deployment(run: Run) -> dict[str, Any]:
     """Collect what ``deployment.html.jinja`` shows; plain values."""
+    files = sorted(path for kind in ("*.onnx", "*.xml") for path in run.export.glob(kind))
     return {
-        "quantised": [_quantised(path) for path in sorted(run.calib.glob("model*.json")) if _there(run, path.stem)],
+        "quantised": [found for path in files if (found := _quantised(path))],
         "engines": [found for path in sorted(run.export.glob("*.engine")) if (found := _engine(path))],
         "throughput": _newest(run, "throughput"),
         "memory": _newest(run, "memory"),
@@ -31,20 +33,17 @@ def deployment(run: Run) -> dict[str, Any]:
     }
 
 
-def _there(run: Run, stem: str) -> bool:
-    """Tell whether a calibrated file is there still: one that failed its gate is not."""
-    return any((run.export / f"{stem}{suffix}").is_file() for suffix in (".onnx", ".xml"))
-
-
-def _quantised(path: Path) -> dict[str, Any]:
-    """Return one calibration: what it was made on, what was compared, what was left high."""
-    facts = read_json(path) or {}
+def _quantised(path: Path) -> dict[str, Any] | None:
+    """Return how a file was calibrated: on what, what was compared, what was left high; None where it was not."""
+    facts = read_manifest(path)
+    if "calibration" not in facts:
+        return None
     report = facts.get("int8") or facts.get("fp8")
     found = facts.get("sensitivity") or {}
     rescued = found.get("rescued") or []
     return {
         "name": path.stem,
-        "images": facts.get("calibration") or {},
+        "images": facts["calibration"],
         "report": report,
         "cast": facts.get("cast"),
         "qat": facts.get("qat"),
@@ -56,8 +55,7 @@ def _quantised(path: Path) -> dict[str, Any]:
 
 
 def _engine(path: Path) -> dict[str, Any] | None:
-    manifest = read_json(path.with_name(f"{path.name}.json"))
-    if not isinstance(manifest, dict):
+    if not (manifest := read_manifest(path)):
         return None
     asked = ("precision", "flavour", "version", "target", "bytes", "layers", "build_seconds", "gpu")
     return {key: manifest.get(key) for key in asked} | {"name": path.name, "proof": manifest.get("proof")}

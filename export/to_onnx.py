@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import ModelProto, helper, shape_inference
 
-from ..calib.cast import CastReport, cast_half
+from ..calib.calibrate import calibrate_run
 from ..calib.quiet import quiet
 from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
@@ -27,11 +27,8 @@ from .graph import DeployGraph, check_form
 #: the exporter writes no older one, TensorRT's parser reads no newer one
 OPSETS = range(18, 26)
 OPSET = 20
-#: what to do when a gate fails
-CURES = {
-    "fp32": "the exported graph computes something else, please report it with the model's name and size",
-    "fp16": "--keep-fp32 NODE keeps a layer in float32, --agreement SHARE lowers the bar",
-}
+#: what to do when the gate fails
+CURE = "the exported graph computes something else, please report it with the model's name and size"
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,8 @@ def export_run(
         run: a finished run.
         size: default: the validation size rounded up to the output stride.
         head: see ``export_onnx``, as are ``input``, ``dynamic_batch`` and ``opset``.
-        precisions: with "fp16" a float16 file is cast from the float32 one, which is written and gated in any case.
+        precisions: with "fp16" the float32 file, which is written and gated in any case, is also cast as ``kdc calib
+            --to fp16`` does it: what leaves the range of float16 on calibration images stays in float32.
         which: "best" or "last" weights.
         images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -138,33 +136,26 @@ def export_run(
     weights = student_file(run, which)
     model = load_deployable(weights)
     size = size or export_size(run.card["data"]["size"], model.output_stride)
-    full, half = (run.export / name for name in file_names(head, input, dynamic_batch))
+    full = run.export / file_names(head, input, dynamic_batch)[0]
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     names = {key: run.card["data"][key] for key in ("classes", "palette")}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
-    limits = {precision: tolerances(precision, run, agreement=agreement) for precision in ("fp32", "fp16")}
-    # no manifest is written before the gate: without it a file is unproven
-    discard(run, [full, half] if "fp16" in precisions else [full])
+    limits = tolerances("fp32", run, agreement=agreement)
+    discard(run, [full])  # no manifest is written before the gate: without it a file is unproven
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)
 
-    def through_gate(path: Path, precision: str, cast: CastReport | None = None) -> Exported:
-        result, _ = proved(run, path, weights, dataset, limits[precision], CURES[precision], images=images)
-        manifest = _manifest(path, precision, source, result, cast)
-        if path != full:
-            manifest["onnx"] = {"file": full.name, "sha256": sha256(full)}
-        write_json(manifest_path(path), manifest)
-        return Exported(path, precision, result, manifest)
-
-    done = [through_gate(full, "fp32")]
+    result, _ = proved(run, full, weights, dataset, limits, CURE, images=images)
+    manifest = _manifest(full, source, result)
+    write_json(manifest_path(full), manifest)
+    done = [Exported(full, "fp32", result, manifest)]
     discard_stale(run, [weights])
     if "fp16" in precisions:
-        report = cast_half(full, half, block_nodes=block_nodes)
-        console.say(f"cast to float16: {report.line()}")
-        done.append(through_gate(half, "fp16", report))
+        cast = calibrate_run(run, to="fp16", source=full, keep=block_nodes, gate_images=images, agreement=agreement)
+        done.append(Exported(cast.path, cast.precision, cast.gate, cast.manifest))
     run.remember_command()
     run.seal()
     return done
@@ -252,16 +243,13 @@ def _finished(
     return proto
 
 
-def _manifest(
-    path: Path, precision: str, source: dict[str, Any], result: GateResult, cast: CastReport | None
-) -> dict[str, Any]:
+def _manifest(path: Path, source: dict[str, Any], result: GateResult) -> dict[str, Any]:
     proto = onnx.load(path)
     values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx"}
     values |= {key.removeprefix("kdc."): value for key, value in read_info(path).metadata.items()}
-    values |= {"precision": precision, "inputs": tensors(proto, "input"), "outputs": tensors(proto, "output")}
+    values |= {"precision": "fp32", "inputs": tensors(proto, "input"), "outputs": tensors(proto, "output")}
     values |= {"opset": proto.opset_import[0].version, "nodes": len(proto.graph.node), "bytes": path.stat().st_size}
-    values |= {"source": source, "gate": result.to_dict(), "versions": versions()}
-    return values if cast is None else values | {"cast": cast.to_dict()}
+    return values | {"source": source, "gate": result.to_dict(), "versions": versions()}
 
 
 def _line(error: BaseException) -> str:

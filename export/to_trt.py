@@ -182,7 +182,9 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
     manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
     manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
-    manifest |= {"precision": info.precision, "source": manifest_of(onnx_path).get("source")}
+    made = manifest_of(onnx_path)
+    manifest |= {key: made[key] for key in ("calibration", "sensitivity", "left_high", "qat") if key in made}
+    manifest |= {"precision": info.precision, "source": made.get("source")}
     manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
     manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
     manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}

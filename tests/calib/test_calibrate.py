@@ -15,6 +15,7 @@ from kdc.calib import calibrate
 from kdc.calib.calibrate import calibrate_run
 from kdc.calib.maker import Form
 from kdc.deploy.golden import golden_path
+from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.parity import manifest_path
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.sources import expand
@@ -35,10 +36,10 @@ needs_openvino = pytest.mark.skipif(
     ("to", "target", "high", "name", "precision"),
     [
         ("int8", None, None, "model.int8.ort.onnx", "int8"),
-        ("int8", "trt", None, "model.int8.trt.onnx", "int8"),
-        ("int8", "trt", "fp16", "model.int8.fp16.trt.onnx", "int8+fp16"),
-        ("fp8", None, None, "model.fp8.trt.onnx", "fp8"),
-        ("fp8", "trt", "fp16", "model.fp8.fp16.trt.onnx", "fp8+fp16"),
+        ("int8", "trt", "fp32", "model.int8.trt.onnx", "int8"),
+        ("int8", "trt", None, "model.int8.fp16.trt.onnx", "int8+fp16"),
+        ("fp8", None, "fp32", "model.fp8.trt.onnx", "fp8"),
+        ("fp8", "trt", None, "model.fp8.fp16.trt.onnx", "fp8+fp16"),
         ("bf16", None, None, "model.bf16.trt.onnx", "bf16"),
         ("fp16", "ort", None, "model.fp16.onnx", "fp16"),
         pytest.param("int8", "openvino", None, "model.int8.openvino.xml", "int8", marks=needs_openvino),
@@ -54,8 +55,10 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
     assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}
     assert len(manifest["calibration"]["keys"]) == 6 and manifest["left_high"] == []
     facts = manifest["cast" if to in ("fp16", "bf16") else to]
-    assert facts.get("quantised_convolutions", 7) == 7 and facts.get("high", "fp32") == (high or "fp32")
-    assert golden_path(done.path).is_file() and (run.calib / f"{done.path.stem}.json").exists()
+    assert facts.get("quantised_convolutions", 7) == 7 and facts.get("high", "fp32") == (
+        "fp16" if "+fp16" in precision else "fp32"
+    )
+    assert golden_path(done.path).is_file()
     (entry,) = json.loads((run.path / "gates.json").read_text())
     assert entry["stage"] == f"{'openvino' if target == 'openvino' else 'onnx'} {done.path.stem}" and entry["passed"]
     assert entry["left_high"] == []
@@ -65,6 +68,29 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
         image = run.open_data("val").read(0)[0][None]
         logits = [each.infer(each.prepare(image)) for each in (runtime, full)]
         assert 0 < np.abs(logits[0] - logits[1]).max() < 0.2 * np.abs(logits[1]).max()
+
+
+def test_what_is_left_high_stands_in_the_file(run: Run) -> None:
+    done = calibrate_run(run, target="trt", keep=["stem"], **LOOSE)
+    assert done.manifest["left_high"] == ["stem"]
+    assert read_info(done.path).metadata["kdc.left_high"] == ["stem", "stem_relu", "pool"], "in the file node by node"
+
+
+def test_images_of_other_data_calibrate_too(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for name in ("images", "masks"):
+        (tmp_path / "more" / name).mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / "more" / "images" / f"{i}.png"), rng.integers(0, 256, (24, 40, 3), np.uint8))
+        mask = (np.arange(24 * 40) % 11).astype(np.uint8).reshape(24, 40)
+        cv2.imwrite(str(tmp_path / "more" / "masks" / f"{i}.png"), mask)
+    done = calibrate_run(run, data=str(tmp_path / "more"), **LOOSE | {"images": 2})
+    assert len(done.manifest["calibration"]["keys"]) == 2 and done.manifest["gate"]["data"] == "builtin val"
+    assert "builtin" not in done.manifest["calibration"]["data"]
+    (tmp_path / "more" / "kdc.yaml").write_text("classes: 12")
+    with pytest.raises(DataError, match=r"more has 12 classes, the network has 11: a kdc\.yaml beside the data"):
+        calibrate_run(run, data=str(tmp_path / "more"), **LOOSE)
 
 
 def test_one_cache_serves_every_target(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -133,6 +159,7 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
         ({"keep": ["stm"]}, UsageError, "--keep stm: no such node or group.*did you mean 'stem'"),
         ({"images": 0}, UsageError, "at least 1 image"),
         ({"images": 13}, DataError, "split 'train' of builtin holds 12"),
+        ({"data": "camvdi"}, DataError, "no dataset or directory called 'camvdi'; did you mean 'camvid'"),
     ],
 )
 def test_what_it_refuses_before_any_work(
@@ -193,7 +220,7 @@ def test_dry_run_says_what_would_be_and_writes_nothing(run: Run, capsys: pytest.
     before = sorted(run.path.rglob("*"))
     assert cli.run(["calib", str(run.path), "--to", "fp8", "--images", "4", "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "model.fp8.trt.onnx" in out and "cached: False" in out and "calibrator: mse" in out
+    assert "model.fp8.fp16.trt.onnx" in out and "cached: False" in out and "calibrator: mse" in out
     assert sorted(run.path.rglob("*")) == before
     assert cli.run(["calib", str(run.path), "--to", "fp8", "--for", "ort", "--dry-run"]) == 2
     assert "--for ort has no use for fp8" in capsys.readouterr().err
@@ -231,6 +258,7 @@ def test_files_for_tensorrt_are_not_timed_on_a_cpu(run: Run) -> None:
 
 
 def test_forms() -> None:
+    assert [Form.of(to, "trt", None).high for to in ("int8", "fp8", "fp16")] == ["fp16", "fp16", "fp32"]
     assert Form.of("int8", None, None) == Form("int8", "ort") and Form.of("fp16", None, None).target == "trt"
     assert Form("int8", "trt", "fp16").path(Path("a/model.batch.onnx")) == Path("a/model.batch.int8.fp16.trt.onnx")
     assert Form("fp16", "trt").path(Path("model.onnx")) == Form("fp16", "ort").path(Path("model.onnx"))

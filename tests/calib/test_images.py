@@ -76,3 +76,14 @@ def test_refusals():
         choose(Scenes(4, 0), 5)
     with pytest.raises(DataError, match="is empty"):
         choose(Scenes(0, 0), 1)
+
+
+def test_the_fingerprint_is_of_every_pixel_that_was_chosen():
+    class Changed(Scenes):
+        def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+            image, label = super().read(i)
+            image[2, 3, 1] = 7 * (i == 2)
+            return image, label
+
+    prints = [choose(data, 5).fingerprint for data in (Scenes(5, rare=0), Scenes(5, rare=1), Changed(5, rare=0))]
+    assert prints[0] == prints[1] != prints[2]

@@ -285,7 +285,7 @@ def test_moved_runs_find_each_other(run: Run, tmp_path: Path) -> None:
 
 def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    for name in ("calib", "export", "bench"):
+    for name in ("export", "bench"):
         (folder / name).mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps({"kind": "train"}))
     one = {"agreement": 0.99123, "miou": 0.5, "drop": 0.25}
@@ -296,9 +296,9 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     for name in ("model.int8.trt.onnx", "model.bf16.trt.onnx"):
         (folder / "export" / name).touch()
     # what failed its gate is gone, and nothing is told of it
-    (folder / "calib" / "model.fp8.trt.json").write_text(json.dumps({"fp8": quantised | {"calibrator": "lost"}}))
+    (folder / "export" / "model.fp8.trt.onnx.json").write_text(json.dumps({"fp8": quantised | {"calibrator": "lost"}}))
     facts = {"calibration": {"indices": [1, 2], "data": "camvid train", "audit": ["calibrated on 2 images"]}}
-    (folder / "calib" / "model.int8.trt.json").write_text(
+    (folder / "export" / "model.int8.trt.onnx.json").write_text(
         json.dumps(
             facts
             | {"int8": quantised, "calibrators": {"minmax": one | {"agreement": 0.98}, "mse": one}}
@@ -311,7 +311,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     )
     cast = {"low": "bf16", "caster": "kdc", "half_nodes": 113, "float_nodes": ["mean"], "casts": 4, "clamped": {"w": 3}}
     cast |= {"largest": {"conv_9": 65000.0}, "overflowing": {"conv_9": 65000.0}}
-    (folder / "calib" / "model.bf16.trt.json").write_text(json.dumps(facts | {"cast": cast}))
+    (folder / "export" / "model.bf16.trt.onnx.json").write_text(json.dumps(facts | {"cast": cast}))
     (folder / "export" / "model.fp16.engine").write_bytes(b"x" * 1500000)
     proof = {"by_time": {"fp16": 0.875, "fp32": 0.125}, "by_flops": None, "by_layers": {"fp16": 1.0}, "reasons": []}
     engine = {"precision": "fp16", "flavour": "tensorrt", "version": "10.16", "target": "sm90", "bytes": 1500000}

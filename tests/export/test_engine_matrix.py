@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed"),
 ]
 ARCHITECTURES = ("deeplabv3", "pspnet", "deeplabv3plus")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8+fp16", "fp8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8+fp16", "fp8", "fp8+fp16")
 FORMS = tuple(itertools.product(("logits", "argmax"), ("float", "uint8"), (False, True)))
 #: the form that an architecture and a precision meet in: each of the eight, and each for every architecture in turn
 CUT = [
@@ -45,7 +45,8 @@ def typed(full: Path, precision: str, folder: Path) -> Path:
         return full
     to, _, high = precision.partition("+")
     images = [np.random.default_rng(i).integers(0, 256, (*SIZE, 3), np.uint8) for i in range(2)]
-    maker = Maker(full, Form.of(to, "trt", high or None), lambda: collect(full, images), lambda: images)
+    rest = (high or "fp32") if to in ("int8", "fp8") else None
+    maker = Maker(full, Form.of(to, "trt", rest), lambda: collect(full, images), lambda: images)
     out = maker.form.path(folder / "model.onnx")
     maker.make(out)
     return out

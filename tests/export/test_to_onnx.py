@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from kdc.deploy import parity
+from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.parity import manifest_path, read_gates
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
@@ -135,9 +136,13 @@ def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
     for each in done:
         manifest = json.loads((run.export / f"{each.path.name}.json").read_text())
         assert manifest["sha256"] == sha256(each.path) == Run(run.path).card["files"][f"export/{each.path.name}"]
-        assert manifest["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 40, 64]}]  # rounded up
-        assert manifest["source"]["sha256"] == sha256(run.checkpoints / "best.safetensors")
+        assert read_info(each.path).shape == (1, 3, 40, 64)  # rounded up
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
+    full, half = (each.manifest for each in done)
+    assert full["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 40, 64]}]
+    assert full["source"]["sha256"] == sha256(run.checkpoints / "best.safetensors")
+    assert half["source"] == {"file": "model.onnx", "sha256": full["sha256"]}
+    assert half["cast"]["largest"] and half["calibration"]["keys"], "real images tell what leaves float16's range"
     assert [gate["stage"] for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
     assert read_gates(run)[0]["max_relative"] < 1e-4
 

@@ -14,8 +14,10 @@ from typing import Any
 import onnx
 import pytest
 
+from kdc.deploy.parity import manifest_path
 from kdc.deploy.trt_buffers import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
+from kdc.distill.run import sha256, write_json
 from kdc.export import to_trt
 
 Files = Callable[..., Path]
@@ -185,6 +187,18 @@ def test_flags_reach_the_builder_and_the_manifest(fake: Path, exported: Files) -
     assert told["hardware_compatibility_level"] == "AMPERE_PLUS" and manifest["tf32"] is False
     assert (manifest["stripped"], manifest["version_compatible"], manifest["hardware"]) == (True, True, "ampere+")
     assert manifest["flags"] == ["--hardware", "ampere+", "--version-compatible", "--strip-weights", "--no-tf32"]
+
+
+def test_an_engine_says_how_its_file_was_calibrated(fake: Path, exported: Files) -> None:
+    source = fake / "m.int8.trt.onnx"
+    source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
+    facts = {"left_high": ["stem"], "sensitivity": {"rescued": ["stem"]}, "calibration": {"keys": ["a"]}}
+    write_json(manifest_path(source), {"sha256": sha256(source), "source": {"file": "m.onnx"}, **facts})
+    manifest = to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt")
+    assert {key: manifest[key] for key in facts} == facts and manifest["source"] == {"file": "m.onnx"}
+    write_json(manifest_path(source), {"sha256": "of another", "source": {"file": "m.onnx"}, **facts})
+    manifest = to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt")
+    assert manifest["source"] is None and not set(facts) & set(manifest)
 
 
 def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) -> None:
