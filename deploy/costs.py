@@ -12,6 +12,7 @@ from .parity import read_manifest
 from .runtime import ENGINES, owner
 from .segmenter import locate
 from .sources import info_of
+from .trt_manifest import engine_size
 from .where import is_onnx
 
 Size = tuple[int, int]
@@ -119,9 +120,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            manifest = read_manifest(path)
-            shape = (manifest.get("profile") or {}).get("opt") or manifest["inputs"][0]["shape"]
-            shape = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
+            shape = engine_size(read_manifest(path)) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .contract import weights_beside
+from .parity import read_manifest
 from .runtime import ENGINES, MODEL_FILES, export_size, owner
-from .where import CPU, Where, is_onnx, is_torch
+from .trt_manifest import engine_size
+from .trust import vouched
+from .where import CPU, Where, is_engine, is_onnx, is_torch
 
 if TYPE_CHECKING:
     from .contract import FileInfo
@@ -72,7 +75,7 @@ def make_plan(
     if not chosen:
         raise NothingToMeasure(missing)
     where.refuse_idle(found)  # of several batches and sizes a file may fit one alone
-    size, head = agree(chosen, size)
+    size, head = agree(chosen, size, trust=where.trust)
     named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
     return Plan(chosen, missing, home, size, batch or 1, head, where, named)
 
@@ -204,8 +207,15 @@ def fitting(
     return fit, missing
 
 
-def agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple[int, int], str]:
-    """Find the input size and the head that all backends are measured with."""
+def agree(
+    chosen: list[Path | Run], size: tuple[int, int] | None, *, trust: bool = False
+) -> tuple[tuple[int, int], str]:
+    """Find the input size and the head that all backends are measured with.
+
+    Raises:
+        UsageError: the files are made for several sizes, or for none that is known.
+        ExportError: the latter, and nothing vouches for an engine.
+    """
     infos = [(source, info) for source in chosen if (info := info_of(source)) is not None]
     sizes: dict[tuple[int, int], str] = {}
     for source, info in infos:
@@ -222,7 +232,12 @@ def agree(chosen: list[Path | Run], size: tuple[int, int] | None) -> tuple[tuple
             height, width = run.card["data"]["size"]
             size = export_size((height, width), run.card["student"]["output_stride"])
             break
+    engines = [source for source in chosen if is_engine(source)] if size is None else []
+    for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
+        size = size or engine_size(read_manifest(source))
     if size is None:
+        for source in engines:  # what it lacks most is a manifest
+            vouched(source, "engine", trust=trust)
         raise UsageError("no input size is known for these files; name it: --size HxW")
     return size, infos[0][1].head if infos else "logits"
 

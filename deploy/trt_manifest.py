@@ -85,7 +85,8 @@ def check_fits(manifest: dict[str, Any], path: Path, version: str, gpu: Gpu | No
     if built != version:
         newer = _numbers(version) > _numbers(built)
         if not (manifest.get("version_compatible") and newer):
-            hint = " (--version-compatible engines also load in newer ones)" if newer else ""
+            may = newer and flavour == "tensorrt"  # TensorRT-RTX knows no such engines
+            hint = " (--version-compatible engines also load in newer ones)" if may else ""
             faults.append(f"{flavour} {built} built it, {version} is installed{hint}")
     if (here := this_platform()) != manifest.get("platform", here):
         faults.append(f"it was built for {manifest['platform']}, this is {here}")
@@ -100,6 +101,16 @@ def check_fits(manifest: dict[str, Any], path: Path, version: str, gpu: Gpu | No
 def ports(manifest: dict[str, Any], which: str) -> list[Port]:
     """Return the "inputs" or "outputs" that a manifest names."""
     return [Port(each["name"], each["dtype"], tuple(each["shape"])) for each in manifest[which]]
+
+
+def engine_size(manifest: dict[str, Any]) -> tuple[int, int] | None:
+    """Return height and width that an engine was built or tuned for, from whatever a manifest says; None if nothing."""
+    try:
+        shape = (manifest.get("profile") or {}).get("opt") or manifest["inputs"][0]["shape"]
+        height, width = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]
+    except (LookupError, AttributeError, TypeError, ValueError):
+        return None
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
 
 
 def rebuild(manifest: dict[str, Any], path: Path) -> str:

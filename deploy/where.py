@@ -90,6 +90,6 @@ def is_torch(source: Path | Run) -> bool:
     return isinstance(source, Run) or source.suffix.lower() not in EXPORTED
 
 
-def is_engine(source: Path | Run) -> bool:
+def is_engine(source: Path | Run) -> TypeGuard[Path]:
     """Tell a TensorRT engine from every other source."""
     return isinstance(source, Path) and source.suffix.lower() in ENGINES

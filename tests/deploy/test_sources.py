@@ -1,5 +1,6 @@
 """What is planned to be measured: batches that nothing fits, missing files, and the flags of engines."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,22 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
     assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
     again = Backend(files[2], "a.engine", plan.where, 1, in_process=True)
     assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
+
+
+def test_an_engine_is_measured_at_the_size_that_its_manifest_says(files, capsys):
+    engine = files[2]
+    manifest = engine.with_name("a.engine.json")
+    for shape, size in (([1, 3, 16, 24], (16, 24)), ([4, 8, 24, 3], (8, 24))):
+        manifest.write_text(json.dumps({"inputs": [{"shape": shape}]}))
+        assert make_plan([engine], size=None, batch=1, where=Where("cuda")).size == size
+    manifest.write_text(json.dumps({"inputs": [{"shape": [None, 3, 1, 1]}], "profile": {"opt": [2, 3, 64, 32]}}))
+    assert make_plan([engine], size=None, batch=1, where=Where("cuda")).size == (64, 32)
+    for spoilt in ("{}", "[]", '{"inputs": [{"shape": [1, 3, "a", 2]}]}', '{"profile": 3}'):
+        manifest.write_text(spoilt)
+        assert cli.run(["bench", "latency", str(engine), "--device", "cuda"]) == 5
+        assert "holds native code and" in capsys.readouterr().err
+        assert cli.run(["bench", "latency", str(engine), "--device", "cuda", "--trust"]) == 2
+        assert "no input size is known" in capsys.readouterr().err
 
 
 def test_flags_of_engines_need_one(files, monkeypatch, tmp_path, capsys):
