@@ -17,6 +17,8 @@ from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run import sha256, write_json
 from kdc.export.to_triton import export_triton
 
+from .._lacking import lacking
+
 #: the newest whose schema was looked at; only one generated file of it is read
 CLIENT = "tritonclient==2.73.0"
 SCHEMA = "tritonclient/grpc/model_config_pb2.py"
@@ -33,13 +35,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder = tmp_path_factory.mktemp("tritonclient")
         uv = Path(sys.executable).with_name("uv")
         if not uv.is_file():
-            pytest.skip("neither tritonclient nor uv is installed")
+            lacking("neither tritonclient nor uv is installed")
         done = subprocess.run(
             [str(uv), "pip", "install", "--quiet", "--no-deps", "--target", str(folder), CLIENT],
             capture_output=True, text=True, check=False, env=os.environ | {"UV_SYSTEM_CERTS": "1"},
         )  # fmt: skip
         if done.returncode:
-            pytest.skip(f"{CLIENT} cannot be fetched: {done.stderr.strip()[-200:]}")
+            lacking(f"{CLIENT} cannot be fetched: {done.stderr.strip()[-200:]}")
         path = folder / SCHEMA
     spec = importlib.util.spec_from_file_location("model_config_pb2", path)
     assert spec is not None and spec.loader is not None

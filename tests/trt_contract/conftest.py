@@ -15,6 +15,8 @@ import pytest
 
 from kdc.deploy._kernels import SOURCE
 
+from .._lacking import lacking
+
 HERE = Path(__file__).parent
 WHEELS = {
     version: f"tensorrt-cu13-bindings=={version}{hashes}"
@@ -53,7 +55,7 @@ def bindings(request: pytest.FixtureRequest) -> Path:
         return folder
     uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if uv is None:
-        pytest.skip("uv, which fetches the bindings, is not installed")
+        lacking("uv, which fetches the bindings, is not installed")
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home) as beside:
         wanted, made = Path(beside) / "wheels.txt", Path(beside) / "made"
@@ -64,7 +66,7 @@ def bindings(request: pytest.FixtureRequest) -> Path:
             env=os.environ | {"UV_SYSTEM_CERTS": "1"}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            pytest.skip(f"TensorRT's bindings {version} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
+            lacking(f"TensorRT's bindings {version} cannot be fetched: {done.stderr.strip().splitlines()[-1]}")
         (made / "tensorrt.py").write_text(SHIM)
         if not folder.exists():  # another worker may have been quicker
             made.rename(folder)
@@ -76,7 +78,7 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the libraries that stand in for TensorRT's (both majors) and for the driver's."""
     compiler = shutil.which("g++")
     if compiler is None or sys.platform != "linux":
-        pytest.skip("a Linux with g++ is needed, which compiles what stands in for TensorRT's libraries")
+        lacking("a Linux with g++ is needed, which compiles what stands in for TensorRT's libraries")
     folder = tmp_path_factory.mktemp("libraries")
 
     def compile(name: str, text: str) -> None:
