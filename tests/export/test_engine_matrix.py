@@ -122,6 +122,7 @@ def test_the_whole_matrix(
     full = full_size(arch, backbone, head, input, dynamic)
     source = typed(full, precision, tmp_path)
     size = check(source, precision, head, input, dynamic, tmp_path)
-    if backbone != "mv2":  # an engine of a small network holds more kernels than weights
-        # not half of float32: what a random ResNet-101 computes leaves the range of FP16 in part, and stays high
-        assert size < 1.35 * source.stat().st_size, "an engine must hold its weights as narrow as the file does"
+    # beside weights an engine holds kernels, a few MB of them; not half of float32 either: what a random ResNet-101
+    # computes leaves the range of FP16 in part, and stays high
+    allowed = 1.25 * source.stat().st_size + 4e6
+    assert backbone == "mv2" or size < allowed, "an engine must hold its weights as narrow as the file does"
