@@ -11,7 +11,7 @@ from ..distill.errors import DataError, ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run
 from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
-from .parity import LEDGER, LEDGER_CURE, gate, read_gates, read_manifest, spread, stage_of, tolerances, write_gate
+from .parity import LEDGER, LEDGER_CURE, gate, manifest_beside, read_gates, spread, stage_of, tolerances, write_gate
 from .runtime import EXPORTED, MODEL_FILES, Runtime, open_runtime, owner
 from .where import CPU, Where
 
@@ -83,7 +83,7 @@ def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
 
 def _origin(path: Path, files: Sequence[Path], run: Run) -> Path | Run:
     there = {each.name: each for each in files if each != path}
-    values = read_manifest(path)
+    values = manifest_beside(path)
     said = [values.get(key) for key in ("onnx", "source")]
     named = [each.get("file") for each in said if isinstance(each, dict)] or [f"{path.name.partition('.')[0]}.onnx"]
     return next((there[name] for name in named if name in there), run)
@@ -197,7 +197,7 @@ def _measure(
         if isinstance(error, UsageError) and not opened:  # made for another device than the command names
             return Outcome(arrow, unrun=str(error))
         return Outcome(arrow, broken=str(error))
-    if isinstance(arrow.candidate, Path) and (said := read_manifest(arrow.candidate).get("sha256")) not in (
+    if isinstance(arrow.candidate, Path) and (said := manifest_beside(arrow.candidate).get("sha256")) not in (
         None,
         result.sha256,
     ):

@@ -8,7 +8,7 @@ from typing import Any
 from ..distill import console
 from ..distill.errors import KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .parity import read_manifest
+from .parity import manifest_beside
 from .runtime import ENGINES, owner
 from .segmenter import locate
 from .sources import info_of
@@ -120,7 +120,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(read_manifest(path)) or shape
+            shape = engine_size(manifest_beside(path)) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

@@ -174,7 +174,7 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(f"{artefact.name}.json")
 
 
-def read_manifest(artefact: Path) -> dict[str, Any]:
+def manifest_beside(artefact: Path) -> dict[str, Any]:
     """Return what the manifest beside a file says; empty where there is none or kdc did not write it."""
     try:
         values = json.loads(manifest_path(artefact).read_text())

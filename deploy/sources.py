@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
 from .contract import weights_beside
-from .parity import read_manifest
+from .parity import manifest_beside
 from .runtime import ENGINES, MODEL_FILES, export_size, owner
 from .trt_manifest import engine_size
 from .trust import vouched
@@ -234,7 +234,7 @@ def agree(
             break
     engines = [source for source in chosen if is_engine(source)] if size is None else []
     for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        size = size or engine_size(read_manifest(source))
+        size = size or engine_size(manifest_beside(source))
     if size is None:
         for source in engines:  # what it lacks most is a manifest
             vouched(source, "engine", trust=trust)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..distill import console
 from ..distill.run import Run, sha256
-from .parity import discard, manifest_path, read_manifest
+from .parity import discard, manifest_beside, manifest_path
 
 
 def discard_stale(run: Run, weights: Sequence[Path]) -> None:
@@ -34,7 +34,7 @@ def discard_stale(run: Run, weights: Sequence[Path]) -> None:
 def _origins(path: Path) -> dict[str, str]:
     """Return name and sha256 of the files that a file's manifest says it was made from."""
     try:
-        values = read_manifest(path)
+        values = manifest_beside(path)
         named = [values.get("source") or {}, values.get("onnx") or {}]
         return {each.get("file") or each["checkpoint"]: each["sha256"] for each in named if each}
     except (AttributeError, KeyError):

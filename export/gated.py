@@ -6,7 +6,7 @@ from typing import Any
 
 from ..deploy.contract import weights_beside
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import discard, manifest_path, proved, read_manifest, tolerances
+from ..deploy.parity import discard, manifest_beside, manifest_path, proved, tolerances
 from ..deploy.runtime import ENGINES, owner
 from ..distill import console
 from ..distill.checkpoint import student_file
@@ -48,7 +48,7 @@ def gated_onnx(
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """Return what the manifest beside a file says; empty where there is none or it is not of this very file."""
-    values, weights = read_manifest(path), weights_beside(path)
+    values, weights = manifest_beside(path), weights_beside(path)
     with contextlib.suppress(OSError):
         if values.get("sha256") == sha256(path) and (
             weights is None or values.get("weights", {}).get("sha256") == sha256(weights)

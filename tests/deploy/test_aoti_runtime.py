@@ -23,6 +23,8 @@ from kdc.export import to_aoti
 from kdc.export.gated import describe
 from kdc.export.graph import DeployGraph
 
+from .._lacking import lacking
+
 SIZE, CLASSES = (16, 24), ("a", "b", "c")
 
 
@@ -53,7 +55,7 @@ def compiled(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         need_compiler()
     except ExportError as error:
-        pytest.skip(str(error))
+        lacking(str(error))
     path = tmp_path_factory.mktemp("aoti") / "model.pt2"
     palette = [[0, 0, k] for k in range(len(CLASSES))]
     form = {"head": "argmax", "input": "uint8", "dynamic_batch": True}
