@@ -13,8 +13,8 @@ from ..distill import console
 from ..distill.errors import ExportError, need
 from ..distill.run import replacing
 from .cast import BLOCKED, LOW, CastReport, examined
+from .onnx_graph import before_network, finished, load_named
 from .quiet import quiet
-from .structure import before_network, finished, load_named
 
 
 def modelopt_version() -> str | None:

@@ -21,13 +21,13 @@ from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_json
 from .cast import CastReport
-from .collector import Statistics, cache_path, collect, fingerprint
 from .heldout import HeldOut, held_out
+from .histograms import Statistics, cache_path, collect, fingerprint
 from .images import CalibrationSet, choose
-from .maker import CALIBRATOR, Form, Maker
+from .low_precision import CALIBRATOR, Form, Maker
+from .onnx_graph import resolve
 from .openvino_int8 import tools
 from .sensitivity import Sensitivity, best, compare, rescue
-from .structure import resolve
 
 #: what helps a file that did not pass
 CURES = {

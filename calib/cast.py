@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shap
 
 from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run import replacing
-from .structure import consumers, finished, short
+from .onnx_graph import consumers, finished, short
 
 #: sums over thousands of pixels, which overflow or lose their last digits in float16
 BLOCKED = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})

@@ -18,9 +18,9 @@ from onnx import GraphProto
 from ..deploy.runtime import open_runtime
 from ..deploy.signal_stack import signal_stack_kept
 from ..distill.errors import ExportError, UsageError, need
-from .placement import Quantised
+from .onnx_graph import WEIGHTED, before_network, tail
+from .qdq import Quantised
 from .quiet import quiet
-from .structure import WEIGHTED, before_network, tail
 
 
 def tools() -> tuple[ModuleType, ModuleType]:

@@ -19,8 +19,8 @@ from ..distill.job import run_job
 from ..distill.look import final_miou
 from ..distill.run import Run
 from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
-from .maker import Form
-from .structure import before_network, inputs, resolve, tail
+from .low_precision import Form
+from .onnx_graph import before_network, inputs, resolve, tail
 
 #: share of the run's steps, and of its learning rate
 STEPS, RATE = 0.1, 0.01

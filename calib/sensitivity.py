@@ -10,8 +10,8 @@ from typing import Any
 
 from ..distill import console
 from .heldout import HeldOut, Outcome
-from .maker import Maker
-from .structure import groups
+from .low_precision import Maker
+from .onnx_graph import groups
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,7 @@ from .costs import deployed
 from .latency import ROUNDS, check, conditions, keep, ran_on, record_path, time_plan
 from .passport import passport
 from .runtime import owner
-from .sources import (
-    Plan,
-    Source,
-    info_of,
-    make_plan,
-    may_be_refused,
-    nothing_left,
-    relative,
-    row_names,
-)
+from .sources import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, relative, row_names
 from .where import CPU, Where, is_torch
 
 #: the costs that accuracy is set against: key of a row, what it is called, and its unit

@@ -13,7 +13,7 @@ import pytest
 from kdc import cli
 from kdc.calib import calibrate
 from kdc.calib.calibrate import calibrate_run
-from kdc.calib.maker import Form
+from kdc.calib.low_precision import Form
 from kdc.deploy.golden import golden_path
 from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.parity import manifest_path

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdc.calib import autocast as modelopt
 from kdc.calib.cast import LARGEST, cast_half, cast_model
-from kdc.calib.placement import place
-from kdc.calib.structure import finished
+from kdc.calib.onnx_graph import finished
+from kdc.calib.qdq import place
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import ExportError, WeightsError
 

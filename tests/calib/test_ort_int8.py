@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from kdc.calib.collector import collect
+from kdc.calib.calibrators import limits, ranges
+from kdc.calib.histograms import collect
+from kdc.calib.onnx_graph import finished, load_named
 from kdc.calib.ort_int8 import quantise_for_ort
-from kdc.calib.placement import inspect
-from kdc.calib.ranges import limits, ranges
-from kdc.calib.structure import finished, load_named
+from kdc.calib.qdq import inspect
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import ExportError
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from kdc import cli
 from kdc.calib.calibrate import calibrate_run
-from kdc.calib.collector import collect
-from kdc.calib.maker import CALIBRATOR, Form, Maker
-from kdc.calib.placement import Quantised
+from kdc.calib.calibrators import ranges
+from kdc.calib.histograms import collect
+from kdc.calib.low_precision import CALIBRATOR, Form, Maker
+from kdc.calib.onnx_graph import inputs, tail
 from kdc.calib.qat import configured, planned, tune_and_calibrate
-from kdc.calib.ranges import ranges
-from kdc.calib.structure import inputs, tail
+from kdc.calib.qdq import Quantised
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.checkpoint import load_state, load_student
 from kdc.distill.config import Config, Quantise, resolve

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.calib.collector import collect
 from kdc.calib.heldout import HeldOut, Outcome, held_out
-from kdc.calib.maker import Form, Maker
+from kdc.calib.histograms import collect
+from kdc.calib.low_precision import Form, Maker
+from kdc.calib.onnx_graph import resolve
 from kdc.calib.sensitivity import best, compare, rescue
-from kdc.calib.structure import resolve
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError

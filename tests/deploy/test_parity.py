@@ -6,13 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdc.deploy.parity import (
-    Difference,
-    Tolerances,
-    gate,
-    spread,
-    tolerances,
-)
+from kdc.deploy.parity import Difference, Tolerances, gate, spread, tolerances
 from kdc.deploy.runtime import Spec, answers
 from kdc.distill.config import resolve
 from kdc.distill.errors import DataError, NumbersError, UsageError

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.calib.collector import collect
-from kdc.calib.maker import Form, Maker
+from kdc.calib.histograms import collect
+from kdc.calib.low_precision import Form, Maker
 from kdc.distill.models import build
 from kdc.distill.run import sha256
 from kdc.export import to_trt

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from kdc.calib.collector import Statistics, collect
-from kdc.calib.maker import Form, Maker
+from kdc.calib.histograms import Statistics, collect
+from kdc.calib.low_precision import Form, Maker
 from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import ExportError
@@ -78,7 +78,7 @@ def test_what_builds_is_still_the_network(arch: str, exported: Files, make: Any,
 
 
 def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) -> None:
-    from kdc.calib.structure import groups, load_named
+    from kdc.calib.onnx_graph import groups, load_named
 
     source = exported("deeplabv3", "logits", "float")
     blocks = groups(load_named(str(source)).graph)

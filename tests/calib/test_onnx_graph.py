@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from kdc.calib.structure import activations, before_network, finished, groups, load_named, resolve, short, tail
+from kdc.calib.onnx_graph import activations, before_network, finished, groups, load_named, resolve, short, tail
 from kdc.distill.errors import ExportError, UsageError
 
 

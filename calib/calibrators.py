@@ -10,7 +10,7 @@ import numpy as np
 
 from ..distill.errors import UsageError, closest
 from ..distill.quantise import TOP
-from .collector import BINS, Histogram
+from .histograms import BINS, Histogram
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 #: share of the values that percentile keeps

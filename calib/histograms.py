@@ -18,7 +18,7 @@ import onnx
 from ..deploy.runtime import Runtime, open_runtime
 from ..distill.errors import NumbersError, UsageError, need
 from ..distill.run import sha256, write_json
-from .structure import activations
+from .onnx_graph import activations
 
 #: bins on each side of zero
 BINS = 2048

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 
-from kdc.calib.collector import collect
-from kdc.calib.placement import inspect, place, precision_of
-from kdc.calib.ranges import ranges, rounded
-from kdc.calib.structure import finished, load_named
+from kdc.calib.calibrators import ranges, rounded
+from kdc.calib.histograms import collect
+from kdc.calib.onnx_graph import finished, load_named
+from kdc.calib.qdq import inspect, place, precision_of
 from kdc.distill.errors import ExportError
 
 Built = tuple[onnx.ModelProto, dict[str, tuple[float, float]]]

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from kdc.calib import collector
-from kdc.calib.collector import BINS, Histogram, Statistics, cache_path, collect, fingerprint
+from kdc.calib import histograms
+from kdc.calib.histograms import BINS, Histogram, Statistics, cache_path, collect, fingerprint
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.errors import NumbersError, UsageError
 
@@ -45,7 +45,7 @@ def test_all_zeros_and_what_is_not_finite() -> None:
 
 
 def test_extremes_are_those_of_all_values_though_only_some_are_counted() -> None:
-    values = np.ones(collector.SAMPLED * 3, np.float32)
+    values = np.ones(histograms.SAMPLED * 3, np.float32)
     values[1], values[-2] = 7, -5  # at places that no step falls on
     histogram = Histogram()
     histogram.add(values)
@@ -68,7 +68,7 @@ def test_every_activation_is_seen(tmp_path: Path, network, images, monkeypatch: 
     assert found.tensors["logits"].high == pytest.approx(logits.max(), rel=1e-5)
     assert found.tensors["a1"].low == 0 and found.tensors["a1"].zeros > 0
     # little memory: many runs for one image, the same numbers
-    monkeypatch.setattr(collector, "MEMORY", 1 << 16)
+    monkeypatch.setattr(histograms, "MEMORY", 1 << 16)
     again = collect(path, iter(pictures))
     for name, each in found.tensors.items():
         np.testing.assert_array_equal(each.counts, again.tensors[name].counts)

@@ -17,14 +17,14 @@ from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.quantise import TOP
 from ..distill.run import replacing
 from .autocast import autocast, modelopt_version
+from .calibrators import CALIBRATORS, check, ranges
 from .cast import CastReport, cast_half, cast_model
-from .collector import Statistics
 from .heldout import HeldOut, Outcome
+from .histograms import Statistics
+from .onnx_graph import WEIGHTED, finished, inputs, load_named, tail
 from .openvino_int8 import quantise_for_openvino
 from .ort_int8 import quantise_for_ort
-from .placement import Quantised, inspect, place, precision_of
-from .ranges import CALIBRATORS, check, ranges
-from .structure import WEIGHTED, finished, inputs, load_named, tail
+from .qdq import Quantised, inspect, place, precision_of
 
 #: precision -> the targets that a file of it is for, the default first
 TARGETS = {"int8": ("ort", "trt", "openvino"), "fp8": ("trt",), "fp16": ("trt", "ort"), "bf16": ("trt",)}

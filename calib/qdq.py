@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from ..distill.errors import ExportError
 from ..distill.quantise import TOP
-from .structure import WEIGHTED, before_network, consumers, makers, short, tail
+from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
 
 #: what passes quantised values on or reduces them; FP8 has no such kernels
 _PASSING = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize")

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kdc.calib.collector import BINS, Histogram
-from kdc.calib.ranges import CALIBRATORS, KEPT, limits, ranges, rounded, scale_of
+from kdc.calib.calibrators import CALIBRATORS, KEPT, limits, ranges, rounded, scale_of
+from kdc.calib.histograms import BINS, Histogram
 from kdc.distill.errors import UsageError
 
 RNG = np.random.default_rng(1)
