@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from ..deploy.exclusive import alone
+from ..deploy.artefacts.beside import manifest_path
+from ..deploy.artefacts.ledger import discard
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.stale import discard_stale
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
+from ..deploy.parity import GateResult, proved, tolerances
 from ..deploy.passport import has_vnni
 from ..deploy.runtime import open_runtime
-from ..deploy.stale import discard_stale
 from ..distill import console
 from ..distill.config import Quantise
 from ..distill.data import Dataset, open_data

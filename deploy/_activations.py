@@ -14,8 +14,8 @@ from ..distill.errors import UsageError
 from ..distill.evaluate import ask, model_predictor
 from ..distill.methods import hyphen, load
 from ..distill.models import Output, SegmentationModel
-from ._figures import colour_mask, data_uri
 from ._strips import Panel, Strip
+from .pictures import colour_mask, data_uri
 
 COLOURS = "inferno"
 #: part of the map in the picture; the rest is the image in grey

@@ -11,8 +11,10 @@ from ..distill.errors import DataError, ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run
 from ._bisect import Explanation, explain
 from ._difference import GateResult, Tolerances
-from .parity import LEDGER, LEDGER_CURE, gate, manifest_beside, read_gates, spread, stage_of, tolerances, write_gate
-from .runtime import EXPORTED, MODEL_FILES, Runtime, open_runtime, owner
+from .artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
+from .artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
+from .parity import gate, spread, tolerances
+from .runtime import Runtime, open_runtime
 from .where import CPU, Where
 
 if TYPE_CHECKING:

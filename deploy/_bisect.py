@@ -13,8 +13,8 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from ..distill.errors import UsageError, need
+from .artefacts.safe_onnx import load_checked
 from .runtime import Runtime
-from .safe_onnx import load_checked
 from .torch_runtime import TorchRuntime
 from .twin import COMPUTED, twin
 

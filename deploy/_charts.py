@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..distill.run import Run
-from ._figures import Point, Series, line_chart
+from .pictures import Point, Series, line_chart
 
 
 def charts(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from ..distill import methods
 from ._comparison_charts import Row, reference
 from ._entries import label_of
-from ._figures import _spread, short
 from ._plots import MOST_SERIES, Axis, clipped, dot, rule, svg, text
+from .pictures import _spread, short
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 520.0, 40.0, 300.0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from ._figures import _ticks
+from .pictures import _ticks
 
 #: of lines, in the order of Okabe and Ito, darkened on light and lightened on dark
 _LINES = {

@@ -10,7 +10,8 @@ from typing import Any
 
 from ..distill import console
 from ..distill.errors import KdcError
-from .golden import check_opened, golden_path, read_golden
+from .artefacts.beside import golden_path
+from .golden import check_opened, read_golden
 from .trt_runtime import TrtRuntime
 
 

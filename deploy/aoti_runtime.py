@@ -15,10 +15,10 @@ import numpy as np
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import versions
+from .artefacts.trust import vouched
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
 from .passport import cpu_features
 from .runtime import Runtime
-from .trust import vouched
 
 #: the longest metadata that a package of kdc's holds; more is no package of kdc's
 _LONGEST = 1 << 20

@@ -14,8 +14,9 @@ from typing import Any
 from ..distill import console, errors
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import Run, sha256
+from .artefacts.beside import artefact_bytes
 from .latency_worker import Worker
-from .sources import Plan, artefact_bytes, may_be_refused, nothing_left, row_names
+from .sources import Plan, may_be_refused, nothing_left, row_names
 from .where import Where
 
 

@@ -1,12 +1,26 @@
 """The commands of ``kdc bench``: what networks cost, how fast they are, and how good they are for it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..distill import console
-from ..distill.errors import UsageError
+from .flags import (
+    Buffers,
+    CudaGraph,
+    Data,
+    Device,
+    Json,
+    Provider,
+    SizeFlag,
+    Split,
+    Trust,
+    _numbers,
+    _size,
+    _sizes,
+    described,
+)
 
 Sources = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
@@ -15,23 +29,12 @@ Networks = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RUN|MODEL|FILE]...", help="Runs, model names and files; the last run if not named."),
 ]
-SizeFlag = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size.")]
 Sizes = Annotated[str | None, typer.Option("--size", metavar="HxW[,HxW]", help="Input size, or several.")]
 Batches = Annotated[str, typer.Option("--batch", metavar="N[,N]", help="Images per query, or several.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every backend (default: all cores).")]
 Seconds = Annotated[float, typer.Option(help="Measuring time of each backend.")]
 Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to ten times --seconds.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often the backends take turns.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Provider = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="What runs ONNX files: openvino, or a provider such as CUDAExecutionProvider."),
-]
-Trust = Annotated[bool, typer.Option("--trust", help="Run engines and packages that kdc did not build.")]
-Buffers = Annotated[
-    str, typer.Option(metavar="auto|pycuda|cuda-python|torch", help="What keeps the GPU memory of TensorRT engines.")
-]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Start engines as one CUDA graph.")]
 TorchForms = Annotated[
     str,
     typer.Option(
@@ -43,15 +46,12 @@ TorchForms = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
-Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
-Split = Annotated[str, typer.Option(help="Split of the data.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
 Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]
 Stride = Annotated[
     int | None,
     typer.Option("--output-stride", help="Output stride of models given by name: 8, 16 or the architecture's own."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 
 
 def register_bench(app: typer.Typer) -> None:
@@ -308,34 +308,3 @@ def tradeoff(
     show(result)
     if json:
         console.emit(result)
-
-
-def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
-    """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
-    typed = (("classes", classes), ("ignore_index", ignore_index))
-    options = {key: value for key, value in typed if value is not None}
-    if options and data is None:
-        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
-    return options
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    """Read ``1,8``."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"{flag} '{text}' is no number and no list of numbers, such as 1,8") from error
-    if min(numbers) < 1:
-        raise UsageError(f"{flag} '{text}': every number must be above 0")
-    return list(dict.fromkeys(numbers))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from ..distill.config import parse_size
-
-    return parse_size(text) if text else None
-
-
-def _sizes(text: str | None) -> list[tuple[int, int] | None]:
-    """Read ``512x1024,360x480``."""
-    return list(dict.fromkeys(_size(part) for part in text.split(","))) if text else [None]

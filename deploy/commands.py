@@ -5,10 +5,11 @@ from typing import Annotated
 import typer
 
 from ..distill import console
-from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust, described, register_bench
+from .bench_command import register_bench
 from .compare_command import compare
+from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
 from .parity_command import parity
-from .predict_command import Blend, Overlap, Tile, predict
+from .predict_command import predict
 from .verify_command import verify
 
 

@@ -133,11 +133,6 @@ def as_given(out: np.ndarray, head: str) -> np.ndarray:
     return (out[:, 0] if out.ndim == 4 else out).astype(np.uint8, copy=False)
 
 
-def weights_beside(path: Path) -> Path | None:
-    """Return the file that holds the weights of an OpenVINO network, None for a file that holds its own."""
-    return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else None
-
-
 def one_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its name."""
     text = str(error).strip()

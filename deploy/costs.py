@@ -8,8 +8,7 @@ from typing import Any
 from ..distill import console
 from ..distill.errors import KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .parity import manifest_beside
-from .runtime import ENGINES, owner
+from .artefacts.beside import ENGINES, manifest_beside, owner
 from .segmenter import locate
 from .sources import info_of
 from .trt_manifest import engine_size

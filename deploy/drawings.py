@@ -11,8 +11,8 @@ from PIL import Image
 
 from ..distill import console
 from ..distill.errors import ExportError
-from ._figures import colour_mask
 from .frames import Frame, quiet
+from .pictures import colour_mask
 
 Colour = tuple[int, int, int]
 #: codecs from the most to the least widely played, and the container each goes into

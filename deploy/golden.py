@@ -14,6 +14,7 @@ from ..distill import console
 from ..distill.errors import WeightsError
 from ..distill.run import sha256, write_bytes
 from ._difference import TF32_TIE, Tolerances
+from .artefacts.beside import golden_path
 from .contract import one_line
 from .runtime import Runtime, answers
 from .where import CPU, Where
@@ -79,11 +80,6 @@ class GoldenResult:
         if self.max_relative is not None:
             text += f", logits differ by at most {self.max_relative:.2g} x max(1, |z|)"
         return f"{text} on the golden image ({self.facts['key']} of {self.facts['data']}), by {self.ran_on}"
-
-
-def golden_path(artefact: Path) -> Path:
-    """Return where the golden image of an exported file lies."""
-    return artefact.with_name(f"{artefact.name}.golden.npz")
 
 
 def grid(size: Iterable[int]) -> tuple[np.ndarray, ...]:

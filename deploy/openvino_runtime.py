@@ -15,7 +15,8 @@ import numpy as np
 
 from ..distill import console
 from ..distill.errors import UsageError, WeightsError, need
-from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of, weights_beside
+from .artefacts.beside import weights_beside
+from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
 from .ort_runtime import read_info
 from .runtime import Runtime
 from .signal_stack import signal_stack_kept

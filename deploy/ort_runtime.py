@@ -14,9 +14,9 @@ from onnx import helper
 
 from ..distill.errors import ExportError, UsageError, WeightsError, closest, need
 from ._ort_gpu import OrtOnGpu
+from .artefacts.safe_onnx import load_checked
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
 from .runtime import Runtime
-from .safe_onnx import load_checked
 from .trt_buffers import gpu, open_buffers
 from .twin import COMPUTED, twin
 

@@ -1,9 +1,8 @@
 """The gate between two forms of one network, and the ledger of all gates: real images through both, one line each."""
 
 import itertools
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,20 +11,18 @@ import numpy as np
 
 from ..distill import console
 from ..distill.config import Config
-from ..distill.errors import DataError, NumbersError, WeightsError
+from ..distill.errors import DataError, NumbersError
 from ..distill.metrics import Scores
-from ..distill.run import Run, sha256, write_json
+from ..distill.run import Run, sha256
 from ._difference import Difference, GateResult, Tolerances, boundary_drop, reasons, worst_class
-from .contract import one_line, weights_beside
-from .exclusive import held
-from .golden import Golden, capture, golden_path, write_golden
-from .runtime import ENGINES, Runtime, answers, open_runtime
+from .artefacts.beside import remove
+from .artefacts.ledger import discard, stage_of, write_gate
+from .golden import Golden, capture, write_golden
+from .runtime import Runtime, answers, open_runtime
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
 
-LEDGER = "gates.json"
-LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
 #: key, image, label
 Sample = tuple[str, np.ndarray, np.ndarray | None]
 
@@ -140,76 +137,6 @@ def gate(
         facts |= {"size": list(reference.spec.size)}
         result.golden = replace(golden, facts=golden.facts | facts)
     return result
-
-
-def write_gate(run: "Run | Path", stage: str, result: GateResult, **facts: Any) -> Path:
-    """Enter a result into the ledger of a run (or folder), in place of an older one of the same stage."""
-    folder = run if isinstance(run, Path) else run.path
-    entry = {"stage": stage, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result.to_dict(), **facts}
-    with held(folder, wait=True):  # for milliseconds, so that two commands keep each other's lines
-        write_json(folder / LEDGER, [*(old for old in read_gates(folder) if old["stage"] != stage), entry])
-    return folder / LEDGER
-
-
-def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
-    """Return the ledger, oldest entry first; empty where there is none.
-
-    Raises:
-        WeightsError: it is broken.
-    """
-    path = (run if isinstance(run, Path) else run.path) / LEDGER
-    if not path.exists():
-        return []
-    try:
-        entries = json.loads(path.read_text())
-        if not isinstance(entries, list) or not all(isinstance(each, dict) and "stage" in each for each in entries):
-            raise ValueError("it is no list of gates")
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} cannot be read ({one_line(error)}); {LEDGER_CURE}") from error
-    return entries
-
-
-def manifest_path(artefact: Path) -> Path:
-    """Return where the manifest of an exported file lies."""
-    return artefact.with_name(f"{artefact.name}.json")
-
-
-def manifest_beside(artefact: Path) -> dict[str, Any]:
-    """Return what the manifest beside a file says; empty where there is none or kdc did not write it."""
-    try:
-        values = json.loads(manifest_path(artefact).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def discard(run: "Run | Path", files: Sequence[Path]) -> None:
-    """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
-    read_gates(run)  # before a file goes: it may be broken
-    for file in files:
-        remove(file)
-    strike(run, files)
-
-
-def strike(run: "Run | Path", files: Sequence[Path]) -> None:
-    """Take the lines of some files out of the ledger."""
-    folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
-    if any(entry.get("file") in names for entry in read_gates(folder)):
-        with held(folder, wait=True):
-            write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
-
-
-def remove(file: Path) -> None:
-    """Remove an exported file with what lies beside it; a missing one is no error."""
-    for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
-        if path is not None:
-            path.unlink(missing_ok=True)
-
-
-def stage_of(path: Path) -> str:
-    """Name the line of the ledger that a file has: ``onnx model.fp16``, ``engine model.fp32``."""
-    kinds = {".onnx": "onnx", ".xml": "openvino", ".pt2": "aoti"} | dict.fromkeys(ENGINES, "engine")
-    return f"{kinds[path.suffix.lower()]} {path.name.removesuffix(path.suffix)}"
 
 
 def proved(

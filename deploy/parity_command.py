@@ -7,7 +7,7 @@ import typer
 
 from ..distill import console
 from ..distill.errors import NumbersError, UsageError
-from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust
+from .flags import Buffers, CudaGraph, Device, Json, Provider, Trust
 
 if TYPE_CHECKING:
     from ._arrows import Outcome
@@ -53,7 +53,7 @@ def parity(
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ..distill.config import parse_size
     from ..distill.run import find_run
-    from .runtime import EXPORTED
+    from .artefacts.beside import EXPORTED
     from .where import Where
 
     console.json_mode = json

@@ -14,10 +14,10 @@ from ..distill.data._files import default_palette
 from ..distill.errors import DataError, KdcError, ResourceError, UsageError
 from ..distill.run import LAST, RUNS, Run, find_run
 from ..distill.signals import Signals
+from .artefacts.beside import MODEL_FILES
 from .drawings import ClassTable, Drawings
 from .frames import Frame, Source, is_source, open_sources
 from .pipeline import Ahead, Behind
-from .runtime import MODEL_FILES
 from .segmenter import Segmenter, Windows, locate, open_segmenter
 from .where import CPU, Where
 

@@ -6,25 +6,7 @@ from typing import Annotated
 import typer
 
 from ..distill import console
-from .bench_command import Buffers, CudaGraph, Device, Json, Provider, Trust
-
-Tile = Annotated[
-    str,
-    typer.Option(
-        metavar="off|auto|HxW",
-        help="Take larger images in overlapping windows: auto is the size that the network is for.",
-    ),
-]
-Overlap = Annotated[
-    float | None, typer.Option(metavar="SHARE", help="Share of a window that the next one covers again (default 1/3).")
-]
-Blend = Annotated[
-    str | None,
-    typer.Option(
-        metavar="smooth|uniform",
-        help="How windows share a pixel: fading into each other (default), or the plain mean of published evaluations.",
-    ),
-]
+from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust
 
 
 def predict(

@@ -16,9 +16,9 @@ from ..distill.run import Run, write_bytes
 from ._activations import default_tap, legend
 from ._charts import charts
 from ._deployment import deployment, read_json
-from ._figures import ERROR_COLOURS
 from ._formats import FILTERS, sign
 from ._pictures import further_runs, networks, picture
+from .pictures import ERROR_COLOURS
 from .sources import relative
 
 METRICS = (

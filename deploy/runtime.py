@@ -11,16 +11,10 @@ import numpy as np
 from ..distill.errors import UsageError, WeightsError
 from ..distill.preprocess import Preprocess
 from ..distill.run import Run, find_run
+from .artefacts.beside import ENGINES, TORCH_FILES
 from .torch_form import TorchForm
 
 DEVICES = ("cpu", "cuda")
-#: Suffixes of files that hold a network's weights for torch.
-TORCH_FILES = (".safetensors", ".pt", ".pth")
-#: Suffixes of TensorRT engines.
-ENGINES = (".engine", ".plan")
-#: Suffixes of exported files, and of all files that hold a network.
-EXPORTED = (".onnx", *ENGINES, ".xml", ".pt2")
-MODEL_FILES = (*EXPORTED, *TORCH_FILES)
 #: The provider that hands an ONNX file to OpenVINO itself, not to ONNX Runtime.
 OPENVINO = "openvino"
 
@@ -208,15 +202,6 @@ def enlarged(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def export_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """Round height and width up to the stride."""
     return -(-size[0] // stride) * stride, -(-size[1] // stride) * stride
-
-
-def owner(path: str | Path) -> Run | None:
-    """Return the run whose folder holds ``path``, if any."""
-    path = Path(path).resolve()
-    for folder in (path, *path.parents):
-        if (folder / "run.json").exists():
-            return Run(folder)
-    return None
 
 
 def open_runtime(

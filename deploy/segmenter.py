@@ -13,7 +13,8 @@ from ..distill import console
 from ..distill.config import parse_size
 from ..distill.errors import UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .runtime import MODEL_FILES, Runtime, enlarged, export_size, owner
+from .artefacts.beside import MODEL_FILES, owner
+from .runtime import Runtime, enlarged, export_size
 from .where import CPU, Where, is_torch
 
 if TYPE_CHECKING:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ..distill.run import Run, find_run
-from .contract import weights_beside
-from .parity import manifest_beside
-from .runtime import ENGINES, MODEL_FILES, export_size, owner
+from .artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from .artefacts.trust import vouched
+from .runtime import export_size
 from .trt_manifest import engine_size
-from .trust import vouched
 from .where import CPU, Where, is_engine, is_onnx, is_torch
 
 if TYPE_CHECKING:
@@ -248,14 +247,6 @@ def relative(run: Run, spec: str | None) -> Run | None:
         with contextlib.suppress(WeightsError):
             return Run(path)
     return None
-
-
-def artefact_bytes(path: Path) -> int:
-    """Return the size of a network on disk: the file, and the weights that lie beside it."""
-    beside = weights_beside(path) or path.with_name(
-        f"{path.name}.data"
-    )  # the latter is where torch's exporter puts them
-    return sum(p.stat().st_size for p in (path, beside) if p.is_file())
 
 
 def row_names(chosen: list[Path | Run]) -> list[str]:

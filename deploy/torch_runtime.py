@@ -16,8 +16,9 @@ from ..distill.evaluate import labels_of
 from ..distill.losses import upsample
 from ..distill.models import SegmentationModel
 from ..distill.run import Run
+from .artefacts.beside import owner
 from .contract import one_line
-from .runtime import DEVICES, Runtime, Spec, export_size, owner
+from .runtime import DEVICES, Runtime, Spec, export_size
 from .torch_form import TorchForm
 
 #: as a ``TorchForm`` writes a type -> torch's

@@ -14,10 +14,10 @@ from ..distill.errors import ExportError, KdcError, UsageError
 from ..distill.run import Run, find_run, write_bytes, write_json
 from ._tradeoff_chart import tradeoff_chart
 from .accuracy import evaluate_source
+from .artefacts.beside import owner
 from .costs import deployed
 from .latency import ROUNDS, check, conditions, keep, ran_on, record_path, time_plan
 from .passport import passport
-from .runtime import owner
 from .sources import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, relative, row_names
 from .where import CPU, Where, is_torch
 

@@ -7,8 +7,9 @@ from typing import TypeGuard
 
 from ..distill.errors import UsageError, closest
 from ..distill.run import Run
+from .artefacts.beside import ENGINES, EXPORTED
 from .ort_runtime import check_provider
-from .runtime import ENGINES, EXPORTED, Runtime, open_runtime
+from .runtime import Runtime, open_runtime
 from .torch_form import TorchForm
 from .trt_buffers import KINDS
 

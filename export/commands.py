@@ -278,8 +278,8 @@ def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
 
 def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[str, Any]:
     """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
-    from ..deploy.exclusive import exporting
-    from ..deploy.runtime import owner
+    from ..deploy.artefacts.beside import owner
+    from ..deploy.artefacts.lock import exporting
     from .gated import prove
     from .to_trt import CURE, build_engine
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ..calib.calibrate import calibrate_run
+from ..deploy.artefacts.ledger import read_gates
 from ..deploy.latency import bench_latency
-from ..deploy.parity import read_gates
 from ..deploy.report import write_report
 from ..distill import console
 from ..distill.config import Config, resolve

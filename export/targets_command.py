@@ -165,7 +165,7 @@ def bundle(
 
 def _chosen(source: str | None) -> Any:
     """Return the exported file that is named, of whatever kind, or the run."""
-    from ..deploy.runtime import EXPORTED
+    from ..deploy.artefacts.beside import EXPORTED
     from ..distill.run import find_run
 
     if source is not None and source.lower().endswith(EXPORTED):
@@ -181,7 +181,7 @@ def _refuse_form(source: str | None, settings: dict[str, Any]) -> None:
 
 
 def _seal(file: Path) -> None:
-    from ..deploy.runtime import owner
+    from ..deploy.artefacts.beside import owner
 
     if run := owner(file):
         run.remember_command()

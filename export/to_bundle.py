@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from ..deploy.artefacts.beside import golden_path, manifest_path, owner
+from ..deploy.artefacts.ledger import read_gates
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.contract import FileInfo
-from ..deploy.exclusive import alone
-from ..deploy.golden import Golden, capture, golden_path, read_golden
+from ..deploy.golden import Golden, capture, read_golden
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import manifest_path, read_gates, tolerances
-from ..deploy.runtime import Runtime, answers, open_runtime, owner
-from ..deploy.safe_onnx import whole
+from ..deploy.parity import tolerances
+from ..deploy.runtime import Runtime, answers, open_runtime
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_bytes, write_json
-from .gated import manifest_of
 
 RUNNER = Path(__file__).with_name("_bundle_runner.py")
 #: the oldest onnxruntime that kdc itself is tested with

@@ -12,10 +12,12 @@ from onnx import ModelProto, helper, shape_inference
 
 from ..calib.calibrate import calibrate_run
 from ..calib.quiet import quiet
-from ..deploy.exclusive import alone
+from ..deploy.artefacts.beside import manifest_path
+from ..deploy.artefacts.ledger import discard
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.stale import discard_stale
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
-from ..deploy.stale import discard_stale
+from ..deploy.parity import GateResult, proved, tolerances
 from ..deploy.torch_runtime import export_size
 from ..distill import console
 from ..distill.checkpoint import load_deployable, read_card, student_file

@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..deploy.exclusive import alone
+from ..deploy.artefacts.beside import manifest_path
+from ..deploy.artefacts.ledger import discard
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import describe, manifest_of, run_of
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import discard, manifest_path
 from ..deploy.passport import version
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run import Run, sha256
-from .gated import describe, gated_onnx, manifest_of, prove, run_of
+from .gated import gated_onnx, prove
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
 SUFFIXES = {"fp32": "", "fp16": ".fp16", "int8": ".int8.openvino"}

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.contract import FileInfo, Port, file_info, weights_beside
-from ..deploy.exclusive import alone
+from ..deploy.artefacts.beside import ENGINES, owner, weights_beside
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.safe_onnx import whole
+from ..deploy.contract import FileInfo, Port, file_info
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.runtime import ENGINES, owner
-from ..deploy.safe_onnx import whole
 from ..deploy.trt_manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import sha256, versions, write_bytes, write_json
-from .gated import manifest_of
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
 BACKENDS = {

@@ -21,13 +21,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..deploy.exclusive import alone
-from ..deploy.golden import golden_path, hand_on, read_golden
+from ..deploy.artefacts.beside import golden_path, manifest_path, owner, remove
+from ..deploy.artefacts.ledger import read_gates, strike
+from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.safe_onnx import external, whole
+from ..deploy.golden import hand_on, read_golden
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import manifest_path, read_gates, remove, strike
 from ..deploy.passport import gpus
-from ..deploy.runtime import owner
-from ..deploy.safe_onnx import external, whole
 from ..deploy.trt_buffers import Gpu, gpu
 from ..deploy.trt_inspector import Proof
 from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
@@ -35,7 +36,6 @@ from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run import replacing, sha256, versions, write_json
 from ._trt_shapes import Sizes, plan_profile
-from .gated import manifest_of
 
 OLDEST = (10, 12)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it

@@ -14,9 +14,8 @@ from kdc import cli
 from kdc.calib import calibrate
 from kdc.calib.calibrate import calibrate_run
 from kdc.calib.low_precision import Form
-from kdc.deploy.golden import golden_path
+from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.ort_runtime import read_info
-from kdc.deploy.parity import manifest_path
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.sources import expand
 from kdc.distill.config import Config

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kdc.deploy import aoti_runtime
 from kdc.deploy.aoti_runtime import read_package
+from kdc.deploy.artefacts.manifest import describe
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -20,7 +21,6 @@ from kdc.distill.models import Output, SegmentationModel
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run import write_json
 from kdc.export import to_aoti
-from kdc.export.gated import describe
 from kdc.export.graph import DeployGraph
 
 from .._lacking import lacking

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy.contract import weights_beside
+from kdc.deploy.artefacts.beside import weights_beside
 from kdc.deploy.openvino_runtime import OpenvinoRuntime, read_ir
 from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.runtime import open_runtime

@@ -10,8 +10,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from kdc.deploy.artefacts.beside import owner
 from kdc.deploy.ort_runtime import OrtRuntime, read_info
-from kdc.deploy.runtime import open_runtime, owner
+from kdc.deploy.runtime import open_runtime
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError

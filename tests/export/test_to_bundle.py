@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kdc.deploy.parity import gate, judge, manifest_path, tolerances
+from kdc.deploy.artefacts.beside import manifest_path
+from kdc.deploy.parity import gate, judge, tolerances
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kdc.deploy import parity
-from kdc.deploy.golden import golden_path
-from kdc.deploy.parity import manifest_path, read_gates
+from kdc.deploy.artefacts.beside import golden_path, manifest_path
+from kdc.deploy.artefacts.ledger import read_gates
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 import pytest
 
-from kdc.deploy.parity import manifest_path
+from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.trt_buffers import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.run import sha256, write_json

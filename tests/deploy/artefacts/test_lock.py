@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kdc.deploy.exclusive import alone, exporting
+from kdc.deploy.artefacts.lock import alone, exporting
 from kdc.distill.errors import BusyError
 from kdc.distill.run import Run
 

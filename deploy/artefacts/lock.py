@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from ..distill.errors import BusyError
-from ..distill.run import Run
-from .runtime import owner
+from ...distill.errors import BusyError
+from ...distill.run import Run
+from .beside import owner
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 #: folders that this process holds

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..distill import console
-from ..distill.run import Run, sha256
-from .parity import discard, manifest_beside, manifest_path
+from ...distill import console
+from ...distill.run import Run, sha256
+from .beside import manifest_beside, manifest_path
+from .ledger import discard
 
 
 def discard_stale(run: Run, weights: Sequence[Path]) -> None:

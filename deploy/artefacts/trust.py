@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import ExportError, WeightsError
-from ..distill.run import sha256
+from ...distill import console
+from ...distill.errors import ExportError, WeightsError
+from ...distill.run import sha256
 
 
 def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:

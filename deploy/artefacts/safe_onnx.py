@@ -32,8 +32,8 @@ from onnx import (
     shape_inference,
 )
 
-from ..distill.errors import WeightsError
-from .contract import one_line
+from ...distill.errors import WeightsError
+from ..contract import one_line
 
 #: what holds nodes
 Body = GraphProto | FunctionProto
