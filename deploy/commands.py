@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..distill import console
-from .bench_command import register_bench
+from .bench.commands import register_bench
 from .compare_command import compare
 from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
 from .parity_command import parity
@@ -50,7 +50,7 @@ def evaluate(
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from ..distill.config import parse_size
-    from .accuracy import evaluate_source, show
+    from .bench.accuracy import evaluate_source, show
     from .segmenter import Windows
     from .where import Where
 

@@ -18,8 +18,8 @@ from ._charts import charts
 from ._deployment import deployment, read_json
 from ._formats import FILTERS, sign
 from ._pictures import further_runs, networks, picture
+from .bench.plan import relative
 from .pictures import ERROR_COLOURS
-from .sources import relative
 
 METRICS = (
     ("miou", "mIoU, all classes"),

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.deploy import commands
-from kdc.deploy.accuracy import evaluate_source, show
-from kdc.deploy.costs import count
+from kdc.deploy.bench.accuracy import evaluate_source, show
+from kdc.deploy.bench.costs import count
 from kdc.deploy.where import Where
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student

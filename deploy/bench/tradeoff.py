@@ -9,17 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import ExportError, KdcError, UsageError
-from ..distill.run import Run, find_run, write_bytes, write_json
-from ._tradeoff_chart import tradeoff_chart
+from ...distill import console
+from ...distill.errors import ExportError, KdcError, UsageError
+from ...distill.run import Run, find_run, write_bytes, write_json
+from ..artefacts.beside import owner
+from ..passport import passport
+from ..where import CPU, Where, is_torch
 from .accuracy import evaluate_source
-from .artefacts.beside import owner
 from .costs import deployed
-from .latency import ROUNDS, check, conditions, keep, ran_on, record_path, time_plan
-from .passport import passport
-from .sources import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, relative, row_names
-from .where import CPU, Where, is_torch
+from .latency import time_plan
+from .plan import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, relative, row_names
+from .record import ROUNDS, check, conditions, keep, ran_on, record_path
+from .tradeoff_chart import tradeoff_chart
 
 #: the costs that accuracy is set against: key of a row, what it is called, and its unit
 COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
@@ -89,7 +90,7 @@ def _judge(
     """Evaluate every source of a plan on one data set; what cannot be judged joins ``plan.missing``."""
     plan.where.refuse_forms()
     if data is not None:
-        from ..distill.data import open_data
+        from ...distill.data import open_data
 
         dataset = open_data(data, split, **options)
     elif plan.home is not None:

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy import backend, bench_command, latency, onnx_cost, sources, stages
-from kdc.deploy.backend import Backend
-from kdc.deploy.latency import bench_latency, show
-from kdc.deploy.latency_worker import Worker
+from kdc.deploy.bench import (
+    commands,
+    end_to_end,
+    latency,
+    onnx_cost,
+    plan,
+    process,
+)
+from kdc.deploy.bench.latency import bench_latency, show
+from kdc.deploy.bench.process import Backend
+from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio
+from kdc.deploy.bench.worker import Worker
 from kdc.deploy.ort_runtime import OrtRuntime
-from kdc.deploy.sampling import flags, parts_summary, percentiles, ratio
 from kdc.deploy.where import CPU, Where, is_onnx
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
@@ -108,13 +115,13 @@ def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
 
 def test_run_is_torch_and_its_exports(network, tmp_path):
     run = make_run(tmp_path / "one")
-    chosen, missing, home = sources.expand([str(run)], "cpu")
+    chosen, missing, home = plan.expand([str(run)], "cpu")
     assert len(chosen) == 1
     assert missing == [{"file": "export/*.onnx", "why": "not exported yet: kdc export onnx one"}]
     assert home is not None
-    assert sources.agree(chosen, None) == ((32, 64), "logits")
+    assert plan.agree(chosen, None) == ((32, 64), "logits")
     path = network(run / "export" / "model.onnx")
-    chosen, missing, _ = sources.expand([str(run), str(path)], "cpu")
+    chosen, missing, _ = plan.expand([str(run), str(path)], "cpu")
     assert [is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
     assert missing == []
 
@@ -183,12 +190,12 @@ def test_mistakes_cross_the_process_border(network, tmp_path):
     backend = Backend(network(tmp_path / "a.onnx"), "a", CPU, threads=1)
     order = {"source": str(tmp_path / "a.onnx"), "device": "cpu", "batch": 1, "threads": 1, "head": "logits"}
     with pytest.raises(UsageError, match="made for 16x24, not 8x8"):
-        backend.ask("open", **order, mode="net", seed=0, size=(8, 8))
-    assert backend._process is not None
-    backend._process.kill()
+        process.ask("open", **order, mode="net", seed=0, size=(8, 8))
+    assert process._process is not None
+    process._process.kill()
     with pytest.raises(ExportError, match="the process that measures a died"):
-        backend.ask("warm", cap_s=1)
-    backend.close()
+        process.ask("warm", cap_s=1)
+    process.close()
 
 
 def test_e2e_tells_the_stages_apart(network, tmp_path):
@@ -210,10 +217,10 @@ def test_e2e_tells_the_stages_apart(network, tmp_path):
 def test_files_in_memory_are_what_they_were(network, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 24, 3), np.uint8)
     with OrtRuntime(network(tmp_path / "a.onnx", batch="n")) as runtime:
-        files = stages.encoded(noise, "png")[0]
+        files = end_to_end.encoded(noise, "png")[0]
         seen: list[np.ndarray] = []
         runtime.infer = lambda x: seen.append(x) or np.zeros((3, 3, 16, 24), np.float32)
-        stages.whole(runtime, files)()
+        end_to_end.whole(runtime, files)()
         decoded = [cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB) for file in files]
         rgb = np.stack([image for image in decoded if image is not None])
         assert rgb.shape == (3, 16, 24, 3)
@@ -226,8 +233,8 @@ def test_a_runtime_with_its_own_way_to_masks_is_timed_as_one(network, tmp_path):
             return super().masks(images)
 
     with OnDevice(network(tmp_path / "a.onnx")) as runtime:
-        files = stages.encoded(np.zeros((1, 1, 16, 24, 3), np.uint8), "jpg")[0]
-        assert set(stages.whole(runtime, files)()) == {"decode", "mask", "total"}
+        files = end_to_end.encoded(np.zeros((1, 1, 16, 24, 3), np.uint8), "jpg")[0]
+        assert set(end_to_end.whole(runtime, files)()) == {"decode", "mask", "total"}
 
 
 def test_enough_runs_but_not_for_ever():
@@ -261,13 +268,13 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     """Of a GPU the FLOPs are asked for after the last round; here it is a CPU that is called one."""
     path = network(tmp_path / "foreign.onnx")
     monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
-    plan = sources.make_plan([path], size=None, batch=1)
+    plan = plan.make_plan([path], size=None, batch=1)
     plan.where = Where("cuda")
 
     def opened(every, plan, **order):
         for one in every:
             one.where = CPU
-        return backend.opened(every, plan, **order)
+        return process.opened(every, plan, **order)
 
     monkeypatch.setattr(latency, "opened", opened)
     protocol = {"threads": 1, "seconds": 0.05, "runs": 1, "rounds": 1, "mode": "net", "codec": "jpg", "seed": 0}
@@ -278,12 +285,12 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
 
 def test_a_file_of_another_size_is_listed(network, tmp_path):
     free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
-    plan = sources.make_plan([free, other], size=(8, 8), batch=1)
+    plan = plan.make_plan([free, other], size=(8, 8), batch=1)
     assert (plan.chosen, plan.size) == ([free], (8, 8))
     assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
-        sources.make_plan([free], size=None, batch=1)
-    assert bench_command._sizes("16x24,8x8") == [(16, 24), (8, 8)]
+        plan.make_plan([free], size=None, batch=1)
+    assert commands._sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
 def test_several_batches_by_command(network, tmp_path, capsys, monkeypatch):
@@ -309,20 +316,20 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     run = make_run(tmp_path / "one")
     found, named = network(run / "export" / "a.onnx"), network(tmp_path / "b.onnx")
     engine = tmp_path / "c.engine"
-    plan = sources.make_plan([str(run), named], size=None, batch=1)
+    plan = plan.make_plan([str(run), named], size=None, batch=1)
     gone = ExportError("no such provider")
-    assert sources.may_be_refused(found, plan, gone)
-    assert not sources.may_be_refused(named, plan, gone)
-    assert not sources.may_be_refused(sources.Run(run), plan, gone)
-    assert sources.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
-    assert not sources.may_be_refused(engine, plan, WeightsError("no such engine"))
+    assert plan.may_be_refused(found, plan, gone)
+    assert not plan.may_be_refused(named, plan, gone)
+    assert not plan.may_be_refused(plan.Run(run), plan, gone)
+    assert plan.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
+    assert not plan.may_be_refused(engine, plan, WeightsError("no such engine"))
 
 
 def test_rows_of_one_name_are_told_apart(network, tmp_path):
-    run = sources.Run(make_run(tmp_path / "one"))
-    files: list[Path | sources.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
-    assert sources.row_names(files) == [str(path) for path in files]
-    assert sources.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
+    run = plan.Run(make_run(tmp_path / "one"))
+    files: list[Path | plan.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
+    assert plan.row_names(files) == [str(path) for path in files]
+    assert plan.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
 
 
 @pytest.mark.gpu

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..distill.errors import ExportError, KdcError, UsageError, WeightsError
-from ..distill.run import Run, find_run
-from .artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
-from .artefacts.trust import vouched
-from .runtime import export_size
-from .trt_manifest import engine_size
-from .where import CPU, Where, is_engine, is_onnx, is_torch
+from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
+from ...distill.run import Run, find_run
+from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from ..artefacts.trust import vouched
+from ..runtime import export_size
+from ..trt_manifest import engine_size
+from ..where import CPU, Where, is_engine, is_onnx, is_torch
 
 if TYPE_CHECKING:
-    from .contract import FileInfo
+    from ..contract import FileInfo
 
 Source = str | Path | Run
 #: files of the other runtimes: a network of OpenVINO, a package of AOTInductor
@@ -174,11 +174,11 @@ def info_of(source: Path | Run) -> "FileInfo | None":
     """
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     if suffix == ".onnx":
-        from .ort_runtime import read_info as read
+        from ..ort_runtime import read_info as read
     elif suffix == ".xml":
-        from .openvino_runtime import read_ir as read
+        from ..openvino_runtime import read_ir as read
     elif suffix == ".pt2":
-        from .aoti_runtime import read_package as read
+        from ..aoti_runtime import read_package as read
     else:
         return None
     assert isinstance(source, Path)

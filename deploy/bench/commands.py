@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..distill import console
-from .flags import (
+from ...distill import console
+from ..flags import (
     Buffers,
     CudaGraph,
     Data,
@@ -89,9 +89,10 @@ def latency(
     json: Json = False,
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
-    from .latency import check, show, time_plan
-    from .sources import make_plans
-    from .where import Where
+    from ..where import Where
+    from .latency import show, time_plan
+    from .plan import make_plans
+    from .record import check
 
     console.json_mode = json
     batches = _numbers(batch, "--batch")
@@ -129,8 +130,8 @@ def throughput(
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
+    from ..where import Where
     from .throughput import bench_throughput, show
-    from .where import Where
 
     console.json_mode = json
     result = bench_throughput(
@@ -166,8 +167,8 @@ def memory(
     json: Json = False,
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
+    from ..where import Where
     from .memory import bench_memory, show
-    from .where import Where
 
     console.json_mode = json
     result = bench_memory(
@@ -240,8 +241,8 @@ def accuracy(
     json: Json = False,
 ) -> None:
     """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    from ..where import Where
     from .tradeoff import bench_accuracy, show_accuracy
-    from .where import Where
 
     console.json_mode = json
     result = bench_accuracy(
@@ -285,8 +286,8 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
+    from ..where import Where
     from .tradeoff import bench_tradeoff, show
-    from .where import Where
 
     console.json_mode = json
     result = bench_tradeoff(

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..distill import console, errors
-from ..distill.errors import ExportError, KdcError
-from ..distill.run import Run, sha256
-from .artefacts.beside import artefact_bytes
-from .latency_worker import Worker
-from .sources import Plan, may_be_refused, nothing_left, row_names
-from .where import Where
+from ...distill import console, errors
+from ...distill.errors import ExportError, KdcError
+from ...distill.run import Run, sha256
+from ..artefacts.beside import artefact_bytes
+from ..where import Where
+from .plan import Plan, may_be_refused, nothing_left, row_names
+from .worker import Worker
 
 
 class Backend:

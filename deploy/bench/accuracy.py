@@ -4,15 +4,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..distill import console
-from ..distill.errors import DataError, UsageError
-from ..distill.evaluate import evaluate
-from ..distill.run import Run
-from .segmenter import Windows, locate, open_segmenter
-from .where import CPU, Where
+from ...distill import console
+from ...distill.errors import DataError, UsageError
+from ...distill.evaluate import evaluate
+from ...distill.run import Run
+from ..segmenter import Windows, locate, open_segmenter
+from ..where import CPU, Where
 
 if TYPE_CHECKING:
-    from ..distill.data import Dataset
+    from ...distill.data import Dataset
 
 
 def evaluate_source(
@@ -48,7 +48,7 @@ def evaluate_source(
     """
     chosen, run = locate(source)
     if isinstance(data, str):
-        from ..distill.data import open_data
+        from ...distill.data import open_data
 
         dataset = open_data(data, split, **options)
     elif data is not None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import ExportError, UsageError
-from .backend import Backend, open_one, started
-from .gpu_meter import meter_flags, open_meter, summary
-from .latency import check, conditions, keep, ran_on, show_rest
-from .passport import cores, passport
-from .sampling import NOISY, device_flags
-from .sources import Plan, Source, make_plans, nothing_left
-from .where import CPU, Where
+from ...distill import console
+from ...distill.errors import ExportError, UsageError
+from ..gpu_meter import meter_flags, open_meter, summary
+from ..passport import cores, passport
+from ..where import CPU, Where
+from .plan import Plan, Source, make_plans, nothing_left
+from .process import Backend, open_one, started
+from .record import check, conditions, keep, ran_on, show_rest
+from .statistics import NOISY, device_flags
 
 ROUNDS = 5
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.backend import Backend, open_one, started
-from kdc.deploy.latency_worker import Worker
+from kdc.deploy.bench.plan import NothingToMeasure, make_plan, make_plans
+from kdc.deploy.bench.process import Backend, open_one, started
+from kdc.deploy.bench.worker import Worker
 from kdc.deploy.ort_runtime import OrtRuntime
-from kdc.deploy.sources import NothingToMeasure, make_plan, make_plans
 from kdc.deploy.where import Where
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 

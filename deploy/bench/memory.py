@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import ExportError
-from .backend import open_one, started
-from .gpu_meter import open_meter
-from .latency import check, conditions, keep, ran_on, show_rest
-from .passport import cores, passport
-from .sampling import device_flags
-from .sources import Source, make_plans, nothing_left
-from .where import CPU, Where
+from ...distill import console
+from ...distill.errors import ExportError
+from ..gpu_meter import open_meter
+from ..passport import cores, passport
+from ..where import CPU, Where
+from .plan import Source, make_plans, nothing_left
+from .process import open_one, started
+from .record import check, conditions, keep, ran_on, show_rest
+from .statistics import device_flags
 
 RUNS = 3
 

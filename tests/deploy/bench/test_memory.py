@@ -7,9 +7,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy import memory
-from kdc.deploy.latency_worker import _peak_resident, _resident
-from kdc.deploy.memory import bench_memory, show
+from kdc.deploy.bench import memory
+from kdc.deploy.bench.memory import bench_memory, show
+from kdc.deploy.bench.worker import _peak_resident, _resident
 
 
 def heavy(path: Path, mebibytes: int) -> Path:

@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..distill import console
-from ..distill.errors import KdcError
+from ...distill import console
+from ...distill.errors import KdcError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .runtime import Runtime
+    from ..runtime import Runtime
 
 #: Distinct inputs that are rotated, so that nothing is timed on an input it has just seen.
 INPUTS = 8
@@ -56,7 +56,7 @@ class Worker:
         """
         import numpy as np
 
-        from .runtime import open_runtime
+        from ..runtime import open_runtime
 
         self.close()
         height, width = size
@@ -67,7 +67,7 @@ class Worker:
         count = 1 if mode == "memory" else INPUTS
         images = np.random.default_rng(seed).integers(0, 256, (count, batch, height, width, 3), np.uint8)
         if mode == "e2e":
-            from .stages import encoded, whole
+            from .end_to_end import encoded, whole
 
             self._queries = [
                 itertools.cycle([whole(each, files) for files in encoded(images, codec)]) for each in self._runtimes
@@ -204,7 +204,7 @@ class Worker:
         """Import what every backend needs and say how much memory the process holds before it opens anything."""
         import numpy as np
 
-        from . import runtime
+        from .. import runtime
 
         assert np and runtime
         return {"mib": _resident()}

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import KdcError, UsageError, WeightsError
-from ..distill.run import Run, find_run
-from .artefacts.beside import ENGINES, manifest_beside, owner
-from .segmenter import locate
-from .sources import info_of
-from .trt_manifest import engine_size
-from .where import is_onnx
+from ...distill import console
+from ...distill.errors import KdcError, UsageError, WeightsError
+from ...distill.run import Run, find_run
+from ..artefacts.beside import ENGINES, manifest_beside, owner
+from ..segmenter import locate
+from ..trt_manifest import engine_size
+from ..where import is_onnx
+from .plan import info_of
 
 Size = tuple[int, int]
 CONVENTIONS = {
@@ -46,7 +46,7 @@ def count(
     """
     import torch
 
-    from ..distill import cost, models
+    from ...distill import cost, models
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
@@ -100,7 +100,7 @@ def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int
     """
     import torch
 
-    from ..distill import cost, models
+    from ...distill import cost, models
 
     with contextlib.suppress(UsageError, WeightsError):
         with torch.device("meta"):
@@ -135,7 +135,7 @@ def _size_of(run: Run) -> Size | None:
 
 def _spec_of(source: Path | Run) -> dict[str, Any]:
     """Return what rebuilds the network of a run, of a kdc checkpoint or of a file in a run's folder."""
-    from ..distill.checkpoint import read_card
+    from ...distill.checkpoint import read_card
 
     card = read_card(source) if isinstance(source, Path) and source.suffix == ".safetensors" else None
     run = source if isinstance(source, Run) else owner(source)
@@ -146,8 +146,8 @@ def _spec_of(source: Path | Run) -> dict[str, Any]:
 
 
 def _onnx_row(path: Path, size: tuple[int, int] | None, counter: str | None) -> dict[str, Any]:
+    from ..ort_runtime import read_info
     from .onnx_cost import count_onnx
-    from .ort_runtime import read_info
 
     if counter == "cirkd":
         raise UsageError(f"--flops-counter cirkd is for models and runs; {path} is counted as it is")
@@ -194,7 +194,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def _is_model(name: str) -> bool:
-    from ..distill import models
+    from ...distill import models
 
     try:
         models.expand(name)

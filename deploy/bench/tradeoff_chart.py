@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._plots import MOST_SERIES, Axis, dot, rule, svg, text
-from .pictures import short
+from .._plots import MOST_SERIES, Axis, dot, rule, svg, text
+from ..pictures import short
 
 Row = dict[str, Any]
 _PANEL, _LEFT, _GAP, _TOP, _HEIGHT = 250.0, 52.0, 34.0, 46.0, 230.0

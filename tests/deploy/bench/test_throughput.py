@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from kdc import cli
-from kdc.deploy import throughput
+from kdc.deploy.bench import throughput
+from kdc.deploy.bench.throughput import bench_throughput, show
+from kdc.deploy.bench.worker import Worker
 from kdc.deploy.gpu_meter import summary
-from kdc.deploy.latency_worker import Worker
-from kdc.deploy.throughput import bench_throughput, show
 from kdc.distill.errors import ExportError, UsageError
 
 

@@ -1,0 +1,1 @@
+"""Measurements: latency, throughput, memory, costs, accuracy, and the trade-off between them."""
