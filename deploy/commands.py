@@ -108,7 +108,7 @@ def report(
 
 def doctor(json: Json = False) -> None:
     """Say what this machine has, what it lacks, and the command that cures it."""
-    from .doctor import examine, show
+    from .doctor.doctor import examine, show
 
     console.json_mode = json
     result = examine()

@@ -2,7 +2,8 @@
 
 import json
 
-from kdc.deploy import doctor, passport
+from kdc.deploy import passport
+from kdc.deploy.doctor import doctor
 
 
 def test_passport_is_plain_and_complete():

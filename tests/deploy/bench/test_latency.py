@@ -11,14 +11,7 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.bench import (
-    commands,
-    end_to_end,
-    latency,
-    onnx_cost,
-    plan,
-    process,
-)
+from kdc.deploy.bench import commands, end_to_end, latency, onnx_cost, plan, process
 from kdc.deploy.bench.latency import bench_latency, show
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kdc.deploy import _doctor_gpu, doctor
+from kdc.deploy.doctor import doctor, gpu
 
 
 def test_openvino_and_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,40 +51,40 @@ def test_tritonclient(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_tensorrt(there: dict[str, str], fault: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_doctor_gpu, "version", there.get)
-    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda module: fault)
-    found = _doctor_gpu.tensorrt()
+    monkeypatch.setattr(gpu, "version", there.get)
+    monkeypatch.setattr(gpu, "unloadable", lambda module: fault)
+    found = gpu.tensorrt()
     assert found[0] == state and said in " ".join(found) and (state == "ok") == (not found[2])
 
 
 def test_gpu_memory_and_the_compilers_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_doctor_gpu, "version", {"cuda-bindings": "13.5.0", "pycuda": "2025.1"}.get)
-    monkeypatch.setattr(_doctor_gpu.shutil, "which", lambda name: None)
-    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda *_: "")
-    assert _doctor_gpu.memory() == ("ok", "pycuda 2025.1, cuda-python 13.5.0, torch; kernels by NVRTC", "")
-    monkeypatch.setattr(_doctor_gpu, "unloadable", lambda *_: "OSError: libnvrtc.so.13")
-    assert _doctor_gpu.memory()[0] == "note" and "kdc[trt]" in _doctor_gpu.memory()[2]
-    monkeypatch.setattr(_doctor_gpu.shutil, "which", lambda name: name)
-    assert _doctor_gpu.memory()[1].endswith("kernels by nvcc")
+    monkeypatch.setattr(gpu, "version", {"cuda-bindings": "13.5.0", "pycuda": "2025.1"}.get)
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gpu, "unloadable", lambda *_: "")
+    assert gpu.memory() == ("ok", "pycuda 2025.1, cuda-python 13.5.0, torch; kernels by NVRTC", "")
+    monkeypatch.setattr(gpu, "unloadable", lambda *_: "OSError: libnvrtc.so.13")
+    assert gpu.memory()[0] == "note" and "kdc[trt]" in gpu.memory()[2]
+    monkeypatch.setattr(gpu.shutil, "which", lambda name: name)
+    assert gpu.memory()[1].endswith("kernels by nvcc")
 
 
 def test_nvml_and_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_doctor_gpu, "version", {}.get)
-    assert "kdc[gpu]" in _doctor_gpu.nvml()[2] and "kdc[modelopt]" in _doctor_gpu.modelopt()[2]
-    monkeypatch.setattr(_doctor_gpu, "version", {"nvidia-ml-py": "13.1", "nvidia-modelopt": "0.47.0"}.get)
-    assert _doctor_gpu.modelopt()[0] == "ok" and "0.47.0" in _doctor_gpu.modelopt()[1]
-    monkeypatch.setattr(_doctor_gpu, "gpus", list)
-    assert _doctor_gpu.nvml() == ("ok", "nvidia-ml-py 13.1, no GPU seen", "")
+    monkeypatch.setattr(gpu, "version", {}.get)
+    assert "kdc[gpu]" in gpu.nvml()[2] and "kdc[modelopt]" in gpu.modelopt()[2]
+    monkeypatch.setattr(gpu, "version", {"nvidia-ml-py": "13.1", "nvidia-modelopt": "0.47.0"}.get)
+    assert gpu.modelopt()[0] == "ok" and "0.47.0" in gpu.modelopt()[1]
+    monkeypatch.setattr(gpu, "gpus", list)
+    assert gpu.nvml() == ("ok", "nvidia-ml-py 13.1, no GPU seen", "")
 
 
 def test_what_does_not_load_is_asked_in_a_process_of_its_own() -> None:
-    assert _doctor_gpu.unloadable("json") == "" and _doctor_gpu.unloadable("json.tool") == ""
-    assert _doctor_gpu.unloadable("no_such_module") == "it is not there"
-    assert _doctor_gpu.unloadable("json.nothing").startswith("ImportError: cannot import name 'nothing'")
-    assert _doctor_gpu.unloadable("json.tool", "import os; os.kill(os.getpid(), 9)") == "exit code -9"
+    assert gpu.unloadable("json") == "" and gpu.unloadable("json.tool") == ""
+    assert gpu.unloadable("no_such_module") == "it is not there"
+    assert gpu.unloadable("json.nothing").startswith("ImportError: cannot import name 'nothing'")
+    assert gpu.unloadable("json.tool", "import os; os.kill(os.getpid(), 9)") == "exit code -9"
 
 
 def test_the_working_folder_is_no_place_to_import_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "json.py").write_text("raise RuntimeError('from the working folder')")
-    assert _doctor_gpu.unloadable("json") == ""
+    assert gpu.unloadable("json") == ""

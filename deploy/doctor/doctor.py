@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from . import _doctor_gpu
-from .passport import gpus, has_vnni, passport, version
-from .signal_stack import signal_stack_kept
+from ...distill import console
+from ..passport import gpus, has_vnni, passport, version
+from ..signal_stack import signal_stack_kept
+from . import gpu
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ def examine() -> dict[str, Any]:
         _torch(),
         *_gpus(card),
         _onnxruntime(),
-        Check("TensorRT", *_doctor_gpu.tensorrt()),
-        Check("GPU memory", *_doctor_gpu.memory()),
-        Check("NVML", *_doctor_gpu.nvml()),
-        Check("ModelOpt", *_doctor_gpu.modelopt()),
+        Check("TensorRT", *gpu.tensorrt()),
+        Check("GPU memory", *gpu.memory()),
+        Check("NVML", *gpu.nvml()),
+        Check("ModelOpt", *gpu.modelopt()),
         _openvino(),
         _compiler(),
         _tritonclient(),
