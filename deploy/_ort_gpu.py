@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..distill.errors import need
-from .trt_buffers import DeviceBuffers
+from .gpu.buffers import DeviceBuffers
 
 
 class OrtOnGpu:

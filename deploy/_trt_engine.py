@@ -9,7 +9,7 @@ from ..distill.errors import ExportError, ResourceError, need
 from ..distill.run import sha256
 from ._trt_logger import make_logger
 from .contract import Port
-from .trt_buffers import NO_ROOM
+from .gpu.buffers import NO_ROOM
 from .trt_manifest import FLAVOURS, ports, rebuild
 
 #: TensorRT's names of the types that images, logits and masks come in

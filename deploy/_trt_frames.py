@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._kernels import levels
 from .contract import as_given
+from .gpu.buffers import DeviceBuffers
+from .gpu.kernels import levels
 from .runtime import Spec, labels
-from .trt_buffers import DeviceBuffers
 
 if TYPE_CHECKING:
     from .trt_runtime import Lane

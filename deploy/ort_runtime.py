@@ -16,8 +16,9 @@ from ..distill.errors import ExportError, UsageError, WeightsError, closest, nee
 from ._ort_gpu import OrtOnGpu
 from .artefacts.safe_onnx import load_checked
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .gpu.device import gpu
+from .gpu.open import open_buffers
 from .runtime import Runtime
-from .trt_buffers import gpu, open_buffers
 from .twin import COMPUTED, twin
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

@@ -9,7 +9,7 @@ from ..distill import console
 from ..distill.errors import ExportError
 from .artefacts.trust import vouched
 from .contract import Port
-from .trt_buffers import Gpu
+from .gpu.device import Gpu
 
 #: flavour -> the extra that installs it, in the order in which they are taken
 FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}

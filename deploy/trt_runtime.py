@@ -13,8 +13,10 @@ from ..distill.errors import ExportError, UsageError
 from ._trt_engine import Engine, load_tensorrt
 from ._trt_frames import Frames
 from .contract import Port, as_given, file_info, spec_of
+from .gpu.buffers import DeviceBuffers
+from .gpu.device import gpu
+from .gpu.open import open_buffers
 from .runtime import Runtime
-from .trt_buffers import DeviceBuffers, gpu, open_buffers
 from .trt_inspector import Proof, prove, read_layers
 from .trt_manifest import check_fits, read_manifest
 

@@ -8,10 +8,10 @@ from typing import TypeGuard
 from ..distill.errors import UsageError, closest
 from ..distill.run import Run
 from .artefacts.beside import ENGINES, EXPORTED
+from .gpu.open import KINDS
 from .ort_runtime import check_provider
 from .runtime import Runtime, open_runtime
 from .torch_form import TorchForm
-from .trt_buffers import KINDS
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy import trt_buffers, trt_runtime
+from kdc.deploy import trt_runtime
 from kdc.deploy.contract import Port
-from kdc.deploy.trt_buffers import DeviceBuffers
+from kdc.deploy.gpu import buffers as gpu_buffers
+from kdc.deploy.gpu.buffers import DeviceBuffers
 from kdc.deploy.trt_runtime import TrtRuntime
 
 H, W, K = 4, 6, 5
@@ -127,7 +128,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         monkeypatch.setattr(trt_runtime, "Engine", lambda *_: buffers.engine)
         ticks = itertools.count(0, 1_000_000)
         clock = SimpleNamespace(perf_counter_ns=lambda: buffers.log.append("clock") or next(ticks))
-        for module in (trt_runtime, trt_buffers):
+        for module in (trt_runtime, gpu_buffers):
             monkeypatch.setattr(module, "time", clock)
         return TrtRuntime(tmp_path / "a.engine", buffers=buffers, **options), buffers
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy import trt_buffers, trt_runtime
-from kdc.deploy._kernels import SIGNATURES, compile_kernels, levels
+from kdc.deploy import trt_runtime
+from kdc.deploy.gpu import open as opening
+from kdc.deploy.gpu.device import Gpu, gpu
+from kdc.deploy.gpu.kernels import SIGNATURES, compile_kernels, levels
+from kdc.deploy.gpu.open import KINDS, open_buffers
 from kdc.deploy.runtime import open_runtime
-from kdc.deploy.trt_buffers import KINDS, Gpu, gpu, open_buffers
 from kdc.deploy.trt_manifest import check_fits, read_manifest, this_platform
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
@@ -110,13 +112,13 @@ def test_another_gpu_of_the_same_kind_is_said(engine: Path, capsys: pytest.Captu
 
 
 def test_without_a_gpu_or_library_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trt_buffers, "gpu", lambda: None)
+    monkeypatch.setattr(opening, "gpu", lambda: None)
     with pytest.raises(ExportError, match="no driver or no GPU"):
         open_buffers()
     with pytest.raises(UsageError, match="did you mean 'cuda-python'"):
         open_buffers("cudapython")
-    monkeypatch.setattr(trt_buffers, "gpu", lambda: AMPERE)
-    monkeypatch.setattr(trt_buffers, "_fault", lambda kind: f"no {kind} here")
+    monkeypatch.setattr(opening, "gpu", lambda: AMPERE)
+    monkeypatch.setattr(opening, "_fault", lambda kind: f"no {kind} here")
     with pytest.raises(ExportError, match=r"pycuda: no pycuda here.*torch: no torch here.*kdc\[trt\]"):
         open_buffers()
     with pytest.raises(ExportError, match=r"\(pycuda: no pycuda here\): pip install 'kdc\[pycuda\]'"):
@@ -145,7 +147,7 @@ def test_the_table_prepares_as_the_cpu_does(preprocess: Any) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_memory_and_kernels_on_a_gpu(kind: str) -> None:
-    if (fault := trt_buffers._fault(kind)) is not None:
+    if (fault := opening._fault(kind)) is not None:
         pytest.skip(f"{kind}: {fault}")
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 33, 47, 3), np.uint8)
@@ -200,7 +202,7 @@ def test_memory_and_kernels_on_a_gpu(kind: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision: str, tmp_path: Path) -> None:
     """What only a running TensorRT shows: masks, logits, graphs, events, and the real inspector's JSON."""
-    if (fault := trt_buffers._fault(kind)) is not None:
+    if (fault := opening._fault(kind)) is not None:
         pytest.skip(f"{kind}: {fault}")
     flavours = [name for name in ("tensorrt", "tensorrt_rtx") if importlib.util.find_spec(name)]
     if not flavours or gpu() is None:

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
-from kdc.deploy.trt_buffers import Gpu
+from kdc.deploy.gpu.device import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.run import sha256, write_json
 from kdc.export import to_trt

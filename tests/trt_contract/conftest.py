@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy._kernels import SOURCE
+from kdc.deploy.gpu.kernels import SOURCE
 
 from .._lacking import lacking
 

@@ -155,8 +155,8 @@ def run(images: int, size: tuple[int, int] = (H, W), **options: Any) -> dict[str
 
 def buffers() -> dict[str, Any]:
     """Move data, run every kernel, measure and capture through cuda-python's real bindings."""
-    from kdc.deploy._kernels import SIGNATURES, levels
-    from kdc.deploy.trt_buffers import open_buffers
+    from kdc.deploy.gpu.kernels import SIGNATURES, levels
+    from kdc.deploy.gpu.open import open_buffers
 
     rng, preprocess = np.random.default_rng(1), NAMED["bgr-mean"]
     images = rng.integers(0, 256, (2, 5, 7, 3), np.uint8)

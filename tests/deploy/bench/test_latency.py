@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.bench import commands, end_to_end, latency, onnx_cost, plan, process
+from kdc.deploy.bench import commands, end_to_end, latency, onnx_cost, process
+from kdc.deploy.bench import plan as planning
 from kdc.deploy.bench.latency import bench_latency, show
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio
@@ -108,13 +109,13 @@ def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
 
 def test_run_is_torch_and_its_exports(network, tmp_path):
     run = make_run(tmp_path / "one")
-    chosen, missing, home = plan.expand([str(run)], "cpu")
+    chosen, missing, home = planning.expand([str(run)], "cpu")
     assert len(chosen) == 1
     assert missing == [{"file": "export/*.onnx", "why": "not exported yet: kdc export onnx one"}]
     assert home is not None
-    assert plan.agree(chosen, None) == ((32, 64), "logits")
+    assert planning.agree(chosen, None) == ((32, 64), "logits")
     path = network(run / "export" / "model.onnx")
-    chosen, missing, _ = plan.expand([str(run), str(path)], "cpu")
+    chosen, missing, _ = planning.expand([str(run), str(path)], "cpu")
     assert [is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
     assert missing == []
 
@@ -183,12 +184,12 @@ def test_mistakes_cross_the_process_border(network, tmp_path):
     backend = Backend(network(tmp_path / "a.onnx"), "a", CPU, threads=1)
     order = {"source": str(tmp_path / "a.onnx"), "device": "cpu", "batch": 1, "threads": 1, "head": "logits"}
     with pytest.raises(UsageError, match="made for 16x24, not 8x8"):
-        process.ask("open", **order, mode="net", seed=0, size=(8, 8))
-    assert process._process is not None
-    process._process.kill()
+        backend.ask("open", **order, mode="net", seed=0, size=(8, 8))
+    assert backend._process is not None
+    backend._process.kill()
     with pytest.raises(ExportError, match="the process that measures a died"):
-        process.ask("warm", cap_s=1)
-    process.close()
+        backend.ask("warm", cap_s=1)
+    backend.close()
 
 
 def test_e2e_tells_the_stages_apart(network, tmp_path):
@@ -261,7 +262,7 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     """Of a GPU the FLOPs are asked for after the last round; here it is a CPU that is called one."""
     path = network(tmp_path / "foreign.onnx")
     monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
-    plan = plan.make_plan([path], size=None, batch=1)
+    plan = planning.make_plan([path], size=None, batch=1)
     plan.where = Where("cuda")
 
     def opened(every, plan, **order):
@@ -278,11 +279,11 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
 
 def test_a_file_of_another_size_is_listed(network, tmp_path):
     free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
-    plan = plan.make_plan([free, other], size=(8, 8), batch=1)
+    plan = planning.make_plan([free, other], size=(8, 8), batch=1)
     assert (plan.chosen, plan.size) == ([free], (8, 8))
     assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
-        plan.make_plan([free], size=None, batch=1)
+        planning.make_plan([free], size=None, batch=1)
     assert commands._sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
@@ -309,20 +310,20 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     run = make_run(tmp_path / "one")
     found, named = network(run / "export" / "a.onnx"), network(tmp_path / "b.onnx")
     engine = tmp_path / "c.engine"
-    plan = plan.make_plan([str(run), named], size=None, batch=1)
+    plan = planning.make_plan([str(run), named], size=None, batch=1)
     gone = ExportError("no such provider")
-    assert plan.may_be_refused(found, plan, gone)
-    assert not plan.may_be_refused(named, plan, gone)
-    assert not plan.may_be_refused(plan.Run(run), plan, gone)
-    assert plan.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
-    assert not plan.may_be_refused(engine, plan, WeightsError("no such engine"))
+    assert planning.may_be_refused(found, plan, gone)
+    assert not planning.may_be_refused(named, plan, gone)
+    assert not planning.may_be_refused(planning.Run(run), plan, gone)
+    assert planning.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
+    assert not planning.may_be_refused(engine, plan, WeightsError("no such engine"))
 
 
 def test_rows_of_one_name_are_told_apart(network, tmp_path):
-    run = plan.Run(make_run(tmp_path / "one"))
-    files: list[Path | plan.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
-    assert plan.row_names(files) == [str(path) for path in files]
-    assert plan.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
+    run = planning.Run(make_run(tmp_path / "one"))
+    files: list[Path | planning.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
+    assert planning.row_names(files) == [str(path) for path in files]
+    assert planning.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
 
 
 @pytest.mark.gpu

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distill.errors import ExportError, ResourceError
-from .trt_buffers import NO_ROOM, DeviceBuffers, Gpu
+from ...distill.errors import ExportError, ResourceError
+from .buffers import NO_ROOM, DeviceBuffers
+from .device import Gpu
 
 
 class TorchBuffers(DeviceBuffers):
@@ -73,7 +74,7 @@ class TorchBuffers(DeviceBuffers):
         return launch
 
     def kernel(self, name: str) -> Callable[..., None]:
-        from ._buffers_cuda import kernel_of, load_module
+        from .cuda_buffers import kernel_of, load_module
 
         if self._module is None:
             self._module = load_module(self.gpu)
@@ -85,7 +86,7 @@ class TorchBuffers(DeviceBuffers):
     def close(self) -> None:
         self.synchronize()
         if self._module is not None:
-            from ._buffers_cuda import unload
+            from .cuda_buffers import unload
 
             unload(self._module)
             self._module = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.trt_buffers import Gpu
+from kdc.deploy.gpu.device import Gpu
 from kdc.distill.errors import ExportError
 
 
@@ -45,10 +45,10 @@ def pycuda(monkeypatch: pytest.MonkeyPatch) -> Any:
     package.driver, package.compiler = driver, SimpleNamespace(SourceModule=source_module)
     for name, module in {"": package, ".driver": driver, ".compiler": package.compiler}.items():
         monkeypatch.setitem(sys.modules, f"pycuda{name}", module)
-    monkeypatch.delitem(sys.modules, "kdc.deploy._buffers_pycuda", raising=False)
-    state.module = importlib.import_module("kdc.deploy._buffers_pycuda")
+    monkeypatch.delitem(sys.modules, "kdc.deploy.gpu.pycuda_buffers", raising=False)
+    state.module = importlib.import_module("kdc.deploy.gpu.pycuda_buffers")
     yield state
-    del sys.modules["kdc.deploy._buffers_pycuda"]
+    del sys.modules["kdc.deploy.gpu.pycuda_buffers"]
 
 
 @pytest.mark.parametrize("nvcc", [True, False])

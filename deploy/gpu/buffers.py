@@ -1,64 +1,16 @@
 """Memory, stream, events and kernels of a GPU behind one small interface, by PyCUDA, cuda-python or torch."""
 
-import ctypes
-import importlib
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import ExportError, UsageError, closest
+from .device import Gpu
 
-#: name -> (what must import, distribution, extra); "auto" takes the first that imports
-KINDS = {
-    "pycuda": ("pycuda.driver", "pycuda", "pycuda"),
-    "cuda-python": ("cuda.bindings.driver", "cuda-bindings", "trt"),
-    "torch": ("torch", "torch", "gpu"),
-}
 #: said when device memory runs out
 NO_ROOM = "the GPU has no room left; take a smaller batch or --size, or end what else uses it"
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """The first GPU: name, compute capability, and the CUDA version of its driver."""
-
-    name: str
-    capability: tuple[int, int]
-    cuda: str
-
-    def __str__(self) -> str:
-        """Name and capability, for people."""
-        return f"{self.name} (compute capability {self.capability[0]}.{self.capability[1]})"
-
-
-def gpu() -> Gpu | None:
-    """Ask the driver for the first GPU, None without one; loads neither torch nor TensorRT."""
-    try:
-        cuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-    except OSError:
-        return None
-    name, device = ctypes.create_string_buffer(128), ctypes.c_int()
-    major, minor, version = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-    calls = (
-        lambda: cuda.cuInit(0),
-        lambda: cuda.cuDeviceGet(ctypes.byref(device), 0),
-        lambda: cuda.cuDeviceGetName(name, 128, device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device),
-        lambda: cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device),
-        lambda: cuda.cuDriverGetVersion(ctypes.byref(version)),
-    )
-    if any(call() for call in calls):
-        return None
-    release = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(), (major.value, minor.value), release)
 
 
 class DeviceBuffers(ABC):
@@ -160,48 +112,3 @@ class DeviceBuffers(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free everything."""
-
-
-def open_buffers(kind: str = "auto", graphs: bool = False) -> DeviceBuffers:
-    """Open the first GPU through ``kind``; "auto" takes the first of PyCUDA, cuda-python and torch that imports.
-
-    With ``graphs`` "auto" passes PyCUDA by, which has no CUDA graphs.
-
-    Raises:
-        UsageError: an unknown kind.
-        ExportError: no GPU, or the library is not installed.
-    """
-    if kind not in ("auto", *KINDS):
-        raise UsageError(f"--buffers {kind!r}: accepted are auto, {', '.join(KINDS)}{closest(kind, KINDS)}")
-    device = gpu()
-    if device is None:
-        raise ExportError("an engine runs on an NVIDIA GPU, and no driver or no GPU is found here; see kdc doctor")
-    faults: dict[str, str] = {}
-    chosen = None
-    fitting = [name for name in KINDS if not (graphs and name == "pycuda")]
-    for name in fitting if kind == "auto" else (kind,):
-        if (fault := _fault(name)) is None:
-            chosen = name
-            break
-        faults[name] = fault
-    if chosen is None:
-        extra = KINDS[kind][2] if kind in KINDS else "trt"
-        why = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        raise ExportError(f"no library for GPU memory imports ({why}): pip install 'kdc[{extra}]'")
-    if chosen == "pycuda":
-        from ._buffers_pycuda import PycudaBuffers as Chosen
-    elif chosen == "torch":
-        from ._buffers_torch import TorchBuffers as Chosen
-    else:
-        from ._buffers_cuda import CudaBuffers as Chosen
-    console.say(f"GPU memory by {chosen} {metadata.version(KINDS[chosen][1])}")
-    return Chosen(device)
-
-
-def _fault(kind: str) -> str | None:
-    """Say why a library does not import; None where it does."""
-    try:
-        importlib.import_module(KINDS[kind][0])
-    except (ImportError, OSError, RuntimeError) as error:
-        return str(error).partition("\n")[0] or type(error).__name__
-    return None

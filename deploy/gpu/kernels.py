@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..distill.errors import ExportError, need
-from ..distill.preprocess import Preprocess
+from ...distill.errors import ExportError, need
+from ...distill.preprocess import Preprocess
 
 #: a thread a pixel
 THREADS = 256

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..distill.errors import ExportError, ResourceError, need
-from ._kernels import SIGNATURES, THREADS, compile_kernels
-from .trt_buffers import NO_ROOM, DeviceBuffers, Gpu
+from ...distill.errors import ExportError, ResourceError, need
+from .buffers import NO_ROOM, DeviceBuffers
+from .device import Gpu
+from .kernels import SIGNATURES, THREADS, compile_kernels
 
 driver: Any = need("cuda.bindings.driver", "trt")
 _TYPES = {"P": ctypes.c_void_p, "i": ctypes.c_int}

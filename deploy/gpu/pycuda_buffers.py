@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pycuda.driver as cuda  # pyright: ignore[reportMissingImports]
 
-from ..distill.errors import ExportError, ResourceError
-from ._kernels import SIGNATURES, SOURCE, THREADS, compile_kernels
-from .trt_buffers import NO_ROOM, DeviceBuffers, Gpu
+from ...distill.errors import ExportError, ResourceError
+from .buffers import NO_ROOM, DeviceBuffers
+from .device import Gpu
+from .kernels import SIGNATURES, SOURCE, THREADS, compile_kernels
 
 
 class PycudaBuffers(DeviceBuffers):

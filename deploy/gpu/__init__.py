@@ -1,0 +1,1 @@
+"""GPU memory, streams and kernels, through whichever library is installed."""
