@@ -12,10 +12,10 @@ from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.stale import discard_stale
+from ..deploy.machine.passport import has_vnni
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, proved, tolerances
-from ..deploy.passport import has_vnni
 from ..deploy.runtime import open_runtime
 from ..distill import console
 from ..distill.config import Quantise

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from ..deploy.passport import has_vnni
+from ..deploy.machine.passport import has_vnni
 from ..distill.errors import ExportError, need
 from .onnx_graph import before_network, tail
 from .quiet import quiet

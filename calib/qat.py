@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..deploy.machine.passport import has_vnni
 from ..deploy.parity import tolerances
-from ..deploy.passport import has_vnni
 from ..distill import console
 from ..distill.checkpoint import student_file
 from ..distill.config import Config

@@ -17,7 +17,7 @@ from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import versions
 from .artefacts.trust import vouched
 from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
-from .passport import cpu_features
+from .machine.passport import cpu_features
 from .runtime import Runtime
 
 #: the longest metadata that a package of kdc's holds; more is no package of kdc's

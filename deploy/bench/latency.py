@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...distill import console
-from ..gpu_meter import Meter, open_meter, summary
-from ..passport import cores, first_gpu, passport
-from ..roofline import share
+from ..machine.gpu_meter import Meter, open_meter, summary
+from ..machine.passport import cores, first_gpu, passport
+from ..machine.roofline import share
 from ..where import CPU, Where
 from .costs import deployed
 from .plan import Plan, Source, make_plan

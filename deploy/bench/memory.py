@@ -7,8 +7,8 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import ExportError
-from ..gpu_meter import open_meter
-from ..passport import cores, passport
+from ..machine.gpu_meter import open_meter
+from ..machine.passport import cores, passport
 from ..where import CPU, Where
 from .plan import Source, make_plans, nothing_left
 from .process import open_one, started

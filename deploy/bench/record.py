@@ -9,7 +9,7 @@ from typing import Any
 from ...distill import console
 from ...distill.errors import UsageError
 from ...distill.run import Run, write_json
-from ..passport import first_gpu
+from ..machine.passport import first_gpu
 
 ROUNDS = 10
 MODES = {"net": "network alone", "e2e": "compressed image to mask"}

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..gpu_meter import meter_flags
-from ..passport import gpu_flags
+from ..machine.gpu_meter import meter_flags
+from ..machine.passport import gpu_flags
 
 #: Fewer samples than this make a p99 of a single run.
 ENOUGH = 100

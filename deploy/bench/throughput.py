@@ -11,8 +11,8 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import ExportError, UsageError
-from ..gpu_meter import meter_flags, open_meter, summary
-from ..passport import cores, passport
+from ..machine.gpu_meter import meter_flags, open_meter, summary
+from ..machine.passport import cores, passport
 from ..where import CPU, Where
 from .plan import Plan, Source, make_plans, nothing_left
 from .process import Backend, open_one, started

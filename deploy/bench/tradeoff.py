@@ -13,7 +13,7 @@ from ...distill import console
 from ...distill.errors import ExportError, KdcError, UsageError
 from ...distill.run import Run, find_run, write_bytes, write_json
 from ..artefacts.beside import owner
-from ..passport import passport
+from ..machine.passport import passport
 from ..where import CPU, Where, is_torch
 from .accuracy import evaluate_source
 from .costs import deployed

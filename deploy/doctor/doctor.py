@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...distill import console
-from ..passport import gpus, has_vnni, passport, version
+from ..machine.passport import gpus, has_vnni, passport, version
 from ..signal_stack import signal_stack_kept
 from . import gpu
 

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from ..passport import gpus, version
+from ..machine.passport import gpus, version
 
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
 RTX = ("tensorrt-rtx", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12")
@@ -56,7 +56,7 @@ def nvml() -> Finding:
         return "note", "not installed", "for power, clocks and throttling in kdc bench: pip install 'kdc[gpu]'"
     if not gpus():
         return "ok", f"nvidia-ml-py {found}, no GPU seen", ""
-    from ..gpu_meter import open_meter
+    from ..machine.gpu_meter import open_meter
 
     meter, why = open_meter()
     if meter is None:

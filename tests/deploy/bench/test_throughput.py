@@ -13,7 +13,7 @@ from kdc import cli
 from kdc.deploy.bench import throughput
 from kdc.deploy.bench.throughput import bench_throughput, show
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.gpu_meter import summary
+from kdc.deploy.machine.gpu_meter import summary
 from kdc.distill.errors import ExportError, UsageError
 
 

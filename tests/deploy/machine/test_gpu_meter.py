@@ -6,8 +6,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from kdc.deploy.gpu_meter import Meter, meter_flags, open_meter, summary
-from kdc.deploy.roofline import PEAKS, share
+from kdc.deploy.machine.gpu_meter import Meter, meter_flags, open_meter, summary
+from kdc.deploy.machine.roofline import PEAKS, share
 
 
 class NVMLError(Exception):

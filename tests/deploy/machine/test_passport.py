@@ -2,8 +2,8 @@
 
 import json
 
-from kdc.deploy import passport
 from kdc.deploy.doctor import doctor
+from kdc.deploy.machine import passport
 
 
 def test_passport_is_plain_and_complete():

@@ -1,0 +1,1 @@
+"""The machine that a measurement is taken on."""
