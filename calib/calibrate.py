@@ -15,7 +15,9 @@ from ..deploy.artefacts.stale import discard_stale
 from ..deploy.machine.passport import has_vnni
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import GateResult, proved, tolerances
+from ..deploy.parity.gate import GateResult
+from ..deploy.parity.produce import proved
+from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtime import open_runtime
 from ..distill import console
 from ..distill.config import Quantise

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..deploy._difference import Difference
+from ..deploy.parity.difference import Difference
 from ..deploy.runtime import Runtime
 from ..distill import console
 from ..distill.errors import DataError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deploy.machine.passport import has_vnni
-from ..deploy.parity import tolerances
+from ..deploy.parity.tolerances import tolerances
 from ..distill import console
 from ..distill.checkpoint import student_file
 from ..distill.config import Config

@@ -8,7 +8,7 @@ from ..distill import console
 from .bench.commands import register_bench
 from .compare_command import compare
 from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
-from .parity_command import parity
+from .parity.command import parity
 from .predict_command import predict
 from .verify_command import verify
 

@@ -280,7 +280,7 @@ def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[
     """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
     from ..deploy.artefacts.beside import owner
     from ..deploy.artefacts.lock import exporting
-    from .gated import prove
+    from ..deploy.parity.produce import prove
     from .to_trt import CURE, build_engine
 
     path = engine_path(file)

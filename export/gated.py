@@ -3,14 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import ENGINES, manifest_path
-from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import proved, tolerances
 from ..distill import console
 from ..distill.checkpoint import student_file
-from ..distill.run import Run, sha256, write_json
+from ..distill.run import Run, sha256
 from .to_onnx import export_run, file_names
 
 
@@ -43,36 +40,3 @@ def gated_onnx(
         console.say(f"{path.name} is made for another size: exporting it again")
     form = {"size": size, "head": head, "input": input, "dynamic_batch": dynamic_batch, "which": which}
     return export_run(run, **form, **gate_settings)[0].path
-
-
-def prove(
-    run: Run,
-    path: Path,
-    reference: Path,
-    manifest: dict[str, Any],
-    *,
-    images: int | None = 16,
-    agreement: float | None = None,
-    cure: str,
-) -> dict[str, Any]:
-    """Run a new file on its own runtime beside ``reference``, judge it, and write its manifest.
-
-    Returns:
-        The manifest, with ``gate`` and what really ``ran`` added.
-
-    Raises:
-        NumbersError: the gate failed. Whatever is raised, the file is gone.
-    """
-    device = "cuda" if path.suffix in ENGINES else manifest.get("device", "cpu")
-    try:
-        limits = tolerances(manifest["precision"], run, agreement=agreement)
-        dataset = run.open_data(run.config.data.split)
-    except BaseException:
-        discard(run, [path])
-        raise
-    result, ran = proved(run, path, reference, dataset, limits, cure, images=images, device=device)
-    manifest |= {"ran": ran, "gate": result.to_dict()}
-    write_json(manifest_path(path), manifest)
-    run.remember_command()
-    run.seal()
-    return manifest

@@ -13,14 +13,14 @@ from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import describe
-from ..deploy.parity import tolerances
+from ..deploy.parity.produce import prove
+from ..deploy.parity.tolerances import tolerances
 from ..deploy.torch_runtime import DTYPES, export_size, need_compiler, need_device
 from ..distill import console
 from ..distill.checkpoint import load_deployable, student_file
 from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
 from ..distill.run import Run, replacing, sha256, write_json
-from .gated import prove
 from .graph import DeployGraph, check_form
 from .to_onnx import file_names
 

@@ -16,9 +16,9 @@ from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.contract import FileInfo
-from ..deploy.golden import Golden, capture, read_golden
 from ..deploy.ort_runtime import read_info
-from ..deploy.parity import tolerances
+from ..deploy.parity.golden import Golden, capture, read_golden
+from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtime import Runtime, answers, open_runtime
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError

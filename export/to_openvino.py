@@ -12,10 +12,11 @@ from ..deploy.artefacts.manifest import describe, manifest_of, run_of
 from ..deploy.machine.passport import version
 from ..deploy.openvino_runtime import read_ir
 from ..deploy.ort_runtime import read_info
+from ..deploy.parity.produce import prove
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run import Run, sha256
-from .gated import gated_onnx, prove
+from .gated import gated_onnx
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
 SUFFIXES = {"fp32": "", "fp16": ".fp16", "int8": ".int8.openvino"}

@@ -26,10 +26,10 @@ from ..deploy.artefacts.ledger import read_gates, strike
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import external, whole
-from ..deploy.golden import hand_on, read_golden
 from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.machine.passport import gpus
 from ..deploy.ort_runtime import read_info
+from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.trt_inspector import Proof
 from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console

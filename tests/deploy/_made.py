@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from kdc.deploy.parity import GateResult, Tolerances, gate
+from kdc.deploy.parity.gate import GateResult, Tolerances, gate
 from kdc.deploy.runtime import Runtime, Spec
 from kdc.distill.data import Dataset
 from kdc.distill.preprocess import IMAGENET

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
-from kdc.deploy.parity import gate, judge, tolerances
+from kdc.deploy.parity.gate import gate
+from kdc.deploy.parity.produce import judge
+from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtime import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 import torch
 
-from kdc.deploy import parity
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.ort_runtime import read_info
+from kdc.deploy.parity import gate
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
 from kdc.distill.data import open_data
@@ -176,7 +176,7 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(gate, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         to_onnx.export_run(run, images=2)
     assert list(run.export.iterdir()) == []

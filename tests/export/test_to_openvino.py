@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy import parity
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
+from kdc.deploy.parity import gate
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build
@@ -67,7 +67,7 @@ def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeyp
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(parity, "gate", interrupted)
+    monkeypatch.setattr(gate, "gate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_openvino.export_openvino(gated_run, images=1)
     assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}

@@ -83,8 +83,8 @@ def golden(source: Path, preprocess: str, right: bool) -> None:
     """Write the golden image of that network, with every class shifted by one where it shall not be ``right``."""
     from dataclasses import asdict
 
-    from kdc.deploy.golden import capture, write_golden
-    from kdc.deploy.parity import tolerances
+    from kdc.deploy.parity.golden import capture, write_golden
+    from kdc.deploy.parity.tolerances import tolerances
 
     image = np.random.default_rng(2).integers(0, 256, (H, W, 3), np.uint8)
     mask = NAMED[preprocess].apply(image[None]).argmax(1)[0].astype(np.uint8)

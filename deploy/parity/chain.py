@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..distill import console
-from ..distill.errors import DataError, ExportError, KdcError, UsageError
-from ..distill.run import Run, find_run
-from ._bisect import Explanation, explain
-from ._difference import GateResult, Tolerances
-from .artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
-from .artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
-from .parity import gate, spread, tolerances
-from .runtime import Runtime, open_runtime
-from .where import CPU, Where
+from ...distill import console
+from ...distill.errors import DataError, ExportError, KdcError, UsageError
+from ...distill.run import Run, find_run
+from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
+from ..artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
+from ..runtime import Runtime, open_runtime
+from ..where import CPU, Where
+from .gate import gate, spread
+from .layers import Explanation, explain
+from .result import GateResult
+from .tolerances import Tolerances, tolerances
 
 if TYPE_CHECKING:
-    from ..distill.data import Dataset
+    from ...distill.data import Dataset
 
 #: torch.compile of the checkpoint: it has no file
 COMPILED = "torch.compile"

@@ -4,44 +4,24 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..distill import console
-from ..distill.config import Config
-from ..distill.errors import DataError, NumbersError
-from ..distill.metrics import Scores
-from ..distill.run import Run, sha256
-from ._difference import Difference, GateResult, Tolerances, boundary_drop, reasons, worst_class
-from .artefacts.beside import remove
-from .artefacts.ledger import discard, stage_of, write_gate
-from .golden import Golden, capture, write_golden
-from .runtime import Runtime, answers, open_runtime
+from ...distill.errors import DataError, NumbersError
+from ...distill.metrics import Scores
+from ...distill.run import sha256
+from ..runtime import Runtime, answers
+from .difference import Difference, boundary_drop, reasons, worst_class
+from .golden import Golden, capture
+from .result import GateResult
+from .tolerances import Tolerances
 
 if TYPE_CHECKING:
-    from ..distill.data import Dataset
+    from ...distill.data import Dataset
 
 #: key, image, label
 Sample = tuple[str, np.ndarray, np.ndarray | None]
-
-
-def tolerances(precision: str, run: Run | None = None, **flags: float | None) -> Tolerances:
-    """Return what a file of a precision ("int8+fp16" is read as "int8") may differ by.
-
-    Args:
-        precision: of the candidate.
-        run: whose configuration's ``gates`` section stands above the defaults.
-        flags: fields of ``Tolerances`` that stand above both; None = not given.
-
-    Raises:
-        UsageError: a value that is no limit.
-    """
-    own = run is not None and (run.path / "config.yaml").is_file()
-    gates = (run.config if run and own else Config()).gates.model_dump()
-    chosen = Tolerances(**gates[precision.partition("+")[0]])
-    return replace(chosen, **{key: value for key, value in flags.items() if value is not None})
 
 
 def spread(length: int, images: int | None) -> list[int]:
@@ -136,54 +116,6 @@ def gate(
         facts |= {"tolerances": asdict(tolerances), "preprocess": prepared[0].to_dict()}
         facts |= {"size": list(reference.spec.size)}
         result.golden = replace(golden, facts=golden.facts | facts)
-    return result
-
-
-def proved(
-    run: Run,
-    path: Path,
-    reference: Path,
-    dataset: "Dataset",
-    limits: Tolerances,
-    cure: str,
-    *,
-    images: int | None,
-    device: str = "cpu",
-    **facts: Any,
-) -> tuple[GateResult, dict[str, Any]]:
-    """Run a new file beside what it was made from, and do what ``judge`` does; return also what really ran.
-
-    Raises:
-        NumbersError: the gate failed. Whatever is raised, the file is gone.
-    """
-    try:
-        with open_runtime(path, device=device) as candidate:
-            with open_runtime(reference, size=candidate.spec.size) as trusted:
-                result = gate(trusted, candidate, dataset, limits, images=images)
-            ran = {"provider": candidate.provider, "precision": candidate.precision}
-            ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
-    except BaseException:  # Ctrl-C too: what is not proven does not stay
-        discard(run, [path])
-        raise
-    return judge(run, stage_of(path), path, result, cure, **facts), ran
-
-
-def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str, **facts: Any) -> GateResult:
-    """Enter the result for ``file`` and say it: one that passed gets its golden image, one that failed is removed.
-
-    ``facts`` stand in the ledger, too.
-
-    Raises:
-        NumbersError: the gate failed; the message says ``cure``.
-    """
-    result.sha256 = sha256(file)
-    write_gate(run, stage, result, file=file.name, **facts)
-    if not result.passed:
-        remove(file)
-        raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")
-    console.say(f"gate {stage}: passed, {result.line()}")
-    if result.golden is not None:
-        write_golden(file, result.golden)
     return result
 
 

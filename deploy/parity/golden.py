@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import WeightsError
-from ..distill.run import sha256, write_bytes
-from ._difference import TF32_TIE, Tolerances
-from .artefacts.beside import golden_path
-from .contract import one_line
-from .runtime import Runtime, answers
-from .where import CPU, Where
+from ...distill import console
+from ...distill.errors import WeightsError
+from ...distill.run import sha256, write_bytes
+from ..artefacts.beside import golden_path
+from ..contract import one_line
+from ..runtime import Runtime, answers
+from ..where import CPU, Where
+from .tolerances import TF32_TIE, Tolerances
 
 #: what a golden image says of itself at least
 _FACTS = {"data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"}

@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from kdc import cli
 from kdc.calib.calibrate import calibrate_run
-from kdc.deploy._arrows import arrows, compare, walk
-from kdc.deploy._bisect import FACTOR, explain, module_of
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
+from kdc.deploy.parity.chain import arrows, compare, walk
+from kdc.deploy.parity.layers import FACTOR, explain, module_of
 from kdc.deploy.runtime import open_runtime
 from kdc.deploy.where import Where
 from kdc.distill.checkpoint import save_student

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdc.deploy.parity import Difference, Tolerances, gate, spread, tolerances
+from kdc.deploy.parity.gate import Difference, Tolerances, gate, spread
+from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtime import Spec, answers
 from kdc.distill.config import resolve
 from kdc.distill.errors import DataError, NumbersError, UsageError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import Run
 
-from ._made import SIZE, Images, K, Made, judged
+from .._made import SIZE, Images, K, Made, judged
 
 
 class Coarse(Made):

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..distill import console
-from ..distill.errors import NumbersError, UsageError
-from .flags import Buffers, CudaGraph, Device, Json, Provider, Trust
+from ...distill import console
+from ...distill.errors import NumbersError, UsageError
+from ..flags import Buffers, CudaGraph, Device, Json, Provider, Trust
 
 if TYPE_CHECKING:
-    from ._arrows import Outcome
-    from ._bisect import Explanation
-    from .where import Where
+    from ..where import Where
+    from .chain import Outcome
+    from .layers import Explanation
 
 
 def parity(
@@ -51,10 +51,10 @@ def parity(
     json: Json = False,
 ) -> None:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
-    from ..distill.config import parse_size
-    from ..distill.run import find_run
-    from .artefacts.beside import EXPORTED
-    from .where import Where
+    from ...distill.config import parse_size
+    from ...distill.run import find_run
+    from ..artefacts.beside import EXPORTED
+    from ..where import Where
 
     console.json_mode = json
     where = Where(device, provider, trust, buffers, cuda_graph)
@@ -72,7 +72,7 @@ def parity(
         _prove(Path(first), where, json)
         return
     if first is not None and second is not None:
-        from ._arrows import compare
+        from .chain import compare
 
         dataset = _open_data(data, split)
         chosen = parse_size(size) if size else None
@@ -80,7 +80,7 @@ def parity(
         done = compare(first, second, dataset=dataset, images=count, where=where, size=chosen, explained=explain)
         outcomes = [done]
     else:
-        from ._arrows import walk
+        from .chain import walk
 
         outcomes = walk(find_run(first), images=images or 16, where=where, compiled=compiled, explained=explain)
     _show(outcomes)
@@ -101,7 +101,7 @@ def _open_data(data: str | None, split: str | None) -> Any:
         if split is not None:
             raise UsageError("--split goes with --data NAME|DIR")
         return None
-    from ..distill.data import open_data
+    from ...distill.data import open_data
 
     return open_data(data, split or "val")
 

@@ -13,8 +13,18 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc import cli
 from kdc.deploy.artefacts.beside import golden_path
 from kdc.deploy.artefacts.ledger import discard
-from kdc.deploy.golden import GRID, NO_CLASS, capture, check_golden, check_opened, hand_on, read_golden, write_golden
-from kdc.deploy.parity import Tolerances, gate, judge
+from kdc.deploy.parity.gate import Tolerances, gate
+from kdc.deploy.parity.golden import (
+    GRID,
+    NO_CLASS,
+    capture,
+    check_golden,
+    check_opened,
+    hand_on,
+    read_golden,
+    write_golden,
+)
+from kdc.deploy.parity.produce import judge
 from kdc.deploy.runtime import open_runtime
 from kdc.distill import console
 from kdc.distill.data import Dataset

@@ -1,4 +1,4 @@
-"""The process in which a fresh engine first runs: ``python -m kdc.deploy._trt_prover REQUEST`` ends with a JSON line.
+"""The process in which a fresh engine first runs: ``python -m kdc.deploy.parity.gate.trt_first_run REQUEST`` ends with a JSON line.
 
 Its layers are profiled, and it segments the golden image that lies beside it. If it crashes, it crashes alone.
 """
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import KdcError
-from .artefacts.beside import golden_path
+from ...distill import console
+from ...distill.errors import KdcError
+from ..artefacts.beside import golden_path
+from ..trt_runtime import TrtRuntime
 from .golden import check_opened, read_golden
-from .trt_runtime import TrtRuntime
 
 
 def main() -> None:

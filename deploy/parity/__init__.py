@@ -1,0 +1,1 @@
+"""Proof that two forms of one network agree."""
