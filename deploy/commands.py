@@ -9,7 +9,7 @@ from .bench.commands import register_bench
 from .compare_command import compare
 from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
 from .parity.command import parity
-from .predict_command import predict
+from .predict.command import predict
 from .verify_command import verify
 
 
@@ -51,7 +51,7 @@ def evaluate(
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from ..distill.config import parse_size
     from .bench.accuracy import evaluate_source, show
-    from .segmenter import Windows
+    from .predict.segmenter import Windows
     from .where import Where
 
     console.json_mode = json

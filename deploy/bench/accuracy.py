@@ -8,7 +8,7 @@ from ...distill import console
 from ...distill.errors import DataError, UsageError
 from ...distill.evaluate import evaluate
 from ...distill.run import Run
-from ..segmenter import Windows, locate, open_segmenter
+from ..predict.segmenter import Windows, locate, open_segmenter
 from ..where import CPU, Where
 
 if TYPE_CHECKING:

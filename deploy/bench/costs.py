@@ -9,7 +9,7 @@ from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.run import Run, find_run
 from ..artefacts.beside import ENGINES, manifest_beside, owner
-from ..segmenter import locate
+from ..predict.segmenter import locate
 from ..trt_manifest import engine_size
 from ..where import is_onnx
 from .plan import info_of

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ..distill import console
-from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust
+from ...distill import console
+from ..flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust
 
 
 def predict(
@@ -59,11 +59,11 @@ def predict(
 ) -> None:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     console.json_mode = json
-    from ..distill.config import parse_size
+    from ...distill.config import parse_size
+    from ..where import Where
     from .predict import part, settle
     from .predict import predict as run_prediction
     from .segmenter import Windows
-    from .where import Where
 
     network, sources = part(words)
     result = run_prediction(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.deploy.bench.accuracy import evaluate_source
-from kdc.deploy.segmenter import Segmenter, Windows, locate, open_segmenter
+from kdc.deploy.predict.segmenter import Segmenter, Windows, locate, open_segmenter
 from kdc.distill import models
 from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.data import open_data

@@ -12,10 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ..distill import console
-from ..distill.data import BadSample
-from ..distill.data._files import IMAGE_TYPES, read_image
-from ..distill.errors import DataError, UsageError, closest
+from ...distill import console
+from ...distill.data import BadSample
+from ...distill.data._files import IMAGE_TYPES, read_image
+from ...distill.errors import DataError, UsageError, closest
 
 #: files of a folder that are taken for videos; a file that is named may have any suffix
 VIDEO_TYPES = {".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kdc.deploy.frames import Picture, Video, is_source, open_sources
+from kdc.deploy.predict.inputs import Picture, Video, is_source, open_sources
 from kdc.distill.errors import DataError, UsageError
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdc.deploy import drawings, predict
-from kdc.deploy.predict import Stopped, part, settle
-from kdc.deploy.segmenter import Windows
+from kdc.deploy.predict import outputs, predict
+from kdc.deploy.predict.predict import Stopped, part, settle
+from kdc.deploy.predict.segmenter import Windows
 from kdc.distill import models
 from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.data._files import palette_of, read_image, read_mask
@@ -235,7 +235,7 @@ def test_an_error_in_the_writing_thread_ends_the_work(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(drawings.Drawings, "draw", full)
+    monkeypatch.setattr(outputs.Drawings, "draw", full)
     with pytest.raises(OSError, match="No space left"):
         predict.predict(str(run), [str(film(Path("v.avi")))], out=Path("o"), stream=True)
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..distill import console
-from ..distill.errors import ExportError
-from .frames import Frame, quiet
-from .pictures import colour_mask
+from ...distill import console
+from ...distill.errors import ExportError
+from ..pictures import colour_mask
+from .inputs import Frame, quiet
 
 Colour = tuple[int, int, int]
 #: codecs from the most to the least widely played, and the container each goes into

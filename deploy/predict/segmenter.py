@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..distill import console
-from ..distill.config import parse_size
-from ..distill.errors import UsageError, WeightsError
-from ..distill.run import Run, find_run
-from .artefacts.beside import MODEL_FILES, owner
-from .runtime import Runtime, enlarged, export_size
-from .where import CPU, Where, is_torch
+from ...distill import console
+from ...distill.config import parse_size
+from ...distill.errors import UsageError, WeightsError
+from ...distill.run import Run, find_run
+from ..artefacts.beside import MODEL_FILES, owner
+from ..runtime import Runtime, enlarged, export_size
+from ..where import CPU, Where, is_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..distill.evaluate import Predict
-    from ..distill.tiles import Tiling
+    from ...distill.evaluate import Predict
+    from ...distill.tiles import Tiling
 
 #: An image that is smaller than the network's input by less than this was rounded up to a stride: it is padded.
 _ROUNDING = 32
@@ -65,7 +65,7 @@ class Windows:
         """
         if self.tile == "off":
             return None
-        from ..distill.tiles import Tiling
+        from ...distill.tiles import Tiling
 
         size = self.size or own
         if size is None:
@@ -155,9 +155,9 @@ def _of_torch(
     windows: Windows,
     assisted: bool,
 ) -> Segmenter:
-    from ..distill.checkpoint import load_deployable, load_student, read_card, student_file
-    from ..distill.evaluate import model_predictor
-    from .torch_runtime import need_device
+    from ...distill.checkpoint import load_deployable, load_student, read_card, student_file
+    from ...distill.evaluate import model_predictor
+    from ..torch_runtime import need_device
 
     if size is not None:
         raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.data._files import default_palette
-from ..distill.errors import DataError, KdcError, ResourceError, UsageError
-from ..distill.run import LAST, RUNS, Run, find_run
-from ..distill.signals import Signals
-from .artefacts.beside import MODEL_FILES
-from .drawings import ClassTable, Drawings
-from .frames import Frame, Source, is_source, open_sources
+from ...distill import console
+from ...distill.data._files import default_palette
+from ...distill.errors import DataError, KdcError, ResourceError, UsageError
+from ...distill.run import LAST, RUNS, Run, find_run
+from ...distill.signals import Signals
+from ..artefacts.beside import MODEL_FILES
+from ..where import CPU, Where
+from .inputs import Frame, Source, is_source, open_sources
+from .outputs import ClassTable, Drawings
 from .pipeline import Ahead, Behind
 from .segmenter import Segmenter, Windows, locate, open_segmenter
-from .where import CPU, Where
 
 #: seconds between two lines about a source that has no end
 _PULSE = 5.0

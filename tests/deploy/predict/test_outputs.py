@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kdc.deploy import drawings
-from kdc.deploy.frames import Frame
+from kdc.deploy.predict import outputs
+from kdc.deploy.predict.inputs import Frame
 from kdc.distill.data._files import palette_of, read_mask
 from kdc.distill.errors import ExportError
 
@@ -21,19 +21,19 @@ def frames_of(path) -> list[np.ndarray]:
 
 
 def test_a_codec_that_is_lacking_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(drawings, "CODECS", (("zzzz", ".mp4", "none"), ("MJPG", ".avi", "motion JPEG")))
-    film = drawings.Film(tmp_path / "v", 10, (8, 16))
+    monkeypatch.setattr(outputs, "CODECS", (("zzzz", ".mp4", "none"), ("MJPG", ".avi", "motion JPEG")))
+    film = outputs.Film(tmp_path / "v", 10, (8, 16))
     film.add(np.zeros((8, 16, 3), np.uint8))
     film.close()
     assert "v.avi is written as motion JPEG: this OpenCV has no none encoder" in capsys.readouterr().out
     assert len(frames_of(tmp_path / "v.avi")) == 1 and not (tmp_path / "v.mp4").exists()
-    monkeypatch.setattr(drawings, "CODECS", (("zzzz", ".mp4", "none"),))
+    monkeypatch.setattr(outputs, "CODECS", (("zzzz", ".mp4", "none"),))
     with pytest.raises(ExportError, match="writes no video"):
-        drawings.Film(tmp_path / "w", 10, (8, 16))
+        outputs.Film(tmp_path / "w", 10, (8, 16))
 
 
 def test_odd_sides_keep_their_last_row_and_column(tmp_path):
-    made = drawings.Film(tmp_path / "odd", 10, (31, 63))
+    made = outputs.Film(tmp_path / "odd", 10, (31, 63))
     made.add(np.full((31, 63, 3), 200, np.uint8))
     made.add(np.full((62, 126, 3), 100, np.uint8))  # of another size: fitted
     made.close()
@@ -43,7 +43,7 @@ def test_odd_sides_keep_their_last_row_and_column(tmp_path):
 
 
 def test_files_of_earlier_predictions_are_counted(tmp_path):
-    made = drawings.Drawings(tmp_path, [(0, 0, 0)], masks=True, overlay=True, colour=False, alpha=0.5)
+    made = outputs.Drawings(tmp_path, [(0, 0, 0)], masks=True, overlay=True, colour=False, alpha=0.5)
     assert made.older_than(10**18) == 0
     for i, name in enumerate(("masks/a.png", "masks/film/000000.png", "overlay/a.jpg", "colour/a.png", "a.png")):
         path = tmp_path / name
@@ -57,13 +57,13 @@ def test_files_of_earlier_predictions_are_counted(tmp_path):
 def test_a_mask_keeps_its_numbers_whatever_the_number_of_colours(count, tmp_path):
     mask = np.arange(count, dtype=np.uint8)[None].repeat(3, 0)
     palette = tuple((i, 255 - i, 7) for i in range(count))
-    drawings.write_mask(tmp_path / "m.png", mask, palette)
+    outputs.write_mask(tmp_path / "m.png", mask, palette)
     np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
     assert palette_of(tmp_path / "m.png")[:count] == palette
 
 
 def test_the_total_weighs_images_by_their_pixels(tmp_path, capsys):
-    table = drawings.ClassTable(tmp_path / "classes.csv", ["a, b", "c", "d"])
+    table = outputs.ClassTable(tmp_path / "classes.csv", ["a, b", "c", "d"])
     for name, mask in (("one", np.zeros((2, 2), np.uint8)), ("two", np.ones((2, 6), np.uint8))):
         table.add(Frame(name, name, np.zeros((*mask.shape, 3), np.uint8)), mask)
     table.close()

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kdc.deploy import pipeline
+from kdc.deploy.predict import pipeline
 
 
 def test_ahead_hands_over_errors_and_closes_what_it_takes_from():

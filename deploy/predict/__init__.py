@@ -1,0 +1,1 @@
+"""Networks applied to images, folders and films."""
