@@ -92,7 +92,7 @@ def report(
 ) -> None:
     """Write one HTML file with everything that is known about a run."""
     from ..distill.run import find_run
-    from .report import write_report
+    from .report.report import write_report
 
     console.json_mode = json
     path = write_report(

@@ -7,7 +7,7 @@ from typing import Any
 from ..calib.calibrate import calibrate_run
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.bench.latency import bench_latency
-from ..deploy.report import write_report
+from ..deploy.report.report import write_report
 from ..distill import console
 from ..distill.config import Config, resolve
 from ..distill.data import recipe

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from kdc.deploy._strips import choose, strips
 from kdc.deploy.pictures import ERROR_COLOURS, Series, _ticks, colour_mask, data_uri, error_map, line_chart, short
+from kdc.deploy.report.strips import choose, strips
 from kdc.distill.data import open_data
 
 

@@ -9,17 +9,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from ..distill import cost
-from ..distill.errors import UsageError
-from ..distill.models import SegmentationModel
-from ..distill.run import Run, write_bytes
-from ._activations import default_tap, legend
-from ._charts import charts
-from ._deployment import deployment, read_json
-from ._formats import FILTERS, sign
-from ._pictures import further_runs, networks, picture
-from .bench.plan import relative
-from .pictures import ERROR_COLOURS
+from ...distill import cost
+from ...distill.errors import UsageError
+from ...distill.models import SegmentationModel
+from ...distill.run import Run, write_bytes
+from ..bench.plan import relative
+from ..pictures import ERROR_COLOURS
+from .activations import default_tap, legend
+from .charts import charts
+from .deployment import deployment, read_json
+from .formats import FILTERS, sign
+from .networks import further_runs, networks, picture
 
 METRICS = (
     ("miou", "mIoU, all classes"),

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..distill.run import Run
-from .artefacts.beside import manifest_beside
+from ...distill.run import Run
+from ..artefacts.beside import manifest_beside
 
 #: groups of nodes that the report names
 _NAMED = 12

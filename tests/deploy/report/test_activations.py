@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from kdc import cli
-from kdc.deploy._activations import activation, activations, default_tap, heat, legend
-from kdc.deploy._charts import charts
-from kdc.deploy.report import facts
+from kdc.deploy.report.activations import activation, activations, default_tap, heat, legend
+from kdc.deploy.report.charts import charts
+from kdc.deploy.report.report import facts
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config, resolve

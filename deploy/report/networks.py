@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..distill.checkpoint import load_student
-from ..distill.errors import KdcError, UsageError
-from ..distill.evaluate import model_predictor
-from ..distill.models import SegmentationModel
-from ..distill.run import Run
-from ..distill.teacher import reopen_teacher
-from ._activations import activations
-from ._strips import Strip, strips
+from ...distill.checkpoint import load_student
+from ...distill.errors import KdcError, UsageError
+from ...distill.evaluate import model_predictor
+from ...distill.models import SegmentationModel
+from ...distill.run import Run
+from ...distill.teacher import reopen_teacher
+from .activations import activations
+from .strips import Strip, strips
 
 
 def further_runs(run: Run, others: Iterable[Run]) -> dict[str, Run]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ..distill.run import Run
-from .pictures import Point, Series, line_chart
+from ...distill.run import Run
+from ..pictures import Point, Series, line_chart
 
 
 def charts(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.report import facts, write_report
+from kdc.deploy.report.report import facts, write_report
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student, student_file
 from kdc.distill.config import Config

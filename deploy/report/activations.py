@@ -8,14 +8,14 @@ import cv2
 import matplotlib
 import numpy as np
 
-from ..distill.config import MethodSettings
-from ..distill.data import Dataset
-from ..distill.errors import UsageError
-from ..distill.evaluate import ask, model_predictor
-from ..distill.methods import hyphen, load
-from ..distill.models import Output, SegmentationModel
-from ._strips import Panel, Strip
-from .pictures import colour_mask, data_uri
+from ...distill.config import MethodSettings
+from ...distill.data import Dataset
+from ...distill.errors import UsageError
+from ...distill.evaluate import ask, model_predictor
+from ...distill.methods import hyphen, load
+from ...distill.models import Output, SegmentationModel
+from ..pictures import colour_mask, data_uri
+from .strips import Panel, Strip
 
 COLOURS = "inferno"
 #: part of the map in the picture; the rest is the image in grey
