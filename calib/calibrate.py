@@ -13,12 +13,12 @@ from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.stale import discard_stale
 from ..deploy.machine.passport import has_vnni
-from ..deploy.openvino_runtime import read_ir
-from ..deploy.ort_runtime import read_info
 from ..deploy.parity.gate import GateResult
 from ..deploy.parity.produce import proved
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtime import open_runtime
+from ..deploy.runtimes.open import open_runtime
+from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.config import Quantise
 from ..distill.data import Dataset, open_data

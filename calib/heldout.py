@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..deploy.parity.difference import Difference
-from ..deploy.runtime import Runtime
+from ..deploy.runtimes.base import Runtime
 from ..distill import console
 from ..distill.errors import DataError
 from ..distill.metrics import Scores

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..deploy.runtime import Runtime, open_runtime
+from ..deploy.runtimes.base import Runtime
+from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import NumbersError, UsageError, need
 from ..distill.run import sha256, write_json
 from .onnx_graph import activations

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, numpy_helper
 
-from ..deploy.runtime import open_runtime
+from ..deploy.runtimes.open import open_runtime
 from ..distill.config import Quantise
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.quantise import TOP

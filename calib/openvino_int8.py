@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto
 
-from ..deploy.runtime import open_runtime
-from ..deploy.signal_stack import signal_stack_kept
+from ..deploy.runtimes.open import open_runtime
+from ..deploy.runtimes.signal_stack import signal_stack_kept
 from ..distill.errors import ExportError, UsageError, need
 from .onnx_graph import WEIGHTED, before_network, tail
 from .qdq import Quantised

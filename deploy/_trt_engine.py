@@ -8,8 +8,8 @@ from typing import Any
 from ..distill.errors import ExportError, ResourceError, need
 from ..distill.run import sha256
 from ._trt_logger import make_logger
-from .contract import Port
 from .gpu.buffers import NO_ROOM
+from .runtimes.file_info import Port
 from .trt_manifest import FLAVOURS, ports, rebuild
 
 #: TensorRT's names of the types that images, logits and masks come in

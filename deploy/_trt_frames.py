@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .contract import as_given
 from .gpu.buffers import DeviceBuffers
 from .gpu.kernels import levels
-from .runtime import Spec, labels
+from .runtimes.base import Spec, labels
+from .runtimes.file_info import as_given
 
 if TYPE_CHECKING:
     from .trt_runtime import Lane

@@ -52,7 +52,7 @@ def evaluate(
     from ..distill.config import parse_size
     from .bench.accuracy import evaluate_source, show
     from .predict.segmenter import Windows
-    from .where import Where
+    from .runtimes.options import Where
 
     console.json_mode = json
     result = evaluate_source(

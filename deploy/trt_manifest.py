@@ -8,8 +8,8 @@ from typing import Any
 from ..distill import console
 from ..distill.errors import ExportError
 from .artefacts.trust import vouched
-from .contract import Port
 from .gpu.device import Gpu
+from .runtimes.file_info import Port
 
 #: flavour -> the extra that installs it, in the order in which they are taken
 FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}

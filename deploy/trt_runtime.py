@@ -12,11 +12,11 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ._trt_engine import Engine, load_tensorrt
 from ._trt_frames import Frames
-from .contract import Port, as_given, file_info, spec_of
 from .gpu.buffers import DeviceBuffers
 from .gpu.device import gpu
 from .gpu.open import open_buffers
-from .runtime import Runtime
+from .runtimes.base import Runtime
+from .runtimes.file_info import Port, as_given, file_info, spec_of
 from .trt_inspector import Proof, prove, read_layers
 from .trt_manifest import check_fits, read_manifest
 

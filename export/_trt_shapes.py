@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ..deploy.contract import FileInfo, one_line
-from ..deploy.runtime import export_size
+from ..deploy.runtimes.base import export_size
+from ..deploy.runtimes.file_info import FileInfo, one_line
 from ..distill import console
 from ..distill.errors import UsageError, need
 

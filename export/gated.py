@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deploy.artefacts.manifest import manifest_of
-from ..deploy.ort_runtime import read_info
+from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.checkpoint import student_file
 from ..distill.run import Run, sha256

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..deploy.torch_runtime import export_size
+from ..deploy.runtimes.torch_runtime import export_size
 from ..distill.errors import UsageError
 from ..distill.models import SegmentationModel
 from ..distill.preprocess import Preprocess

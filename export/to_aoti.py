@@ -15,7 +15,7 @@ from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import describe
 from ..deploy.parity.produce import prove
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.torch_runtime import DTYPES, export_size, need_compiler, need_device
+from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, need_device
 from ..distill import console
 from ..distill.checkpoint import load_deployable, student_file
 from ..distill.errors import ExportError, UsageError, closest

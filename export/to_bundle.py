@@ -15,11 +15,12 @@ from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.contract import FileInfo
-from ..deploy.ort_runtime import read_info
 from ..deploy.parity.golden import Golden, capture, read_golden
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtime import Runtime, answers, open_runtime
+from ..deploy.runtimes.base import Runtime, answers
+from ..deploy.runtimes.file_info import FileInfo
+from ..deploy.runtimes.open import open_runtime
+from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import Run, sha256, versions, write_bytes, write_json

@@ -16,11 +16,11 @@ from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.stale import discard_stale
-from ..deploy.ort_runtime import read_info
 from ..deploy.parity.gate import GateResult
 from ..deploy.parity.produce import proved
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.torch_runtime import export_size
+from ..deploy.runtimes.ort_runtime import read_info
+from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console
 from ..distill.checkpoint import load_deployable, read_card, student_file
 from ..distill.errors import ExportError, UsageError

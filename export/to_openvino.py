@@ -10,9 +10,9 @@ from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import describe, manifest_of, run_of
 from ..deploy.machine.passport import version
-from ..deploy.openvino_runtime import read_ir
-from ..deploy.ort_runtime import read_info
 from ..deploy.parity.produce import prove
+from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run import Run, sha256

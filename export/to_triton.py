@@ -14,9 +14,9 @@ from ..deploy.artefacts.beside import ENGINES, owner, weights_beside
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.contract import FileInfo, Port, file_info
-from ..deploy.openvino_runtime import read_ir
-from ..deploy.ort_runtime import read_info
+from ..deploy.runtimes.file_info import FileInfo, Port, file_info
+from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.trt_manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError

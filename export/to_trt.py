@@ -28,8 +28,8 @@ from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import external, whole
 from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.machine.passport import gpus
-from ..deploy.ort_runtime import read_info
 from ..deploy.parity.golden import hand_on, read_golden
+from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.trt_inspector import Proof
 from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console

@@ -8,8 +8,8 @@ from typing import Any
 
 from ...distill.errors import WeightsError
 from ...distill.run import Run, write_json
-from ..contract import one_line
 from ..parity.result import GateResult
+from ..runtimes.file_info import one_line
 from .beside import ENGINES, remove
 from .lock import held
 

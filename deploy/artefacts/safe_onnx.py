@@ -33,7 +33,7 @@ from onnx import (
 )
 
 from ...distill.errors import WeightsError
-from ..contract import one_line
+from ..runtimes.file_info import one_line
 
 #: what holds nodes
 Body = GraphProto | FunctionProto

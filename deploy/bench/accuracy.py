@@ -9,7 +9,7 @@ from ...distill.errors import DataError, UsageError
 from ...distill.evaluate import evaluate
 from ...distill.run import Run
 from ..predict.segmenter import Windows, locate, open_segmenter
-from ..where import CPU, Where
+from ..runtimes.options import CPU, Where
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset

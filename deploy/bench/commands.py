@@ -89,7 +89,7 @@ def latency(
     json: Json = False,
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
-    from ..where import Where
+    from ..runtimes.options import Where
     from .latency import show, time_plan
     from .plan import make_plans
     from .record import check
@@ -130,7 +130,7 @@ def throughput(
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
-    from ..where import Where
+    from ..runtimes.options import Where
     from .throughput import bench_throughput, show
 
     console.json_mode = json
@@ -167,7 +167,7 @@ def memory(
     json: Json = False,
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
-    from ..where import Where
+    from ..runtimes.options import Where
     from .memory import bench_memory, show
 
     console.json_mode = json
@@ -241,7 +241,7 @@ def accuracy(
     json: Json = False,
 ) -> None:
     """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
-    from ..where import Where
+    from ..runtimes.options import Where
     from .tradeoff import bench_accuracy, show_accuracy
 
     console.json_mode = json
@@ -286,7 +286,7 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
-    from ..where import Where
+    from ..runtimes.options import Where
     from .tradeoff import bench_tradeoff, show
 
     console.json_mode = json

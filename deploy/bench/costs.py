@@ -10,8 +10,8 @@ from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.run import Run, find_run
 from ..artefacts.beside import ENGINES, manifest_beside, owner
 from ..predict.segmenter import locate
+from ..runtimes.options import is_onnx
 from ..trt_manifest import engine_size
-from ..where import is_onnx
 from .plan import info_of
 
 Size = tuple[int, int]
@@ -146,7 +146,7 @@ def _spec_of(source: Path | Run) -> dict[str, Any]:
 
 
 def _onnx_row(path: Path, size: tuple[int, int] | None, counter: str | None) -> dict[str, Any]:
-    from ..ort_runtime import read_info
+    from ..runtimes.ort_runtime import read_info
     from .onnx_cost import count_onnx
 
     if counter == "cirkd":

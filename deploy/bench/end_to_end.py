@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ...distill.errors import UsageError
-from ..runtime import Runtime, enlarged, labels
+from ..runtimes.base import Runtime, enlarged, labels
 
 #: how the files are compressed, and with what
 CODECS = {"jpg": [cv2.IMWRITE_JPEG_QUALITY, 90], "png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}

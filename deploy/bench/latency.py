@@ -15,7 +15,7 @@ from ...distill import console
 from ..machine.gpu_meter import Meter, open_meter, summary
 from ..machine.passport import cores, first_gpu, passport
 from ..machine.roofline import share
-from ..where import CPU, Where
+from ..runtimes.options import CPU, Where
 from .costs import deployed
 from .plan import Plan, Source, make_plan
 from .process import Backend, opened, started

@@ -9,7 +9,7 @@ from ...distill import console
 from ...distill.errors import ExportError
 from ..machine.gpu_meter import open_meter
 from ..machine.passport import cores, passport
-from ..where import CPU, Where
+from ..runtimes.options import CPU, Where
 from .plan import Source, make_plans, nothing_left
 from .process import open_one, started
 from .record import check, conditions, keep, ran_on, show_rest

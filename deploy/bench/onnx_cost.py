@@ -7,7 +7,7 @@ import onnx
 from onnx import shape_inference
 
 from ...distill.errors import UsageError, WeightsError
-from ..ort_runtime import read_info
+from ..runtimes.ort_runtime import read_info
 
 #: where each kind of convolution takes its weight and its bias
 _CONVOLUTIONS = {"Conv": (1, 2), "ConvInteger": (1, None), "QLinearConv": (3, 8)}

@@ -10,12 +10,12 @@ from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run import Run, find_run
 from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
 from ..artefacts.trust import vouched
-from ..runtime import export_size
+from ..runtimes.base import export_size
+from ..runtimes.options import CPU, Where, is_engine, is_onnx, is_torch
 from ..trt_manifest import engine_size
-from ..where import CPU, Where, is_engine, is_onnx, is_torch
 
 if TYPE_CHECKING:
-    from ..contract import FileInfo
+    from ..runtimes.file_info import FileInfo
 
 Source = str | Path | Run
 #: files of the other runtimes: a network of OpenVINO, a package of AOTInductor
@@ -174,11 +174,11 @@ def info_of(source: Path | Run) -> "FileInfo | None":
     """
     suffix = source.suffix.lower() if isinstance(source, Path) else ""
     if suffix == ".onnx":
-        from ..ort_runtime import read_info as read
+        from ..runtimes.ort_runtime import read_info as read
     elif suffix == ".xml":
-        from ..openvino_runtime import read_ir as read
+        from ..runtimes.openvino_runtime import read_ir as read
     elif suffix == ".pt2":
-        from ..aoti_runtime import read_package as read
+        from ..runtimes.aoti_runtime import read_package as read
     else:
         return None
     assert isinstance(source, Path)

@@ -15,7 +15,7 @@ from ...distill import console, errors
 from ...distill.errors import ExportError, KdcError
 from ...distill.run import Run, sha256
 from ..artefacts.beside import artefact_bytes
-from ..where import Where
+from ..runtimes.options import Where
 from .plan import Plan, may_be_refused, nothing_left, row_names
 from .worker import Worker
 

@@ -13,7 +13,7 @@ from ...distill import console
 from ...distill.errors import ExportError, UsageError
 from ..machine.gpu_meter import meter_flags, open_meter, summary
 from ..machine.passport import cores, passport
-from ..where import CPU, Where
+from ..runtimes.options import CPU, Where
 from .plan import Plan, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .record import check, conditions, keep, ran_on, show_rest

@@ -14,7 +14,7 @@ from ...distill.errors import ExportError, KdcError, UsageError
 from ...distill.run import Run, find_run, write_bytes, write_json
 from ..artefacts.beside import owner
 from ..machine.passport import passport
-from ..where import CPU, Where, is_torch
+from ..runtimes.options import CPU, Where, is_torch
 from .accuracy import evaluate_source
 from .costs import deployed
 from .latency import time_plan

@@ -16,7 +16,7 @@ from ...distill.errors import KdcError
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..runtime import Runtime
+    from ..runtimes.base import Runtime
 
 #: Distinct inputs that are rotated, so that nothing is timed on an input it has just seen.
 INPUTS = 8
@@ -56,7 +56,7 @@ class Worker:
         """
         import numpy as np
 
-        from ..runtime import open_runtime
+        from ..runtimes.open import open_runtime
 
         self.close()
         height, width = size
@@ -73,28 +73,28 @@ class Worker:
                 itertools.cycle([whole(each, files) for files in encoded(images, codec)]) for each in self._runtimes
             ]
         elif mode == "net":
-            inputs = [runtime.prepare(image) for image in images]
+            inputs = [base.prepare(image) for image in images]
             self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
-            by_events = [runtime.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
+            by_events = [base.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
             there = [step for step in by_events if step is not None]
             self._device_steps = itertools.cycle(there) if there else None
         else:
-            self._queries = [itertools.cycle([_bare(runtime, runtime.prepare(image)) for image in images])]
+            self._queries = [itertools.cycle([_bare(runtime, base.prepare(image)) for image in images])]
         return self._facts(threads)
 
     def _facts(self, threads: int) -> dict[str, Any]:
         runtime = self._runtimes[0]
-        spec = runtime.spec
+        spec = base.spec
         return {
-            "runtime": runtime.name,
-            "version": _version(runtime.name),
-            "provider": runtime.provider,
+            "runtime": base.name,
+            "version": _version(base.name),
+            "provider": base.provider,
             "nodes_on_cpu": getattr(runtime, "on_cpu", 0),
-            "precision": runtime.precision,
-            "tf32": runtime.tf32,
+            "precision": base.precision,
+            "tf32": base.tf32,
             "head": spec.head,
             "input": {"shape": [self._batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
-            "file": str(runtime.source),
+            "file": str(base.source),
             "threads": threads,
             "pid": os.getpid(),
             **getattr(runtime, "facts", {}),
@@ -204,8 +204,6 @@ class Worker:
         """Import what every backend needs and say how much memory the process holds before it opens anything."""
         import numpy as np
 
-        from .. import runtime
-
         assert np and runtime
         return {"mib": _resident()}
 
@@ -230,7 +228,7 @@ def _total(taken: float | dict[str, float]) -> float:
 
 def _bare(runtime: "Runtime", x: "np.ndarray") -> Step:
     def step() -> float:
-        runtime.infer(x)
+        base.infer(x)
         return 0.0
 
     return step

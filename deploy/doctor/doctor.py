@@ -9,7 +9,7 @@ from typing import Any
 
 from ...distill import console
 from ..machine.passport import gpus, has_vnni, passport, version
-from ..signal_stack import signal_stack_kept
+from ..runtimes.signal_stack import signal_stack_kept
 from . import gpu
 
 

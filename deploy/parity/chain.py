@@ -11,8 +11,9 @@ from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.run import Run, find_run
 from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
-from ..runtime import Runtime, open_runtime
-from ..where import CPU, Where
+from ..runtimes.base import Runtime
+from ..runtimes.open import open_runtime
+from ..runtimes.options import CPU, Where
 from .gate import gate, spread
 from .layers import Explanation, explain
 from .result import GateResult

@@ -10,7 +10,7 @@ from ...distill.errors import NumbersError, UsageError
 from ..flags import Buffers, CudaGraph, Device, Json, Provider, Trust
 
 if TYPE_CHECKING:
-    from ..where import Where
+    from ..runtimes.options import Where
     from .chain import Outcome
     from .layers import Explanation
 
@@ -54,7 +54,7 @@ def parity(
     from ...distill.config import parse_size
     from ...distill.run import find_run
     from ..artefacts.beside import EXPORTED
-    from ..where import Where
+    from ..runtimes.options import Where
 
     console.json_mode = json
     where = Where(device, provider, trust, buffers, cuda_graph)

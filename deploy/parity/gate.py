@@ -11,7 +11,7 @@ import numpy as np
 from ...distill.errors import DataError, NumbersError
 from ...distill.metrics import Scores
 from ...distill.run import sha256
-from ..runtime import Runtime, answers
+from ..runtimes.base import Runtime, answers
 from .difference import Difference, boundary_drop, reasons, worst_class
 from .golden import Golden, capture
 from .result import GateResult

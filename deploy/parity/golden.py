@@ -14,9 +14,9 @@ from ...distill import console
 from ...distill.errors import WeightsError
 from ...distill.run import sha256, write_bytes
 from ..artefacts.beside import golden_path
-from ..contract import one_line
-from ..runtime import Runtime, answers
-from ..where import CPU, Where
+from ..runtimes.base import Runtime, answers
+from ..runtimes.file_info import one_line
+from ..runtimes.options import CPU, Where
 from .tolerances import TF32_TIE, Tolerances
 
 #: what a golden image says of itself at least

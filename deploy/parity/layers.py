@@ -14,9 +14,9 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from ...distill.errors import UsageError, need
 from ..artefacts.safe_onnx import load_checked
-from ..runtime import Runtime
-from ..torch_runtime import TorchRuntime
-from ..twin import COMPUTED, twin
+from ..runtimes.base import Runtime
+from ..runtimes.simulate import COMPUTED, twin
+from ..runtimes.torch_runtime import TorchRuntime
 
 #: a layer stands out if its error is more than this many times that of its inputs
 FACTOR = 4.0

@@ -8,7 +8,7 @@ from ...distill.errors import NumbersError
 from ...distill.run import Run, sha256, write_json
 from ..artefacts.beside import ENGINES, manifest_path, remove
 from ..artefacts.ledger import discard, stage_of, write_gate
-from ..runtime import open_runtime
+from ..runtimes.open import open_runtime
 from .gate import gate
 from .golden import write_golden
 from .result import GateResult

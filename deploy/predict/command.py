@@ -60,7 +60,7 @@ def predict(
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     console.json_mode = json
     from ...distill.config import parse_size
-    from ..where import Where
+    from ..runtimes.options import Where
     from .predict import part, settle
     from .predict import predict as run_prediction
     from .segmenter import Windows

@@ -15,7 +15,7 @@ from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run import LAST, RUNS, Run, find_run
 from ...distill.signals import Signals
 from ..artefacts.beside import MODEL_FILES
-from ..where import CPU, Where
+from ..runtimes.options import CPU, Where
 from .inputs import Frame, Source, is_source, open_sources
 from .outputs import ClassTable, Drawings
 from .pipeline import Ahead, Behind

@@ -14,8 +14,8 @@ from ...distill.config import parse_size
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run import Run, find_run
 from ..artefacts.beside import MODEL_FILES, owner
-from ..runtime import Runtime, enlarged, export_size
-from ..where import CPU, Where, is_torch
+from ..runtimes.base import Runtime, enlarged, export_size
+from ..runtimes.options import CPU, Where, is_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +157,7 @@ def _of_torch(
 ) -> Segmenter:
     from ...distill.checkpoint import load_deployable, load_student, read_card, student_file
     from ...distill.evaluate import model_predictor
-    from ..torch_runtime import need_device
+    from ..runtimes.torch_runtime import need_device
 
     if size is not None:
         raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")

@@ -16,8 +16,8 @@ from kdc.calib.calibrate import calibrate_run
 from kdc.calib.low_precision import Form
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.bench.plan import expand
-from kdc.deploy.ort_runtime import read_info
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.config import Config
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.run import Run, sha256

@@ -15,7 +15,7 @@ from kdc.calib import autocast as modelopt
 from kdc.calib.cast import LARGEST, cast_half, cast_model
 from kdc.calib.onnx_graph import finished
 from kdc.calib.qdq import place
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import ExportError, WeightsError
 
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 
 from kdc.calib import histograms
 from kdc.calib.histograms import BINS, Histogram, Statistics, cache_path, collect, fingerprint
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import NumbersError, UsageError
 
 RNG = np.random.default_rng(0)

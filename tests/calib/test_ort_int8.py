@@ -13,7 +13,7 @@ from kdc.calib.histograms import collect
 from kdc.calib.onnx_graph import finished, load_named
 from kdc.calib.ort_int8 import quantise_for_ort
 from kdc.calib.qdq import inspect
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import ExportError
 
 

@@ -18,7 +18,7 @@ from kdc.calib.low_precision import CALIBRATOR, Form, Maker
 from kdc.calib.onnx_graph import inputs, tail
 from kdc.calib.qat import configured, planned, tune_and_calibrate
 from kdc.calib.qdq import Quantised
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.checkpoint import load_state, load_student
 from kdc.distill.config import Config, Quantise, resolve
 from kdc.distill.data import recipe

@@ -11,7 +11,7 @@ from kdc.calib.histograms import collect
 from kdc.calib.low_precision import Form, Maker
 from kdc.calib.onnx_graph import resolve
 from kdc.calib.sensitivity import best, compare, rescue
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError
 

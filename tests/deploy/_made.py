@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from kdc.deploy.parity.gate import GateResult, Tolerances, gate
-from kdc.deploy.runtime import Runtime, Spec
+from kdc.deploy.runtimes.base import Runtime, Spec
 from kdc.distill.data import Dataset
 from kdc.distill.preprocess import IMAGENET
 

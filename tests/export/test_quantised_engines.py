@@ -12,8 +12,8 @@ from onnx import numpy_helper
 
 from kdc.calib.histograms import Statistics, collect
 from kdc.calib.low_precision import Form, Maker
-from kdc.deploy.ort_runtime import read_info
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import ExportError
 from kdc.export.to_trt import build_engine
 

@@ -10,7 +10,7 @@ import torch
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity.golden import check_golden
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import ExportError, NumbersError, UsageError
 from kdc.distill.models import SegmentationModel
 from kdc.distill.run import Run, sha256

@@ -17,7 +17,7 @@ from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.parity.gate import gate
 from kdc.deploy.parity.produce import judge
 from kdc.deploy.parity.tolerances import tolerances
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.run import sha256

@@ -14,8 +14,8 @@ import torch
 
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.ort_runtime import read_info
 from kdc.deploy.parity import gate
+from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
 from kdc.distill.data import open_data

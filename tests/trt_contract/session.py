@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import KdcError
 from kdc.distill.preprocess import NAMED
 

@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from kdc import cli
 from kdc.deploy.artefacts import safe_onnx
 from kdc.deploy.artefacts.safe_onnx import LARGEST_VALUE, load_checked
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import WeightsError
 from kdc.distill.run import sha256
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show
 from kdc.deploy.bench.costs import count
-from kdc.deploy.where import Where
+from kdc.deploy.runtimes.options import Where
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import DataError, UsageError, WeightsError

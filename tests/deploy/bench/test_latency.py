@@ -17,8 +17,8 @@ from kdc.deploy.bench.latency import bench_latency, show
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.ort_runtime import OrtRuntime
-from kdc.deploy.where import CPU, Where, is_onnx
+from kdc.deploy.runtimes.options import CPU, Where, is_onnx
+from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError

@@ -13,8 +13,8 @@ from kdc import cli
 from kdc.deploy.bench.plan import NothingToMeasure, make_plan, make_plans
 from kdc.deploy.bench.process import Backend, open_one, started
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.ort_runtime import OrtRuntime
-from kdc.deploy.where import Where
+from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
@@ -68,7 +68,7 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
         seen[Path(source).suffix] = options
         raise ExportError("not here")
 
-    monkeypatch.setattr("kdc.deploy.runtime.open_runtime", opened)
+    monkeypatch.setattr("kdc.deploy.runtimes.base.open_runtime", opened)
     plan = make_plan(
         [files[0], files[2]], size=(16, 24), batch=1, where=Where("cuda", buffers="torch", cuda_graph=True)
     )

@@ -20,7 +20,7 @@ from kdc.deploy.bench.onnx_cost import count_onnx
 from kdc.deploy.bench.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
 from kdc.deploy.bench.tradeoff_chart import LogAxis, tradeoff_chart
 from kdc.deploy.report.report import write_report
-from kdc.deploy.where import Where
+from kdc.deploy.runtimes.options import Where
 from kdc.distill import cost, models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError

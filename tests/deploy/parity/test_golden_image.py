@@ -25,7 +25,7 @@ from kdc.deploy.parity.golden import (
     write_golden,
 )
 from kdc.deploy.parity.produce import judge
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill import console
 from kdc.distill.data import Dataset
 from kdc.distill.errors import NumbersError, WeightsError

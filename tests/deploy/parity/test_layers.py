@@ -17,8 +17,8 @@ from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity.chain import arrows, compare, walk
 from kdc.deploy.parity.layers import FACTOR, explain, module_of
-from kdc.deploy.runtime import open_runtime
-from kdc.deploy.where import Where
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.options import Where
 from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config
 from kdc.distill.data import open_data

@@ -8,8 +8,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy.ort_runtime import OrtRuntime, read_info
-from kdc.deploy.twin import COMPUTED, twin
+from kdc.deploy.runtimes.ort_runtime import OrtRuntime, read_info
+from kdc.deploy.runtimes.simulate import COMPUTED, twin
 
 HALVES = {"bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16), "fp16": (TensorProto.FLOAT16, np.float16)}
 RNG = np.random.default_rng(0)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdc.deploy import aoti_runtime
-from kdc.deploy.aoti_runtime import read_package
 from kdc.deploy.artefacts.manifest import describe
-from kdc.deploy.runtime import open_runtime
-from kdc.deploy.torch_runtime import need_compiler
+from kdc.deploy.runtimes import aoti_runtime
+from kdc.deploy.runtimes.aoti_runtime import read_package
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.models import Output, SegmentationModel
 from kdc.distill.preprocess import BGR_MEAN
@@ -23,7 +23,7 @@ from kdc.distill.run import write_json
 from kdc.export import to_aoti
 from kdc.export.graph import DeployGraph
 
-from .._lacking import lacking
+from ..._lacking import lacking
 
 SIZE, CLASSES = (16, 24), ("a", "b", "c")
 

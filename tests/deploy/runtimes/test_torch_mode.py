@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from kdc import cli
-from kdc.deploy import torch_runtime
-from kdc.deploy.runtime import open_runtime
-from kdc.deploy.torch_form import TorchForm
-from kdc.deploy.torch_runtime import TorchRuntime, need_compiler
+from kdc.deploy.runtimes import torch_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.torch_mode import TorchForm
+from kdc.deploy.runtimes.torch_runtime import TorchRuntime, need_compiler
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError
 
-from .._lacking import lacking
+from ..._lacking import lacking
 
 SIZE, CLASSES = (32, 64), 5
 

@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeGuard
 
-from ..distill.errors import UsageError, closest
-from ..distill.run import Run
-from .artefacts.beside import ENGINES, EXPORTED
-from .gpu.open import KINDS
+from ...distill.errors import UsageError, closest
+from ...distill.run import Run
+from ..artefacts.beside import ENGINES, EXPORTED
+from ..gpu.open import KINDS
+from .base import Runtime
+from .open import open_runtime
 from .ort_runtime import check_provider
-from .runtime import Runtime, open_runtime
-from .torch_form import TorchForm
+from .torch_mode import TorchForm
 
 
 @dataclass(frozen=True)

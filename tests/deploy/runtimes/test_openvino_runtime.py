@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.deploy.artefacts.beside import weights_beside
-from kdc.deploy.openvino_runtime import OpenvinoRuntime, read_ir
-from kdc.deploy.ort_runtime import read_info
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.openvino_runtime import OpenvinoRuntime, read_ir
+from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..distill.errors import UsageError, closest
+from ...distill.errors import UsageError, closest
 
 WAYS = ("channels-last", "eager", "compiled")
 PRECISIONS = ("fp32", "fp16", "bf16")

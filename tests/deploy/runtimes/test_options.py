@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kdc.deploy import where as module
-from kdc.deploy.where import CPU, Where, is_engine, is_onnx, is_torch
+from kdc.deploy.runtimes import options as module
+from kdc.deploy.runtimes.options import CPU, Where, is_engine, is_onnx, is_torch
 from kdc.distill.errors import UsageError
 
 

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..distill.checkpoint import load_deployable, read_card, student_file
-from ..distill.errors import ExportError, UsageError
-from ..distill.evaluate import labels_of
-from ..distill.losses import upsample
-from ..distill.models import SegmentationModel
-from ..distill.run import Run
-from .artefacts.beside import owner
-from .contract import one_line
-from .runtime import DEVICES, Runtime, Spec, export_size
-from .torch_form import TorchForm
+from ...distill.checkpoint import load_deployable, read_card, student_file
+from ...distill.errors import ExportError, UsageError
+from ...distill.evaluate import labels_of
+from ...distill.losses import upsample
+from ...distill.models import SegmentationModel
+from ...distill.run import Run
+from ..artefacts.beside import owner
+from .base import DEVICES, Runtime, Spec, export_size
+from .file_info import one_line
+from .torch_mode import TorchForm
 
 #: as a ``TorchForm`` writes a type -> torch's
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import UsageError, WeightsError, need
-from .artefacts.beside import weights_beside
-from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from ...distill import console
+from ...distill.errors import UsageError, WeightsError, need
+from ..artefacts.beside import weights_beside
+from .base import Runtime
+from .file_info import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
 from .ort_runtime import read_info
-from .runtime import Runtime
 from .signal_stack import signal_stack_kept
 
 #: element types of an .xml file in numpy's words

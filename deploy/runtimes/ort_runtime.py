@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..distill.errors import ExportError, UsageError, WeightsError, closest, need
-from ._ort_gpu import OrtOnGpu
-from .artefacts.safe_onnx import load_checked
-from .contract import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
-from .gpu.device import gpu
-from .gpu.open import open_buffers
-from .runtime import Runtime
-from .twin import COMPUTED, twin
+from ...distill.errors import ExportError, UsageError, WeightsError, closest, need
+from ..artefacts.safe_onnx import load_checked
+from ..gpu.device import gpu
+from ..gpu.open import open_buffers
+from .base import Runtime
+from .file_info import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .ort_on_gpu import OrtOnGpu
+from .simulate import COMPUTED, twin
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TRT, _OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import UsageError, WeightsError
-from ..distill.preprocess import IMAGENET, Preprocess
-from .runtime import Spec
+from ...distill import console
+from ...distill.errors import UsageError, WeightsError
+from ...distill.preprocess import IMAGENET, Preprocess
+from .base import Spec
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..distill.errors import need
-from .gpu.buffers import DeviceBuffers
+from ...distill.errors import need
+from ..gpu.buffers import DeviceBuffers
 
 
 class OrtOnGpu:

@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy import ort_runtime
-from kdc.deploy._ort_gpu import OrtOnGpu
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes import ort_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.ort_on_gpu import OrtOnGpu
 
-from .test_trt_lanes import Notes
+from ..test_trt_lanes import Notes
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 

@@ -11,8 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.deploy.artefacts.beside import owner
-from kdc.deploy.ort_runtime import OrtRuntime, read_info
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.ort_runtime import OrtRuntime, read_info
 from kdc.distill import models
 from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -201,7 +201,7 @@ def test_silent_fall_back_to_the_cpu_is_refused(tmp_path, monkeypatch):
 
 def test_every_onnxruntime_that_pip_may_choose_tells_which_provider_took_a_node():
     """``InferenceSession.get_provider_graph_assignment_info`` came with 1.24.1 (pull request 26781)."""
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    project = Path(__file__).resolve().parents[3] / "pyproject.toml"
     floors = re.findall(r'"onnxruntime(?:-gpu\[.*?\])?>=([\d.]+)', project.read_text())
     assert len(floors) == 2
     assert all(tuple(map(int, floor.split("."))) >= (1, 24, 1) for floor in floors)

@@ -1,0 +1,1 @@
+"""One interface to everything that runs a network, one file a runtime."""
