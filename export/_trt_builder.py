@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from ..deploy._trt_logger import make_logger
+from ..deploy.runtimes.trt.logger import make_logger
 from ..distill.errors import ExportError, KdcError
 from ..distill.run import write_bytes
 

@@ -17,7 +17,7 @@ from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.trt_manifest import ports, read_manifest
+from ..deploy.runtimes.trt.manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run import sha256, versions, write_bytes, write_json

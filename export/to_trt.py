@@ -30,8 +30,8 @@ from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.machine.passport import gpus
 from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.trt_inspector import Proof
-from ..deploy.trt_manifest import FLAVOURS, check_fits, this_platform
+from ..deploy.runtimes.trt.inspector import Proof
+from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run import replacing, sha256, versions, write_json

@@ -11,7 +11,7 @@ from ...distill.run import Run, find_run
 from ..artefacts.beside import ENGINES, manifest_beside, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
-from ..trt_manifest import engine_size
+from ..runtimes.trt.manifest import engine_size
 from .plan import info_of
 
 Size = tuple[int, int]

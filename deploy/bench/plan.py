@@ -12,7 +12,7 @@ from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, Where, is_engine, is_onnx, is_torch
-from ..trt_manifest import engine_size
+from ..runtimes.trt.manifest import engine_size
 
 if TYPE_CHECKING:
     from ..runtimes.file_info import FileInfo

@@ -11,7 +11,7 @@ from typing import Any
 from ...distill import console
 from ...distill.errors import KdcError
 from ..artefacts.beside import golden_path
-from ..trt_runtime import TrtRuntime
+from ..runtimes.trt.trt_runtime import TrtRuntime
 from .golden import check_opened, read_golden
 
 

@@ -51,7 +51,7 @@ def open_runtime(
     if provider is not None and suffix != ".onnx":
         raise UsageError(f"--provider {provider} is for ONNX files, and {source} is none")
     if suffix in ENGINES:
-        from ..trt_runtime import TrtRuntime
+        from .trt.trt_runtime import TrtRuntime
 
         return TrtRuntime(path, device=device, size=size, buffers=buffers, cuda_graph=cuda_graph, trust=trust)
     in_openvino = provider is not None and provider.lower() == OPENVINO

@@ -34,7 +34,7 @@ def missing(names: list[list[str]]) -> list[str]:
 def wrong_calls() -> dict[str, str]:
     """Call real methods wrongly: what keeps a test with these libraries from passing whatever our code calls."""
     trt: Any = importlib.import_module("tensorrt")
-    from kdc.deploy._trt_logger import make_logger
+    from kdc.deploy.runtimes.trt.logger import make_logger
 
     logger = make_logger(trt)
     builder, engine = trt.Builder(logger), trt.Runtime(logger).deserialize_cuda_engine(b"KDC PLAN")

@@ -13,7 +13,7 @@ from kdc.deploy.runtimes import ort_runtime
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_on_gpu import OrtOnGpu
 
-from ..test_trt_lanes import Notes
+from .trt.test_lane import Notes
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 

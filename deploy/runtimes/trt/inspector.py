@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..distill.errors import ExportError
+from ....distill.errors import ExportError
 
 #: how the inspector writes types, the narrower names first: "Half", "Row major linear FP16 format", "BFloat16", ...
 _NAMES = (

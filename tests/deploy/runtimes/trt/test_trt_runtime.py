@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy import trt_runtime
 from kdc.deploy.gpu import open as opening
 from kdc.deploy.gpu.device import Gpu, gpu
 from kdc.deploy.gpu.kernels import SIGNATURES, compile_kernels, levels
 from kdc.deploy.gpu.open import KINDS, open_buffers
 from kdc.deploy.runtimes.open import open_runtime
-from kdc.deploy.trt_manifest import check_fits, read_manifest, this_platform
+from kdc.deploy.runtimes.trt import trt_runtime
+from kdc.deploy.runtimes.trt.manifest import check_fits, read_manifest, this_platform
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import sha256

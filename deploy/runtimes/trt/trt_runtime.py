@@ -2,41 +2,27 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..distill import console
-from ..distill.errors import ExportError, UsageError
-from ._trt_engine import Engine, load_tensorrt
-from ._trt_frames import Frames
-from .gpu.buffers import DeviceBuffers
-from .gpu.device import gpu
-from .gpu.open import open_buffers
-from .runtimes.base import Runtime
-from .runtimes.file_info import Port, as_given, file_info, spec_of
-from .trt_inspector import Proof, prove, read_layers
-from .trt_manifest import check_fits, read_manifest
+from ....distill import console
+from ....distill.errors import ExportError, UsageError
+from ...gpu.buffers import DeviceBuffers
+from ...gpu.device import gpu
+from ...gpu.open import open_buffers
+from ..base import Runtime
+from ..file_info import Port, as_given, file_info, spec_of
+from .engine import Engine, load_tensorrt
+from .images_on_gpu import Frames
+from .inspector import Proof, prove, read_layers
+from .lane import Lane
+from .manifest import check_fits, read_manifest
 
 #: launches of the profiled network that are counted
 _PROFILED = 10
-
-
-@dataclass
-class Lane:
-    """Where an input of one shape lies, and its output: pinned memory of the host, memory of the GPU."""
-
-    shape: tuple[int, ...]
-    host_in: np.ndarray
-    host_out: np.ndarray
-    there_in: int
-    there_out: int
-    #: starts the network as one CUDA graph, where that was asked for
-    launch: Callable[[], None] | None = None
-    #: what was captured: it holds the context that the graph needs
-    queue: Callable[[int], None] | None = None
 
 
 class TrtRuntime(Runtime):

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..distill.errors import ExportError, ResourceError, need
-from ..distill.run import sha256
-from ._trt_logger import make_logger
-from .gpu.buffers import NO_ROOM
-from .runtimes.file_info import Port
-from .trt_manifest import FLAVOURS, ports, rebuild
+from ....distill.errors import ExportError, ResourceError, need
+from ....distill.run import sha256
+from ...gpu.buffers import NO_ROOM
+from ..file_info import Port
+from .logger import make_logger
+from .manifest import FLAVOURS, ports, rebuild
 
 #: TensorRT's names of the types that images, logits and masks come in
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}

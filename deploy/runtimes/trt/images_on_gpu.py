@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .gpu.buffers import DeviceBuffers
-from .gpu.kernels import levels
-from .runtimes.base import Spec, labels
-from .runtimes.file_info import as_given
+from ...gpu.buffers import DeviceBuffers
+from ...gpu.kernels import levels
+from ..base import Spec, labels
+from ..file_info import as_given
 
 if TYPE_CHECKING:
-    from .trt_runtime import Lane
+    from .lane import Lane
 
 
 class Frames:

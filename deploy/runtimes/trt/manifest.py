@@ -5,11 +5,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..distill import console
-from ..distill.errors import ExportError
-from .artefacts.trust import vouched
-from .gpu.device import Gpu
-from .runtimes.file_info import Port
+from ....distill import console
+from ....distill.errors import ExportError
+from ...artefacts.trust import vouched
+from ...gpu.device import Gpu
+from ..file_info import Port
 
 #: flavour -> the extra that installs it, in the order in which they are taken
 FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}

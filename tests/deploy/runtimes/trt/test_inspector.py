@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.trt_inspector import prove, read_layers
+from kdc.deploy.runtimes.trt.inspector import prove, read_layers
 from kdc.distill.errors import ExportError
 
 #: how each major writes the type of a tensor

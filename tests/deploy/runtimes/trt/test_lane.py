@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.deploy import trt_runtime
 from kdc.deploy.gpu import buffers as gpu_buffers
 from kdc.deploy.gpu.buffers import DeviceBuffers
 from kdc.deploy.runtimes.file_info import Port
-from kdc.deploy.trt_runtime import TrtRuntime
+from kdc.deploy.runtimes.trt import trt_runtime
+from kdc.deploy.runtimes.trt.trt_runtime import TrtRuntime
 
 H, W, K = 4, 6, 5
 

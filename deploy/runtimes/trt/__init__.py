@@ -1,0 +1,1 @@
+"""TensorRT engines: what runs them, and what their manifests say."""
