@@ -45,7 +45,7 @@ HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
 #: the processes of their own, in this package, whatever it is imported as
 _HOME = __name__.removesuffix(".export.to_trt")
-_BUILDER, _PROVER = f"{_HOME}.export._trt_builder", f"{_HOME}.deploy._trt_prover"
+_BUILDER, _PROVER = f"{_HOME}.export.trt_builder", f"{_HOME}.deploy.parity.trt_first_run"
 
 
 @dataclass(frozen=True)

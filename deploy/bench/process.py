@@ -36,7 +36,7 @@ class Backend:
         env = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
         env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts the devices
-        module = f"{__package__}.latency_worker"
+        module = f"{__package__}.worker"
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],

@@ -73,28 +73,28 @@ class Worker:
                 itertools.cycle([whole(each, files) for files in encoded(images, codec)]) for each in self._runtimes
             ]
         elif mode == "net":
-            inputs = [base.prepare(image) for image in images]
+            inputs = [runtime.prepare(image) for image in images]
             self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
-            by_events = [base.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
+            by_events = [runtime.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
             there = [step for step in by_events if step is not None]
             self._device_steps = itertools.cycle(there) if there else None
         else:
-            self._queries = [itertools.cycle([_bare(runtime, base.prepare(image)) for image in images])]
+            self._queries = [itertools.cycle([_bare(runtime, runtime.prepare(image)) for image in images])]
         return self._facts(threads)
 
     def _facts(self, threads: int) -> dict[str, Any]:
         runtime = self._runtimes[0]
-        spec = base.spec
+        spec = runtime.spec
         return {
-            "runtime": base.name,
-            "version": _version(base.name),
-            "provider": base.provider,
+            "runtime": runtime.name,
+            "version": _version(runtime.name),
+            "provider": runtime.provider,
             "nodes_on_cpu": getattr(runtime, "on_cpu", 0),
-            "precision": base.precision,
-            "tf32": base.tf32,
+            "precision": runtime.precision,
+            "tf32": runtime.tf32,
             "head": spec.head,
             "input": {"shape": [self._batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
-            "file": str(base.source),
+            "file": str(runtime.source),
             "threads": threads,
             "pid": os.getpid(),
             **getattr(runtime, "facts", {}),
@@ -204,7 +204,9 @@ class Worker:
         """Import what every backend needs and say how much memory the process holds before it opens anything."""
         import numpy as np
 
-        assert np and runtime
+        from ..runtimes import base
+
+        assert np and base
         return {"mib": _resident()}
 
     def close(self) -> dict[str, Any]:
@@ -228,7 +230,7 @@ def _total(taken: float | dict[str, float]) -> float:
 
 def _bare(runtime: "Runtime", x: "np.ndarray") -> Step:
     def step() -> float:
-        base.infer(x)
+        runtime.infer(x)
         return 0.0
 
     return step

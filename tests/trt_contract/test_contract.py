@@ -1,7 +1,7 @@
 """Our TensorRT code on the real bindings of 10.16 and 11.4; the libraries below them are stand-ins (``stub_*.cpp``).
 
 What this proves: every name exists in both majors, every call is accepted, and the data goes where it should. What it
-cannot prove is anything that TensorRT computes: those marked ``gpu`` in ``tests/deploy/test_trt_runtime.py`` can.
+cannot prove is anything that TensorRT computes: those marked ``gpu`` in ``tests/deploy/runtimes/trt/test_trt_runtime.py`` can.
 """
 
 import ast
@@ -15,7 +15,7 @@ from kdc.export.to_trt import HARDWARE, BuildFlags
 
 Session = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("export/_trt_builder.py", "export/to_trt.py", "deploy/_trt_engine.py", "deploy/_trt_logger.py")
+FILES = ("export/trt_builder.py", "export/to_trt.py", "deploy/runtimes/trt/engine.py", "deploy/runtimes/trt/logger.py")
 #: how these files call the module
 MODULES = {"trt", "module"}
 #: names that are used for TensorRT-RTX alone; tests/export builds with it

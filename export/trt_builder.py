@@ -1,4 +1,4 @@
-"""The process in which TensorRT builds: ``python -m kdc.export._trt_builder REQUEST`` ends with one line of JSON.
+"""The process in which TensorRT builds: ``python -m kdc.export.trt_builder REQUEST`` ends with one line of JSON.
 
 It imports neither torch nor numpy, and a crash in native code takes nothing with it.
 """
