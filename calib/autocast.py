@@ -11,10 +11,10 @@ from onnx import TensorProto
 
 from ..distill import console
 from ..distill.errors import ExportError, need
+from ..distill.quiet import quiet
 from ..distill.run import replacing
 from .cast import BLOCKED, LOW, CastReport, examined
 from .onnx_graph import before_network, finished, load_named
-from .quiet import quiet
 
 
 def modelopt_version() -> str | None:

@@ -18,9 +18,9 @@ from onnx import GraphProto
 from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.signal_stack import signal_stack_kept
 from ..distill.errors import ExportError, UsageError, need
+from ..distill.quiet import quiet
 from .onnx_graph import WEIGHTED, before_network, tail
 from .qdq import Quantised
-from .quiet import quiet
 
 
 def tools() -> tuple[ModuleType, ModuleType]:

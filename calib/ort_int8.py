@@ -13,8 +13,8 @@ from onnx import ModelProto
 
 from ..deploy.machine.passport import has_vnni
 from ..distill.errors import ExportError, need
+from ..distill.quiet import quiet
 from .onnx_graph import before_network, tail
-from .quiet import quiet
 
 #: What is worth quantising in a convolutional network; sums, softmax and the image's normalisation stay as they are.
 OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")

@@ -1,7 +1,9 @@
 """What a training step works on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 #: The label of pixels that count nowhere, whatever the files say.
@@ -20,3 +22,7 @@ class Batch:
     step: int = 0
     #: which part of the step's images this is, counted over micro-batches and ranks
     part: int = 0
+
+
+#: gives the generator for what is to be drawn of a batch
+Draw = Callable[[str, Batch], torch.Generator]

@@ -72,3 +72,9 @@ def need(module: str, extra: str) -> ModuleType:
         raise ExportError(
             f"{module} is not installed ({error}); install it with: pip install 'kdc[{extra}]'"
         ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its name."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__

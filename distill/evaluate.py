@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import console
 from .errors import DataError
-from .hint import channel, fixed_codes
+from .label_hint import channel, fixed_codes
 from .metrics import Scores
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .batch import Batch
 from .config import Task
-from .hint import assisted_loss, paths
+from .label_hint import assisted_loss, paths
 from .losses import raised, task_loss
 from .methods import Composite, Phase
 from .methods._method import generator

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 
 from ..deploy.runtimes.base import export_size
-from ..deploy.runtimes.file_info import FileInfo, one_line
+from ..deploy.runtimes.file_info import FileInfo
 from ..distill import console
-from ..distill.errors import UsageError, need
+from ..distill.errors import UsageError, need, one_line
 
 #: min, opt and max batch of an engine from a file with a free batch
 BATCHES = (1, 4, 16)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from ..calib.quiet import quiet
 from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
@@ -20,6 +19,7 @@ from ..distill import console
 from ..distill.checkpoint import load_deployable, student_file
 from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
+from ..distill.quiet import quiet
 from ..distill.run import Run, replacing, sha256, write_json
 from .graph import DeployGraph, check_form
 from .to_onnx import file_names

@@ -11,7 +11,6 @@ import torch
 from onnx import ModelProto, helper, shape_inference
 
 from ..calib.calibrate import calibrate_run
-from ..calib.quiet import quiet
 from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
@@ -25,6 +24,7 @@ from ..distill import console
 from ..distill.checkpoint import load_deployable, read_card, student_file
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
+from ..distill.quiet import quiet
 from ..distill.run import Run, replacing, sha256, versions, write_json
 from .graph import DeployGraph, check_form
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...distill.errors import WeightsError
+from ...distill.errors import WeightsError, one_line
 from ...distill.run import Run, write_json
 from ..parity.result import GateResult
-from ..runtimes.file_info import one_line
 from .beside import ENGINES, remove
 from .lock import held
 

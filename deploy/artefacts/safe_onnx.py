@@ -32,8 +32,7 @@ from onnx import (
     shape_inference,
 )
 
-from ...distill.errors import WeightsError
-from ..runtimes.file_info import one_line
+from ...distill.errors import WeightsError, one_line
 
 #: what holds nodes
 Body = GraphProto | FunctionProto

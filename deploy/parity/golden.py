@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import WeightsError
+from ...distill.errors import WeightsError, one_line
 from ...distill.run import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
-from ..runtimes.file_info import one_line
 from ..runtimes.options import CPU, Where
 from .tolerances import TF32_TIE, Tolerances
 

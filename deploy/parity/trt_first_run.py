@@ -1,6 +1,6 @@
-"""The process in which a fresh engine first runs: ``python -m kdc.deploy.parity.trt_first_run REQUEST`` ends
-with a JSON line.
+"""The process in which a fresh engine first runs.
 
+``python -m kdc.deploy.parity.trt_first_run REQUEST`` ends with a JSON line.
 Its layers are profiled, and it segments the golden image that lies beside it. If it crashes, it crashes alone.
 """
 

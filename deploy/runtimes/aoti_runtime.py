@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import ExportError, UsageError, WeightsError
+from ...distill.errors import ExportError, UsageError, WeightsError, one_line
 from ...distill.run import versions
 from ..artefacts.trust import vouched
 from ..machine.passport import cpu_features
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
 
 #: the longest metadata that a package of kdc's holds; more is no package of kdc's
 _LONGEST = 1 << 20

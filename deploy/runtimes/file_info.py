@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import UsageError, WeightsError
+from ...distill.errors import UsageError, WeightsError, one_line
 from ...distill.preprocess import IMAGENET, Preprocess
 from .base import Spec
 
@@ -131,12 +131,6 @@ def as_given(out: np.ndarray, head: str) -> np.ndarray:
     if head == "logits":
         return out
     return (out[:, 0] if out.ndim == 4 else out).astype(np.uint8, copy=False)
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _times(shape: Sequence[int | None]) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import UsageError, WeightsError, need
+from ...distill.errors import UsageError, WeightsError, need, one_line
 from ..artefacts.beside import weights_beside
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
 from .ort_runtime import read_info
 from .signal_stack import signal_stack_kept
 

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...distill.errors import ExportError, UsageError, WeightsError, closest, need
+from ...distill.errors import ExportError, UsageError, WeightsError, closest, need, one_line
 from ..artefacts.safe_onnx import load_checked
 from ..gpu.device import gpu
 from ..gpu.open import open_buffers
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, one_line, spec_of
+from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
 from .ort_on_gpu import OrtOnGpu
 from .simulate import COMPUTED, twin
 

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from ...distill.checkpoint import load_deployable, read_card, student_file
-from ...distill.errors import ExportError, UsageError
+from ...distill.errors import ExportError, UsageError, one_line
 from ...distill.evaluate import labels_of
 from ...distill.losses import upsample
 from ...distill.models import SegmentationModel
 from ...distill.run import Run
 from ..artefacts.beside import owner
 from .base import DEVICES, Runtime, Spec, export_size
-from .file_info import one_line
 from .torch_mode import TorchForm
 
 #: as a ``TorchForm`` writes a type -> torch's

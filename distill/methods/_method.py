@@ -33,10 +33,6 @@ class Sizes:
     teacher_trained: bool = True
 
 
-#: gives the generator for what is to be drawn of a batch
-Draw = Callable[[str, Batch], torch.Generator]
-
-
 @dataclass
 class Phase:
     """Training to be done before the student's, by the same loop with SGD; its result is kept and reused."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch
-from ..hint import assisted_loss, channel, fixed_codes, paths
+from ..label_hint import assisted_loss, channel, fixed_codes, paths
 from ..losses import channel_kl
 from . import Method, Phase, Sizes
 from .kd import temperature

@@ -6,10 +6,11 @@ import torch
 
 from ..cost import params
 from ..errors import UsageError
+from ..output import Output, Tap
 from ..preprocess import Preprocess
 from ._backbones import STAGES, widen_stem
 from ._heads import Scorer
-from ._model import NORMALISATION, Output, SegmentationModel, Tap
+from ._model import NORMALISATION, SegmentationModel
 from ._names import architectures, expand, find, names, stride_of
 from ._weights import LoadReport, load_backbone, load_full
 

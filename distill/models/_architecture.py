@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..output import Tap
 from ._backbones import BACKBONES, Backbone, make
-from ._model import Tap
 
 
 class Architecture(nn.Module):

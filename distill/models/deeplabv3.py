@@ -5,10 +5,10 @@ Chen et al., *Rethinking Atrous Convolution for Semantic Image Segmentation*, ar
 
 from torch import Tensor
 
+from ..output import Tap
 from ._architecture import Architecture
 from ._backbones import Backbone
 from ._heads import ASPP, Scorer, aspp_rates
-from ._model import Tap
 
 ALIASES = ("deeplab", "dlv3")
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import upsample
+from ..output import Tap
 from ._architecture import Architecture
 from ._backbones import BACKBONES, Backbone
 from ._heads import ASPP, Scorer, aspp_rates, conv_norm
-from ._model import Tap
 
 ALIASES = ("deeplabplus", "dlv3plus")
 

@@ -5,10 +5,10 @@ Zhao et al., *Pyramid Scene Parsing Network*, CVPR 2017; sizes of winycg/CIRKD.
 
 from torch import Tensor
 
+from ..output import Tap
 from ._architecture import Architecture
 from ._backbones import Backbone
 from ._heads import PPM, Scorer
-from ._model import Tap
 
 ALIASES = ("psp",)
 

@@ -1,7 +1,8 @@
 """Our TensorRT code on the real bindings of 10.16 and 11.4; the libraries below them are stand-ins (``stub_*.cpp``).
 
 What this proves: every name exists in both majors, every call is accepted, and the data goes where it should. What it
-cannot prove is anything that TensorRT computes: those marked ``gpu`` in ``tests/deploy/runtimes/trt/test_trt_runtime.py`` can.
+cannot prove is anything that TensorRT computes: those marked ``gpu`` in
+``tests/deploy/runtimes/trt/test_trt_runtime.py`` can.
 """
 
 import ast

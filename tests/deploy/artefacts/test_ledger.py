@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kdc.deploy.artefacts import ledger
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
-from kdc.deploy.parity import gate
 from kdc.deploy.parity.produce import judge
 from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.run import Run
@@ -46,13 +46,13 @@ def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monk
         time.sleep(0.02)
         return entries
 
-    monkeypatch.setattr(gate, "read_gates", slowly)
+    monkeypatch.setattr(ledger, "read_gates", slowly)
     result = judged()
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda i: write_gate(tmp_path, f"stage {i}", result, file=f"{i}.onnx"), range(6)))
     assert {entry["stage"] for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda i: gate.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
+        list(pool.map(lambda i: ledger.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
     assert {entry["file"] for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
     assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
 
@@ -67,5 +67,5 @@ def test_a_broken_ledger_is_named(tmp_path: Path, text: str) -> None:
     assert caught.value.exit_code == 4 and (tmp_path / "gates.json").read_text() == text
     (tmp_path / "model.onnx").touch()
     with pytest.raises(WeightsError, match="cannot be read"):
-        gate.discard(tmp_path, [tmp_path / "model.onnx"])
+        ledger.discard(tmp_path, [tmp_path / "model.onnx"])
     assert (tmp_path / "model.onnx").exists()

@@ -9,7 +9,7 @@ from .batch import IGNORE, Batch
 from .losses import channel_kl, task_loss
 
 if TYPE_CHECKING:
-    from .methods._method import Draw
+    from .batch import Draw
     from .models import Output, SegmentationModel
 
 #: the channel's scale beside images in 0-255 (skyshoumeng/Label_Assisted_Distillation train_baseline.py)

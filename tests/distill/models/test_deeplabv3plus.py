@@ -21,7 +21,7 @@ from kdc.distill.run import Run
 from kdc.distill.teacher import find_teacher
 from kdc.export.to_onnx import export_run
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "index.json").read_text())["model_counts"]
+PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
 SMALL = "deeplabv3plus-mv2_035"
 
 

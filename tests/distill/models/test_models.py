@@ -18,7 +18,7 @@ from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.models._heads import PooledBatchNorm2d
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET, Preprocess
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "golden" / "index.json").read_text())["model_counts"]
+PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
 # parameters with 19, 21, 150 and 11 classes, and of the auxiliary head with 19
 TABLE = {
     "deeplabv3-r101": (61_118_950, 61_119_978, 61_186_284, 61_114_838, 2_364_691),

@@ -11,7 +11,7 @@ from PIL import Image
 from kdc.distill.data import IGNORE, Dataset, open_data, splits
 from kdc.distill.errors import DataError, UsageError
 
-SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).parents[4] / "shared"))
 FIXTURES = SHARED / "data/fixtures"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="the shared fixtures are not at hand")
 MASK = np.array([[0, 0, 1, 1], [0, 2, 2, 255], [0, 0, 0, 255]], np.uint8)

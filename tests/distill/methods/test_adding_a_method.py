@@ -12,7 +12,7 @@ from kdc.distill.config import resolve
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.models import Output, Tap
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from kdc.distill.models import _weights
 from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 
-SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).resolve().parents[4] / "shared"))
 SMALL = "deeplabv3-mv2_035"
 
 

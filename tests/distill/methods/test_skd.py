@@ -17,7 +17,7 @@ from kdc.distill.methods._adversary import Discriminator, SelfAttention, gradien
 from kdc.distill.methods._pairs import pair_wise
 from kdc.distill.models import Output, Tap
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 COUNTS = json.loads((GOLDEN / "index.json").read_text())["model_counts"]["skd_discriminator"]
 K = 5
 #: number of the layers with spectral norm, and with self-attention

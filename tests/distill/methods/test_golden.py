@@ -14,7 +14,7 @@ from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods.ka import adaptation, affinity_gap, reconstruction
 from kdc.distill.models import Output, Tap
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 INDEX = {case["name"]: case for case in json.loads((GOLDEN / "index.json").read_text())["cases"]}
 
 

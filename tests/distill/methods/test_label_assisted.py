@@ -12,14 +12,14 @@ from kdc.distill.batch import Batch
 from kdc.distill.checkpoint import load_deployable, load_state, load_student
 from kdc.distill.config import Config, resolve
 from kdc.distill.errors import UsageError, WeightsError
-from kdc.distill.hint import assisted_loss, channel, fixed_codes
+from kdc.distill.label_hint import assisted_loss, channel, fixed_codes
 from kdc.distill.methods import Sizes, load
 from kdc.distill.models import Output
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.presets import preset
 from kdc.distill.run import Run
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {
     "data.size": (32, 64),
     "data.count": 12,

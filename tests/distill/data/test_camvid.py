@@ -11,7 +11,7 @@ from kdc.distill.data import IGNORE, open_data, recipe, splits
 from kdc.distill.data._check import check
 from kdc.distill.errors import DataError
 
-SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).parents[4] / "shared"))
 
 
 def frames(images: Path, labels: Path, count: int = 2) -> None:

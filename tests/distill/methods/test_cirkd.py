@@ -14,7 +14,7 @@ from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods import _cross_image as cross
 from kdc.distill.models import Output, Tap
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def draw(*shape, seed=0):
