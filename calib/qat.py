@@ -16,8 +16,7 @@ from ..distill.checkpoint import student_file
 from ..distill.config import Config
 from ..distill.errors import UsageError, WeightsError
 from ..distill.job import run_job
-from ..distill.look import final_miou
-from ..distill.run import Run
+from ..distill.run import Run, final_miou
 from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
 from .low_precision import Form
 from .onnx_graph import before_network, inputs, resolve, tail

@@ -15,7 +15,7 @@ from typing import Any
 from ..distill import methods
 from ..distill.baseline import INDIFFERENT
 from ..distill.checkpoint import read_card
-from ..distill.commands import resolve_flags
+from ..distill.commands.training import resolve_flags
 from ..distill.config import Config
 from ..distill.console import note, notes
 from ..distill.errors import UsageError, closest

@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from ..distill import console
+from ..distill.commands.compare import compare
+from ..distill.commands.verify import verify
 from .bench.commands import register_bench
-from .compare_command import compare
 from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
 from .parity.command import parity
 from .predict.command import predict
-from .verify_command import verify
 
 
 def register(app: typer.Typer) -> None:

@@ -310,3 +310,8 @@ def _git() -> str | None:
         ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or None
+
+
+def final_miou(card: dict[str, Any]) -> float | None:
+    """Return the validation mIoU that a run ended with, or None."""
+    return (card.get("final") or {}).get("miou")

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from ..distill import console
-from ..distill.errors import NumbersError, UsageError
-from ..distill.look import Json
+from .. import console
+from ..errors import NumbersError, UsageError
+from .flags import Json
 
 Paper = Annotated[
     str,
@@ -50,8 +50,8 @@ def verify(
     console.json_mode = json
     if within < 0:
         raise UsageError(f"--within {within:g}: points of mIoU are needed, 0 or more")
-    from .claims import show
-    from .claims import verify as verify_claims
+    from ...deploy.claims import show
+    from ...deploy.claims import verify as verify_claims
 
     result = verify_claims(paper, trained=trained or (), within=within, out=out)
     show(result)

@@ -4,25 +4,29 @@ from typing import Annotated
 
 import typer
 
-from . import console
-from .commands import (
+from .. import console
+from .flags import (
     Arch,
     At,
     BatchSize,
+    Classes,
     Compile,
     ConfigFile,
     Crop,
     Data,
     Device,
     Devices,
+    Ignore,
     Init,
     Iters,
+    Json,
     Lr,
     Method,
     Nodes,
     Precision,
     Preset,
     Seed,
+    Sets,
     SizeOption,
     Split,
     Student,
@@ -31,9 +35,8 @@ from .commands import (
     TeacherWeights,
     Workers,
     flags_of,
-    resolve_flags,
 )
-from .look import Classes, Ignore, Json, Sets
+from .training import resolve_flags
 
 
 def probe(
@@ -71,7 +74,7 @@ def probe(
     """Look before a long run, with the flags of distill: what the teacher knows, what each term does, what it costs."""
     flags = flags_of(locals())
     console.json_mode = json
-    from .probe import probe as measure
+    from ..probe import probe as measure
 
     result = measure(resolve_flags(flags, sets or [], config, preset, method, at), images=images, batches=batches)
     if json:

@@ -5,19 +5,24 @@ from typing import Annotated
 
 import typer
 
-from ..distill import console
-from ..distill.commands import (
+from .. import console
+from ..errors import NumbersError, UsageError
+from .flags import (
     Arch,
     BatchSize,
+    Classes,
     Compile,
     ConfigFile,
     Crop,
     Data,
     Device,
+    Ignore,
     Init,
     Iters,
+    Json,
     Lr,
     Precision,
+    Sets,
     SizeOption,
     Split,
     Student,
@@ -27,8 +32,6 @@ from ..distill.commands import (
     Workers,
     flags_of,
 )
-from ..distill.errors import NumbersError, UsageError
-from ..distill.look import Classes, Ignore, Json, Sets
 
 
 def compare(
@@ -92,14 +95,14 @@ def compare(
             raise UsageError(
                 "no methods named; give --methods kd,cwd,kt, or --out DIR alone to make the table of a comparison again"
             )
-        from .compare import recollect
+        from ...deploy.compare import recollect
 
         result = recollect(out)
         if json:
             console.emit(result)
         return
-    from ._entries import make_entries, parse_grid, parse_methods
-    from .compare import compare as run_comparison
+    from ...deploy._entries import make_entries, parse_grid, parse_methods
+    from ...deploy.compare import compare as run_comparison
 
     base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
     result = run_comparison(base, entries, out=out, dry=dry_run)

@@ -1,81 +1,52 @@
-"""The commands of this room: distil and train; those that look at what there is are in look.py."""
+"""``kdc distill`` and ``kdc train``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import console, look
-from .console import note, say
-from .errors import UsageError
-from .look import Classes, Ignore, Json, Sets
+from .. import console
+from ..console import note, say
+from ..errors import UsageError
+from ..run import final_miou
+from .flags import (
+    _KEYS,
+    Arch,
+    At,
+    BatchSize,
+    Classes,
+    Compile,
+    ConfigFile,
+    Crop,
+    Data,
+    Device,
+    Devices,
+    Dry,
+    Ignore,
+    Init,
+    Iters,
+    Json,
+    Lr,
+    Method,
+    Nodes,
+    Out,
+    Precision,
+    Preset,
+    Resume,
+    Seed,
+    Sets,
+    SizeOption,
+    Split,
+    Student,
+    StudentWeights,
+    Teacher,
+    TeacherWeights,
+    Workers,
+    flags_of,
+)
 
 if TYPE_CHECKING:
-    from .config import Config
-
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
-Data = Annotated[
-    str | None,
-    typer.Option("--data", metavar="NAME|DIR", help="Data set or folder; the built-in generated scenes if not named."),
-]
-Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
-Resume = Annotated[
-    str | None, typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")
-]
-Teacher = Annotated[
-    str | None,
-    typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, a checkpoint, or self."),
-]
-TeacherWeights = Annotated[str | None, typer.Option(metavar="FILE", help="Fully trained weights of the teacher.")]
-Method = Annotated[
-    str | None,
-    typer.Option(metavar="NAME[+NAME]", help="Distillation method, such as kt, lad or kt+kd; see: kdc methods ls."),
-]
-Preset = Annotated[
-    str | None, typer.Option(metavar="NAME", help="A published recipe: method, weights and optimisation.")
-]
-At = Annotated[
-    str | None, typer.Option(metavar="TAP", help="Feature that the method compares, if it has a choice: bb, dec, ...")
-]
-Student = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME", help="Architecture-backbone, such as deeplabv3-r18 or pspnet-mv2; r18 alone takes --arch."
-    ),
-]
-StudentWeights = Annotated[
-    str | None, typer.Option(metavar="imagenet|FILE", help="Trained backbone that the student starts from.")
-]
-Init = Annotated[
-    str | None, typer.Option(metavar="RUN", help="Start from the weights of another run of the same network.")
-]
-Arch = Annotated[str | None, typer.Option(help="Architecture of names that are a backbone alone.")]
-Iters = Annotated[int | None, typer.Option(help="Optimiser steps.")]
-BatchSize = Annotated[int | None, typer.Option("--batch", help="Images per optimiser step, over all devices.")]
-Crop = Annotated[str | None, typer.Option(metavar="HxW", help="Training crop.")]
-SizeOption = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Size of the built-in scenes.")]
-Lr = Annotated[float | None, typer.Option(help="Learning rate at the start.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of weights, sample order and augmentation.")]
-Workers = Annotated[int | None, typer.Option(help="Loader processes; the result does not depend on it.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Devices = Annotated[int | None, typer.Option(help="Devices on this node.")]
-Nodes = Annotated[int | None, typer.Option(help="Nodes.")]
-Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or 16-mixed.")]
-Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile.")
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add this room's commands to the command line."""
-    app.command("distill")(distill)
-    app.command("train")(train)
-    look.register(app)
-    from .probe_command import probe  # it takes its flags from here
-
-    app.command("probe")(probe)
+    from ..config import Config
 
 
 def distill(
@@ -152,34 +123,6 @@ def train(
     _train(flags, sets, config, preset, "none", None, out, resume, workers, dry_run, json)
 
 
-_KEYS = {
-    "teacher": "model.teacher",
-    "student": "model.student",
-    "teacher_weights": "model.teacher_weights",
-    "student_weights": "model.student_weights",
-    "init": "model.init",
-    "arch": "model.arch",
-    "data": "data.source",
-    "classes": "data.classes",
-    "ignore_index": "data.ignore_index",
-    "split": "data.split",
-    "size": "data.size",
-    **{name: f"train.{name}" for name in ("iters", "batch", "crop", "lr", "seed", "workers")},
-    **{name: f"train.{name}" for name in ("device", "devices", "nodes", "precision", "compile")},
-}
-
-
-def flags_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into dotted keys, without those that were not given."""
-    from .config import parse_size
-
-    flags = {_KEYS[name]: value for name, value in given.items() if name in _KEYS and value is not None}
-    for key in ("train.crop", "data.size"):
-        if key in flags:
-            flags[key] = parse_size(flags[key])
-    return flags
-
-
 def _train(
     flags: dict[str, Any], sets: list[str] | None, file: Path | None, preset: str | None, method: str | None,
     at: str | None, out: Path | None, resume: str | None, workers: int | None, dry_run: bool, json: bool,
@@ -193,19 +136,19 @@ def _train(
             raise UsageError(
                 f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra)}"
             )
-        from .job import resume_job
+        from ..job import resume_job
 
         run = resume_job(None if resume == "" else resume, workers=workers)
     else:
         config = resolve_flags(flags, sets or [], file, preset, method, at)
         if dry_run:
-            from .plan import plan
+            from ..plan import plan
 
             result = plan(config)
             if json:
                 console.emit(result)
             return
-        from .job import run_job
+        from ..job import run_job
 
         run = run_job(config, out=out)
     if json:
@@ -213,7 +156,7 @@ def _train(
             {
                 "run": str(run.path),
                 "status": run.card["status"],
-                "best": look.final_miou(run.card),
+                "best": final_miou(run.card),
                 "teacher": run.card.get("teacher"),
                 "baseline": run.card.get("baseline"),
             }
@@ -230,10 +173,10 @@ def resolve_flags(
         flags: what ``flags_of`` returned; ``method.name`` is put in.
         of_preset: the sections that are taken from the preset, beside its settings of ``method``, where that is named.
     """
-    from .config import resolve
-    from .data import recipe
-    from .presets import preset as load_preset
-    from .yaml_files import flat_yaml
+    from ..config import resolve
+    from ..data import recipe
+    from ..presets import preset as load_preset
+    from ..yaml_files import flat_yaml
 
     named = {key: value for key, _, value in (text.partition("=") for text in sets)}
     in_file = flat_yaml(file) if file else {}
@@ -252,7 +195,7 @@ def resolve_flags(
     layers = [{"method.name": "kt"}, recipe(source or "builtin"), recommended]
     config = resolve(flags, sets, file, layers)
     if at:
-        from .methods import load, names, options
+        from ..methods import load, names, options
 
         parts = [part for part in config.method.name.split("+") if part != "none" and "at" in options(load(part))]
         if not parts:

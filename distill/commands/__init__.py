@@ -1,0 +1,29 @@
+"""The commands of this room, one file a noun."""
+
+import typer
+
+from .data import data_check, data_info, data_ls
+from .methods import methods_info, methods_ls
+from .models import models_info, models_ls
+from .probe import probe
+from .runs import runs_info, runs_ls, runs_rm
+from .training import distill, train
+
+
+def register(app: typer.Typer) -> None:
+    """Add this room's commands to the command line."""
+    app.command("distill")(distill)
+    app.command("train")(train)
+
+    for name, text, commands in (
+        ("data", "Look at data sets and check folders.", (("ls", data_ls), ("info", data_info), ("check", data_check))),
+        ("models", "Look at networks.", (("ls", models_ls), ("info", models_info))),
+        ("methods", "Look at distillation methods.", (("ls", methods_ls), ("info", methods_info))),
+        ("runs", "Look at runs and remove them.", (("ls", runs_ls), ("info", runs_info), ("rm", runs_rm))),
+    ):
+        group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+        for command, function in commands:
+            group.command(command)(function)
+        app.add_typer(group, name=name)
+
+    app.command("probe")(probe)

@@ -1,0 +1,62 @@
+"""``kdc methods``: list and describe methods."""
+
+from typing import Annotated
+
+import typer
+
+from .. import console
+from ..console import say
+from .flags import Json, _show
+
+
+def methods_ls(json: Json = False) -> None:
+    """List the distillation methods."""
+    from .. import methods
+
+    rows = [methods.info(name) for name in methods.names()]
+    cells = [
+        (r["name"], ", ".join(f"{t}={w:g}" for t, w in r["terms"].items()), ", ".join(r["taps"]), r["summary"])
+        for r in rows
+    ]
+    _show(json, {"methods": rows}, "methods", ("name", "terms and default weights", "taps", "what it is"), cells)
+
+
+def methods_info(
+    name: str,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Crop of the cost.")] = "512x1024",
+    classes: Annotated[int, typer.Option(min=2, max=255, help="Number of classes of the cost.")] = 19,
+    teacher: Annotated[str, typer.Option(metavar="NAME", help="Teacher of the cost.")] = "deeplabv3-r101",
+    student: Annotated[str, typer.Option(metavar="NAME", help="Student of the cost.")] = "deeplabv3-r18",
+    json: Json = False,
+) -> None:
+    """Show a method's equations, taps, phases, options, cost, and where paper and code differ."""
+    from .. import methods
+    from ..config import parse_size
+    from ..method_cost import method_cost
+
+    console.json_mode = json
+    info = methods.info(name)
+    cost = method_cost(info["name"], student=student, teacher=teacher, classes=classes, size=parse_size(size))
+    if json:
+        console.emit({**info, "cost": cost})
+        return
+    own, macs = cost["parameters"], cost["macs"]
+    say(f"{info['name']}: {info['description']}\n")
+    say(f"paper:   {info['paper']}\ntaps:    {', '.join(info['taps'])}")
+    say(f"terms:   {', '.join(f'{t}={w:g}' for t, w in info['terms'].items())}")
+    say(f"options: {', '.join(f'{key}={value}' for key, value in info['options'].items()) or 'none'}")
+    trains = [f"{own['trained']:,} parameters with the student"] if own["trained"] else []
+    trains += [f"a critic of {own['critics']:,} parameters"] if own["critics"] else []
+    say(f"trains:  {', '.join(trains) or 'nothing of its own'}; fixed: {own['fixed']:,} parameters")
+    unless = ", unless the teacher comes trained" if info["assisted"] else ""
+    phases = [f"{phase['name']} first{unless}" for phase in cost["phases"]]
+    say(f"phases:  {', '.join(phases) or 'none'}")
+    say(
+        f"cost:    {cost['student']} taught by {cost['teacher']}, one image of {size}, {classes} classes: "
+        f"{macs['forward'] / 1e9:.2f} GMACs forward, {macs['step'] / 1e9:.2f} with backward"
+        + (f", {macs['critics'] / 1e9:.2f} for the critic's step" if macs["critics"] else "")
+        + f"; {cost['kept_mib']:.1f} MiB kept for backward; {own['buffers'] * 4 / 2**20:.0f} MiB of buffers"
+    )
+    for difference in info["differences"]:
+        say(f"differs: {difference}")
+    say(f"set one with: --set method.{info['name']}.KEY=VALUE; weights and T also take linear(a,b,n) and step(a,b,n)")

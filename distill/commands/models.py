@@ -1,0 +1,65 @@
+"""``kdc models``: list and describe networks."""
+
+from typing import Annotated
+
+import typer
+
+from .flags import Json, _show
+
+
+def models_ls(json: Json = False) -> None:
+    """List the networks."""
+    from .. import models
+
+    rows = [models.describe(name) for name in models.names()]
+    cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["stem"]) for r in rows]
+    _show(
+        json,
+        {"models": rows},
+        "networks (parameters at 19 classes, aux head included)",
+        ("name", "params", "ImageNet start", "stem"),
+        cells,
+    )
+
+
+def models_info(
+    name: str,
+    classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Input size of the MACs.")] = "512x1024",
+    output_stride: Annotated[int | None, typer.Option(help="8 or 16; the architecture's own if not given.")] = None,
+    json: Json = False,
+) -> None:
+    """Show a network's parameters, multiply-adds and taps."""
+    import torch
+
+    from .. import cost, models
+    from ..config import parse_size
+
+    height, width = parse_size(size)
+    with torch.device("meta"):
+        model = models.build(models.expand(name), classes, output_stride=output_stride)
+    with_aux, without = cost.params(model)
+    macs, bare = cost.macs(model, (height, width)), cost.macs(model, (height, width), aux=False)
+    info = {
+        "name": model.name,
+        "classes": classes,
+        "size": [height, width],
+        "output_stride": model.output_stride,
+        "params": with_aux,
+        "params_without_aux": without,
+        "macs": macs,
+        "macs_without_aux": bare,
+        "flops": 2 * macs,
+        "macs_cirkd_counter": cost.macs(model, (height, width), counter="cirkd"),
+        "taps": {tap: {"channels": t.channels, "stride": t.stride} for tap, t in model.taps.items()},
+    }
+    rows = [
+        ("parameters", f"{with_aux:,}"),
+        ("without the aux head (exported)", f"{without:,}"),
+        (f"MACs at {height}x{width}, aux included", f"{macs / 1e9:.2f} G"),
+        ("without the aux head", f"{bare / 1e9:.2f} G"),
+        ("FLOPs = 2 x MACs", f"{2 * macs / 1e9:.2f} G"),
+        ("as the CIRKD tables count (dilation ignored)", f"{info['macs_cirkd_counter'] / 1e9:.2f} G"),
+    ]
+    rows += [(f"tap {tap}", f"{t.channels} channels at 1/{t.stride}") for tap, t in model.taps.items()]
+    _show(json, info, f"{model.name}, {classes} classes", ("", ""), rows)

@@ -1,0 +1,84 @@
+"""``kdc runs``: list, describe and remove runs."""
+
+from typing import Annotated
+
+import typer
+
+from ..console import say
+from ..run import final_miou
+from .flags import Json, _show
+
+
+def runs_ls(json: Json = False) -> None:
+    """List the runs in runs/, newest last."""
+    from ..run import all_runs
+
+    rows = [
+        {
+            "name": r.path.name,
+            "kind": r.card.get("kind"),
+            "status": r.card.get("status"),
+            "privileged": bool(r.card.get("privileged")),
+            "best": final_miou(r.card),
+            "path": str(r.path),
+        }
+        for r in all_runs()
+    ]
+    if not rows and not json:
+        say("no runs in runs/; start one with: kdc distill --teacher r101 --student r18 --method kt")
+        return
+    cells = [
+        (
+            r["name"],
+            f"{r['kind']} (privileged)" if r["privileged"] else r["kind"],
+            r["status"],
+            "" if r["best"] is None else f"{100 * r['best']:.2f}",
+        )
+        for r in rows
+    ]
+    _show(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
+
+
+def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
+    """Show what a run was and how it ended."""
+    from ..run import find_run
+
+    found = find_run(run)
+    card = found.card
+    rows = [
+        (key, card[key])
+        for key in ("kind", "status", "created", "method", "seed", "device")
+        if card.get(key) is not None
+    ]
+    rows += [("teacher", card["teacher"]["name"])] if card.get("teacher") else []
+    rows += [
+        ("student", card["student"]["name"]),
+        ("data", card["data"]["name"]),
+        ("command", " ".join(card["command"])),
+    ]
+    best = final_miou(card)
+    rows += [("val mIoU %", f"{100 * best:.2f}")] if best is not None else []
+    _show(json, {"path": str(found.path), **card}, found.path.name, ("", ""), rows)
+
+
+def runs_rm(
+    run: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove a run folder."""
+    import shutil
+
+    from ..run import LAST, RUNS, all_runs, find_run, point_last
+
+    found = find_run(run)
+    if not yes and not typer.confirm(f"remove {found.path} and everything in it?"):
+        raise typer.Exit(0)
+    found.lock()
+    link = RUNS / LAST
+    if link.is_symlink() and link.resolve() == found.path:
+        link.unlink()
+        others = [r for r in all_runs() if r.path != found.path and r.card.get("status") == "finished"]
+        if rest := [r for r in others if r.card.get("kind") != "teacher"]:
+            point_last(rest[-1])
+    shutil.rmtree(found.path)
+    say(f"removed {found.path.name}")
