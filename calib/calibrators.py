@@ -7,6 +7,7 @@ Entropy is the threshold of the smallest Kullback-Leibler divergence (Migacz, "8
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from ..distill.errors import UsageError, closest
 from ..distill.quantise import TOP
@@ -120,10 +121,8 @@ def rounded(values: np.ndarray, kept: tuple[float, float], grid: str) -> np.ndar
     if step == 0:
         return np.zeros_like(values)
     if grid == "e4m3":
-        import ml_dtypes
-
         inside = np.clip(values / step, -TOP[grid], TOP[grid]).astype(np.float32)
-        return inside.astype(ml_dtypes.float8_e4m3fn).astype(np.float64) * step
+        return inside.astype(helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT8E4M3FN)).astype(np.float64) * step
     if grid == "u8":
         zero = np.rint(-kept[0] / step)
         return (np.clip(np.rint(values / step) + zero, 0, TOP[grid]) - zero) * step

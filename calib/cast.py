@@ -249,16 +249,13 @@ def _half_pairs(graph: GraphProto, half: set[int]) -> set[int]:
 
 
 def _to_half(tensor: TensorProto, name: str, report: CastReport) -> TensorProto:
-    import ml_dtypes
-
-    largest = LOW[report.low][1]
+    kind, largest = LOW[report.low]
     values = numpy_helper.to_array(tensor)
     beyond = int((np.isfinite(values) & (np.abs(values) > largest)).sum())
     if beyond:
         report.clamped[tensor.name] = beyond
         values = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
-    kind, as_type = LOW[report.low][0], np.float16 if report.low == "fp16" else ml_dtypes.bfloat16
-    half = values.astype(as_type)
+    half = values.astype(helper.tensor_dtype_to_np_dtype(kind))
     report.flushed += int(((values != 0) & (half == 0)).sum())
     report.initializers += 1
     return helper.make_tensor(name, kind, list(values.shape), half.tobytes(), raw=True)

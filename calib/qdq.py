@@ -257,12 +257,8 @@ class _Writer:
 
     def _store(self, name: str, levels: np.ndarray) -> None:
         top = TOP[self._grid]
-        if self._grid == "s8":
-            values = np.clip(np.rint(levels), -top, top).astype(np.int8)
-        else:
-            import ml_dtypes
-
-            values = np.clip(levels, -top, top).astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
+        kept = np.clip(np.rint(levels) if self._grid == "s8" else levels, -top, top).astype(np.float32)
+        values = kept.astype(helper.tensor_dtype_to_np_dtype(self._kind))
         self._graph.initializer.append(
             helper.make_tensor(name, self._kind, list(levels.shape), values.tobytes(), raw=True)
         )

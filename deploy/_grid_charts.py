@@ -9,10 +9,9 @@ import re
 from collections.abc import Sequence
 
 from ..distill import methods
+from ..distill.charts.svg import MOST_SERIES, Scale, below, clipped, dot, file, fitted, labels, line, rows, rule, text
 from ._comparison_charts import Row, reference
 from ._entries import label_of
-from ._plots import MOST_SERIES, Axis, clipped, dot, rule, svg, text
-from .pictures import _spread, short
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 520.0, 40.0, 300.0
 
@@ -40,45 +39,40 @@ def grid_charts(summary: Sequence[Row], teachers: Sequence[Row]) -> dict[str, st
 
 
 def _chart(name: str, series: dict[str, dict[str, Row]], summary: Sequence[Row], teachers: Sequence[Row]) -> str:
-    rows = [row for points in series.values() for row in points.values()]
-    places, scale = _places(list(dict.fromkeys(value for points in series.values() for value in points)))
-    x_of = {value: _LEFT + 30 + share * (_RIGHT - _LEFT - 60) for value, share in places.items()}
-    alone, level = reference(summary, rows, teachers)
-    scores = [100 * score for row in rows for score in row["scores"]]
-    intervals = [_interval(row) for row in rows if row["low"] is not None]
-    axis = Axis(scores if alone is None else [*scores, alone], intervals, level, (_BOTTOM, _TOP))
-    parts = [rule(_LEFT, axis(tick), _RIGHT, axis(tick), "grid") for tick in axis.ticks]
-    parts += [text(_LEFT - 8, axis(tick) + 4, short(tick), "soft", "end") for tick in axis.ticks]
-    parts += [text(x, _BOTTOM + 17, value, "soft", "middle") for value, x in x_of.items()]
-    parts.append(text(_RIGHT, _BOTTOM + 36, name if scale in ("", "names") else f"{name}, {scale}", "soft", "end"))
+    drawn = [row for points in series.values() for row in points.values()]
+    places, how = _places(list(dict.fromkeys(value for points in series.values() for value in points)))
+    x = Scale(list(places.values()), (_LEFT + 30, _RIGHT - 30), how == "log scale")
+    alone, level = reference(summary, drawn, teachers)
+    scores = [100 * score for row in drawn for score in row["scores"]] + ([] if alone is None else [alone])
+    y = fitted(scores, (_BOTTOM, _TOP), [_interval(row) for row in drawn if row["low"] is not None], level)
+
+    caption = name if how in ("", "names") else f"{name}, {how}"
+    parts = rows(y, _LEFT, _RIGHT) + below([(x(at), value) for value, at in places.items()], caption, _RIGHT, _BOTTOM)
     parts.append(text(_LEFT - 8, _TOP - 14, "mIoU, %", "soft"))
-    labels = []
+    names = []
     for value, kind, label in ((alone, "alone", "no teacher"), (level, "teacher", "teacher")):
-        if value is not None and axis.holds(value):
-            parts.append(rule(_LEFT, axis(value), _RIGHT, axis(value), kind))
-            labels.append((axis(value), kind, label))
+        if value is not None and y.holds(value):
+            parts.append(rule(_LEFT, y(value), _RIGHT, y(value), kind))
+            names.append((y(value), kind, label))
         elif value is not None:
             parts.append(text(_RIGHT, _TOP - 14, f"{label} {value:.2f}, off the scale", kind, "end"))
+
     marks = []
     for i, (label, points) in enumerate(series.items()):
         aside = 7.0 * (i - (len(series) - 1) / 2)  # so that intervals of one place do not hide each other
-        found = [(x + aside, points[value]) for value, x in x_of.items() if value in points]
-        if scale != "names":
-            path = " ".join(f"{x:.1f},{axis(100 * row['miou']):.1f}" for x, row in found)
-            marks.append(f'<polyline class="s{i}" points="{path}"/>')
-        for x, row in found:
+        path = [(x(at) + aside, y(100 * points[value]["miou"])) for value, at in places.items() if value in points]
+        if how != "names":
+            marks.append(line(path, f"s{i}"))
+        for (at, middle), row in zip(path, (points[value] for value in places if value in points), strict=True):
             if row["low"] is not None:
-                low, high = map(axis, _interval(row))
-                marks.append(rule(x, low, x, high, f"s{i}"))
-            marks += [dot(x, axis(100 * score), 2.5, f"seed s{i}") for score in row["scores"]]
-            marks.append(dot(x, axis(100 * row["miou"]), 4, f"s{i}"))
-        labels.append((axis(100 * found[-1][1]["miou"]), f"s{i}", label))
-    parts.append(clipped(marks, _LEFT, _TOP, _RIGHT, _BOTTOM))
-    heights = _spread([y for y, _, _ in labels], foot=_BOTTOM)
-    for (_, kind, label), y in zip(labels, heights, strict=True):
-        parts.append(text(_RIGHT + 10, y + 4, label, f"{kind} name"))
+                low, high = map(y, _interval(row))
+                marks.append(rule(at, low, at, high, f"s{i}"))
+            marks += [dot(at, y(100 * score), 2.5, f"seed s{i}") for score in row["scores"]]
+            marks.append(dot(at, middle, 4, f"s{i}"))
+        names.append((path[-1][1], f"s{i}", label))
+    parts += [clipped(marks, _LEFT, _TOP, _RIGHT, _BOTTOM), *labels(names, _RIGHT + 10, _BOTTOM)]
     title = f"mIoU over {name}: seeds, means, and the 95 % interval of the paired difference around each mean"
-    return svg(title, _RIGHT + 200, _BOTTOM + 46, parts)
+    return file(title, _RIGHT + 200, _BOTTOM + 46, parts)
 
 
 def _axis_name(key: str) -> str:
@@ -90,36 +84,25 @@ def _axis_name(key: str) -> str:
 
 
 def _places(values: list[str]) -> tuple[dict[str, float], str]:
-    """Return where between 0 and 1 each value stands, and the scale: logarithmic from a factor above 10 on.
+    """Return the values in rising order, where each stands, and the scale: logarithmic from a factor above 10 on.
 
     Two numbers, or numbers that would crowd on a linear scale, stand evenly, as names do.
     """
-    numbers = {value: number for value in values if (number := _number(value)) is not None}
-    if len(numbers) < len(values):
-        return _shares({value: float(i) for i, value in enumerate(values)}), "names"
-    ordered = sorted(numbers, key=lambda value: numbers[value])
-    low, high = numbers[ordered[0]], numbers[ordered[-1]]
-    if len(values) == 2:
-        return _shares({value: float(i) for i, value in enumerate(ordered)}), "names"
-    if low > 0 and high > 10 * low:
-        return _shares({value: math.log(numbers[value]) for value in ordered}), "log scale"
-    gap = min(numbers[b] - numbers[a] for a, b in itertools.pairwise(ordered))
-    if gap < (high - low) / 20:
-        return _shares({value: float(i) for i, value in enumerate(ordered)}), "not to scale"
-    return _shares({value: numbers[value] for value in ordered}), ""
-
-
-def _shares(at: dict[str, float]) -> dict[str, float]:
-    low, high = min(at.values()), max(at.values())
-    return {value: (place - low) / (high - low) for value, place in at.items()}
-
-
-def _number(words: str) -> float | None:
     try:
-        number = float(words)
+        places = {value: float(value) for value in sorted(values, key=float)}
     except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        places = {}
+    if not places or not all(map(math.isfinite, places.values())):
+        return {value: float(i) for i, value in enumerate(values)}, "names"
+
+    evenly = {value: float(i) for i, value in enumerate(places)}
+    low, *_, high = places.values()
+    if len(values) == 2:
+        return evenly, "names"
+    if low > 0 and high > 10 * low:
+        return places, "log scale"
+    gap = min(b - a for a, b in itertools.pairwise(places.values()))
+    return (evenly, "not to scale") if gap < (high - low) / 20 else (places, "")
 
 
 def _interval(row: Row) -> tuple[float, float]:

@@ -59,7 +59,7 @@ def test_every_command_and_option_is_explained() -> None:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "torch numpy timm torchvision cv2 onnx onnxruntime lightning_fabric pydantic matplotlib safetensors rich"
+    heavy = "torch numpy timm torchvision cv2 onnx onnxruntime lightning_fabric pydantic safetensors rich"
     done = python(
         f"import sys; from kdc import cli; cli.run(['--help']); print([m for m in {heavy.split()} if m in sys.modules])"
     )

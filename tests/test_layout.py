@@ -15,7 +15,7 @@ TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "Make
 #: Files that may be longer than the rest, with the reason.
 LONG: dict[str, str] = {}
 #: Nothing of these before a command runs: `kdc --help` answers at once.
-HEAVY = {"torch", "torchvision", "numpy", "cv2", "timm", "onnx", "onnxruntime", "onnxscript", "matplotlib", "jinja2"}
+HEAVY = {"torch", "torchvision", "numpy", "cv2", "timm", "onnx", "onnxruntime", "onnxscript", "jinja2"}
 HEAVY |= {"lightning_fabric", "pydantic", "yaml", "safetensors", "tensorrt", "tensorrt_rtx", "rich", "PIL", "scipy"}
 
 

@@ -1,11 +1,9 @@
 """Where features are active: heat maps of one tap of several networks, side by side, on the report's images."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 
 from ...distill.config import MethodSettings
@@ -17,7 +15,6 @@ from ...distill.models import Output, SegmentationModel
 from ..pictures import colour_mask, data_uri
 from .strips import Panel, Strip
 
-COLOURS = "inferno"
 #: part of the map in the picture; the rest is the image in grey
 BLEND = 0.75
 
@@ -36,14 +33,15 @@ def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Lay a map ``(h, w)`` in [0, 1] over a uint8 RGB image ``(H, W, 3)``; return uint8 RGB of the image's size."""
     size = (image.shape[1], image.shape[0])
     smooth = cv2.resize(values.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-    coloured = _colours()[np.rint(255 * smooth).astype(np.uint8)]
+    coloured = _coloured(np.rint(255 * smooth).astype(np.uint8))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(coloured, BLEND, grey, 1 - BLEND, 0)
 
 
 def legend() -> str:
     """Return the colours from low to high as CSS gradient."""
-    return f"linear-gradient(90deg, {', '.join('#{:02x}{:02x}{:02x}'.format(*rgb) for rgb in _colours()[::51])})"
+    stops = _coloured(np.arange(0, 256, 51, dtype=np.uint8)[None])[0]
+    return f"linear-gradient(90deg, {', '.join('#{:02x}{:02x}{:02x}'.format(*rgb) for rgb in stops)})"
 
 
 def default_tap(method: MethodSettings) -> str:
@@ -122,8 +120,6 @@ def _shown(network: SegmentationModel, image: np.ndarray, truth: np.ndarray, dev
     return seen[0]
 
 
-@lru_cache(maxsize=1)
-def _colours() -> np.ndarray:
-    """Return the 256 colours of the map, uint8 RGB ``(256, 3)``."""
-    table = matplotlib.colormaps[COLOURS](np.arange(256), bytes=True)[:, :3]
-    return np.ascontiguousarray(table)
+def _coloured(levels: np.ndarray) -> np.ndarray:
+    """Return uint8 levels ``(h, w)``, 0 the lowest, as the colours of Inferno, uint8 RGB ``(h, w, 3)``."""
+    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)

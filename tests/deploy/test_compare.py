@@ -20,6 +20,7 @@ from kdc.deploy._comparison_results import collect
 from kdc.deploy._entries import Entry, make_entries, parse_grid, parse_methods, parse_seeds, split
 from kdc.deploy._grid_charts import _places, grid_charts
 from kdc.distill import console
+from kdc.distill.charts.svg import Scale
 from kdc.distill.config import Config
 from kdc.distill.errors import UsageError
 from kdc.distill.run import Run
@@ -530,4 +531,5 @@ def test_the_plots_of_a_grid(tmp_path: Path) -> None:
 )
 def test_where_values_stand(values: list[str], scale: str, shares: list[float]) -> None:
     places, found = _places(values)
-    assert found == scale and [places[value] for value in values] == pytest.approx(shares)
+    share = Scale(list(places.values()), (0, 1), scale == "log scale")
+    assert found == scale and [share(places[value]) for value in values] == pytest.approx(shares)

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy.bench.costs import count, deployed
 from kdc.deploy.bench.onnx_cost import count_onnx
 from kdc.deploy.bench.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
-from kdc.deploy.bench.tradeoff_chart import LogAxis, tradeoff_chart
+from kdc.deploy.bench.tradeoff_chart import tradeoff_chart
 from kdc.deploy.report.report import write_report
 from kdc.deploy.runtimes.options import Where
 from kdc.distill import cost, models
@@ -225,14 +225,6 @@ def test_chart_has_a_dot_for_each_and_says_what_is_missing():
 def test_chart_without_any_accuracy_is_still_a_chart():
     words = [text.text for text in drawn([row("a", None, 3.0)]).iter("{http://www.w3.org/2000/svg}text")]
     assert any("mIoU not measured" in (word or "") for word in words)
-
-
-@pytest.mark.parametrize("values", [(0.6, 90.0), (3.0, 3.0), (1.0, 1000.0), (0.011, 2e5)])
-def test_log_axis_holds_its_values(values):
-    axis = LogAxis(values, (10.0, 110.0))
-    assert all(10 <= axis(v) <= 110.0001 for v in (*values, *axis.ticks))
-    assert 1 <= len(axis.ticks) <= 10
-    assert axis.ticks == sorted(axis.ticks)
 
 
 def test_family_is_found_where_it_lies(run):

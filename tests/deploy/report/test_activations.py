@@ -92,7 +92,8 @@ def test_heat_lies_where_the_feature_is() -> None:
 
 def test_the_legend_goes_from_the_lowest_to_the_highest_colour() -> None:
     stops = [bytes.fromhex(colour) for colour in re.findall("#([0-9a-f]{6})", legend())]
-    assert legend().startswith("linear-gradient(90deg, #") and sum(stops[0]) < 10 and sum(stops[-1]) > 600
+    assert legend().startswith("linear-gradient(90deg, #000004, #420a68, ") and legend().endswith(", #fcffa4)")
+    assert len(stops) == 6 and sum(stops[0]) < 10 and sum(stops[-1]) > 600
 
 
 @pytest.mark.parametrize(

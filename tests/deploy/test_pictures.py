@@ -1,53 +1,14 @@
-"""Pictures and charts of the report: points, ticks, colours and the choice of images are right."""
+"""Pictures of the report: colours and the choice of images are right."""
 
 import base64
-import re
 from collections.abc import Callable
 
 import cv2
 import numpy as np
-import pytest
 
-from kdc.deploy.pictures import ERROR_COLOURS, Series, _ticks, colour_mask, data_uri, error_map, line_chart, short
+from kdc.deploy.pictures import ERROR_COLOURS, colour_mask, data_uri, error_map
 from kdc.deploy.report.strips import choose, strips
 from kdc.distill.data import open_data
-
-
-def test_chart_puts_points_where_they_belong() -> None:
-    svg = line_chart(
-        "Validation",
-        [Series("a", [(0, 0.0), (100, 0.5)], "after"), Series("b", [(0, 0.5), (100, float("nan"))], "before")],
-        percent=True,
-    )
-    lines = re.findall(r'<polyline class="line (\w+)" points="([^"]+)"', svg)
-    points = {role: [tuple(map(float, p.split(","))) for p in text.split()] for role, text in lines}
-    (x0, y0), (x1, y1) = points["after"]
-    assert x0 < x1 and y0 > y1
-    assert points["before"] == [(x0, y1)]
-    assert 'aria-label="Validation: a ends at 50 %, b ends at 50 %"' in svg
-    labels = sorted(float(y) for y in re.findall(r'class="name \w+" x="[\d.]+" y="([\d.]+)"', svg))
-    assert labels[1] - labels[0] >= 14
-    assert line_chart("empty", [Series("a", [], "after")]) == ""
-
-
-def test_long_curves_are_averaged_and_wide_ranges_logarithmic() -> None:
-    svg = line_chart("Loss", [Series("a", [(i, 1000.0 / i) for i in range(1, 5001)], "after")])
-    (text,) = re.findall(r'points="([^"]+)"', svg)
-    assert len(text.split()) <= 240 and "log scale" in svg
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.13, 0.47), (3, 3000), (-2, 5), (0.0, 0.3)])
-def test_ticks_cover_the_range_with_round_values(low: float, high: float) -> None:
-    ticks = _ticks(low, high)
-    assert ticks[0] <= low + 1e-9 < ticks[1] and ticks[-2] < high - 1e-9 <= ticks[-1] and 3 <= len(ticks) <= 8
-    assert all(len(short(t)) <= 5 for t in ticks)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.25, "0.25"), (40000, "40k"), (2e-5, "2e-05"), (1234, "1.234k"), (150, "150")]
-)
-def test_short_numbers(value: float, text: str) -> None:
-    assert short(value) == text
 
 
 def test_error_map_tells_what_changed() -> None:
