@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kdc.distill import console
-from kdc.distill.evaluate import labels_of
-from kdc.distill.metrics import boundary_band, confusion
+from kdc.distill.evaluation.argmax import labels_of
+from kdc.distill.evaluation.metrics import boundary_band, confusion
 
 
 def counting_forms(pred: np.ndarray, label: np.ndarray, k: int) -> dict[str, Callable[[], object]]:

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from ..distill import console
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
-from ..distill.run import replacing
+from ..distill.run.files import replacing
 from .cast import BLOCKED, LOW, CastReport, examined
 from .onnx_graph import before_network, finished, load_named
 

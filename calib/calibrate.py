@@ -23,7 +23,8 @@ from ..distill import console
 from ..distill.config import Quantise
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
-from ..distill.run import Run, sha256, versions, write_json
+from ..distill.run.files import sha256, versions, write_json
+from ..distill.run.folder import Run
 from .cast import CastReport
 from .heldout import HeldOut, held_out
 from .histograms import Statistics, cache_path, collect, fingerprint

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
 
 from ..distill.errors import ExportError, WeightsError, closest
-from ..distill.run import replacing
+from ..distill.run.files import replacing
 from .onnx_graph import consumers, finished, short
 
 #: sums over thousands of pixels, which overflow or lose their last digits in float16

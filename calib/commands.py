@@ -90,7 +90,7 @@ def calib(
     """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
     from ..distill import console
     from ..distill.errors import UsageError, WeightsError
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
     from .calibrate import calibrate_run, plan_run
     from .qat import plan_qat, tune_and_calibrate
 

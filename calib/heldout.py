@@ -10,7 +10,7 @@ from ..deploy.parity.difference import Difference
 from ..deploy.runtimes.base import Runtime
 from ..distill import console
 from ..distill.errors import DataError
-from ..distill.metrics import Scores
+from ..distill.evaluation.metrics import Scores
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset

@@ -18,7 +18,7 @@ import onnx
 from ..deploy.runtimes.base import Runtime
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import NumbersError, UsageError, need
-from ..distill.run import sha256, write_json
+from ..distill.run.files import sha256, write_json
 from .onnx_graph import activations
 
 #: bins on each side of zero

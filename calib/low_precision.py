@@ -15,7 +15,7 @@ from ..deploy.runtimes.open import open_runtime
 from ..distill.config import Quantise
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.quantise import TOP
-from ..distill.run import replacing
+from ..distill.run.files import replacing
 from .autocast import autocast, modelopt_version
 from .calibrators import CALIBRATORS, check, ranges
 from .cast import CastReport, cast_half, cast_model

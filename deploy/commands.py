@@ -91,7 +91,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file with everything that is known about a run."""
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
     from .report.report import write_report
 
     console.json_mode = json

@@ -8,9 +8,7 @@ import torch
 from lightning_fabric import Fabric
 
 from . import console, methods, models
-from .baseline import find_baseline
 from .batches import Batches
-from .checkpoint import student_file
 from .config import Config
 from .console import note, say, warn
 from .data import Dataset, open_data
@@ -19,8 +17,10 @@ from .devices import launch
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
-from .phases import Artefacts
-from .run import Run, all_runs, check_vacant, find_run, point_last
+from .run.baseline import find_baseline
+from .run.checkpoint import student_file
+from .run.folder import Run, all_runs, check_vacant, find_run, point_last
+from .run.phase_results import Artefacts
 from .state import Stopped
 from .student import build_student
 from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher, teacher_name

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from . import console
-from .checkpoint import load_state, save_state
 from .errors import KdcError, NumbersError, WeightsError
 from .methods import Composite, Critic
 from .models import SegmentationModel
 from .optim import Average, rng_state
-from .run import Run
+from .run.checkpoint import load_state, save_state
+from .run.folder import Run
 
 
 class Stopped(KdcError):

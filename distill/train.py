@@ -11,13 +11,12 @@ from torch import Tensor
 
 from . import console
 from .batches import Batches
-from .checkpoint import load_state
 from .config import Config
 from .data import Dataset
 from .errors import NumbersError
+from .evaluation.metrics import Scores
 from .learner import AssistedLearner, Learner, PhaseLearner
 from .methods import Composite, Phase
-from .metrics import Scores
 from .models import SegmentationModel
 from .optim import (
     Average,
@@ -29,10 +28,12 @@ from .optim import (
     set_lr,
     set_rng_state,
 )
-from .phases import Artefacts
 from .processes import agree, fetch, reduced
 from .quantise import fake_quantise
-from .run import Run, sha256
+from .run.checkpoint import load_state
+from .run.files import sha256
+from .run.folder import Run
+from .run.phase_results import Artefacts
 from .signals import Signals
 from .state import Stage, State, Stopped
 from .teacher import Teacher, check_teacher

@@ -6,13 +6,13 @@ import torch
 from lightning_fabric import Fabric
 
 from . import console
-from .checkpoint import load_student, save_student
 from .config import Config
 from .data import Dataset
-from .evaluate import evaluate, model_predictor
-from .metrics import Scores
+from .evaluation.evaluate import evaluate, model_predictor
+from .evaluation.metrics import Scores
 from .models import SegmentationModel
 from .processes import reduced
+from .run.checkpoint import load_student, save_student
 from .state import State
 
 

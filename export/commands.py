@@ -10,7 +10,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest
 
 if TYPE_CHECKING:
-    from ..distill.run import Run
+    from ..distill.run.folder import Run
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -270,7 +270,7 @@ def _flag_of(keyword: str) -> str:
 
 
 def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
     from .to_onnx import export_run
 
     return export_run(find_run(run), **settings)
@@ -295,7 +295,7 @@ def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[
 
 
 def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
     from .to_onnx import plan_run
 
     plan = plan_run(find_run(run), **settings)

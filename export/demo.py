@@ -13,7 +13,7 @@ from ..distill.config import Config, resolve
 from ..distill.data import recipe
 from ..distill.errors import ExportError, NumbersError, ResourceError
 from ..distill.job import run_job
-from ..distill.run import Run
+from ..distill.run.folder import Run
 from .commands import engine_path
 from .to_onnx import export_run
 from .to_trt import build_engine

@@ -6,8 +6,9 @@ from typing import Any
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
-from ..distill.checkpoint import student_file
-from ..distill.run import Run, sha256
+from ..distill.run.checkpoint import student_file
+from ..distill.run.files import sha256
+from ..distill.run.folder import Run
 from .to_onnx import export_run, file_names
 
 

@@ -79,7 +79,7 @@ def aoti(
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
     """
     settings = _settings(locals(), _FORM)
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
     from .to_aoti import export_aoti
 
     console.json_mode = json
@@ -166,7 +166,7 @@ def bundle(
 def _chosen(source: str | None) -> Any:
     """Return the exported file that is named, of whatever kind, or the run."""
     from ..deploy.artefacts.beside import EXPORTED
-    from ..distill.run import find_run
+    from ..distill.run.folder import find_run
 
     if source is not None and source.lower().endswith(EXPORTED):
         return Path(source)

@@ -16,11 +16,12 @@ from ..deploy.parity.produce import prove
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, need_device
 from ..distill import console
-from ..distill.checkpoint import load_deployable, student_file
 from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
-from ..distill.run import Run, replacing, sha256, write_json
+from ..distill.run.checkpoint import load_deployable, student_file
+from ..distill.run.files import replacing, sha256, write_json
+from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
 from .to_onnx import file_names
 

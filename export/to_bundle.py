@@ -23,7 +23,8 @@ from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
-from ..distill.run import Run, sha256, versions, write_bytes, write_json
+from ..distill.run.files import sha256, versions, write_bytes, write_json
+from ..distill.run.folder import Run
 
 RUNNER = Path(__file__).with_name("_bundle_runner.py")
 #: the oldest onnxruntime that kdc itself is tested with

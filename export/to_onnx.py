@@ -21,11 +21,12 @@ from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console
-from ..distill.checkpoint import load_deployable, read_card, student_file
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
-from ..distill.run import Run, replacing, sha256, versions, write_json
+from ..distill.run.checkpoint import load_deployable, read_card, student_file
+from ..distill.run.files import replacing, sha256, versions, write_json
+from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
 
 #: the exporter writes no older one, TensorRT's parser reads no newer one

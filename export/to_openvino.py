@@ -15,7 +15,8 @@ from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
-from ..distill.run import Run, sha256
+from ..distill.run.files import sha256
+from ..distill.run.folder import Run
 from .gated import gated_onnx
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32

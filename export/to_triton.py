@@ -20,7 +20,7 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
-from ..distill.run import sha256, versions, write_bytes, write_json
+from ..distill.run.files import sha256, versions, write_bytes, write_json
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
 BACKENDS = {

@@ -34,7 +34,7 @@ from ..deploy.runtimes.trt.inspector import Proof
 from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
-from ..distill.run import replacing, sha256, versions, write_json
+from ..distill.run.files import replacing, sha256, versions, write_json
 from ._trt_shapes import Sizes, plan_profile
 
 OLDEST = (10, 12)

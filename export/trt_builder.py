@@ -16,7 +16,7 @@ from typing import Any
 
 from ..deploy.runtimes.trt.logger import make_logger
 from ..distill.errors import ExportError, KdcError
-from ..distill.run import write_bytes
+from ..distill.run.files import write_bytes
 
 #: prctl option: be killed when the parent dies
 _PR_SET_PDEATHSIG = 1

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...distill.run import Run
+from ...distill.run.folder import Run
 
 #: Suffixes of files that hold a network's weights for torch.
 TORCH_FILES = (".safetensors", ".pt", ".pth")

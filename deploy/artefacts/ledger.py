@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...distill.errors import WeightsError, one_line
-from ...distill.run import Run, write_json
+from ...distill.run.files import write_json
+from ...distill.run.folder import Run
 from ..parity.result import GateResult
 from .beside import ENGINES, remove
 from .lock import held

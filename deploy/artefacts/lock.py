@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from ...distill.errors import BusyError
-from ...distill.run import Run
+from ...distill.run.folder import Run
 from .beside import owner
 
 Work = TypeVar("Work", bound=Callable[..., Any])

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run import Run, sha256, versions
+from ...distill.run.files import sha256, versions
+from ...distill.run.folder import Run
 from .beside import manifest_beside, owner, weights_beside
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...distill import console
-from ...distill.run import Run, sha256
+from ...distill.run.files import sha256
+from ...distill.run.folder import Run
 from .beside import manifest_beside, manifest_path
 from .ledger import discard
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import ExportError, WeightsError
-from ...distill.run import sha256
+from ...distill.run.files import sha256
 
 
 def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...distill import console
 from ...distill.errors import DataError, UsageError
-from ...distill.evaluate import evaluate
-from ...distill.run import Run
+from ...distill.evaluation.evaluate import evaluate
+from ...distill.run.folder import Run
 from ..predict.segmenter import Windows, locate, open_segmenter
 from ..runtimes.options import CPU, Where
 

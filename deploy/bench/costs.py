@@ -7,7 +7,7 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
-from ...distill.run import Run, find_run
+from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, manifest_beside, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
@@ -135,7 +135,7 @@ def _size_of(run: Run) -> Size | None:
 
 def _spec_of(source: Path | Run) -> dict[str, Any]:
     """Return what rebuilds the network of a run, of a kdc checkpoint or of a file in a run's folder."""
-    from ...distill.checkpoint import read_card
+    from ...distill.run.checkpoint import read_card
 
     card = read_card(source) if isinstance(source, Path) and source.suffix == ".safetensors" else None
     run = source if isinstance(source, Run) else owner(source)

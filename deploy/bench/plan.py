@@ -1,13 +1,12 @@
 """What a measurement compares: runs and files become backends of one input size and batch."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
-from ...distill.run import Run, find_run
+from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
@@ -239,14 +238,6 @@ def agree(
             vouched(source, "engine", trust=trust)
         raise UsageError("no input size is known for these files; name it: --size HxW")
     return size, infos[0][1].head if infos else "logits"
-
-
-def relative(run: Run, spec: str | None) -> Run | None:
-    """Open a run that another one names; folders moved together are found beside each other."""
-    for path in (Path(spec), run.path.parent / Path(spec).name) if spec else ():
-        with contextlib.suppress(WeightsError):
-            return Run(path)
-    return None
 
 
 def row_names(chosen: list[Path | Run]) -> list[str]:

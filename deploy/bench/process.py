@@ -13,7 +13,8 @@ from typing import Any
 
 from ...distill import console, errors
 from ...distill.errors import ExportError, KdcError
-from ...distill.run import Run, sha256
+from ...distill.run.files import sha256
+from ...distill.run.folder import Run
 from ..artefacts.beside import artefact_bytes
 from ..runtimes.options import Where
 from .plan import Plan, may_be_refused, nothing_left, row_names

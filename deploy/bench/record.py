@@ -8,7 +8,8 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import UsageError
-from ...distill.run import Run, write_json
+from ...distill.run.files import write_json
+from ...distill.run.folder import Run
 from ..machine.passport import first_gpu
 
 ROUNDS = 10

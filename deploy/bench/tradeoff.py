@@ -11,14 +11,15 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import ExportError, KdcError, UsageError
-from ...distill.run import Run, find_run, write_bytes, write_json
+from ...distill.run.files import write_bytes, write_json
+from ...distill.run.folder import Run, find_run, relative
 from ..artefacts.beside import owner
 from ..machine.passport import passport
 from ..runtimes.options import CPU, Where, is_torch
 from .accuracy import evaluate_source
 from .costs import deployed
 from .latency import time_plan
-from .plan import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, relative, row_names
+from .plan import Plan, Source, info_of, make_plan, may_be_refused, nothing_left, row_names
 from .record import ROUNDS, check, conditions, keep, ran_on, record_path
 from .tradeoff_chart import tradeoff_chart
 

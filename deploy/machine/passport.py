@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from ...distill.run import versions
+from ...distill.run.files import versions
 from .gpu_meter import throttling
 
 #: CPU features that decide how fast integer and half-precision networks run.

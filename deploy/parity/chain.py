@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...distill import console
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
-from ...distill.run import Run, find_run
+from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
 from ..runtimes.base import Runtime

@@ -52,7 +52,7 @@ def parity(
 ) -> None:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ...distill.config import parse_size
-    from ...distill.run import find_run
+    from ...distill.run.folder import find_run
     from ..artefacts.beside import EXPORTED
     from ..runtimes.options import Where
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...distill.errors import NumbersError
-from ...distill.metrics import Scores, iou_of
+from ...distill.evaluation.metrics import Scores, iou_of
 from .tolerances import Tolerances
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...distill.errors import DataError, NumbersError
-from ...distill.metrics import Scores
-from ...distill.run import sha256
+from ...distill.evaluation.metrics import Scores
+from ...distill.run.files import sha256
 from ..runtimes.base import Runtime, answers
 from .difference import Difference, boundary_drop, reasons, worst_class
 from .golden import Golden, capture

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import WeightsError, one_line
-from ...distill.run import sha256, write_bytes
+from ...distill.run.files import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
 from ..runtimes.options import CPU, Where

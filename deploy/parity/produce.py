@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...distill import console
 from ...distill.errors import NumbersError
-from ...distill.run import Run, sha256, write_json
+from ...distill.run.files import sha256, write_json
+from ...distill.run.folder import Run
 from ..artefacts.beside import ENGINES, manifest_path, remove
 from ..artefacts.ledger import discard, stage_of, write_gate
 from ..runtimes.open import open_runtime

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...distill.config import Config
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run import Run
+from ...distill.run.folder import Run
 
 #: of TF32: four roundings, as the ties of FP16 are; and a sum of many
 TF32_TIE, _TF32_DIFF = 2**-9, 2**-5

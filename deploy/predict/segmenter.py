@@ -12,7 +12,7 @@ import numpy as np
 from ...distill import console
 from ...distill.config import parse_size
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run import Run, find_run
+from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import MODEL_FILES, owner
 from ..runtimes.base import Runtime, enlarged, export_size
 from ..runtimes.options import CPU, Where, is_torch
@@ -20,8 +20,8 @@ from ..runtimes.options import CPU, Where, is_torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...distill.evaluate import Predict
-    from ...distill.tiles import Tiling
+    from ...distill.evaluation.evaluate import Predict
+    from ...distill.evaluation.tiles import Tiling
 
 #: An image that is smaller than the network's input by less than this was rounded up to a stride: it is padded.
 _ROUNDING = 32
@@ -65,7 +65,7 @@ class Windows:
         """
         if self.tile == "off":
             return None
-        from ...distill.tiles import Tiling
+        from ...distill.evaluation.tiles import Tiling
 
         size = self.size or own
         if size is None:
@@ -155,8 +155,8 @@ def _of_torch(
     windows: Windows,
     assisted: bool,
 ) -> Segmenter:
-    from ...distill.checkpoint import load_deployable, load_student, read_card, student_file
-    from ...distill.evaluate import model_predictor
+    from ...distill.evaluation.evaluate import model_predictor
+    from ...distill.run.checkpoint import load_deployable, load_student, read_card, student_file
     from ..runtimes.torch_runtime import need_device
 
     if size is not None:

@@ -9,7 +9,7 @@ import numpy as np
 from ...distill.config import MethodSettings
 from ...distill.data import Dataset
 from ...distill.errors import UsageError
-from ...distill.evaluate import ask, model_predictor
+from ...distill.evaluation.evaluate import ask, model_predictor
 from ...distill.methods import hyphen, load
 from ...distill.models import Output, SegmentationModel
 from ..pictures import colour_mask, data_uri

@@ -6,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...distill.charts.lines import Series, line_chart
-from ...distill.run import Run
+from ...distill.run.folder import Run
 
 Record = dict[str, Any]
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ...distill.run import Run
+from ...distill.run.folder import Run
 from ..artefacts.beside import manifest_beside
 
 #: groups of nodes that the report names

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ...distill.checkpoint import load_student
 from ...distill.errors import KdcError, UsageError
-from ...distill.evaluate import model_predictor
+from ...distill.evaluation.evaluate import model_predictor
 from ...distill.models import SegmentationModel
-from ...distill.run import Run
+from ...distill.run.checkpoint import load_student
+from ...distill.run.folder import Run
 from ...distill.teacher import reopen_teacher
 from .activations import activations
 from .strips import Strip, strips

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from ...distill import cost
 from ...distill.errors import UsageError
 from ...distill.models import SegmentationModel
-from ...distill.run import Run, write_bytes
-from ..bench.plan import relative
+from ...distill.run.files import write_bytes
+from ...distill.run.folder import Run, relative
 from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts

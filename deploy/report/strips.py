@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...distill.data import Dataset
-from ...distill.evaluate import Predict, ask
-from ...distill.metrics import confusion, iou_of
+from ...distill.evaluation.evaluate import Predict, ask
+from ...distill.evaluation.metrics import confusion, iou_of
 from ..pictures import colour_mask, data_uri, error_map
 
 #: images judged to choose from: enough to find hard ones, few enough for a report to take seconds

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import ExportError, UsageError, WeightsError, one_line
-from ...distill.run import versions
+from ...distill.run.files import versions
 from ..artefacts.trust import vouched
 from ..machine.passport import cpu_features
 from .base import Runtime

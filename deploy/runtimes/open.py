@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run import Run, find_run
+from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, TORCH_FILES
 from .base import DEVICES, OPENVINO, Runtime
 from .torch_mode import TorchForm

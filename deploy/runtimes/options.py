@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from ...distill.errors import UsageError, closest
-from ...distill.run import Run
+from ...distill.run.folder import Run
 from ..artefacts.beside import ENGINES, EXPORTED
 from ..gpu.open import KINDS
 from .base import Runtime

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...distill.checkpoint import load_deployable, read_card, student_file
 from ...distill.errors import ExportError, UsageError, one_line
-from ...distill.evaluate import labels_of
+from ...distill.evaluation.argmax import labels_of
 from ...distill.losses import upsample
 from ...distill.models import SegmentationModel
-from ...distill.run import Run
+from ...distill.run.checkpoint import load_deployable, read_card, student_file
+from ...distill.run.folder import Run
 from ..artefacts.beside import owner
 from .base import DEVICES, Runtime, Spec, export_size
 from .torch_mode import TorchForm

@@ -95,14 +95,14 @@ def compare(
             raise UsageError(
                 "no methods named; give --methods kd,cwd,kt, or --out DIR alone to make the table of a comparison again"
             )
-        from ...deploy.compare import recollect
+        from ..compare.compare import recollect
 
         result = recollect(out)
         if json:
             console.emit(result)
         return
-    from ...deploy._entries import make_entries, parse_grid, parse_methods
-    from ...deploy.compare import compare as run_comparison
+    from ..compare.compare import compare as run_comparison
+    from ..compare.plan import make_entries, parse_grid, parse_methods
 
     base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
     result = run_comparison(base, entries, out=out, dry=dry_run)

@@ -74,7 +74,7 @@ def probe(
     """Look before a long run, with the flags of distill: what the teacher knows, what each term does, what it costs."""
     flags = flags_of(locals())
     console.json_mode = json
-    from ..probe import probe as measure
+    from ..probe.probe import probe as measure
 
     result = measure(resolve_flags(flags, sets or [], config, preset, method, at), images=images, batches=batches)
     if json:

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from ..console import say
-from ..run import final_miou
+from ..run.folder import final_miou
 from .flags import Json, _show
 
 
 def runs_ls(json: Json = False) -> None:
     """List the runs in runs/, newest last."""
-    from ..run import all_runs
+    from ..run.folder import all_runs
 
     rows = [
         {
@@ -41,7 +41,7 @@ def runs_ls(json: Json = False) -> None:
 
 def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
     """Show what a run was and how it ended."""
-    from ..run import find_run
+    from ..run.folder import find_run
 
     found = find_run(run)
     card = found.card
@@ -68,7 +68,7 @@ def runs_rm(
     """Remove a run folder."""
     import shutil
 
-    from ..run import LAST, RUNS, all_runs, find_run, point_last
+    from ..run.folder import LAST, RUNS, all_runs, find_run, point_last
 
     found = find_run(run)
     if not yes and not typer.confirm(f"remove {found.path} and everything in it?"):

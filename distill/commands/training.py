@@ -8,7 +8,7 @@ import typer
 from .. import console
 from ..console import note, say
 from ..errors import UsageError
-from ..run import final_miou
+from ..run.folder import final_miou
 from .flags import (
     _KEYS,
     Arch,
@@ -142,7 +142,7 @@ def _train(
     else:
         config = resolve_flags(flags, sets or [], file, preset, method, at)
         if dry_run:
-            from ..plan import plan
+            from ..probe.dry_run import plan
 
             result = plan(config)
             if json:

@@ -50,8 +50,8 @@ def verify(
     console.json_mode = json
     if within < 0:
         raise UsageError(f"--within {within:g}: points of mIoU are needed, 0 or more")
-    from ...deploy.claims import show
-    from ...deploy.claims import verify as verify_claims
+    from ..papers.claims import show
+    from ..papers.claims import verify as verify_claims
 
     result = verify_claims(paper, trained=trained or (), within=within, out=out)
     show(result)

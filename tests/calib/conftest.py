@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdc.distill.config import Config
 from kdc.distill.preprocess import IMAGENET
-from kdc.distill.run import Run
+from kdc.distill.run.folder import Run
 
 K, H, W = 11, 32, 64
 Network = Callable[..., Path]

@@ -20,7 +20,8 @@ from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.config import Config
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
-from kdc.distill.run import Run, sha256
+from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 TIGHT: dict[str, Any] = LOOSE | {"agreement": 0.999}

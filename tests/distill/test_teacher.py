@@ -9,12 +9,12 @@ import torch
 
 from kdc.distill import methods, models, teacher
 from kdc.distill.batch import Batch
-from kdc.distill.checkpoint import save_student
 from kdc.distill.config import Config, resolve
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.models import Output
-from kdc.distill.run import Run
+from kdc.distill.run.checkpoint import save_student
+from kdc.distill.run.folder import Run
 from kdc.distill.teacher import Teacher, check_teacher, find_teacher, reopen_teacher
 
 NAME, CLASSES = "pspnet-mv2_035", 5

@@ -17,7 +17,7 @@ import pytest
 from kdc.calib.histograms import collect
 from kdc.calib.low_precision import Form, Maker
 from kdc.distill.models import build
-from kdc.distill.run import sha256
+from kdc.distill.run.files import sha256
 from kdc.export import to_trt
 from kdc.export.to_onnx import export_onnx
 

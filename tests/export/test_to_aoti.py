@@ -13,7 +13,8 @@ from kdc.deploy.parity.golden import check_golden
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import ExportError, NumbersError, UsageError
 from kdc.distill.models import SegmentationModel
-from kdc.distill.run import Run, sha256
+from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
 from kdc.export import to_aoti
 
 

@@ -20,7 +20,7 @@ from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
-from kdc.distill.run import sha256
+from kdc.distill.run.files import sha256
 from kdc.export import _bundle_runner
 from kdc.export.to_bundle import export_bundle
 

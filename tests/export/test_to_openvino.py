@@ -10,10 +10,11 @@ import pytest
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity import gate
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build
-from kdc.distill.run import Run, sha256
+from kdc.distill.run.checkpoint import save_student
+from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
 from kdc.export import gated, targets_command, to_onnx, to_openvino
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed")

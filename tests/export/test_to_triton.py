@@ -14,7 +14,7 @@ import pytest
 from google.protobuf import text_format
 
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-from kdc.distill.run import sha256, write_json
+from kdc.distill.run.files import sha256, write_json
 from kdc.export.to_triton import export_triton
 
 from .._lacking import lacking

@@ -17,7 +17,7 @@ import pytest
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.gpu.device import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
-from kdc.distill.run import sha256, write_json
+from kdc.distill.run.files import sha256, write_json
 from kdc.export import to_trt
 
 Files = Callable[..., Path]

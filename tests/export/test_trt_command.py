@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdc.distill.errors import UsageError
-from kdc.distill.run import Run
+from kdc.distill.run.folder import Run
 from kdc.export import commands, gated, to_trt
 
 Files = Callable[..., Path]

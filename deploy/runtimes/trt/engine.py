@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ....distill.errors import ExportError, ResourceError, need
-from ....distill.run import sha256
+from ....distill.run.files import sha256
 from ...gpu.buffers import NO_ROOM
 from ..file_info import Port
 from .logger import make_logger

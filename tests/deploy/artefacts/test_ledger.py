@@ -11,7 +11,7 @@ from kdc.deploy.artefacts import ledger
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.parity.produce import judge
 from kdc.distill.errors import NumbersError, WeightsError
-from kdc.distill.run import Run
+from kdc.distill.run.folder import Run
 
 from .._made import judged
 

@@ -8,7 +8,7 @@ import pytest
 
 from kdc.deploy.artefacts.lock import alone, exporting
 from kdc.distill.errors import BusyError
-from kdc.distill.run import Run
+from kdc.distill.run.folder import Run
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from kdc.deploy.artefacts import safe_onnx
 from kdc.deploy.artefacts.safe_onnx import LARGEST_VALUE, load_checked
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import WeightsError
-from kdc.distill.run import sha256
+from kdc.distill.run.files import sha256
 
 WEIGHTS = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
 

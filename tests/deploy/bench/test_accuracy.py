@@ -13,9 +13,9 @@ from kdc.deploy.bench.accuracy import evaluate_source, show
 from kdc.deploy.bench.costs import count
 from kdc.deploy.runtimes.options import Where
 from kdc.distill import models
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import DataError, UsageError, WeightsError
 from kdc.distill.preprocess import IMAGENET
+from kdc.distill.run.checkpoint import save_student
 
 SIZE, K = (32, 64), 11
 

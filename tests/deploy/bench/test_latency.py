@@ -20,8 +20,8 @@ from kdc.deploy.bench.worker import Worker
 from kdc.deploy.runtimes.options import CPU, Where, is_onnx
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill import models
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
+from kdc.distill.run.checkpoint import save_student
 
 
 def make_run(folder: Path) -> Path:

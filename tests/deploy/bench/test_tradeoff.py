@@ -22,9 +22,9 @@ from kdc.deploy.bench.tradeoff_chart import tradeoff_chart
 from kdc.deploy.report.report import write_report
 from kdc.deploy.runtimes.options import Where
 from kdc.distill import cost, models
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-from kdc.distill.run import Run
+from kdc.distill.run.checkpoint import save_student
+from kdc.distill.run.folder import Run
 
 SIZE, K = (32, 64), 11
 

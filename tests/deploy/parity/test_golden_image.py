@@ -30,7 +30,7 @@ from kdc.distill import console
 from kdc.distill.data import Dataset
 from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
-from kdc.distill.run import sha256
+from kdc.distill.run.files import sha256
 
 K, H, W = 3, 16, 24
 

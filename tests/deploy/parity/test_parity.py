@@ -12,7 +12,7 @@ from kdc.deploy.runtimes.base import Spec, answers
 from kdc.distill.config import resolve
 from kdc.distill.errors import DataError, NumbersError, UsageError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
-from kdc.distill.run import Run
+from kdc.distill.run.folder import Run
 
 from .._made import SIZE, Images, K, Made, judged
 

@@ -12,7 +12,7 @@ import pytest
 
 from kdc import cli
 from kdc.distill import models
-from kdc.distill.checkpoint import save_student
+from kdc.distill.run.checkpoint import save_student
 
 SIZE = (32, 64)
 

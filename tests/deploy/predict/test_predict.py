@@ -17,12 +17,12 @@ from kdc.deploy.predict import outputs, predict
 from kdc.deploy.predict.predict import Stopped, part, settle
 from kdc.deploy.predict.segmenter import Windows
 from kdc.distill import models
-from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.data._files import palette_of, read_image, read_mask
 from kdc.distill.errors import DataError, ResourceError, UsageError, WeightsError
-from kdc.distill.evaluate import model_predictor
+from kdc.distill.evaluation.evaluate import model_predictor
+from kdc.distill.evaluation.tiles import Tiling
+from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.signals import Signals
-from kdc.distill.tiles import Tiling
 
 SIZE, K = (32, 64), 3
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))

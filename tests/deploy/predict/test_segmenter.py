@@ -12,13 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy.bench.accuracy import evaluate_source
 from kdc.deploy.predict.segmenter import Segmenter, Windows, locate, open_segmenter
 from kdc.distill import models
-from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
-from kdc.distill.evaluate import evaluate, model_predictor
+from kdc.distill.evaluation.evaluate import evaluate, model_predictor
+from kdc.distill.evaluation.tiles import Tiling
 from kdc.distill.preprocess import IMAGENET
-from kdc.distill.run import Run
-from kdc.distill.tiles import Tiling
+from kdc.distill.run.checkpoint import load_student, save_student
+from kdc.distill.run.folder import Run
 
 SIZE, K = (32, 64), 11
 

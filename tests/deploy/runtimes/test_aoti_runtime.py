@@ -19,7 +19,7 @@ from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.models import Output, SegmentationModel
 from kdc.distill.preprocess import BGR_MEAN
-from kdc.distill.run import write_json
+from kdc.distill.run.files import write_json
 from kdc.export import to_aoti
 from kdc.export.graph import DeployGraph
 

@@ -14,10 +14,10 @@ from kdc.deploy.artefacts.beside import owner
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime, read_info
 from kdc.distill import models
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-from kdc.distill.evaluate import model_predictor
+from kdc.distill.evaluation.evaluate import model_predictor
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
+from kdc.distill.run.checkpoint import save_student
 
 K, H, W = 5, 16, 24
 WEIGHTS = np.random.default_rng(0).standard_normal((K, 3, 3, 3)).astype(np.float32)

@@ -13,8 +13,8 @@ from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.torch_mode import TorchForm
 from kdc.deploy.runtimes.torch_runtime import TorchRuntime, need_compiler
 from kdc.distill import models
-from kdc.distill.checkpoint import save_student
 from kdc.distill.errors import ExportError
+from kdc.distill.run.checkpoint import save_student
 
 from ..._lacking import lacking
 

@@ -15,8 +15,8 @@ import yaml
 
 from kdc import cli
 from kdc.distill import console, job, models
-from kdc.distill.checkpoint import save_state, save_student
-from kdc.distill.run import Run
+from kdc.distill.run.checkpoint import save_state, save_student
+from kdc.distill.run.folder import Run
 
 DATA = "--size 32x64 --crop 32x64 --batch 2 --set data.count=12 --set data.val_count=4 --set train.threads=1"
 TINY = f"{DATA} --iters 2 --student pspnet-mv2_035"
@@ -344,7 +344,7 @@ def test_init_starts_from_another_run(chain: dict[str, Done], place: Path, tmp_p
             "run"
         ]
     )
-    from kdc.distill.checkpoint import load_student
+    from kdc.distill.run.checkpoint import load_student
 
     mine, theirs = (load_student(r).state_dict() for r in (run, source))
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)

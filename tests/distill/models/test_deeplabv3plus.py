@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from kdc import cli
 from kdc.distill import models
-from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.config import Config, resolve
 from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
-from kdc.distill.plan import estimate_memory
-from kdc.distill.run import Run
+from kdc.distill.probe.dry_run import estimate_memory
+from kdc.distill.run.checkpoint import load_student, save_student
+from kdc.distill.run.folder import Run
 from kdc.distill.teacher import find_teacher
 from kdc.export.to_onnx import export_run
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from kdc.distill import models
-from kdc.distill.checkpoint import load_student, save_student
 from kdc.distill.errors import UsageError
+from kdc.distill.run.checkpoint import load_student, save_student
 
 SMALL = "pspnet-mv2_035"
 

@@ -20,7 +20,7 @@ from kdc.deploy.runtimes.trt import trt_runtime
 from kdc.deploy.runtimes.trt.manifest import check_fits, read_manifest, this_platform
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
-from kdc.distill.run import sha256
+from kdc.distill.run.files import sha256
 
 AMPERE = Gpu("NVIDIA A10", (8, 6), "13.2")
 HOPPER = Gpu("NVIDIA H200", (9, 0), "13.2")

@@ -1,0 +1,1 @@
+"""Many runs side by side: methods, seeds and settings, paired and tabled."""

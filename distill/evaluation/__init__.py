@@ -1,0 +1,1 @@
+"""A network judged on labelled images."""

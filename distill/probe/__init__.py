@@ -1,0 +1,1 @@
+"""A look ahead: what a run would do, before it is trained."""

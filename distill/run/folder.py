@@ -1,0 +1,247 @@
+"""The run folder: what one run was told, what it did and where its files lie."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import Config, resolve
+from ..errors import BusyError, UsageError, WeightsError, closest
+from .files import sha256, versions, write_bytes, write_json
+from .lock import _drop_locks, _locked
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+
+RUNS = Path("runs")
+LAST = "last"
+
+
+class Run:
+    """A run folder; ``card`` is its run.json."""
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing folder.
+
+        Raises:
+            WeightsError: there is no readable run.json in it.
+        """
+        self.path = Path(path).resolve()
+        self._lock: Any = None
+        self.card = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.path / "run.json").read_text())
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{self.path} is not a run folder: its run.json cannot be read ({error})") from error
+
+    @classmethod
+    def create(
+        cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **card: Any
+    ) -> "Run":
+        """Make ``root/<stamp>_<name>`` (or ``out``) with its run.json and config.yaml, locked for this process.
+
+        Raises:
+            BusyError: ``out`` holds a run already.
+            UsageError: ``out`` holds other things, or cannot be made.
+        """
+        path = out or _fresh((root or RUNS), name)
+        check_vacant(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+            raise UsageError(f"cannot make the run folder {path} ({error.strerror}); name another --out") from error
+        values = {
+            "status": "running",
+            "name": path.name,
+            "created": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+        }
+        values |= {"command": ["kdc", *sys.argv[1:]], "versions": versions(), "git": _git(), **card}
+        lock = _locked(path)
+        write_json(path / "run.json", values)
+        write_bytes(path / "config.yaml", config.to_yaml().encode())
+        run = cls(path)
+        run._lock = lock
+        return run
+
+    def lock(self) -> None:
+        """Claim the folder until this process ends.
+
+        Raises:
+            BusyError: another process holds it.
+        """
+        if self._lock is None:
+            self._lock = _locked(self.path)
+
+    def unlock(self) -> None:
+        """Let the folder go, where this process keeps on living after its work in it."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    @property
+    def config(self) -> Config:
+        """Every setting of the run, as it was resolved."""
+        return resolve({}, file=self.path / "config.yaml")
+
+    @property
+    def spec(self) -> str:
+        """What to type to name this run: its name where that finds it, else its path."""
+        return self.path.name if self.path.parent == RUNS.resolve() else str(self.path)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the weights are."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Where ONNX files and engines are."""
+        return self.path / "export"
+
+    @property
+    def calib(self) -> Path:
+        """Where calibration results are."""
+        return self.path / "calib"
+
+    @property
+    def bench(self) -> Path:
+        """Where measurements are."""
+        return self.path / "bench"
+
+    def record(self, **values: Any) -> None:
+        """Set keys of run.json, atomically; what another command has written there since it was read stays."""
+        self.card = self._read() | values
+        write_json(self.path / "run.json", self.card)
+
+    def remember_command(self) -> None:
+        """Add the command that is running to what was done with this run; the report lists them."""
+        command, known = ["kdc", *sys.argv[1:]], self.card.get("commands", [])
+        if command != self.card.get("command") and command not in known:
+            self.record(commands=[*known, command])
+
+    def seal(self) -> None:
+        """Record the sha256 of every file of the folder but run.json itself."""
+        sealed = {}
+        for path in sorted(self.path.rglob("*")):
+            # what begins with a dot is a lock, or being written by another command
+            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+                with contextlib.suppress(FileNotFoundError):  # removed by another command
+                    sealed[str(path.relative_to(self.path))] = sha256(path)
+        self.record(files=sealed)
+
+    def records(self, name: str = "metrics") -> list[dict[str, Any]]:
+        """Return the objects of ``<name>.jsonl``; a line cut off by a kill is left out."""
+        path = self.path / f"{name}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                records.append(json.loads(line))
+        return records
+
+    def open_data(self, split: str = "val") -> "Dataset":
+        """Open the data that the run was trained on."""
+        from ..data import open_data
+
+        return open_data(self.card["data"]["source"], split, **self.card["data"]["options"])
+
+
+def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
+    """Find a run: a folder, a file inside one, a name below ``runs/``, or None for the last one.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    root = root or RUNS
+    if spec is None or str(spec) == LAST:
+        last = root / LAST
+        if not last.exists():
+            raise UsageError(
+                f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 "
+                "--method kt"
+            )
+        return Run(last)
+    for path in (Path(spec), root / spec):
+        for folder in (path, *(path.parents if path.is_file() else ())):
+            if (folder / "run.json").exists():
+                return Run(folder)
+    names = [run.path.name for run in all_runs(root)]
+    raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
+
+
+def check_vacant(path: Path) -> None:
+    """See that a new run may be made in ``path``: it does not exist yet, or holds nothing.
+
+    Raises:
+        BusyError: it holds a run.
+        UsageError: it holds other things, which removing the run would take away.
+    """
+    if (path / "run.json").exists():
+        raise BusyError(f"{path} holds a run already; resume it with --resume {path}, or name another --out")
+    if path.is_dir() and any(p.name != ".lock" for p in path.iterdir()):
+        raise UsageError(f"{path} is not empty and no run; name a new folder with --out")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; name a new folder with --out")
+
+
+def all_runs(root: Path | None = None) -> list[Run]:
+    """Return the runs of a folder, oldest first; folders without a readable run.json are passed over."""
+    found = []
+    for path in sorted((root or RUNS).glob("*/run.json")):
+        if not path.parent.is_symlink():
+            with contextlib.suppress(WeightsError):
+                found.append(Run(path.parent))
+    return sorted(found, key=lambda run: (run.card.get("created", ""), run.path.name))
+
+
+def point_last(run: Run, root: Path | None = None) -> None:
+    """Let ``runs/last`` mean this run, wherever it lies."""
+    root = root or RUNS
+    root.mkdir(parents=True, exist_ok=True)
+    link = root / LAST
+    if link.exists() and not link.is_symlink():
+        return
+    beside = link.with_name(f".{LAST}.{os.getpid()}")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(run.path.name if run.path.parent == root.resolve() else run.path)
+    beside.replace(link)
+
+
+def _fresh(root: Path, name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, n = root / f"{stamp}_{name}", 2
+    while path.exists():
+        path, n = root / f"{stamp}-{n}_{name}", n + 1
+    return path
+
+
+# A forked loader process must not hold the folder: it outlives a killed run by seconds, in which nobody could resume.
+os.register_at_fork(after_in_child=_drop_locks)
+
+
+def _git() -> str | None:
+    folder = Path(__file__).parent
+    done = subprocess.run(
+        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or None
+
+
+def final_miou(card: dict[str, Any]) -> float | None:
+    """Return the validation mIoU that a run ended with, or None."""
+    return (card.get("final") or {}).get("miou")
+
+
+def relative(run: Run, spec: str | None) -> Run | None:
+    """Open a run that another one names; folders moved together are found beside each other."""
+    for path in (Path(spec), run.path.parent / Path(spec).name) if spec else ():
+        with contextlib.suppress(WeightsError):
+            return Run(path)
+    return None

@@ -1,0 +1,186 @@
+"""Checkpoints: one that is whole at every moment, and weights that are what their card says or are refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from kdc.distill import models
+from kdc.distill.config import Config
+from kdc.distill.errors import WeightsError
+from kdc.distill.run import checkpoint
+from kdc.distill.run.checkpoint import load_state, load_student, read_card, save_state, save_student
+from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
+
+
+def state(step: int, stage: str = "main") -> dict[str, Any]:
+    return {"stage": stage, "step": step, "student": {"w": torch.full((4,), float(step))}, "best": {}, "average": None}
+
+
+class Killed(BaseException):
+    """As a kill: nothing catches it."""
+
+
+def _die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"), [("torch.save", 2), ("half", 2), ("write_json", 2), ("unlink", 4), ("nowhere", 4)]
+)
+def test_a_kill_at_any_point_leaves_one_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, kept: int
+) -> None:
+    save_state(tmp_path, state(2), 2)
+    with monkeypatch.context() as patch:
+        if where == "torch.save":
+            patch.setattr(checkpoint.torch, "save", _die)
+        elif where == "half":
+
+            def half(values: object, path: Path) -> None:
+                path.write_bytes(b"half a file")
+                raise Killed
+
+            patch.setattr(checkpoint.torch, "save", half)
+        elif where == "write_json":
+            patch.setattr(checkpoint, "write_json", _die)
+        elif where == "unlink":
+            real: Callable[..., None] = Path.unlink
+
+            def unlink(self: Path, missing_ok: bool = False) -> None:
+                if self.suffix == ".pt":
+                    raise Killed
+                real(self, missing_ok=missing_ok)
+
+            patch.setattr(Path, "unlink", unlink)
+        if where == "nowhere":
+            save_state(tmp_path, state(4), 4)
+        else:
+            with pytest.raises(Killed):
+                save_state(tmp_path, state(4), 4)
+    found = load_state(tmp_path)
+    assert found["step"] == kept and torch.equal(found["student"]["w"], torch.full((4,), float(kept)))
+    (tmp_path / ".last-main-0000004.pt.77").write_bytes(b"left by a kill while writing")
+    save_state(tmp_path, state(6), 6)
+    assert load_state(tmp_path)["step"] == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-main-0000006.pt", "last.json"]
+
+
+def test_a_step_saved_again_never_breaks_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_state(tmp_path, state(0), 0)
+    for _ in range(2):  # resumed at step 0 and killed there, twice
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "write_json", _die)
+            with pytest.raises(Killed):
+                save_state(tmp_path, state(0) | {"best": {"more": 1}}, 0)
+        assert load_state(tmp_path)["best"] == {}
+    save_state(tmp_path, state(0) | {"best": {"more": 1}}, 0)
+    assert load_state(tmp_path)["best"] == {"more": 1} and len(list(tmp_path.glob("*.pt"))) == 1
+
+
+def test_a_phase_and_the_main_stage_follow_one_another(tmp_path: Path) -> None:
+    save_state(tmp_path, state(3, "kt.phase"), 3)
+    save_state(tmp_path, state(0), 0)
+    assert (load_state(tmp_path)["stage"], len(list(tmp_path.glob("*.pt")))) == ("main", 1)
+
+
+def test_no_checkpoint_and_a_changed_one(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no checkpoint to resume from"):
+        load_state(tmp_path)
+    save_state(tmp_path, state(1), 1)
+    file = next(tmp_path.glob("*.pt"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="changed"):
+        load_state(tmp_path)
+    file.unlink()
+    with pytest.raises(WeightsError, match="missing"):
+        load_state(tmp_path)
+
+
+def test_a_state_runs_nothing(tmp_path: Path) -> None:
+    save_state(tmp_path, state(1), 1)
+    file = next(tmp_path.glob("*.pt"))
+    torch.save({"step": 1, "trap": Killed}, file)
+    (tmp_path / "last.json").write_text(json.dumps({"file": file.name, "sha256": sha256(file)}))
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
+        load_state(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def network() -> models.SegmentationModel:
+    return models.build("pspnet-mv2_035", 5, seed=0, output_stride=16)
+
+
+@pytest.fixture
+def run(network: models.SegmentationModel, tmp_path: Path) -> Run:
+    made = Run.create("x", Config(), out=tmp_path / "run", status="finished")
+    other = models.build("pspnet-mv2_035", 5, seed=1, output_stride=16)
+    save_student(made.checkpoints / "best.safetensors", network, {"classes": list("abcde"), "miou": 0.5})
+    save_student(made.checkpoints / "last.safetensors", other, {})
+    return made
+
+
+def equal(a: models.SegmentationModel, b: models.SegmentationModel) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_student_is_rebuilt_from_its_card(run: Run, network: models.SegmentationModel) -> None:
+    best = load_student(run)
+    assert equal(best, network) and not best.training and best.spec() == network.spec()
+    for source in (run.path, str(run.path), run.checkpoints / "best.safetensors", str(run.path / "run.json")):
+        assert equal(load_student(source), network), source
+    assert equal(load_student(str(run.checkpoints / "best.safetensors")), network)
+    assert not equal(load_student(run, which="last"), network)
+    assert equal(load_student(run.checkpoints / "last.safetensors"), load_student(run, which="last"))
+
+
+def test_the_card_is_in_the_header_and_beside(run: Run, network: models.SegmentationModel) -> None:
+    file = run.checkpoints / "best.safetensors"
+    card = read_card(file)
+    assert card is not None and card == {"model": network.spec(), "classes": list("abcde"), "miou": 0.5}
+    assert json.loads(file.with_name("best.safetensors.json").read_text()) == card | {"sha256": sha256(file)}
+
+
+def test_what_is_no_student_is_refused(run: Run, tmp_path: Path, network: models.SegmentationModel) -> None:
+    good = run.checkpoints / "best.safetensors"
+    cut, foreign, odd = tmp_path / "cut.safetensors", tmp_path / "foreign.safetensors", tmp_path / "odd.safetensors"
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    save_file({"w": torch.zeros(3)}, str(foreign))
+    save_file({"w": torch.zeros(3)}, str(odd), metadata={"kdc": json.dumps({"model": network.spec()})})
+    empty = tmp_path / "empty.safetensors"
+    empty.write_bytes(b"")
+    cases = {cut: "broken or cut off", foreign: "no card", odd: "does not fit", empty: "broken or cut off"}
+    cases[tmp_path / "none.safetensors"] = "does not exist"
+    for file, said in cases.items():
+        assert file == odd or read_card(file) is None
+        with pytest.raises(WeightsError, match=said) as caught:
+            load_student(file)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_too_few_tensors_is_refused(run: Run, tmp_path: Path) -> None:
+    good = run.checkpoints / "best.safetensors"
+    tensors = load_file(str(good))
+    tensors.pop(next(key for key in tensors if key.startswith("head.") and key.endswith(".weight")))
+    save_file(tensors, str(tmp_path / "few.safetensors"), metadata={"kdc": json.dumps(read_card(good))})
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_student(tmp_path / "few.safetensors")
+
+
+def test_a_run_without_weights_says_how_to_go_on(tmp_path: Path) -> None:
+    made = Run.create("x", Config(), out=tmp_path / "run")
+    with pytest.raises(WeightsError, match=r"no best.safetensors yet \(status: running\).*--resume"):
+        load_student(made)
+
+
+def test_a_crash_keeps_the_best_so_far(run: Run, network: models.SegmentationModel, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoint, "save_file", _die)
+    with pytest.raises(Killed):
+        save_student(run.checkpoints / "best.safetensors", load_student(run, which="last"), {})
+    assert equal(load_student(run), network)
