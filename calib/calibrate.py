@@ -20,11 +20,11 @@ from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
-from ..distill.config import Quantise
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_json
 from ..distill.run.folder import Run
+from ..distill.settings.config import Quantise
 from .cast import CastReport
 from .heldout import HeldOut, held_out
 from .histograms import Statistics, cache_path, collect, fingerprint

@@ -10,7 +10,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from ..distill.errors import UsageError, closest
-from ..distill.quantise import TOP
+from ..distill.training.fake_quantise import TOP
 from .histograms import BINS, Histogram
 
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")

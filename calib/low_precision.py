@@ -12,10 +12,10 @@ import onnx
 from onnx import ModelProto, numpy_helper
 
 from ..deploy.runtimes.open import open_runtime
-from ..distill.config import Quantise
 from ..distill.errors import UsageError, WeightsError, closest
-from ..distill.quantise import TOP
 from ..distill.run.files import replacing
+from ..distill.settings.config import Quantise
+from ..distill.training.fake_quantise import TOP
 from .autocast import autocast, modelopt_version
 from .calibrators import CALIBRATORS, check, ranges
 from .cast import CastReport, cast_half, cast_model

@@ -12,11 +12,11 @@ from typing import Any
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.tolerances import tolerances
 from ..distill import console
-from ..distill.config import Config
 from ..distill.errors import UsageError, WeightsError
 from ..distill.job import run_job
 from ..distill.run.checkpoint import student_file
 from ..distill.run.folder import Run, final_miou
+from ..distill.settings.config import Config
 from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
 from .low_precision import Form
 from .onnx_graph import before_network, inputs, resolve, tail

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..distill.errors import ExportError
-from ..distill.quantise import TOP
+from ..distill.training.fake_quantise import TOP
 from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
 
 #: what passes quantised values on or reduces them; FP8 has no such kernels

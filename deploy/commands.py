@@ -49,7 +49,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
-    from ..distill.config import parse_size
+    from ..distill.settings.config import parse_size
     from .bench.accuracy import evaluate_source, show
     from .predict.segmenter import Windows
     from .runtimes.options import Where

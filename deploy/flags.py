@@ -43,7 +43,7 @@ def _numbers(text: str, flag: str) -> list[int]:
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
-    from ..distill.config import parse_size
+    from ..distill.settings.config import parse_size
 
     return parse_size(text) if text else None
 

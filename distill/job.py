@@ -8,12 +8,9 @@ import torch
 from lightning_fabric import Fabric
 
 from . import console, methods, models
-from .batches import Batches
-from .config import Config
 from .console import note, say, warn
 from .data import Dataset, open_data
 from .data._check import check
-from .devices import launch
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
@@ -21,10 +18,13 @@ from .run.baseline import find_baseline
 from .run.checkpoint import student_file
 from .run.folder import Run, all_runs, check_vacant, find_run, point_last
 from .run.phase_results import Artefacts
-from .state import Stopped
-from .student import build_student
-from .teacher import Teacher, check_teacher, find_teacher, reopen_teacher, teacher_name
+from .settings.config import Config
 from .train import train
+from .training.batches import Batches
+from .training.devices import launch
+from .training.state import Stopped
+from .training.student import build_student
+from .training.teacher import Teacher, check_teacher, find_teacher, reopen_teacher, teacher_name
 
 
 @dataclass

@@ -10,15 +10,20 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor
 
 from . import console
-from .batches import Batches
-from .config import Config
 from .data import Dataset
 from .errors import NumbersError
 from .evaluation.metrics import Scores
-from .learner import AssistedLearner, Learner, PhaseLearner
 from .methods import Composite, Phase
 from .models import SegmentationModel
-from .optim import (
+from .run.checkpoint import load_state
+from .run.files import sha256
+from .run.folder import Run
+from .run.phase_results import Artefacts
+from .settings.config import Config
+from .training.batches import Batches
+from .training.fake_quantise import fake_quantise
+from .training.learner import AssistedLearner, Learner, PhaseLearner
+from .training.optimisers import (
     Average,
     Statistics,
     critic_optimiser,
@@ -28,16 +33,11 @@ from .optim import (
     set_lr,
     set_rng_state,
 )
-from .processes import agree, fetch, reduced
-from .quantise import fake_quantise
-from .run.checkpoint import load_state
-from .run.files import sha256
-from .run.folder import Run
-from .run.phase_results import Artefacts
-from .signals import Signals
-from .state import Stage, State, Stopped
-from .teacher import Teacher, check_teacher
-from .verdict import finish, validate
+from .training.processes import agree, fetch, reduced
+from .training.signals import Signals
+from .training.state import Stage, State, Stopped
+from .training.teacher import Teacher, check_teacher
+from .training.validation import finish, validate
 
 #: non-finite losses in a row after which a run stops
 PATIENCE = 3

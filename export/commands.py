@@ -2,102 +2,49 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from ..distill import console
-from ..distill.errors import ExportError, UsageError, closest
+from ..distill.errors import ExportError, UsageError
+from .flags import (
+    _BUILD_FLAGS,
+    _ONNX_FLAGS,
+    _PRECISIONS,
+    Agreement,
+    Batches,
+    Dry,
+    Dynamic,
+    Flavour,
+    Hardware,
+    Head,
+    Images,
+    Input,
+    Json,
+    KeepFloat,
+    NoTf32,
+    Opset,
+    OptLevel,
+    Precision,
+    Refit,
+    SizeFlag,
+    Sizes,
+    Source,
+    SourceOrFile,
+    Strip,
+    Target,
+    TimingCache,
+    VersionCompatible,
+    Which,
+    Workspace,
+    _flag_of,
+    _settings,
+)
+from .to_trt import engine_path
 
 if TYPE_CHECKING:
     from ..distill.run.folder import Run
-
-Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
-SourceOrFile = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; an ONNX file is built as it is."
-    ),
-]
-SizeFlag = Annotated[
-    str | None,
-    typer.Option("--size", metavar="HxW", help="Input size; else the validation size rounded up to the stride."),
-]
-Head = Annotated[str | None, typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
-Input = Annotated[
-    str | None,
-    typer.Option(help="float (normalised NCHW, the default) or uint8 (raw RGB NHWC, normalised in the graph)."),
-]
-Dynamic = Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch free; else it is 1.")]
-Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or both.")]
-Opset = Annotated[int | None, typer.Option(help="ONNX opset, 18 to 25 (default 20).")]
-Images = Annotated[int | None, typer.Option(min=1, help="Validation images of every file's gate (default 16).")]
-Agreement = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        min=0,
-        max=1,
-        help="Share of pixels that must agree at the gate (default 0.9999 fp32, 0.999 fp16).",
-    ),
-]
-KeepFloat = Annotated[
-    list[str] | None,
-    typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated."),
-]
-Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
-Target = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
-]
-Batches = Annotated[
-    str | None,
-    typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine whose batch is free (default 1,4,16)."),
-]
-Workspace = Annotated[int | None, typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")]
-OptLevel = Annotated[
-    int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
-]
-Sizes = Annotated[
-    str | None,
-    typer.Option(metavar="MIN,OPT,MAX", help="Sizes HxW of an engine whose height and width are free in the file."),
-]
-VersionCompatible = Annotated[
-    bool, typer.Option("--version-compatible", help="Let newer TensorRTs load the engine too (tensorrt).")
-]
-Hardware = Annotated[
-    str | None,
-    typer.Option(help="ampere+ (any GPU from compute capability 8.0) or same (of the same one), else this model."),
-]
-Refit = Annotated[bool, typer.Option("--refit", help="Let the weights be replaced later.")]
-Strip = Annotated[
-    bool,
-    typer.Option(
-        "--strip-weights", help="Leave the weights out; the ONNX file beside the engine gives them back when opened."
-    ),
-]
-NoTf32 = Annotated[bool, typer.Option("--no-tf32", help="Compute float32 products in float32, not in TF32.")]
-TimingCache = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
-]
-
-#: words in a file's name that say its types
-_TYPED = {"fp16", "bf16", "int8", "fp8"}
-_PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
-#: flag of a command -> keyword of ``export_run``
-_ONNX_FLAGS = {
-    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "precision": "precisions",
-    "opset": "opset", "images": "images", "agreement": "agreement", "keep_fp32": "block_nodes", "which": "which",
-}  # fmt: skip
-#: flag of a command -> keyword of ``build_engine``
-_BUILD_FLAGS = {
-    "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib",
-    "opt_level": "opt_level", "timing_cache": "timing_cache", "sizes": "sizes", "hardware": "hardware",
-    "version_compatible": "version_compatible", "refit": "refit", "strip_weights": "strip_weights", "no_tf32": "tf32",
-}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -205,68 +152,6 @@ def trt(
         result["engines"] = [_engine(file, building, gate) for file in files]
     if json:
         console.emit(result)
-
-
-def engine_path(onnx: Path) -> Path:
-    """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
-    stem = onnx.name.removesuffix(".onnx")
-    typed = not _TYPED.isdisjoint(stem.split("."))
-    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")
-
-
-def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
-    """Turn the flags that were given into keywords; the others keep the defaults of the Python interface."""
-    # by identity: 0 == False, and --opt-level 0 and --agreement 0 are values
-    settings = {
-        keyword: given[flag] for flag, keyword in flags.items() if given[flag] is not None and given[flag] is not False
-    }
-    if "size" in settings:
-        settings["size"] = _size(settings["size"])
-    if "batches" in settings:
-        settings["batches"] = _batches(settings["batches"])
-    if "sizes" in settings:
-        settings["sizes"] = _sizes(settings["sizes"])
-    if "tf32" in settings:
-        settings["tf32"] = False
-    if (precision := settings.get("precisions")) is not None:
-        if precision not in _PRECISIONS:
-            hint = closest(precision, _PRECISIONS)
-            if precision in ("bf16", "int8", "fp8"):
-                hint = f"; for that: kdc calib RUN --to {precision} --for trt, then kdc export trt FILE.onnx"
-            raise UsageError(f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{hint}")
-        settings["precisions"] = _PRECISIONS[precision]
-    if (which := settings.get("which")) not in (None, "best", "last"):
-        raise UsageError(f"--which {which!r}: accepted are best and last")
-    return settings
-
-
-def _size(text: str) -> tuple[int, int]:
-    from ..distill.config import parse_size
-
-    if any(mark in text.lower() for mark in ("dyn", "-1", "?", "any", "*")):
-        raise UsageError(
-            f"--size {text}: height and width are fixed at export, because pooling and upsampling are exact for "
-            "one size only; export once a size (--size HxW), or leave the batch free with --dynamic-batch"
-        )
-    return parse_size(text)
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--batches {text!r}: smallest, usual and largest batch are needed, such as 1,4,16")
-    return tuple(int(part) for part in parts)
-
-
-def _sizes(text: str) -> tuple[tuple[int, int], ...]:
-    parts = text.split(",")
-    if len(parts) != 3:
-        raise UsageError(f"--sizes {text!r}: smallest, usual and largest, such as 512x512,512x1024,1024x2048")
-    return tuple(_size(part) for part in parts)
-
-
-def _flag_of(keyword: str) -> str:
-    return "--" + next(flag for flag, name in _ONNX_FLAGS.items() if name == keyword).replace("_", "-")
 
 
 def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:

@@ -9,14 +9,13 @@ from ..deploy.artefacts.ledger import read_gates
 from ..deploy.bench.latency import bench_latency
 from ..deploy.report.report import write_report
 from ..distill import console
-from ..distill.config import Config, resolve
 from ..distill.data import recipe
 from ..distill.errors import ExportError, NumbersError, ResourceError
 from ..distill.job import run_job
 from ..distill.run.folder import Run
-from .commands import engine_path
+from ..distill.settings.config import Config, resolve
 from .to_onnx import export_run
-from .to_trt import build_engine
+from .to_trt import build_engine, engine_path
 
 TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
 #: optimiser steps, sized for three minutes on two CPU cores; both students get the same budget

@@ -7,7 +7,7 @@ import typer
 
 from ..distill import console
 from ..distill.errors import UsageError, closest
-from .commands import Agreement, Dynamic, Head, Images, Input, Json, SizeFlag, Source, Which, _settings
+from .flags import Agreement, Dynamic, Head, Images, Input, Json, SizeFlag, Source, Which, _settings
 
 RunOrFile = Annotated[
     str | None,
@@ -111,7 +111,7 @@ def triton(
 
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
     """
-    from .gated import gated_onnx
+    from .to_onnx import gated_onnx
     from .to_triton import export_triton
 
     console.json_mode = json
@@ -152,8 +152,8 @@ def bundle(
 
     It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check proves it.
     """
-    from .gated import gated_onnx
     from .to_bundle import export_bundle
+    from .to_onnx import gated_onnx
 
     console.json_mode = json
     chosen = _chosen(source)

@@ -26,7 +26,7 @@ from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.folder import Run
 
-RUNNER = Path(__file__).with_name("_bundle_runner.py")
+RUNNER = Path(__file__).with_name("bundle_runner.py")
 #: the oldest onnxruntime that kdc itself is tested with
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.24.1\n"
 

@@ -14,6 +14,7 @@ from ..calib.calibrate import calibrate_run
 from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.stale import discard_stale
 from ..deploy.parity.gate import GateResult
 from ..deploy.parity.produce import proved
@@ -263,3 +264,34 @@ def _line(error: BaseException) -> str:
         error = error.__cause__
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def gated_onnx(
+    run: Run,
+    *,
+    size: tuple[int, int] | None = None,
+    head: str = "logits",
+    input: str = "float",
+    dynamic_batch: bool = False,
+    which: str = "best",
+    **gate_settings: Any,
+) -> Path:
+    """Return a run's float32 ONNX file of this form: the one that is there, if it passed its gate, else a new one.
+
+    Args:
+        run: a finished run.
+        size: see ``export_run``, as are all others.
+        head: "logits" or "argmax".
+        input: "float" or "uint8".
+        dynamic_batch: whether the batch is free.
+        which: "best" or "last" weights.
+        gate_settings: ``images`` and ``agreement``.
+    """
+    path = run.export / file_names(head, input, dynamic_batch)[0]
+    facts = manifest_of(path)
+    if facts.get("gate", {}).get("passed") and facts["source"]["sha256"] == sha256(student_file(run, which)):
+        if size is None or read_info(path).size == size:
+            return path
+        console.say(f"{path.name} is made for another size: exporting it again")
+    form = {"size": size, "head": head, "input": input, "dynamic_batch": dynamic_batch, "which": which}
+    return export_run(run, **form, **gate_settings)[0].path

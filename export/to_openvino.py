@@ -17,7 +17,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run.files import sha256
 from ..distill.run.folder import Run
-from .gated import gated_onnx
+from .to_onnx import gated_onnx
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
 SUFFIXES = {"fp32": "", "fp16": ".fp16", "int8": ".int8.openvino"}

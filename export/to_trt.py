@@ -35,7 +35,7 @@ from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import replacing, sha256, versions, write_json
-from ._trt_shapes import Sizes, plan_profile
+from .trt_shapes import Sizes, plan_profile
 
 OLDEST = (10, 12)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it
@@ -333,3 +333,14 @@ def _in_child(module: str, request: dict[str, Any], died: str) -> dict[str, Any]
     if -child.returncode == signal.SIGKILL:
         raise ResourceError(f"{told}; most likely memory ran out: give it more, or export a smaller --size")
     raise ExportError(told)
+
+
+#: words in a file's name that say its types
+_TYPED = {"fp16", "bf16", "int8", "fp8"}
+
+
+def engine_path(onnx: Path) -> Path:
+    """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
+    stem = onnx.name.removesuffix(".onnx")
+    typed = not _TYPED.isdisjoint(stem.split("."))
+    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")

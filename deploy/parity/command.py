@@ -51,8 +51,8 @@ def parity(
     json: Json = False,
 ) -> None:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
-    from ...distill.config import parse_size
     from ...distill.run.folder import find_run
+    from ...distill.settings.config import parse_size
     from ..artefacts.beside import EXPORTED
     from ..runtimes.options import Where
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...distill.config import Config
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run
+from ...distill.settings.config import Config
 
 #: of TF32: four roundings, as the ties of FP16 are; and a sum of many
 TF32_TIE, _TF32_DIFF = 2**-9, 2**-5

@@ -59,7 +59,7 @@ def predict(
 ) -> None:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     console.json_mode = json
-    from ...distill.config import parse_size
+    from ...distill.settings.config import parse_size
     from ..runtimes.options import Where
     from .predict import part, settle
     from .predict import predict as run_prediction

@@ -13,7 +13,7 @@ from ...distill import console
 from ...distill.data._files import default_palette
 from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run.folder import LAST, RUNS, Run, find_run
-from ...distill.signals import Signals
+from ...distill.training.signals import Signals
 from ..artefacts.beside import MODEL_FILES
 from ..runtimes.options import CPU, Where
 from .inputs import Frame, Source, is_source, open_sources

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 
 from ...distill import console
-from ...distill.config import parse_size
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
+from ...distill.settings.config import parse_size
 from ..artefacts.beside import MODEL_FILES, owner
 from ..runtimes.base import Runtime, enlarged, export_size
 from ..runtimes.options import CPU, Where, is_torch

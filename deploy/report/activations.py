@@ -6,12 +6,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...distill.config import MethodSettings
 from ...distill.data import Dataset
 from ...distill.errors import UsageError
 from ...distill.evaluation.evaluate import ask, model_predictor
 from ...distill.methods import hyphen, load
 from ...distill.models import Output, SegmentationModel
+from ...distill.settings.config import MethodSettings
 from ..pictures import colour_mask, data_uri
 from .strips import Panel, Strip
 

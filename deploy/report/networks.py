@@ -8,7 +8,7 @@ from ...distill.evaluation.evaluate import model_predictor
 from ...distill.models import SegmentationModel
 from ...distill.run.checkpoint import load_student
 from ...distill.run.folder import Run
-from ...distill.teacher import reopen_teacher
+from ...distill.training.teacher import reopen_teacher
 from .activations import activations
 from .strips import Strip, strips
 

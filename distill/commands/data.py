@@ -41,8 +41,8 @@ def data_check(
     source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None, json: Json = False
 ) -> None:
     """Decode every image and mask, list every problem and count the classes."""
-    from ..config import resolve
     from ..data._check import check
+    from ..settings.config import resolve
 
     console.json_mode = json
     config = resolve({"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}, sets or [])

@@ -79,7 +79,7 @@ _KEYS = {
 
 def flags_of(given: dict[str, Any]) -> dict[str, Any]:
     """Turn a command's arguments into dotted keys, without those that were not given."""
-    from ..config import parse_size
+    from ..settings.config import parse_size
 
     flags = {_KEYS[name]: value for name, value in given.items() if name in _KEYS and value is not None}
     for key in ("train.crop", "data.size"):

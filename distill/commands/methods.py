@@ -31,8 +31,8 @@ def methods_info(
 ) -> None:
     """Show a method's equations, taps, phases, options, cost, and where paper and code differ."""
     from .. import methods
-    from ..config import parse_size
     from ..method_cost import method_cost
+    from ..settings.config import parse_size
 
     console.json_mode = json
     info = methods.info(name)

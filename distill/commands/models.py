@@ -33,7 +33,7 @@ def models_info(
     import torch
 
     from .. import cost, models
-    from ..config import parse_size
+    from ..settings.config import parse_size
 
     height, width = parse_size(size)
     with torch.device("meta"):

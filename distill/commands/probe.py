@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from .. import console
+from ..settings.layers import resolve_flags
 from .flags import (
     Arch,
     At,
@@ -36,7 +37,6 @@ from .flags import (
     Workers,
     flags_of,
 )
-from .training import resolve_flags
 
 
 def probe(

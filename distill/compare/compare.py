@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from .. import console, methods
-from ..config import Config
 from ..console import say
-from ..devices import launch
 from ..errors import BusyError, DataError, KdcError, NumbersError, UsageError
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import prepare, resume_job, run_job
-from ..state import Stopped
-from ..teacher import reopen_teacher
+from ..settings.config import Config
+from ..training.devices import launch
+from ..training.state import Stopped
+from ..training.teacher import reopen_teacher
 from .folder import Comparison, default_folder
 from .plan import BASELINE, Entry
 from .results import collect

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ..config import Config
 from ..errors import DataError, UsageError
 from ..run.files import write_json
 from ..run.folder import Run, check_vacant
+from ..settings.config import Config
 from .plan import Entry, protocol, same_run
 
 #: where comparisons lie whose folder is not named

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from ..commands.training import resolve_flags
-from ..config import Config
 from ..console import note, notes
 from ..errors import UsageError, closest
-from ..presets import PRESETS, preset
 from ..run.baseline import INDIFFERENT
 from ..run.checkpoint import read_card
 from ..run.folder import find_run
-from ..yaml_files import flat_yaml
+from ..settings.config import Config
+from ..settings.layers import resolve_flags
+from ..settings.presets import PRESETS, preset
+from ..settings.yaml_files import flat_yaml
 
 #: the method of the student that is trained alone
 BASELINE = "none"

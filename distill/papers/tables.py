@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from .. import models
-from ..config import Size
 from ..errors import UsageError, closest
-from ..yaml_files import read_yaml
+from ..settings.config import Size
+from ..settings.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 Metric = Literal["params", "flops", "miou"]

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 
 from .. import cost, models
-from ..config import Config
 from ..console import say, table
-from ..devices import launch
 from ..job import prepare
 from ..method_cost import method_cost
 from ..methods import Composite
+from ..settings.config import Config
+from ..training.devices import launch
 
 
 def plan(config: Config) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..batch import Batch
-from ..config import Config
 from ..errors import NumbersError
-from ..learner import Learner
 from ..losses import task_loss
 from ..methods import Composite, Phase
 from ..models import Output, SegmentationModel
-from ..optim import rng_state, set_rng_state
+from ..settings.config import Config
+from ..training.learner import Learner
+from ..training.optimisers import rng_state, set_rng_state
 
 
 @dataclass

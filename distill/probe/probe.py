@@ -10,10 +10,7 @@ import torch
 from lightning_fabric import Fabric
 
 from .. import cost
-from ..batches import Batches
-from ..config import Config
 from ..data import Dataset
-from ..devices import launch
 from ..errors import UsageError, WeightsError
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import Parts, lineage, prepare
@@ -21,7 +18,10 @@ from ..methods import Composite, Phase
 from ..models import SegmentationModel
 from ..run.folder import all_runs
 from ..run.phase_results import Artefacts
-from ..teacher import Teacher, chance, spread
+from ..settings.config import Config
+from ..training.batches import Batches
+from ..training.devices import launch
+from ..training.teacher import Teacher, chance, spread
 from .dry_run import estimate_memory
 from .gradients import Rehearsal, rehearse
 from .suggested_weights import Felt, advise

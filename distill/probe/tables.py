@@ -3,7 +3,7 @@
 from typing import Any
 
 from ..console import say, table, warn
-from ..teacher import CHECK_FACTOR
+from ..training.teacher import CHECK_FACTOR
 
 #: stands at terms that depend on what is still to be trained
 UNTRAINED = "*"

@@ -10,8 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import Config, resolve
 from ..errors import BusyError, UsageError, WeightsError, closest
+from ..settings.config import Config, resolve
 from .files import sha256, versions, write_bytes, write_json
 from .lock import _drop_locks, _locked
 

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.distill.config import Config
 from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 K, H, W = 11, 32, 64
 Network = Callable[..., Path]

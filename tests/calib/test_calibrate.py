@@ -18,10 +18,10 @@ from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.bench.plan import expand
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
-from kdc.distill.config import Config
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 TIGHT: dict[str, Any] = LOOSE | {"agreement": 0.999}

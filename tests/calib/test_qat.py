@@ -19,15 +19,15 @@ from kdc.calib.onnx_graph import inputs, tail
 from kdc.calib.qat import configured, planned, tune_and_calibrate
 from kdc.calib.qdq import Quantised
 from kdc.deploy.runtimes.open import open_runtime
-from kdc.distill.config import Config, Quantise, resolve
 from kdc.distill.data import recipe
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.job import run_job
 from kdc.distill.models import build
-from kdc.distill.quantise import TOP, fake_quantise
 from kdc.distill.run.checkpoint import load_state, load_student
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config, Quantise, resolve
+from kdc.distill.training.fake_quantise import TOP, fake_quantise
 from kdc.export.to_onnx import OPSETS, export_like, export_onnx, export_run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from kdc.distill import job, learner, methods, models
+from kdc.distill import job, methods, models
 from kdc.distill import train as loop
-from kdc.distill.config import Config, resolve
 from kdc.distill.errors import BusyError, DataError, NumbersError, UsageError, WeightsError
 from kdc.distill.methods import Critic, Method, Phase
 from kdc.distill.run.checkpoint import load_state, load_student, save_student
 from kdc.distill.run.folder import Run, find_run
+from kdc.distill.settings.config import Config, resolve
+from kdc.distill.training import learner
 
 SMALL = {
     "data.size": (32, 64),

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.models import SegmentationModel, build
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 from kdc.export.to_onnx import export_onnx, export_run
 
 from ._fake_trt import FAKE

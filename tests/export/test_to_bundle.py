@@ -21,7 +21,7 @@ from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.run.files import sha256
-from kdc.export import _bundle_runner
+from kdc.export import bundle_runner
 from kdc.export.to_bundle import export_bundle
 
 Files = Callable[..., Path]
@@ -100,10 +100,10 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     assert (np.load(tmp_path / "mask.npy") == expected).all()
     if head == "logits":
         return
-    monkeypatch.setattr(_bundle_runner, "HERE", folder)
+    monkeypatch.setattr(bundle_runner, "HERE", folder)
     for name in ("mask.pgm", "mask.png"):
-        _bundle_runner.write_mask(tmp_path / name, expected)
-    assert (_bundle_runner.read_pnm(tmp_path / "mask.pgm") == expected).all()
+        bundle_runner.write_mask(tmp_path / name, expected)
+    assert (bundle_runner.read_pnm(tmp_path / "mask.pgm") == expected).all()
     coloured = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_COLOR)
     assert coloured is not None
     palette = np.asarray(json.loads((folder / "palette.json").read_text()), np.uint8)
@@ -147,7 +147,7 @@ def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: 
     code, said, _ = ran(folder, "--check", "--provider", "CUDAExecutionProvider")
     assert code and "CUDAExecutionProvider: this onnxruntime has " in said
     (tmp_path / "grey.pgm").write_bytes(b"P5 4 3 255\n" + bytes(range(12)))
-    assert (_bundle_runner.read_image(tmp_path / "grey.pgm")[2, 3] == 11).all()
+    assert (bundle_runner.read_image(tmp_path / "grey.pgm")[2, 3] == 11).all()
     code, said, _ = ran(folder, str(tmp_path / "grey.pgm"), "--out", str(tmp_path / "nowhere" / "m.npy"))
     assert code and "run.py: FileNotFoundError" in said and "\n" not in said
     with (folder / "model.onnx").open("ab") as file:
@@ -159,7 +159,7 @@ def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: 
 def test_ppm_with_comments(tmp_path: Path) -> None:
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     (tmp_path / "a.ppm").write_bytes(b"P6\n# made by hand\n3 2\n255\n" + pixels.tobytes())
-    assert (_bundle_runner.read_image(tmp_path / "a.ppm") == pixels).all()
+    assert (bundle_runner.read_image(tmp_path / "a.ppm") == pixels).all()
 
 
 def test_equal_files_give_equal_bundles_with_a_manifest(proved: Files, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity import gate
 from kdc.deploy.runtimes.ort_runtime import read_info
-from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.errors import ExportError, NumbersError, UsageError
 from kdc.distill.models import SegmentationModel, build
@@ -24,6 +23,7 @@ from kdc.distill.models._heads import PPM
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import sha256, write_json
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 from kdc.export import commands, to_onnx
 from kdc.export.graph import DeployGraph, ExactPooling
 

@@ -9,13 +9,14 @@ import pytest
 
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
+from kdc.deploy.artefacts.manifest import manifest_of
 from kdc.deploy.parity import gate
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
-from kdc.export import gated, targets_command, to_onnx, to_openvino
+from kdc.export import targets_command, to_onnx, to_openvino
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -23,7 +24,7 @@ ov = pytest.importorskip("openvino", reason="openvino is not installed")
 def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
     gated_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gated, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
+    monkeypatch.setattr(to_onnx, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
     full, half = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), images=2)
     for manifest, name in ((full, "model.xml"), (half, "model.fp16.xml")):
         path = gated_run.export / name
@@ -79,7 +80,7 @@ def test_a_manifest_that_is_no_object_vouches_for_nothing(tmp_path: Path) -> Non
     (tmp_path / "m.onnx").write_bytes(b"")
     for text in ("[]", "3", "{"):
         (tmp_path / "m.onnx.json").write_text(text)
-        assert gated.manifest_of(tmp_path / "m.onnx") == {}
+        assert manifest_of(tmp_path / "m.onnx") == {}
 
 
 def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(

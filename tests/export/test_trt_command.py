@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from kdc.deploy.parity import produce
 from kdc.distill.errors import UsageError
 from kdc.distill.run.folder import Run
-from kdc.export import commands, gated, to_trt
+from kdc.export import commands, flags, to_trt
 
 Files = Callable[..., Path]
 
@@ -17,7 +18,7 @@ Files = Callable[..., Path]
 def test_names_of_engines() -> None:
     names = ("model.onnx", "model.argmax.fp16.onnx", "model.int8.trt.onnx", "model.fp8.fp16.trt.onnx", "m.bf16.onnx")
     made = ["model.fp32.engine", "model.argmax.fp16.engine", "model.int8.trt.engine", "model.fp8.fp16.trt.engine"]
-    assert [commands.engine_path(Path(name)).name for name in names] == [*made, "m.bf16.engine"]
+    assert [to_trt.engine_path(Path(name)).name for name in names] == [*made, "m.bf16.engine"]
 
 
 def test_flags_of_the_onnx_export_do_not_go_with_a_file() -> None:
@@ -50,7 +51,7 @@ def test_an_engine_of_a_run_that_runs_here_goes_through_the_gate(
     (tmp_path / "run.json").write_text("{}")
     asked = []
     monkeypatch.setattr(to_trt, "build_engine", lambda *_, **flags: {"proof": flags["proof"]})
-    monkeypatch.setattr(gated, "prove", lambda *given, **settings: asked.append((given, settings)) or {"gate": 1})
+    monkeypatch.setattr(produce, "prove", lambda *given, **settings: asked.append((given, settings)) or {"gate": 1})
     monkeypatch.setattr(Run, "seal", lambda _: None)
     file = tmp_path / "export" / "model.fp16.onnx"
     assert commands._engine(file, {"proof": {"by_time": {}}}, {"images": 3}) == {"gate": 1}
@@ -65,6 +66,6 @@ def test_zero_is_a_value(fake: Path, exported: Files) -> None:
     source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
     commands.trt(str(source), flavour="tensorrt", opt_level=0)
     assert json.loads((fake / "m.fp32.engine").read_text())["builder_optimization_level"] == 0
-    assert commands._settings(dict.fromkeys(commands._ONNX_FLAGS) | {"agreement": 0.0}, commands._ONNX_FLAGS) == {
+    assert flags._settings(dict.fromkeys(flags._ONNX_FLAGS) | {"agreement": 0.0}, flags._ONNX_FLAGS) == {
         "agreement": 0.0
     }

@@ -19,13 +19,13 @@ from kdc.deploy.parity.chain import arrows, compare, walk
 from kdc.deploy.parity.layers import FACTOR, explain, module_of
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.options import Where
-from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError, ExportError, UsageError
 from kdc.distill.models import build
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import write_json
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 from kdc.export.to_onnx import export_run
 
 LAYER = "backbone.blocks.3.1.conv_pwl"

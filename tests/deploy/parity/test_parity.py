@@ -9,10 +9,10 @@ import pytest
 from kdc.deploy.parity.gate import Difference, Tolerances, gate, spread
 from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtimes.base import Spec, answers
-from kdc.distill.config import resolve
 from kdc.distill.errors import DataError, NumbersError, UsageError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import resolve
 
 from .._made import SIZE, Images, K, Made, judged
 

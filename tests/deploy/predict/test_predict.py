@@ -22,7 +22,7 @@ from kdc.distill.errors import DataError, ResourceError, UsageError, WeightsErro
 from kdc.distill.evaluation.evaluate import model_predictor
 from kdc.distill.evaluation.tiles import Tiling
 from kdc.distill.run.checkpoint import load_student, save_student
-from kdc.distill.signals import Signals
+from kdc.distill.training.signals import Signals
 
 SIZE, K = (32, 64), 3
 PALETTE = ((200, 0, 0), (0, 200, 0), (0, 0, 200))

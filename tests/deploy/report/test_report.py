@@ -11,11 +11,11 @@ import pytest
 
 from kdc.deploy.report.report import facts, write_report
 from kdc.distill import models
-from kdc.distill.config import Config
 from kdc.distill.data import open_data
 from kdc.distill.run.checkpoint import save_student, student_file
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "quantisation", "latency", "tradeoff", "cost")
 SECTIONS += ("environment", "commands")

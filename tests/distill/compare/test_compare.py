@@ -21,10 +21,10 @@ from kdc.distill.compare.folder import Comparison, default_folder
 from kdc.distill.compare.grid_chart import _places, grid_charts
 from kdc.distill.compare.plan import Entry, make_entries, parse_grid, parse_methods, parse_seeds, split
 from kdc.distill.compare.results import collect
-from kdc.distill.config import Config
 from kdc.distill.errors import UsageError
 from kdc.distill.run.folder import Run
-from kdc.distill.state import Stopped
+from kdc.distill.settings.config import Config
+from kdc.distill.training.state import Stopped
 
 TINY = (
     "--size 32x64 --crop 32x64 --batch 2 --iters 2 --lr 0.01 --student pspnet-mv2_035 --teacher pspnet-mv2_050 "

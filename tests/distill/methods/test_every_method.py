@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 from kdc.distill import job, methods, models
 from kdc.distill import train as loop
 from kdc.distill.batch import Batch
-from kdc.distill.config import Config, resolve
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Sizes, compose, names
 from kdc.distill.models import Output
 from kdc.distill.run.checkpoint import load_state, load_student
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config, resolve
 
 SMALL = {
     "data.size": (32, 64),

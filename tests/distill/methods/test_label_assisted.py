@@ -9,15 +9,15 @@ import torch
 
 from kdc.distill import job, models
 from kdc.distill.batch import Batch
-from kdc.distill.config import Config, resolve
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.label_hint import assisted_loss, channel, fixed_codes
 from kdc.distill.methods import Sizes, load
 from kdc.distill.models import Output
 from kdc.distill.preprocess import BGR_MEAN
-from kdc.distill.presets import preset
 from kdc.distill.run.checkpoint import load_deployable, load_state, load_student
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config, resolve
+from kdc.distill.settings.presets import preset
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 SMALL = {

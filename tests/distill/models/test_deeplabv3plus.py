@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from kdc import cli
 from kdc.distill import models
-from kdc.distill.config import Config, resolve
 from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
 from kdc.distill.probe.dry_run import estimate_memory
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
-from kdc.distill.teacher import find_teacher
+from kdc.distill.settings.config import Config, resolve
+from kdc.distill.training.teacher import find_teacher
 from kdc.export.to_onnx import export_run
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]

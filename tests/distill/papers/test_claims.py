@@ -11,12 +11,12 @@ import yaml
 
 from kdc import cli
 from kdc.distill import cost, models
-from kdc.distill.config import Config
 from kdc.distill.errors import UsageError
 from kdc.distill.papers import tables
 from kdc.distill.papers.claims import WIDTH, show, verify
 from kdc.distill.papers.conventions import COUNTINGS, Convention, _macs
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 COUNTED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
 

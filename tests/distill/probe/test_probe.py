@@ -16,17 +16,17 @@ from torch import nn
 from kdc import cli
 from kdc.distill import job, methods
 from kdc.distill.batch import IGNORE, Batch
-from kdc.distill.batches import Batches
-from kdc.distill.config import Config, resolve
-from kdc.distill.devices import launch
 from kdc.distill.errors import NumbersError, UsageError, WeightsError
 from kdc.distill.evaluation.evaluate import evaluate, model_predictor
-from kdc.distill.learner import Learner
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Critic, Method
 from kdc.distill.probe.gradients import Rehearsal, rehearse
 from kdc.distill.probe.probe import _forecast, probe
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config, resolve
+from kdc.distill.training.batches import Batches
+from kdc.distill.training.devices import launch
+from kdc.distill.training.learner import Learner
 
 SMALL = {
     "data.size": (32, 64),

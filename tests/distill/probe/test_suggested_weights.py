@@ -2,8 +2,8 @@
 
 import pytest
 
-from kdc.distill.config import resolve
 from kdc.distill.probe.suggested_weights import Felt, advise
+from kdc.distill.settings.config import resolve
 
 
 def felt(term: str = "m.a", weight: float = 1.0, ratio: float = 1.0, cosine: float | None = 0.5, **more) -> Felt:

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kdc.distill import models
-from kdc.distill.config import Config
 from kdc.distill.errors import WeightsError
 from kdc.distill.run import checkpoint
 from kdc.distill.run.checkpoint import load_state, load_student, read_card, save_state, save_student
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 
 def state(step: int, stage: str = "main") -> dict[str, Any]:

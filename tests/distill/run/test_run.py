@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from kdc.distill.config import Config, resolve
 from kdc.distill.errors import BusyError, UsageError, WeightsError
 from kdc.distill.run import folder
 from kdc.distill.run.files import write_bytes, write_json
 from kdc.distill.run.folder import LAST, RUNS, Run, all_runs, check_vacant, find_run, point_last
+from kdc.distill.settings.config import Config, resolve
 
 
 def made(name: str = "kt_r101_r18_builtin", **card: Any) -> Run:

@@ -8,8 +8,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from .batch import IGNORE, Batch
-from .errors import DataError, KdcError
+from ..batch import IGNORE, Batch
+from ..errors import DataError, KdcError
 
 
 def fetch(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from kdc.distill.config import Quantise
 from kdc.distill.errors import WeightsError
-from kdc.distill.quantise import NARROW, TOP, QuantisedConv2d, _eighth, fake_quantise
+from kdc.distill.settings.config import Quantise
+from kdc.distill.training.fake_quantise import NARROW, TOP, QuantisedConv2d, _eighth, fake_quantise
 
 GRIDS = ("s8", "u8", "e4m3")
 

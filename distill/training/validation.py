@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
-from . import console
-from .config import Config
-from .data import Dataset
-from .evaluation.evaluate import evaluate, model_predictor
-from .evaluation.metrics import Scores
-from .models import SegmentationModel
+from .. import console
+from ..data import Dataset
+from ..evaluation.evaluate import evaluate, model_predictor
+from ..evaluation.metrics import Scores
+from ..models import SegmentationModel
+from ..run.checkpoint import load_student, save_student
+from ..settings.config import Config
 from .processes import reduced
-from .run.checkpoint import load_student, save_student
 from .state import State
 
 

@@ -9,9 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from . import console
-from .config import Config
-from .errors import UsageError
+from .. import console
+from ..errors import UsageError
+from ..settings.config import Config
 
 
 def launch(config: Config) -> Fabric:

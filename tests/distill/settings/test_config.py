@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kdc.distill.config import Config, parse_size, resolve
 from kdc.distill.errors import UsageError
-from kdc.distill.yaml_files import flat_yaml
+from kdc.distill.settings.config import Config, parse_size, resolve
+from kdc.distill.settings.yaml_files import flat_yaml
 
 RECIPE, PRESET, FILE, SET, FLAG = 0.1, 0.2, 0.3, 0.4, 0.5
 

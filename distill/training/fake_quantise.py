@@ -9,8 +9,8 @@ That a file for ONNX Runtime or TensorRT rounds residual sums and poolings, too,
 import torch
 from torch import Tensor, nn
 
-from .config import Quantise
-from .errors import WeightsError, closest
+from ..errors import WeightsError, closest
+from ..settings.config import Quantise
 
 #: the largest number of each grid, in steps (u8: in all)
 TOP = {"s8": 127.0, "u8": 255.0, "e4m3": 448.0}

@@ -1,13 +1,13 @@
 """The student as a run begins: its network, its seed and the weights that it starts from."""
 
-from . import models
-from .config import Config
-from .console import note
-from .errors import UsageError, WeightsError
-from .models import SegmentationModel
-from .models._weights import load_backbone
-from .preprocess import NAMED
-from .run.checkpoint import load_student
+from .. import models
+from ..console import note
+from ..errors import UsageError, WeightsError
+from ..models import SegmentationModel
+from ..models._weights import load_backbone
+from ..preprocess import NAMED
+from ..run.checkpoint import load_student
+from ..settings.config import Config
 
 
 def build_student(config: Config, classes: int) -> SegmentationModel:

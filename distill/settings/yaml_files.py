@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from .errors import UsageError
+from ..errors import UsageError
 
 
 def read_yaml(file: Path) -> dict[str, Any]:

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from . import console
-from .errors import KdcError, NumbersError, WeightsError
-from .methods import Composite, Critic
-from .models import SegmentationModel
-from .optim import Average, rng_state
-from .run.checkpoint import load_state, save_state
-from .run.folder import Run
+from .. import console
+from ..errors import KdcError, NumbersError, WeightsError
+from ..methods import Composite, Critic
+from ..models import SegmentationModel
+from ..run.checkpoint import load_state, save_state
+from ..run.folder import Run
+from .optimisers import Average, rng_state
 
 
 class Stopped(KdcError):

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from .config import Train
-from .methods import Critic, Phase
-from .schedule import poly
+from ..methods import Critic, Phase
+from ..schedule import poly
+from ..settings.config import Train
 
 Network = TypeVar("Network", bound=nn.Module)
 

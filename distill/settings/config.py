@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from .errors import UsageError, closest
+from ..errors import UsageError, closest
 from .yaml_files import flat_yaml, flatten
 
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from kdc.distill import methods, models, teacher
+from kdc.distill import methods, models
 from kdc.distill.batch import Batch
-from kdc.distill.config import Config, resolve
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.models import Output
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
-from kdc.distill.teacher import Teacher, check_teacher, find_teacher, reopen_teacher
+from kdc.distill.settings.config import Config, resolve
+from kdc.distill.training import teacher
+from kdc.distill.training.teacher import Teacher, check_teacher, find_teacher, reopen_teacher
 
 NAME, CLASSES = "pspnet-mv2_035", 5
 DATA: dict[str, Any] = {"name": "streets", "source": "streets", "num_classes": CLASSES, "fingerprint": "f" * 8}

@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from .config import Config
-from .data import Dataset
-from .data._loader import Order, TrainSamples, loader
+from ..data import Dataset
+from ..data._loader import Order, TrainSamples, loader
+from ..settings.config import Config
 
 
 class Batches:

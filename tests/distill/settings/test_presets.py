@@ -5,11 +5,11 @@ import torch
 
 from kdc.distill import models
 from kdc.distill.batch import Batch
-from kdc.distill.config import resolve
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.models import Output, Tap
-from kdc.distill.presets import PRESETS, preset
+from kdc.distill.settings.config import resolve
+from kdc.distill.settings.presets import PRESETS, preset
 
 K = 5
 #: those of DeepLabV3 R101 and R18, a few channels wide, and those of DeepLabV3+ that pixel-pair reads

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .errors import UsageError, closest
+from ..errors import UsageError, closest
 
 #: SGD at 0.02 for 40k iterations: CIRKD's recipe, to which KT and DIST change the weight decay
 _CIRKD = {"train.lr": 0.02, "train.weight_decay": 1e-4, "train.iters": 40000, "task.aux_weight": 0.4}

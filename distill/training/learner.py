@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import Batch
-from .config import Task
-from .label_hint import assisted_loss, paths
-from .losses import raised, task_loss
-from .methods import Composite, Phase
-from .methods._method import generator
-from .models import Output, SegmentationModel
+from ..batch import Batch
+from ..label_hint import assisted_loss, paths
+from ..losses import raised, task_loss
+from ..methods import Composite, Phase
+from ..methods._method import generator
+from ..models import Output, SegmentationModel
+from ..settings.config import Task
 
 
 class Learner(nn.Module):

@@ -8,19 +8,19 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from . import models
-from .config import Config
-from .console import note
-from .data import Dataset
-from .errors import UsageError, WeightsError
-from .evaluation.evaluate import evaluate, model_predictor
-from .evaluation.metrics import Scores
-from .models import SegmentationModel
-from .models._weights import load_backbone, load_full
-from .preprocess import NAMED
-from .run.checkpoint import load_student, read_card, student_file
-from .run.files import sha256
-from .run.folder import Run, all_runs, find_run
+from .. import models
+from ..console import note
+from ..data import Dataset
+from ..errors import UsageError, WeightsError
+from ..evaluation.evaluate import evaluate, model_predictor
+from ..evaluation.metrics import Scores
+from ..models import SegmentationModel
+from ..models._weights import load_backbone, load_full
+from ..preprocess import NAMED
+from ..run.checkpoint import load_student, read_card, student_file
+from ..run.files import sha256
+from ..run.folder import Run, all_runs, find_run
+from ..settings.config import Config
 
 #: validation images that the teacher is judged on before it teaches
 CHECK_IMAGES = 16

@@ -1,0 +1,1 @@
+"""Settings: typed, layered from defaults, presets, files and flags."""

@@ -1,0 +1,52 @@
+"""The layers of settings: defaults, preset, file, --set, flags."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..console import note, say
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+
+def resolve_flags(
+    flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str | None, at: str | None,
+    of_preset: tuple[str, ...] = ("train.", "task.", "model."),
+) -> "Config":  # fmt: skip
+    """Layer the configuration: the data's recipe, the preset, the file, ``--set``, the flags; kt is the default.
+
+    Args:
+        flags: what ``flags_of`` returned; ``method.name`` is put in.
+        of_preset: the sections that are taken from the preset, beside its settings of ``method``, where that is named.
+    """
+    from ..data import recipe
+    from .config import resolve
+    from .presets import preset as load_preset
+    from .yaml_files import flat_yaml
+
+    named = {key: value for key, _, value in (text.partition("=") for text in sets)}
+    in_file = flat_yaml(file) if file else {}
+    source = flags.get("data.source") or named.get("data.source") or in_file.get("data.source")
+    if source is None:
+        say("data: none named, so the BUILT-IN GENERATED SCENES are used; --data NAME|DIR names yours")
+    recommended = load_preset(preset) if preset else {}
+    if method is not None:
+        flags["method.name"] = method
+    if chosen := method or named.get("method.name") or in_file.get("method.name"):
+        mine = (*of_preset, *(f"method.{part}." for part in chosen.split("+")))
+        left = [key for key in recommended if not key.startswith(mine) and key != "method.name"]
+        recommended = {key: value for key, value in recommended.items() if key.startswith(mine)}
+        if left and chosen != "none":
+            note(f"preset {preset} for method {chosen}: {', '.join(left)} left out; its other settings hold")
+    layers = [{"method.name": "kt"}, recipe(source or "builtin"), recommended]
+    config = resolve(flags, sets, file, layers)
+    if at:
+        from ..methods import load, names, options
+
+        parts = [part for part in config.method.name.split("+") if part != "none" and "at" in options(load(part))]
+        if not parts:
+            having = ", ".join(name for name in names() if "at" in options(load(name)))
+            raise UsageError(f"--at names the feature of {having}; the method is {config.method.name}")
+        config = resolve(flags, [*sets, *(f"method.{part}.at={at}" for part in parts)], file, layers)
+    return config
