@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, numpy_helper
 
 from ..deploy.runtime import open_runtime
+from ..deploy.safe_onnx import save_own
 from ..distill.config import Quantise
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.quantise import TOP
@@ -147,7 +147,7 @@ class Maker:
         else:
             model, facts = self._quantised(calibrator, keep)
             with replacing(out) as beside:
-                onnx.save(model, str(beside))
+                save_own(model, beside)
             report = inspect(model.graph)
             report.precision, report.target, report.calibrator = form.to, form.target, calibrator
             report.images, report.high = self.statistics.images, form.high

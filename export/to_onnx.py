@@ -15,6 +15,7 @@ from ..calib.quiet import quiet
 from ..deploy.exclusive import alone
 from ..deploy.ort_runtime import read_info
 from ..deploy.parity import GateResult, discard, manifest_path, proved, tolerances
+from ..deploy.safe_onnx import save_own
 from ..deploy.stale import discard_stale
 from ..deploy.torch_runtime import export_size
 from ..distill import console
@@ -98,7 +99,7 @@ def export_onnx(
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        onnx.save(proto, beside)
+        save_own(proto, beside)
     return path
 
 
