@@ -1,6 +1,8 @@
 """Time what evaluation does after the network: logits to labels, labels to counts (``--help`` lists the options)."""
 
 import argparse
+import importlib
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -9,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from kdc.distill import console
 from kdc.distill.evaluation.argmax import labels_of
@@ -28,16 +29,18 @@ def counting_forms(pred: np.ndarray, label: np.ndarray, k: int) -> dict[str, Cal
         return np.bincount((label.astype(np.int64) * k + pred).ravel(), minlength=k * k)[: k * k].reshape(k, k)
 
     def torchmetrics(validate: bool) -> Callable[[], object]:
-        metric = MulticlassConfusionMatrix(k, ignore_index=255, validate_args=validate)
+        library = importlib.import_module("torchmetrics.classification")
+        metric = library.MulticlassConfusionMatrix(k, ignore_index=255, validate_args=validate)
         return lambda: metric(*tensors)
 
-    return {
+    forms: dict[str, Callable[[], object]] = {
         "kdc confusion (calcHist, values checked)": lambda: confusion(pred, label, k),
         "numpy bincount, no mask": unmasked,
         "numpy bincount, masked (textbook)": textbook,
-        "torchmetrics": torchmetrics(True),
-        "torchmetrics, validation off": torchmetrics(False),
     }
+    if importlib.util.find_spec("torchmetrics"):  # no dependency: lightning-fabric imports it
+        forms |= {"torchmetrics": torchmetrics(True), "torchmetrics, validation off": torchmetrics(False)}
+    return forms
 
 
 def labelling_forms(logits: torch.Tensor, size: tuple[int, int]) -> dict[str, Callable[[], object]]:

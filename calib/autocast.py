@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 from onnx import TensorProto
 
+from ..deploy.artefacts.safe_onnx import save_own
 from ..distill import console
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
@@ -67,7 +68,7 @@ def autocast(
             named.unlink(missing_ok=True)
         made.metadata_props.MergeFrom(p for p in model.metadata_props if p.key not in _keys(made))
         made = finished(made, low)
-        onnx.save(made, str(beside))
+        save_own(made, beside)
     _count(made, report)
     return report
 

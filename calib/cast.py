@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
 
+from ..deploy.artefacts.safe_onnx import save_own
 from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run.files import replacing
 from .onnx_graph import consumers, finished, short
@@ -113,7 +114,7 @@ def cast_half(
     report = cast_model(model, low=low, block_nodes=block_nodes, largest=largest)
     model = finished(model, low)
     with replacing(target) as beside:
-        onnx.save(model, beside)
+        save_own(model, beside)
     return report
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, numpy_helper
 
+from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.run.files import replacing
@@ -147,7 +147,7 @@ class Maker:
         else:
             model, facts = self._quantised(calibrator, keep)
             with replacing(out) as beside:
-                onnx.save(model, str(beside))
+                save_own(model, beside)
             report = inspect(model.graph)
             report.precision, report.target, report.calibrator = form.to, form.target, calibrator
             report.images, report.high = self.statistics.images, form.high

@@ -15,6 +15,7 @@ from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.artefacts.stale import discard_stale
 from ..deploy.parity.gate import GateResult
 from ..deploy.parity.produce import proved
@@ -104,7 +105,7 @@ def export_onnx(
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
-        onnx.save(proto, beside)
+        save_own(proto, beside)
     return path
 
 

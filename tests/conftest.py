@@ -1,8 +1,20 @@
-"""What holds for all tests: those for a GPU are skipped where there is none, and none leaves ``--json`` switched on."""
+"""What holds for all tests: nothing of the user's is read or written, nothing stays switched on, no GPU is no fault."""
+
+import os
+from collections.abc import Iterator
 
 import pytest
 
 from kdc.distill import console
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let the tests remember verdicts of ONNX files among themselves, all workers and their children in one folder."""
+    base = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "state"))
+        yield
 
 
 @pytest.fixture(autouse=True)

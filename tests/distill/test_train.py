@@ -20,6 +20,8 @@ from kdc.distill.run.folder import Run, find_run
 from kdc.distill.settings.config import Config, resolve
 from kdc.distill.training import learner
 
+from .._warm import Command
+
 SMALL = {
     "data.size": (32, 64),
     "data.count": 12,
@@ -76,13 +78,15 @@ def test_both_phases_of_kt_are_logged_and_the_run_is_complete(unbroken: Run, roo
 
 
 def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -> Run:
-    """Run the same configuration in a process of its own and kill it without warning."""
+    """Run the same configuration in a process of its own (with workers by the true command line) and kill it."""
     settings = folder / "config.yaml"
     settings.write_text(source.config.to_yaml())
-    command = [sys.executable, "-m", "kdc", "distill", "--config", str(settings), "--out", str(folder / "run")]
-    process = subprocess.Popen(
-        [*command, "--workers", str(workers)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    arguments = ["distill", "--config", str(settings), "--out", str(folder / "run"), "--workers", str(workers)]
+    if workers:
+        command = [sys.executable, "-m", "kdc", *arguments]
+        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    else:
+        process = Command(arguments, folder)
     metrics = folder / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 90
     pointer = folder / "run" / "checkpoints" / "last.json"
@@ -143,9 +147,9 @@ def test_zero_weights_are_plain_training_bit_for_bit(root: Path, teacher: Run) -
 def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
     settings = {"train__batch": 4, "train__iters": 3, "train__freeze_bn": True, "model__dropout": 0.0}
     whole = job.run_job(config(**settings), root=root)
-    parts = job.run_job(config(**settings, train__accumulate=2), root=root)
+    parts = weights(job.run_job(config(**settings, train__accumulate=2), root=root))
     for key, value in weights(whole).items():
-        torch.testing.assert_close(weights(parts)[key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["none", "kd", "cwd"])
@@ -160,23 +164,15 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
     one = job.run_job(resolve({**SMALL, **settings, "model.teacher": str(teacher.path)}), root=root)
     file = tmp_path / "config.yaml"
     file.write_text(one.config.to_yaml())
-    command = [
-        sys.executable,
-        "-m",
-        "kdc",
-        "train" if method == "none" else "distill",
-        "--config",
-        str(file),
-        "--device",
-        "cpu",
-    ]
-    command += ["--devices", "2", "--out", str(tmp_path / "run")]
+    arguments = ["train" if method == "none" else "distill", "--config", str(file), "--device", "cpu", "--devices", "2"]
+    command = [sys.executable, "-m", "kdc", *arguments, "--out", str(tmp_path / "run")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "run")
     assert two.card["world"] == 2
+    of_two = weights(two)
     for key, value in weights(one).items():
-        torch.testing.assert_close(weights(two)[key], value, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of_two[key], value, rtol=1e-4, atol=1e-5)
     first, second = (run.records()[0] for run in (one, two))
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
 
@@ -190,9 +186,9 @@ def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Pat
     named = "pspnet-mv2_050" if method == "label-assisted" else str(teacher.path)
     file = tmp_path / "config.yaml"
     file.write_text(resolve({**SMALL, **settings, "model.teacher": named}).to_yaml())
-    command = [sys.executable, "-m", "kdc", "distill", "--config", str(file), "--out", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    done = Command(["distill", "--config", str(file), "--out", str(tmp_path / "run")], tmp_path)
+    _, errors = done.communicate()
+    assert done.returncode == 0, errors
     run = Run(tmp_path / "run")
     phases = {"label-assisted": "label-assisted.teacher"}.get(method, "ka.autoencoder")
     assert [r["stage"] for r in run.records() if "loss" in r] == [phases] * 2 + ["main"] * 2
@@ -231,8 +227,7 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, mo
 def test_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(config(train__iters=100000, train__save_every=100000, train__val_every=100000).to_yaml())
-    command = [sys.executable, "-m", "kdc", "train", "--config", str(file), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(["train", "--config", str(file), "--out", str(tmp_path / "run")], tmp_path)
     while not (tmp_path / "run" / "checkpoints" / "last.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -389,12 +384,11 @@ def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     far = {"train__iters": 100000, "train__save_every": 100000, "train__val_every": 100000}
     file.write_text(config(**far, train__device="cpu", train__devices=2).to_yaml())
-    command = [sys.executable, "-m", "kdc", "train", "--config", str(file), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = Command(["train", "--config", str(file), "--out", str(tmp_path / "run")], tmp_path)
     while not (tmp_path / "run" / "checkpoints" / "last.json").exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert errors.count("kdc: error") == 1

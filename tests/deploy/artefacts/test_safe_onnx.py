@@ -12,8 +12,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from kdc import cli
-from kdc.deploy.artefacts import safe_onnx
-from kdc.deploy.artefacts.safe_onnx import LARGEST_VALUE, load_checked
+from kdc.deploy.artefacts import onnx_rules, safe_onnx, verdicts
+from kdc.deploy.artefacts.onnx_rules import LARGEST_VALUE
+from kdc.deploy.artefacts.safe_onnx import load_checked
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import WeightsError
 from kdc.distill.run.files import sha256
@@ -124,7 +125,7 @@ def no_nodes(model: ModelProto) -> None:
 
 def nested(model: ModelProto) -> None:
     graph = helper.make_graph([helper.make_node("Identity", ["a"], ["b"])], "g", [], [])
-    for _ in range(safe_onnx.DEEPEST + 1):
+    for _ in range(onnx_rules.DEEPEST + 1):
         graph = helper.make_graph([helper.make_node("If", ["c"], ["y"], then_branch=graph)], "g", [], [])
     model.graph.node.append(helper.make_node("If", ["c"], ["y"], then_branch=graph))
 
@@ -245,11 +246,17 @@ def test_noise_and_flipped_bytes_never_get_further_than_one_line(folder: Path, s
         assert "\n" not in str(error)
 
 
-def test_a_file_is_read_in_a_child_once_and_again_when_it_changed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = folder / "a.onnx"
-    path.write_bytes(made().SerializeToString())
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a user of whom nothing is remembered; what this process has remembered is put away."""
+    monkeypatch.setattr(verdicts, "_here", {})
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "kdc"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands of the children that were started."""
     calls = []
     real = subprocess.run
 
@@ -258,13 +265,91 @@ def test_a_file_is_read_in_a_child_once_and_again_when_it_changed(
         return real(command, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     monkeypatch.setattr(safe_onnx.subprocess, "run", run)
+    return calls
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be another process of the same user."""
+    monkeypatch.setattr(verdicts, "_here", {})
+
+
+def test_bytes_are_read_in_a_child_once_and_others_by_another(
+    folder: Path, state: Path, calls: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "a.onnx"
+    path.write_bytes(made().SerializeToString())
     # whoever makes up a file can make up its manifest
     (folder / "a.onnx.json").write_text(json.dumps({"sha256": sha256(path)}))
     load_checked(path)
     load_checked(path)
     assert len(calls) == 1 and calls[0][0] == sys.executable
-    path.write_bytes(made().SerializeToString())
+    path.write_bytes(made().SerializeToString())  # the same bytes at another time
     load_checked(path)
+    forget(monkeypatch)
+    load_checked(path)
+    assert len(calls) == 1
+    assert state.stat().st_mode & 0o777 == 0o700
+    (file,) = state.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    model = made()
+    model.graph.initializer[0].raw_data = bytes(324)
+    path.write_bytes(model.SerializeToString())
+    load_checked(path)
+    assert len(calls) == 2
+
+
+def test_weights_beside_a_file_count_too(folder: Path, state: Path, calls: list[list[str]]) -> None:
+    path, model = folder / "a.onnx", made()
+    outside("right.bin")(model)
+    path.write_bytes(model.SerializeToString())
+    load_checked(path)
+    load_checked(path)
+    assert len(calls) == 1
+    (folder / "right.bin").write_bytes(bytes(324))
+    load_checked(path)
+    assert len(calls) == 2
+
+
+def test_what_is_refused_is_not_remembered(folder: Path, state: Path, calls: list[list[str]]) -> None:
+    path, model = folder / "a.onnx", made()
+    value_bomb(model)
+    path.write_bytes(model.SerializeToString())
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="bomb"):
+            load_checked(path)
+    assert len(calls) == 2 and not verdicts._here and not [*state.glob("*")]
+
+
+def test_what_changes_under_the_child_is_refused(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, real = folder / "a.onnx", subprocess.run
+    path.write_bytes(made().SerializeToString())
+
+    def swapped(command: list[str], **options: object) -> object:
+        model = made()
+        model.graph.initializer[0].raw_data = bytes(324)
+        path.write_bytes(model.SerializeToString())
+        return real(command, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    monkeypatch.setattr(safe_onnx.subprocess, "run", swapped)
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        load_checked(path)
+    assert not verdicts._here
+
+
+def test_what_kdc_wrote_is_examined_where_it_is_written(folder: Path, state: Path, calls: list[list[str]]) -> None:
+    path = folder / "a.onnx"
+    safe_onnx.save_own(made(), path)
+    assert path.read_bytes() == made().SerializeToString()
+    load_checked(path)
+    assert not calls and not state.exists()
+    path.write_bytes(path.read_bytes().replace(b"conv", b"vonc"))  # another process was at it
+    load_checked(path)
+    assert len(calls) == 1
+    model = made()
+    value_bomb(model)
+    safe_onnx.save_own(model, path)
+    with pytest.raises(WeightsError, match="bomb"):
+        load_checked(path)
     assert len(calls) == 2
 
 
@@ -333,7 +418,6 @@ def test_sparse_weights_in_another_file_make_no_whole_one(folder: Path) -> None:
     sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(81, dtype=np.int64), "i"))
     sparse.dims.extend([81])
     path.write_bytes(model.SerializeToString())
-    safe_onnx._vet.cache_clear()
     assert safe_onnx.external(path) == "right.bin"
     with pytest.raises(WeightsError, match=r"keeps sparse weights in 'right\.bin'"):
         safe_onnx.whole(path)

@@ -1,15 +1,13 @@
-"""The confusion matrix against the golden values, torchmetrics, a textbook form, and the laws it keeps."""
+"""The confusion matrix against the golden values, those of torchmetrics, a textbook form, and the laws it keeps."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from kdc.distill.errors import DataError
 from kdc.distill.evaluation.metrics import Scores, boundary_band, confusion, iou_of
@@ -68,6 +66,10 @@ def test_every_number_of_classes(k: int) -> None:
 
 
 def test_agrees_with_torchmetrics() -> None:
+    """The expected values are those of torchmetrics 1.9.0 (torch 2.15.0, CPU) on the same labels.
+
+    ``MulticlassJaccardIndex(K, average="none", ignore_index=255)(pred, label)``, both as int64 tensors.
+    """
     rng = np.random.default_rng(0)
     pred = rng.integers(0, K, (4, 16, 24), dtype=np.uint8)
     label = rng.integers(0, K, (4, 16, 24), dtype=np.uint8)
@@ -75,9 +77,8 @@ def test_agrees_with_torchmetrics() -> None:
     scores = Scores.empty(names(K))
     for p, t in zip(pred, label, strict=True):
         scores.add(p, t)
-    other = MulticlassJaccardIndex(K, average="none", ignore_index=255)
-    expected = other(torch.from_numpy(pred).long(), torch.from_numpy(label).long())
-    np.testing.assert_allclose(scores.iou, expected.numpy(), rtol=1e-6)
+    expected = [0.125827819108963, 0.12039311975240707, 0.11347517371177673, 0.09777777642011642, 0.09388646483421326]
+    np.testing.assert_allclose(scores.iou, expected, rtol=1e-6)
 
 
 @settings(max_examples=30, deadline=None)
