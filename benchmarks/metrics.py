@@ -33,7 +33,7 @@ def counting_forms(pred: np.ndarray, label: np.ndarray, k: int) -> dict[str, Cal
         metric = library.MulticlassConfusionMatrix(k, ignore_index=255, validate_args=validate)
         return lambda: metric(*tensors)
 
-    forms = {
+    forms: dict[str, Callable[[], object]] = {
         "kdc confusion (calcHist, values checked)": lambda: confusion(pred, label, k),
         "numpy bincount, no mask": unmasked,
         "numpy bincount, masked (textbook)": textbook,

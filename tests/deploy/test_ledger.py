@@ -12,7 +12,7 @@ from kdc.deploy.parity import judge, read_gates, write_gate
 from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.run import Run
 
-from ._made import judged
+from .._made import judged
 
 
 def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:

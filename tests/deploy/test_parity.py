@@ -19,7 +19,7 @@ from kdc.distill.errors import DataError, NumbersError, UsageError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run import Run
 
-from ._made import SIZE, Images, K, Made, judged
+from .._made import SIZE, Images, K, Made, judged
 
 
 class Coarse(Made):
