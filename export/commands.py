@@ -41,7 +41,6 @@ from .flags import (
     _flag_of,
     _settings,
 )
-from .to_trt import engine_path
 
 if TYPE_CHECKING:
     from ..distill.run.folder import Run
@@ -166,7 +165,7 @@ def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[
     from ..deploy.artefacts.beside import owner
     from ..deploy.artefacts.lock import exporting
     from ..deploy.parity.produce import prove
-    from .to_trt import CURE, build_engine
+    from .to_trt import CURE, build_engine, engine_path
 
     path = engine_path(file)
     if (run := owner(path)) is None:
@@ -194,7 +193,7 @@ def _plan_engines(files: list[str], building: dict[str, Any]) -> dict[str, Any]:
     from . import to_trt
 
     name, version = to_trt.check_flags(**building)
-    engines = [str(engine_path(Path(file))) for file in files]
+    engines = [str(to_trt.engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:
         console.say(f"  {engine}")

@@ -151,6 +151,7 @@ def _train(
 
         run = run_job(config, out=out)
     if json:
+
         console.emit(
             {
                 "run": str(run.path),
