@@ -131,13 +131,13 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
 
 
 @alone
-def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, Any]:
+def build_engine(onnx_path: Path, engine_path: Path, flags: BuildFlags = BuildFlags()) -> dict[str, Any]:
     """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
 
     Args:
         onnx_path: a file with the types as they shall run.
         engine_path: where the engine goes, atomically.
-        flags: see ``BuildFlags``.
+        flags: how it is built.
 
     Returns:
         The manifest.
@@ -151,20 +151,19 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
         ResourceError: the builder was killed, as when memory runs out.
     """
     info = read_info(onnx_path)
-    name, version = check_flags(**flags)
-    asked = BuildFlags(**flags)
-    if asked.strip_weights and (weights := external(onnx_path)):
+    name, version = check_flags(flags)
+    if flags.strip_weights and (weights := external(onnx_path)):
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
-    profile = plan_profile(onnx_path, info, asked.batches, asked.sizes)
-    targets, device = [each.lower() for each in asked.targets], gpu()
+    profile = plan_profile(onnx_path, info, flags.batches, flags.sizes)
+    targets, device = [each.lower() for each in flags.targets], gpu()
     default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
     target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
     request: dict[str, Any] = {"flavour": name, "targets": targets, "profile": profile}
-    request |= {"workspace_mib": asked.workspace_mib, "opt_level": asked.opt_level}
-    request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
-    request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
-    request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
+    request |= {"workspace_mib": flags.workspace_mib, "opt_level": flags.opt_level}
+    request |= {"timing_cache": flags.timing_cache and str(flags.timing_cache), "parent": os.getpid()}
+    request |= {"flags": list(flags.builder_flags.values()), "tf32": flags.tf32}
+    request |= {"hardware": flags.hardware and HARDWARE[flags.hardware]}
     run = owner(engine_path)
     if run:
         read_gates(run)  # what is broken is told before minutes of building, and before the old engine goes
@@ -185,9 +184,9 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     made = manifest_of(onnx_path)
     manifest |= {key: made[key] for key in ("calibration", "sensitivity", "left_high", "qat") if key in made}
     manifest |= {"precision": info.precision, "source": made.get("source")}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
-    manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
-    manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
+    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": flags.words()}
+    manifest |= {"version_compatible": flags.version_compatible, "hardware": flags.hardware}
+    manifest |= {"refit": flags.refit or flags.strip_weights, "stripped": flags.strip_weights}
     manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
     manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
     if run:
@@ -253,32 +252,31 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
     return answer
 
 
-def check_flags(**flags: Any) -> tuple[str, str]:
+def check_flags(flags: BuildFlags = BuildFlags()) -> tuple[str, str]:
     """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
 
     Raises:
         ExportError: see ``flavour``.
         UsageError: a value that is not accepted, or that this flavour has no use for.
     """
-    asked = BuildFlags(**flags)
-    batches, targets = asked.batches or (1, 1, 1), [each.lower() for each in asked.targets]
+    batches, targets = flags.batches or (1, 1, 1), [each.lower() for each in flags.targets]
     if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise UsageError(
             f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
         )
-    if asked.workspace_mib is not None and asked.workspace_mib < 1:
-        raise UsageError(f"--workspace {asked.workspace_mib}: at least 1 MiB is needed")
-    if asked.opt_level is not None and not 0 <= asked.opt_level <= 5:
-        raise UsageError(f"--opt-level {asked.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
-    if asked.hardware is not None and asked.hardware not in HARDWARE:
-        near = closest(asked.hardware, HARDWARE)
-        raise UsageError(f"--hardware {asked.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
-    module, name, version = flavour(asked.flavour_name)
+    if flags.workspace_mib is not None and flags.workspace_mib < 1:
+        raise UsageError(f"--workspace {flags.workspace_mib}: at least 1 MiB is needed")
+    if flags.opt_level is not None and not 0 <= flags.opt_level <= 5:
+        raise UsageError(f"--opt-level {flags.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
+    if flags.hardware is not None and flags.hardware not in HARDWARE:
+        near = closest(flags.hardware, HARDWARE)
+        raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+    module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
-        _check_rtx(asked)
+        _check_rtx(flags)
     elif targets:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
-    for word, flag in asked.builder_flags.items():
+    for word, flag in flags.builder_flags.items():
         if not hasattr(module.BuilderFlag, flag):
             raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
     if targets:
@@ -289,17 +287,17 @@ def check_flags(**flags: Any) -> tuple[str, str]:
     return name, version
 
 
-def _check_rtx(asked: BuildFlags) -> None:
+def _check_rtx(flags: BuildFlags) -> None:
     """Refuse what TensorRT-RTX has no use for, or does only on a GPU (both tried with 1.7)."""
-    idle = {"--opt-level": asked.opt_level is not None, "--timing-cache": asked.timing_cache is not None}
+    idle = {"--opt-level": flags.opt_level is not None, "--timing-cache": flags.timing_cache is not None}
     for word in (word for word, given in idle.items() if given):
         raise UsageError(f"{word} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
-    if asked.hardware is not None:
+    if flags.hardware is not None:
         raise UsageError("--hardware does nothing in tensorrt_rtx; its engines are portable, or name GPUs by --target")
-    if asked.version_compatible:
+    if flags.version_compatible:
         raise UsageError("--version-compatible needs the lean runtime, which tensorrt_rtx does not bring; leave it out")
-    if (asked.refit or asked.strip_weights) and gpu() is None:
-        word = "--strip-weights" if asked.strip_weights else "--refit"
+    if (flags.refit or flags.strip_weights) and gpu() is None:
+        word = "--strip-weights" if flags.strip_weights else "--refit"
         raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
 
 
