@@ -8,7 +8,6 @@ import typer
 
 from ..distill import console
 from ..distill.errors import ExportError, UsageError
-from . import to_trt
 from .flags import (
     FORM,
     Agreement,
@@ -42,8 +41,7 @@ from .flags import (
     parse_sizes,
     refuse_idle,
 )
-from .settings import ExportSettings
-from .to_trt import BuildFlags, engine_path
+from .settings import BuildFlags, ExportSettings
 
 if TYPE_CHECKING:
     from ..distill.run.folder import Run
@@ -129,6 +127,8 @@ def trt(
     json: Json = False,
 ) -> None:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
+    from . import to_trt
+
     precision = "both" if precision is None else precision
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
     building = BuildFlags(
@@ -182,8 +182,9 @@ def _engine(file: Path, building: BuildFlags, settings: ExportSettings) -> dict[
     from ..deploy.artefacts.beside import owner
     from ..deploy.artefacts.lock import exporting
     from ..deploy.parity.produce import prove
+    from . import to_trt
 
-    path = engine_path(file)
+    path = to_trt.engine_path(file)
     if (run := owner(path)) is None:
         return to_trt.build_engine(file, path, building)
     with exporting(run):
@@ -207,8 +208,10 @@ def _plan(run: str | None, settings: ExportSettings) -> dict[str, Any]:
 
 
 def _plan_engines(files: list[str], building: BuildFlags) -> dict[str, Any]:
+    from . import to_trt
+
     name, version = to_trt.check_flags(building)
-    engines = [str(engine_path(Path(file))) for file in files]
+    engines = [str(to_trt.engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:
         console.say(f"  {engine}")

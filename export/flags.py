@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..distill.errors import UsageError, closest
-from . import trt_shapes
-from .settings import ExportSettings
+from .settings import ExportSettings, SizeRange
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -165,7 +164,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def parse_sizes(text: str) -> trt_shapes.Sizes:
+def parse_sizes(text: str) -> SizeRange:
     """Read three sizes ``HxW`` with commas between them (UsageError)."""
     parts = text.split(",")
     if len(parts) != 3:
