@@ -192,7 +192,7 @@ def test_flags_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 SIGNALLED = """
 import gc, os, signal, sys, threading
-from kdc.deploy.runtime import open_runtime
+from kdc.deploy.runtimes.open import open_runtime
 
 signal.signal(signal.SIGUSR1, lambda *_: print("alive"))
 first, second = open_runtime(sys.argv[1]), open_runtime(sys.argv[1])
