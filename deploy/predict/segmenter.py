@@ -1,6 +1,5 @@
 """A network made ready for images of any size: whole, padded, resized or in tiles, and what is done is said once."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,16 +185,17 @@ def _told(predict: "Predict", tiling: "Tiling | None") -> "Predict":
     """Say, of the first image that is tiled, how."""
     if tiling is None:
         return predict
+    from ...distill.evaluation.evaluate import Privileged
+
     once = Once()
 
-    @functools.wraps(predict)  # which also keeps the mark of a privileged network
     def telling(image: np.ndarray, *beside: np.ndarray) -> np.ndarray:
         size = (image.shape[0], image.shape[1])
         if not tiling.covers(size):
             once("tiles", f"tiles: {tiling.describe(size)}")
         return predict(image, *beside)
 
-    return telling
+    return Privileged(telling) if isinstance(predict, Privileged) else telling
 
 
 def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":

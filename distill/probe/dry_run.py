@@ -102,12 +102,17 @@ def estimate_memory(
             images * height * width * max(tap.channels / tap.stride**2 for tap in teacher.taps.values()) * 4 * 4
         )
     if teacher is not None and method is not None and method.terms:
-        given = {"student": config.model.student, "teacher": teacher.name, "settings": config.method.settings()}
-        given["student"] = models.expand(given["student"], config.model.arch)
-        found = method_cost(config.method.name, classes=teacher.num_classes, size=(height, width), **given)
-        own = found["parameters"]
+        extra = method_cost(
+            config.method.name,
+            student=models.expand(config.model.student, config.model.arch),
+            teacher=teacher.name,
+            classes=teacher.num_classes,
+            size=(height, width),
+            settings=config.method.settings(),
+        )
+        own = extra.parameters
         states = 3 if config.train.optimizer == "sgd" else 4
         weights += 4 * (own["trained"] * states + own["critics"] * 4 + own["fixed"] + own["buffers"])
-        activations += images * found["kept_mib"] * 2**20
+        activations += images * extra.kept_mib * 2**20
     mib = {"weights": round(weights / 2**20), "activations": round(activations / 2**20)}
     return {**mib, "total": sum(mib.values())}
