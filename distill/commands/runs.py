@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..console import say
-from .flags import Json, _show
+from .flags import Json, print_result
 
 
 def runs_ls(json: Json = False) -> None:
@@ -35,7 +35,7 @@ def runs_ls(json: Json = False) -> None:
         )
         for r in rows
     ]
-    _show(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
+    print_result(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
 
 
 def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
@@ -58,7 +58,7 @@ def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None
         ("val mIoU %", None if card.miou is None else f"{100 * card.miou:.2f}"),
     ]
     rows = [(key, value) for key, value in rows if value is not None]
-    _show(json, {"path": str(found.path), **found.read()}, found.path.name, ("", ""), rows)
+    print_result(json, {"path": str(found.path), **found.read()}, found.path.name, ("", ""), rows)
 
 
 def runs_rm(

@@ -33,6 +33,8 @@ def _size(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+#: settings by dotted key, such as ``train.lr``
+Dotted = dict[str, str | int | float | bool | tuple[int, int] | list[str] | None]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 #: YAML reads a bare 32 as a number
 Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(str)]
