@@ -11,7 +11,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, Sample
 from ..errors import NumbersError
 from ..losses import task_loss
 from ..methods import Composite, Phase
@@ -81,7 +81,7 @@ def rehearse(
     student: SegmentationModel,
     method: Composite,
     teacher: SegmentationModel,
-    stream: Iterator[dict[str, Any]],
+    stream: Iterator[Sample],
     batches: int,
     ready: Callable[[Phase], bool] = lambda phase: False,
 ) -> Rehearsal:

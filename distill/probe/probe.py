@@ -3,6 +3,7 @@
 import contextlib
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..job import Parts, lineage, prepare
 from ..methods import Composite, Phase
 from ..models import SegmentationModel
 from ..run.folder import all_runs
-from ..run.phase_results import Artefacts
+from ..run.phase_results import Artefacts, Lineage
 from ..settings.config import Config
 from ..training.batches import Batches
 from ..training.devices import launch
@@ -55,7 +56,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
     if next(teacher.model.parameters()).is_meta:
         raise WeightsError(_fit_it_first(config, teacher))
     stream = Batches(parts.data, one, fabric).stream("main", 0, batches)
-    origin = lineage(parts, fabric) | {"processes": options.devices * options.nodes}
+    origin = replace(lineage(parts, fabric), processes=options.devices * options.nodes)
     found = rehearse(
         one, fabric, parts.student, parts.method, teacher.model, stream, batches, lambda p: _ready(p, origin, root)
     )
@@ -104,7 +105,7 @@ def _start(config: Config) -> str:
     return f"a trained backbone ({config.model.student_weights})" if config.model.student_weights else "random"
 
 
-def _ready(phase: Phase, origin: dict[str, Any], root: Path | None) -> bool:
+def _ready(phase: Phase, origin: Lineage, root: Path | None) -> bool:
     """Give a phase the equal result that a run has left, if there is any."""
     for run in all_runs(root):
         kept = Artefacts(run, origin)
