@@ -14,7 +14,7 @@ from kdc.distill import models
 from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
-from kdc.distill.probe.dry_run import estimate_memory
+from kdc.distill.probe.memory import estimate_memory
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
@@ -236,7 +236,7 @@ def test_the_default_stride_is_the_architectures(tmp_path: Path) -> None:
     assert Config().model.output_stride is None and Config().model.teacher_stride is None
     plus = resolve({"model.student": "deeplabv3+-mv2_035", "train.crop": (64, 96)})
     fine = plus.changed(model__output_stride=8)
-    assert estimate_memory(plus, 2, None)["total"] < estimate_memory(fine, 2, None)["total"]
+    assert estimate_memory(plus, 2, None).total < estimate_memory(fine, 2, None).total
 
 
 def test_export_passes_the_gate(tmp_path: Path) -> None:
