@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent
 Metric = Literal["params", "flops", "miou"]
 #: what a letter behind a number, or at the head of its column, multiplies it by
 UNITS = {"one": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-#: of the columns, where neither the number nor the table says it
+#: of the columns, where neither the number nor the table gives one
 DEFAULT_UNITS: dict[Metric, str] = {"params": "M", "flops": "G", "miou": "one"}
 _NUMBER = re.compile(r"([\d,]*\d(?:\.\d+)?)(?:\s*~\s*([\d,]*\d(?:\.\d+)?))?\s*([KMGT%])?(?:\s*±\s*[\d.]+)?")
 
@@ -33,7 +33,7 @@ def _printed(value: object) -> object:
 
 
 def _model(value: object) -> object:
-    """Take kdc's name of a network that it has; one of an architecture that it has not keeps the name it is given."""
+    """Return kdc's name of a network; one of an architecture that kdc lacks keeps its name."""
     if not isinstance(value, str):
         return value
     try:
@@ -112,10 +112,11 @@ class Paper(Part):
         for table in self.tables:
             for line, row in enumerate(table.rows, 1):
                 scores = row.miou if isinstance(row.miou, dict) else {row.method: row.miou}
-                numbers: list[tuple[Metric, str, str | None]] = []
-                numbers.append(("params", row.method, row.params))
-                numbers.append(("flops", row.method, row.flops))
-                numbers.extend(("miou", method, printed) for method, printed in scores.items())
+                numbers: list[tuple[Metric, str, str | None]] = [
+                    ("params", row.method, row.params),
+                    ("flops", row.method, row.flops),
+                    *(("miou", method, printed) for method, printed in scores.items()),
+                ]
                 for metric, method, printed in numbers:
                     if printed is not None:
                         yield self._claim(table, line, row, metric, method, printed)
@@ -125,6 +126,7 @@ class Paper(Part):
         value, tolerance, unit = parse(printed, unit)
         if metric in row.tolerance:
             tolerance = row.tolerance[metric] * UNITS[unit]
+
         return Claim(
             paper=self.paper,
             table=table.table,
@@ -176,9 +178,9 @@ def parse(printed: str, unit: str) -> tuple[float, float, str]:
 
     A range, ``74.6~75.0``, is its middle, within half its width and half a digit.
     """
-    found = _NUMBER.fullmatch(printed)
-    assert found
-    first, last, letter = found.groups()
+    match = _NUMBER.fullmatch(printed)
+    assert match
+    first, last, letter = match.groups()
     unit = letter if letter in UNITS else unit
     ends = [float(end.replace(",", "")) for end in (first, last or first)]
     digit = 10.0 ** -len(first.partition(".")[2]) / 2
