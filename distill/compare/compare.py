@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 
 from .. import console, methods
 from ..console import say
@@ -71,7 +70,7 @@ def compare(base: Config, entries: Sequence[Entry], *, out: Path | None = None) 
         KdcError: a configuration does not work (before anything is run), or the folder holds something else.
         Stopped: SIGINT or SIGTERM came; the same command continues.
     """
-    folder, facts, _ = _examine(base, entries, out)
+    folder, facts = _examine(base, entries, out)
     folder.extend(base, entries, facts)
     say(f"comparison {folder.path}: {len(entries)} runs")
     try:
@@ -105,7 +104,7 @@ def plan_comparison(base: Config, entries: Sequence[Entry], *, out: Path | None 
     Raises:
         KdcError: as ``compare``.
     """
-    folder, facts, teachers = _examine(base, entries, out)
+    folder, facts = _examine(base, entries, out)
     runs = []
     for entry in entries:
         settings = {
@@ -116,7 +115,7 @@ def plan_comparison(base: Config, entries: Sequence[Entry], *, out: Path | None 
         settings |= {key: value for key, value in entry.grid.items() if not key.startswith("method.")}
         state = folder.state(entry.name)
         steps = facts[entry.name].steps if folder.open(entry.name) else 0
-        method, teacher = entry.config.method.name, teachers[entry.name]
+        method, teacher = entry.config.method.name, facts[entry.name].teacher
         runs.append(PlannedRun(entry.name, method, entry.seed, settings, state, steps, teacher))
     todo = sum(folder.open(entry.name) for entry in entries)
     plan = ComparisonPlan(str(folder.path), runs, todo, sum(run.steps for run in runs))
@@ -132,13 +131,8 @@ def plan_comparison(base: Config, entries: Sequence[Entry], *, out: Path | None 
     return plan
 
 
-def _examine(
-    base: Config, entries: Sequence[Entry], out: Path | None
-) -> tuple[Comparison, dict[str, Facts], dict[str, str | None]]:
+def _examine(base: Config, entries: Sequence[Entry], out: Path | None) -> tuple[Comparison, dict[str, Facts]]:
     """Open and build what every run needs, without training: the folder, the data, both networks and the method.
-
-    Returns:
-        The folder, and by run its facts and where its teacher comes from.
 
     Raises:
         KdcError: whatever would stop a run at its start.
@@ -149,31 +143,25 @@ def _examine(
     folder.check(base, entries)
 
     fabric = launch(entries[0].config)
-    built: dict[tuple[str, ...], tuple[Facts, str | None]] = {}
+    facts: dict[tuple[str, ...], Facts] = {}
     for entry in entries:
         key = (entry.method, *entry.grid.values())  # another seed builds the same
-        if key not in built:
-            built[key] = _build(entry, fabric)
-
-    parts = {entry.name: built[entry.method, *entry.grid.values()] for entry in entries}
-    facts = {name: each for name, (each, _) in parts.items()}
-    return folder, facts, {name: teacher for name, (_, teacher) in parts.items()}
-
-
-def _build(entry: Entry, fabric: Fabric) -> tuple[Facts, str | None]:
-    try:
-        with _quiet():
-            parts = prepare(entry.config, fabric, dry=True)
-        if parts.val is None:
-            raise DataError(f"{parts.data.name} has no labelled validation images: there is nothing to compare")
-    except KdcError as error:
-        error.args = (f"{entry.label}: {error}",)
-        raise
-    data, steps = parts.data_card["fingerprint"], entry.config.train.iters
-    if parts.teacher is None:
-        return Facts(data, steps), None
-    steps += sum(phase.iters for phase in parts.method.phases(parts.teacher.model))
-    return Facts(data, steps), f"{parts.teacher.model.name} from {parts.teacher.card['source']}"
+        if key in facts:
+            continue
+        try:
+            with _quiet():
+                parts = prepare(entry.config, fabric, dry=True)
+            if parts.val is None:
+                raise DataError(f"{parts.data.name} has no labelled validation images: there is nothing to compare")
+        except KdcError as error:
+            error.args = (f"{entry.label}: {error}",)
+            raise
+        steps, source = entry.config.train.iters, None
+        if parts.teacher:
+            steps += sum(phase.iters for phase in parts.method.phases(parts.teacher.model))
+            source = f"{parts.teacher.model.name} from {parts.teacher.card['source']}"
+        facts[key] = Facts(parts.data_card["fingerprint"], steps, source)
+    return folder, {entry.name: facts[entry.method, *entry.grid.values()] for entry in entries}
 
 
 def _make(folder: Comparison, entries: Sequence[Entry]) -> None:

@@ -22,12 +22,12 @@ COMPARISONS = Path("compare")
 
 @dataclass(frozen=True)
 class Facts:
-    """What was known of a run before it began."""
+    """Facts about a run before it begins: its data's fingerprint, and its steps, those of phases included."""
 
-    #: fingerprint of its data
     data: str
-    #: its steps, those of phases included
     steps: int
+    #: the teacher's network and where it comes from; not kept in plan.json
+    teacher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class Comparison:
     def write(self) -> None:
         """Write ``plan.json``."""
         runs = [
-            vars(entry) | {"facts": asdict(self.facts[entry.name]), "config": entry.config.model_dump(mode="json")}
+            vars(entry)
+            | {"facts": {"data": self.facts[entry.name].data, "steps": self.facts[entry.name].steps}}
+            | {"config": entry.config.model_dump(mode="json")}
             for entry in self.entries
         ]
         plan = {
