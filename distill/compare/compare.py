@@ -117,6 +117,7 @@ def plan_comparison(base: Config, entries: Sequence[Entry], *, out: Path | None 
         steps = facts[entry.name].steps if folder.open(entry.name) else 0
         method, teacher = entry.config.method.name, facts[entry.name].teacher
         runs.append(PlannedRun(entry.name, method, entry.seed, settings, state, steps, teacher))
+
     todo = sum(folder.open(entry.name) for entry in entries)
     plan = ComparisonPlan(str(folder.path), runs, todo, sum(run.steps for run in runs))
 
@@ -148,6 +149,7 @@ def _examine(base: Config, entries: Sequence[Entry], out: Path | None) -> tuple[
         key = (entry.method, *entry.grid.values())  # another seed builds the same
         if key in facts:
             continue
+
         try:
             with _quiet():
                 parts = prepare(entry.config, fabric, dry=True)
@@ -156,6 +158,7 @@ def _examine(base: Config, entries: Sequence[Entry], out: Path | None) -> tuple[
         except KdcError as error:
             error.args = (f"{entry.label}: {error}",)
             raise
+
         steps, source = entry.config.train.iters, None
         if parts.teacher:
             steps += sum(phase.iters for phase in parts.method.phases(parts.teacher.model))

@@ -84,7 +84,7 @@ def _chart(
 
 
 def _axis_name(key: str) -> str:
-    """Name the plot of a grid key: that of the weights, of the option's name, or of the key where all runs share it."""
+    """Name the plot of a grid key: "weight", the option's name, or the key itself where all runs share it."""
     if not key.startswith("method."):
         return key
     _, method, option = key.split(".", 2)

@@ -114,10 +114,6 @@ class ClassRow:
     low: float | None
     high: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"class" if key == "name" else key: value for key, value in vars(self).items()}
-
 
 @dataclass(frozen=True)
 class TeacherRow:
@@ -157,7 +153,7 @@ class Results:
             "teachers": [asdict(row) for row in self.teachers],
             "summary": [asdict(row) for row in self.summary],
             "runs": [row.to_dict() for row in self.runs],
-            "classes": [row.to_dict() for row in self.classes],
+            "classes": [{"class" if key == "name" else key: v for key, v in vars(row).items()} for row in self.classes],
         }
         if not self.files:
             del values["files"]
@@ -254,10 +250,12 @@ def _pairs(rows: Iterable[RunRow], by_name: Mapping[str, RunRow]) -> list[tuple[
 def _summary(label: str, rows: Sequence[RunRow], by_name: Mapping[str, RunRow], names: Sequence[str]) -> SummaryRow:
     done = [row.scores for row in rows if row.scores]
     pairs = _pairs(rows, by_name)
+
     change = paired([scores.miou - other.miou for scores, other in pairs])
     means = [(name, _mean(scores.iou[i] - other.iou[i] for scores, other in pairs)) for i, name in enumerate(names)]
     classes = [ClassChange(name, mean) for name, mean in means if mean is not None]
     classes.sort(key=lambda each: each.difference)
+
     method, grid = rows[0].method, rows[0].grid
     baseline = label_of(BASELINE, {key: value for key, value in grid.items() if shared(key)})
 

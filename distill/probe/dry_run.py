@@ -19,6 +19,7 @@ def plan_run(config: Config) -> RunPlan:
     parts = prepare(config, fabric, dry=True)
     options = config.train
     share = options.batch // (options.devices * options.nodes * options.accumulate)
+
     teacher = parts.teacher
     plan = RunPlan(
         data=DataSummary(parts.data.name, len(parts.data), len(parts.val) if parts.val else 0, parts.data.num_classes),
@@ -54,6 +55,7 @@ def plan_run(config: Config) -> RunPlan:
             f"{memory.activations:,})",
         ),
     ]
+
     table("plan", ("", ""), rows)
     for note in plan.notes:
         say(f"  {note}")

@@ -98,6 +98,7 @@ def rehearse(
     torch.default_generator.manual_seed(config.train.seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(config.train.seed)
+
     try:
         learner = Learner(
             copy.deepcopy(student), copy.deepcopy(method), config.task, config.train.freeze_bn, config.train.seed

@@ -183,6 +183,7 @@ def _terms(method: Composite, rehearsal: Rehearsal) -> list[Term]:
         ratio = Spread.of([pull.norm / pull.task_norm if pull.task_norm else 0.0 for pull in pulls])
         cosines = [pull.cosine for pull in pulls if pull.cosine is not None]
         critic = "its critic" if name in rehearsal.with_critic else None
+
         terms.append(
             Term(
                 term=name,

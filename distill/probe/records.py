@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..methods import Description
 from .memory import Memory
 
 
@@ -68,7 +69,7 @@ class RunPlan:
     data: DataSummary
     student: Student
     teacher: TeacherSource | None
-    method: dict[str, Any]
+    method: Description
     notes: list[str]
     iters: int
     #: of a micro-batch
@@ -211,7 +212,7 @@ class Probe:
     knowledge: Knowledge | None
     skipped: str | None
     shapes: list[TapShape]
-    method: dict[str, Any]
+    method: Description
     notes: list[str]
     phases: list[PhaseState]
     critics: list[str]

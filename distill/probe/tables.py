@@ -83,6 +83,7 @@ def _show_magnitudes(probe: Probe) -> None:
 def _show_terms(probe: Probe) -> None:
     task, value = probe.task, _num(probe.task.value.mean)
     rows = [("task", value, "1", value, _around(task.gradient), "", "")]
+
     for term in probe.terms:
         rows.append(
             (

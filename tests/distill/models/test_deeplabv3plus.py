@@ -195,7 +195,7 @@ def test_gradients_reach_every_tap_and_weight() -> None:
 
 def test_named_like_the_others_but_with_the_plain_stem() -> None:
     described = models.describe("deeplabv3plus-r101")
-    assert described["imagenet"] == "resnet101.tv_in1k" and "7x7" in described["stem"]
+    assert described.imagenet == "resnet101.tv_in1k" and "7x7" in described.stem
     mine = [name.split("-")[1] for name in models.names() if name.startswith("deeplabv3plus-")]
     assert mine == ["r18", "r34", "r50", "r101", "mv2", "mv2_050", "mv2_035"]
     with pytest.raises(UsageError, match=r"deeplabv3plus-r18: heads 'v2'; accepted are v1"):
