@@ -7,7 +7,6 @@ import typer
 
 from .. import console
 from ..errors import UsageError
-from ..run.folder import final_miou
 from ..settings.layers import resolve_flags
 from .flags import (
     _KEYS,
@@ -155,9 +154,9 @@ def _train(
         console.emit(
             {
                 "run": str(run.path),
-                "status": run.card["status"],
-                "best": final_miou(run.card),
-                "teacher": run.card.get("teacher"),
-                "baseline": run.card.get("baseline"),
+                "status": run.card.status,
+                "best": run.card.miou,
+                "teacher": run.card.teacher.to_dict() if run.card.teacher else None,
+                "baseline": run.card.baseline,
             }
         )

@@ -17,6 +17,7 @@ from ..console import say
 from ..errors import BusyError, DataError, KdcError, NumbersError, UsageError
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import prepare, resume_job, run_job
+from ..run.card import FinalScores
 from ..settings.config import Config
 from ..training.devices import launch
 from ..training.state import Stopped
@@ -162,8 +163,8 @@ def _examine(base: Config, entries: Sequence[Entry], out: Path | None) -> tuple[
         steps, source = entry.config.train.iters, None
         if parts.teacher:
             steps += sum(phase.iters for phase in parts.method.phases(parts.teacher.model))
-            source = f"{parts.teacher.model.name} from {parts.teacher.card['source']}"
-        facts[key] = Facts(parts.data_card["fingerprint"], steps, source)
+            source = f"{parts.teacher.model.name} from {parts.teacher.card.source}"
+        facts[key] = Facts(parts.data_card.fingerprint, steps, source)
     return folder, {entry.name: facts[entry.method, *entry.grid.values()] for entry in entries}
 
 
@@ -227,12 +228,14 @@ def _find_teachers(folder: Comparison, configs: Sequence[Config]) -> None:
         assert parts.teacher and parts.val
         if parts.teacher.trained:
             predict = model_predictor(parts.teacher.model.to(fabric.device), fabric.device)
-            scores = evaluate(predict, parts.val, label="judging the teacher").to_dict()
+            scores = evaluate(predict, parts.val, label="judging the teacher")
             privileged = parts.teacher.model.in_channels == 4
-            say(f"teacher {parts.teacher.card['name']}: val mIoU {100 * scores['miou']:.2f} %")
-            folder.teachers[key] = SharedTeacher(parts.teacher.card, scores, privileged)
+            say(f"teacher {parts.teacher.card.name}: val mIoU {100 * scores.miou:.2f} %")
+            folder.teachers[key] = SharedTeacher(
+                parts.teacher.card, FinalScores.from_dict(scores.to_dict()), privileged
+            )
         else:  # by a phase of each run
-            folder.teachers[key] = SharedTeacher(None, {})
+            folder.teachers[key] = SharedTeacher()
         folder.write()
 
 
@@ -242,8 +245,8 @@ def _with_teacher(folder: Comparison, config: Config) -> Config:
     if card is None:
         return config
     if config.model.teacher_weights:
-        return config.changed(model__teacher_weights=card["file"])
-    return config.changed(model__teacher=card["run"] or card["file"])
+        return config.changed(model__teacher_weights=card.file)
+    return config.changed(model__teacher=card.run or card.file)
 
 
 def _teacher_key(config: Config) -> str:

@@ -5,12 +5,13 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ..errors import DataError, UsageError
+from ..run.card import FinalScores, TeacherCard
 from ..run.files import write_json
 from ..run.folder import Run, check_vacant
 from ..settings.config import Config
@@ -24,7 +25,7 @@ COMPARISONS = Path("compare")
 class Facts:
     """Facts about a run before it begins: its data's fingerprint, and its steps, those of phases included."""
 
-    data: str
+    data: str | None
     steps: int
     #: the teacher's network and where it comes from; not kept in plan.json
     teacher: str | None = None
@@ -40,22 +41,27 @@ class Failure:
 
 @dataclass(frozen=True)
 class SharedTeacher:
-    """The teacher of several runs: its lines for run.json, and how well it does on the validation split."""
+    """The teacher of several runs, and its scores on the validation split."""
 
     #: None where a phase of each run trains it, which leaves nothing to evaluate
-    card: dict[str, Any] | None
-    scores: dict[str, Any]
+    card: TeacherCard | None = None
+    scores: FinalScores = field(default_factory=FinalScores)
     #: whether it is shown the label
     privileged: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SharedTeacher":
-        """Read what ``to_dict`` wrote."""
-        return cls(values["card"], values.get("scores", {}), values.get("privileged", False))
+        """Undo ``to_dict``."""
+        if values["card"] is None:
+            return cls()
+        card, scores = TeacherCard.from_dict(values["card"]), FinalScores.from_dict(values["scores"])
+        return cls(card, scores, values["privileged"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
-        return {"card": None} if self.card is None else vars(self)
+        if self.card is None:
+            return {"card": None}
+        return {"card": self.card.to_dict(), "scores": asdict(self.scores), "privileged": self.privileged}
 
 
 def default_folder(base: Config) -> Path:
@@ -174,7 +180,7 @@ class Comparison:
     def state(self, name: str) -> str:
         """Return ``finished``, ``failed``, ``unfinished`` or ``missing``."""
         run = self.run(name)
-        if run and run.card["status"] == "finished":
+        if run and run.card.status == "finished":
             return "finished"
         return "failed" if name in self.failed else "unfinished" if run else "missing"
 

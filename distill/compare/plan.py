@@ -15,6 +15,7 @@ from typing import Any
 from .. import methods
 from ..console import note, notes
 from ..errors import UsageError, closest
+from ..network_spec import NetworkSpec
 from ..run.baseline import INDIFFERENT
 from ..run.checkpoint import read_card
 from ..run.folder import find_run
@@ -267,8 +268,8 @@ def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
     if config.model.teacher_weights not in (None, "imagenet"):
         changed = changed.changed(model__teacher_weights=None)
     spec = _network_of(config.model.teacher) if config.model.teacher else None
-    if spec and spec.get("in_channels", 3) == 3:
-        changed = changed.changed(model__teacher=spec["name"], model__teacher_stride=spec["output_stride"])
+    if spec and spec.in_channels == 3:
+        changed = changed.changed(model__teacher=spec.name, model__teacher_stride=spec.output_stride)
 
     line = f"{choice.label}: the teacher must be shown the label, so a phase of each run trains its architecture anew"
     if changed is not config and line not in notes:
@@ -276,12 +277,13 @@ def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
     return changed
 
 
-def _network_of(teacher: str) -> dict[str, Any] | None:
+def _network_of(teacher: str) -> NetworkSpec | None:
     """Return the network of a run or a checkpoint of kdc's, None where ``teacher`` is neither."""
     if Path(teacher).suffix == ".safetensors":
-        return (read_card(Path(teacher)) or {}).get("model")
+        card = read_card(Path(teacher))
+        return card.model if card and card.model.name else None
     with contextlib.suppress(UsageError):  # the name of an architecture is no run
-        return find_run(teacher).card["student"]
+        return find_run(teacher).card.student
     return None
 
 

@@ -121,7 +121,7 @@ class TeacherRow:
 
     name: str
     source: str
-    miou: float
+    miou: float | None
     iou: list[float]
     privileged: bool
 
@@ -192,34 +192,28 @@ def collect(folder: Comparison) -> Results:
 
 def _teachers(folder: Comparison) -> list[TeacherRow]:
     return [
-        TeacherRow(
-            teacher.card["name"],
-            teacher.card["source"],
-            teacher.scores["miou"],
-            teacher.scores["iou"],
-            teacher.privileged,
-        )
+        TeacherRow(card.name, card.source, teacher.scores.miou, teacher.scores.iou, teacher.privileged)
         for teacher in folder.teachers.values()
-        if teacher.card
+        if (card := teacher.card)
     ]
 
 
 def _run(folder: Comparison, entry: Entry) -> RunRow:
     state, run = folder.state(entry.name), folder.run(entry.name)
-    final = (run.card.get("final") or {}) if run and state == "finished" else {}
+    final = run.card.final if run and state == "finished" else None
     scores, classes, device = None, [], None
-    if run and final.get("iou"):
-        classes, device = final["classes"], _device(run)
+    if run and final and final.miou is not None:
+        classes, device = final.classes, _device(run)
         records = [record for record in run.records() if "val" in record]
         # the first of equals, as training keeps it
         best = max(records, key=lambda record: record["val"]["miou"], default=None)
         scores = RunScores(
-            final["miou"],
+            final.miou,
             records[-1]["val"]["miou"] if records else None,
             best["step"] if best else None,
-            final.get("boundary_miou"),
-            final.get("pixel_accuracy"),
-            final["iou"],
+            final.boundary_miou,
+            final.pixel_accuracy,
+            final.iou,
         )
 
     return RunRow(
@@ -238,7 +232,8 @@ def _run(folder: Comparison, entry: Entry) -> RunRow:
 
 
 def _device(run: Run) -> str:
-    return f"{run.card.get('device')}, kdc {run.card['versions']['kdc']}, torch {run.card['versions']['torch']}"
+    card = run.card
+    return f"{card.device}, kdc {card.versions['kdc']}, torch {card.versions['torch']}"
 
 
 def _pairs(rows: Iterable[RunRow], by_name: Mapping[str, RunRow]) -> list[tuple[RunScores, RunScores]]:
@@ -298,7 +293,7 @@ def _classes(label: str, rows: Sequence[RunRow], by_name: Mapping[str, RunRow], 
 def _notes(folder: Comparison, runs: Iterable[RunRow], tested: Sequence[SummaryRow]) -> list[str]:
     """Say what a reader must know before believing the table."""
     done = [run for row in runs if row.scores and (run := folder.run(row.name))]
-    notes = [*READING, *dict.fromkeys(line for run in done for line in run.card["data"].get("notes", ()))]
+    notes = [*READING, *dict.fromkeys(line for run in done for line in run.card.data.notes)]
 
     if len(tested) > 1:
         notes.append(

@@ -7,7 +7,8 @@ import torch
 
 from ..cost import params
 from ..errors import UsageError
-from ..output import Output, Tap
+from ..network_spec import NetworkSpec
+from ..output import Tap
 from ..preprocess import Preprocess
 from ._backbones import STAGES, widen_stem
 from ._heads import Scorer
@@ -18,9 +19,7 @@ from ._weights import LoadReport, load_backbone, load_full
 __all__ = [
     "NORMALISATION",
     "LoadReport",
-    "Output",
     "SegmentationModel",
-    "Tap",
     "architectures",
     "build",
     "describe",
@@ -105,15 +104,9 @@ def build(
     )
 
 
-def rebuild(spec: dict[str, Any]) -> SegmentationModel:
+def rebuild(spec: NetworkSpec) -> SegmentationModel:
     """Build the module that ``SegmentationModel.spec`` describes, with random weights."""
-    values = dict(spec)
-    return build(
-        values.pop("name"),
-        values.pop("num_classes"),
-        preprocess=Preprocess.from_dict(values.pop("preprocess")),
-        **values,
-    )
+    return build(**vars(spec))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def plan_run(config: Config) -> RunPlan:
     plan = RunPlan(
         data=DataSummary(parts.data.name, len(parts.data), len(parts.val) if parts.val else 0, parts.data.num_classes),
         student=Student(parts.student.name, cost.params(parts.student)[0]),
-        teacher=TeacherSource(teacher.model.name, teacher.card["source"]) if teacher else None,
+        teacher=TeacherSource(teacher.model.name, teacher.card.source) if teacher else None,
         method=parts.method.describe(),
         notes=parts.method.notes(),
         iters=options.iters,

@@ -86,7 +86,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
     knowledge = _knowledge(parts, teacher.model if taught else None, images, fabric.device)
     result = Probe(
         student=StartingStudent(parts.student.name, cost.params(parts.student)[0], _start(config)),
-        teacher=ProbedTeacher(teacher.model.name, teacher.card["source"], teacher.trained),
+        teacher=ProbedTeacher(teacher.model.name, teacher.card.source, teacher.trained),
         knowledge=knowledge if isinstance(knowledge, Knowledge) else None,
         skipped=knowledge if isinstance(knowledge, str) else None,
         shapes=[TapShape(tap, own, its, own[1:] != its[1:]) for tap, (own, its) in rehearsal.shapes.items()],

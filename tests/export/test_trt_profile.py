@@ -1,17 +1,18 @@
 """The shapes of an engine: each corner of a profile is tried before TensorRT is."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.distill.errors import UsageError
-from kdc.export import commands, to_trt
+from kdc.export import to_trt
+from kdc.export.to_trt import BuildFlags
+
+from .._made import onnx_file
 
 Files = Callable[..., Path]
 
@@ -19,36 +20,29 @@ Files = Callable[..., Path]
 def free_network(path: Path, pooled: bool = False, baked: bool = False) -> Path:
     """Write a foreign network whose batch, height and width are free; it may be made for one size all the same."""
     nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1], name="conv")]
-    stored = [numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "w")]
+    stored: dict[str, np.ndarray] = {"w": np.ones((5, 3, 3, 3), np.float32)}
     if pooled:  # the pooling of a pyramid: a matrix of one width
         nodes.append(helper.make_node("MatMul", ["z", "columns"], ["out"], name="pooling"))
-        stored.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "columns"))
+        stored["columns"] = np.ones((64, 64), np.float32)
     elif baked:  # columns that are looked up: their numbers are beyond a smaller image
         nodes.append(helper.make_node("Gather", ["z", "at"], ["picked"], axis=3, name="gather"))
         nodes.append(helper.make_node("Resize", ["picked", "", "", "sizes"], ["out"], mode="nearest"))
         nodes.insert(0, helper.make_node("Shape", ["z"], ["sizes"]))
         nodes.insert(0, nodes.pop(1))
-        stored.append(numpy_helper.from_array(np.arange(60, 64), "at"))
+        stored["at"] = np.arange(60, 64)
     else:
         nodes.append(helper.make_node("Relu", ["z"], ["out"]))
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 5, "h", "w"])
-    model = helper.make_model(
-        helper.make_graph(nodes, "net", [image], [out], stored),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    facts = {"kdc.model": json.dumps({"output_stride": 8})}
-    helper.set_model_props(model, facts)
-    onnx.save(model, path)
-    return path
+    facts = {"kdc.model": {"output_stride": 8}}
+    return onnx_file(path, nodes, {"image": ["n", 3, "h", "w"]}, {"out": ["n", 5, "h", "w"]}, stored, facts=facts)
 
 
 SIZES = ((32, 64), (32, 64), (48, 128))
 
 
 def test_profiled_sizes_are_tried_at_every_corner(fake: Path) -> None:
-    made = to_trt.build_engine(free_network(fake / "f.onnx"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES)
+    made = to_trt.build_engine(
+        free_network(fake / "f.onnx"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
+    )
     assert made["profile"] == {"min": [1, 3, 32, 64], "opt": [4, 3, 32, 64], "max": [16, 3, 48, 128]}
     assert made["flags"] == ["--sizes", "32x64,32x64,48x128"]
 
@@ -68,16 +62,16 @@ def test_a_corner_that_the_network_does_not_take_is_refused(
 ) -> None:
     source = free_network(fake / "f.onnx", **network)
     with pytest.raises(UsageError, match=message) as caught:
-        to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", sizes=sizes)
+        to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=sizes))
     assert "\n" not in str(caught.value) and not (fake / "m.engine").exists()
 
 
-def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files) -> None:
+def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files, command: Callable[..., None]) -> None:
     with pytest.raises(UsageError, match=r"--sizes does nothing for .* made for 64x128"):
         to_trt.build_engine(
-            exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES
+            exported("pspnet", "logits", "float"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
         )
     with pytest.raises(UsageError, match="kdc's own never do"):
-        commands.trt(None, sizes="8x8,8x8,8x8")
+        command("export", "trt", "--sizes", "8x8,8x8,8x8")
     with pytest.raises(UsageError, match="smallest, usual and largest, such as"):
-        commands.trt("model.onnx", sizes="8x8")
+        command("export", "trt", "model.onnx", "--sizes", "8x8")

@@ -17,7 +17,8 @@ from kdc.deploy.runtimes.aoti_runtime import read_package
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-from kdc.distill.models import Output, SegmentationModel
+from kdc.distill.models import SegmentationModel
+from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.files import write_json
 from kdc.export import to_aoti
@@ -155,6 +156,7 @@ def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         aoti_runtime._refuse_other_machine(Path("m.pt2"), "cpu", {"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, {})
 
 
+@pytest.mark.process
 def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "model.bf16.pt2"
     to_aoti.compile_package(copy.deepcopy(model), path, size=SIZE, precision="bf16")

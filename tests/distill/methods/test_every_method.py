@@ -14,7 +14,7 @@ from kdc.distill import train as loop
 from kdc.distill.batch import Batch
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Sizes, compose, names
-from kdc.distill.models import Output
+from kdc.distill.output import Output
 from kdc.distill.run.checkpoint import load_state, load_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
@@ -162,7 +162,7 @@ def test_deeplabv3plus(name: str, root: Path, teachers: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", names())
 def test_a_student_of_half_the_resolution(name: str, root: Path, teachers: dict[str, str]) -> None:
     run = job.run_job(config(name, teachers, model__output_stride=16, train__iters=2), root=root)
-    assert run.card["student"]["output_stride"] == 16
+    assert run.card.student.output_stride == 16
     check(run, name)
 
 

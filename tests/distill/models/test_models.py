@@ -16,6 +16,8 @@ from kdc.distill.cost import params
 from kdc.distill.errors import UsageError
 from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.models._heads import PooledBatchNorm2d
+from kdc.distill.network_spec import NetworkSpec
+from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET, Preprocess
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
@@ -63,7 +65,7 @@ def test_without_aux_head() -> None:
         with_head, without = (models.build("r18", 19, aux=aux) for aux in (True, False))
     assert without.aux_head is None and "aux" not in without.taps
     assert params(without)[0] == params(with_head)[1] == 13_459_155
-    assert not without.spec()["aux"]
+    assert not without.spec().aux
 
 
 @pytest.mark.parametrize("name", LATER)
@@ -71,7 +73,7 @@ def test_later_heads(name: str) -> None:
     with torch.device("meta"):
         model = models.build(name, 19, heads="v2")
     assert params(model)[0] == LATER[name]
-    assert model.spec()["heads"] == "v2" and "heads" not in models.build(SMALL, 5).spec()
+    assert model.spec().to_dict()["heads"] == "v2" and "heads" not in models.build(SMALL, 5).spec().to_dict()
     with torch.device("meta"):
         assert models.rebuild(model.spec()).taps == model.taps
 
@@ -221,7 +223,7 @@ def test_channels_last_and_bf16(small: models.SegmentationModel) -> None:
     raised = low.raised()
     assert {raised.tap(t).dtype for t in model.taps} == {torch.float32}
     assert (raised.logits - expected.logits).abs().max() < 0.1 * expected.logits.abs().max()
-    assert models.Output(torch.zeros(1, dtype=torch.float64)).raised().logits.dtype == torch.float64
+    assert Output(torch.zeros(1, dtype=torch.float64)).raised().logits.dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ["deeplabv3-mv2_035", "pspnet-mv2_035", "deeplabv3plus-mv2_035", "deeplabv3-r18"])
@@ -248,7 +250,7 @@ def test_one_pooled_value_uses_running_statistics() -> None:
 
 
 def test_state_dict_is_complete(small: models.SegmentationModel) -> None:
-    other = models.rebuild(json.loads(json.dumps(small.spec())))
+    other = models.rebuild(NetworkSpec.from_dict(json.loads(json.dumps(small.spec().to_dict()))))
     assert other.spec() == small.spec()
     other.load_state_dict(small.state_dict(), strict=True)
     with torch.no_grad():
