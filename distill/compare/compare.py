@@ -228,12 +228,10 @@ def _find_teachers(folder: Comparison, configs: Sequence[Config]) -> None:
         assert parts.teacher and parts.val
         if parts.teacher.trained:
             predict = model_predictor(parts.teacher.model.to(fabric.device), fabric.device)
-            scores = evaluate(predict, parts.val, label="judging the teacher")
-            privileged = parts.teacher.model.in_channels == 4
-            say(f"teacher {parts.teacher.card.name}: val mIoU {100 * scores.miou:.2f} %")
-            folder.teachers[key] = SharedTeacher(
-                parts.teacher.card, FinalScores.from_dict(scores.to_dict()), privileged
-            )
+            values = evaluate(predict, parts.val, label="judging the teacher").to_dict()
+            scores, privileged = FinalScores.from_dict(values), parts.teacher.model.in_channels == 4
+            say(f"teacher {parts.teacher.card.name}: val mIoU {100 * values['miou']:.2f} %")
+            folder.teachers[key] = SharedTeacher(parts.teacher.card, scores, privileged)
         else:  # by a phase of each run
             folder.teachers[key] = SharedTeacher()
         folder.write()

@@ -1,7 +1,6 @@
 """The networks, one file per architecture: its name is the first half of a model's name, the backbone the second."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
