@@ -50,7 +50,7 @@ class SharedTeacher:
     privileged: bool = False
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SharedTeacher":
+    def from_dict(cls, values: Mapping[str, Any]) -> "SharedTeacher":
         """Undo ``to_dict``."""
         if values["card"] is None:
             return cls()

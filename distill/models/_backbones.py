@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -59,10 +60,13 @@ def make(backbone: Backbone, output_stride: int, stages: Sequence[int] = (3, 4))
     before), and so is its initialisation: kaiming with fan out (of the group in a depthwise convolution), batch norm
     1 and 0.
     """
-    stem = {"stem_type": "deep", "stem_width": 64} if backbone.stem is DEEP else {}
-    start = {} if backbone.mobile else {"zero_init_last": False}
+    options: dict[str, Any] = {}
+    if backbone.stem is DEEP:
+        options |= {"stem_type": "deep", "stem_width": 64}
+    if not backbone.mobile:
+        options |= {"zero_init_last": False}
     return timm.create_model(
-        backbone.timm, features_only=True, out_indices=tuple(stages), output_stride=output_stride, **stem, **start
+        backbone.timm, features_only=True, out_indices=tuple(stages), output_stride=output_stride, **options
     )
 
 
