@@ -1,4 +1,4 @@
-"""The plot of a comparison: what each method brings over the student alone, seed by seed, with its interval."""
+"""The plot of a comparison: each method's gain over the student alone, seed by seed, with its interval."""
 
 from collections.abc import Sequence
 

@@ -214,7 +214,7 @@ def make_entries(
 
 
 def protocol(base: Config) -> dict[str, Any]:
-    """Return what all runs of a comparison have in common, as plain values."""
+    """Return the settings that all runs of a comparison share, as plain values."""
     values = base.model_dump(mode="json", exclude={"method"})
     values["train"] = {key: value for key, value in values["train"].items() if key not in _FREE}
     return values

@@ -1,4 +1,4 @@
-"""What a comparison found: by method the mean, its spread, and the paired difference against the student alone."""
+"""The results of a comparison: by method the mean, its spread, and the paired difference to the student alone."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -291,7 +291,7 @@ def _classes(label: str, rows: Sequence[RunRow], by_name: Mapping[str, RunRow], 
 
 
 def _notes(folder: Comparison, runs: Iterable[RunRow], tested: Sequence[SummaryRow]) -> list[str]:
-    """Say what a reader must know before believing the table."""
+    """Return the caveats that belong to the table."""
     done = [run for row in runs if row.scores and (run := folder.run(row.name))]
     notes = [*READING, *dict.fromkeys(line for run in done for line in run.card.data.notes)]
 

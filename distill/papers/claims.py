@@ -23,7 +23,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Verification:
-    """Papers, what became of each of their claims, and the contradictions that touch them."""
+    """Papers, the verdicts on their claims, and the contradictions that touch them."""
 
     papers: list[Paper]
     verdicts: list[Verdict]
@@ -106,7 +106,7 @@ def verify(
         UsageError: an unknown paper or run, a file that is not of the form, a run without a final mIoU.
     """
     own = read_paper(paper) if paper != "all" else None
-    # a contradiction with any paper is one, so all are read; a file of one's own takes its namesake's place
+    # a contradiction with any paper is one, so all are read; a user's file replaces its namesake
     papers = [each for each in map(read_paper, names()) if own is None or each.paper != own.paper]
     papers += [own] if own else []
     claims = {each.paper: list(each.claims()) for each in papers}
@@ -181,7 +181,7 @@ def _claim_columns(verdict: Verdict, metric: str, how: str) -> None:
 
 
 def _columns(row: str, metric: str, printed: str, recomputed: str, how: str, status: str) -> None:
-    """Print one line of a table of claims; a long convention goes on below itself."""
+    """Print one line of a table of claims; a long convention continues below."""
     first, *more = textwrap.wrap(how, 28) or [""]
     console.say(f"    {_short(row, 24):24} {metric:6} {printed:>10} {recomputed:>10}  {first:28} {status}".rstrip())
     for line in more:

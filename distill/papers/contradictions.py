@@ -1,4 +1,4 @@
-"""Where two tables print different numbers for one quantity, and what may explain it."""
+"""Tables that print different numbers for one quantity, and possible explanations."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ class Contradiction:
 
     @property
     def quantity(self) -> str:
-        """What is claimed, in words."""
+        """The claimed quantity, in words."""
         claim = self.verdicts[0].claim
         if claim.metric != "miou":
             return f"{claim.model} {'parameters' if claim.metric == 'params' else 'FLOPs'}"
@@ -50,7 +50,7 @@ class Contradiction:
         return [Print(group[0].claim.printed, self._label(group)) for group in groups]
 
     def _of(self, verdict: Verdict) -> str:
-        """Return what keeps equal numbers apart."""
+        """Return the convention, recipe or dataset that tells equal numbers apart."""
         if self.kind == "convention":
             return verdict.how
         return verdict.claim.recipe if verdict.claim.metric == "miou" else verdict.claim.dataset
@@ -109,7 +109,7 @@ def _agree(a: Claim, b: Claim) -> bool:
 
 
 def _kind(a: Verdict, b: Verdict) -> str:
-    """Return what sets two claims of one metric and model apart, or "" where nothing does."""
+    """Return the kind of contradiction between two claims of one metric and model, or "" where they agree."""
     one, other = a.claim, b.claim
     if (one.paper, one.table) == (other.paper, other.table) or _agree(one, other):
         return ""
@@ -124,7 +124,7 @@ def _kind(a: Verdict, b: Verdict) -> str:
     if a.status == b.status == "reproduced":
         assert a.reading and b.reading
         return "convention" if same_data and a.reading.convention.habits != b.reading.convention.habits else ""
-    # what nothing explains may be a slip for any number at that input, whatever the classes
+    # an unexplained number may be a slip for any number at that input, whatever the classes
     loose = "unexplained" in (a.status, b.status) and (one.size or one.crop) == (other.size or other.crop)
     return "contradiction" if same_data or loose else ""
 

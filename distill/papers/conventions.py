@@ -1,9 +1,8 @@
 """The ways in which a table may have counted, tried in a fixed order until one gives the printed number.
 
-In the order that they are tried: what the row says, counted as its words mean it (all parameters; FLOPs as two per
-multiply-add); other habits of counting (without the auxiliary head, multiply-adds called FLOPs, dilation ignored as
-CIRKD's counter does, V2 heads); another input size, where the row says none. After that, what contradicts the row:
-the size that it says, its number of classes, its backbone.
+Their order: the row at its word (all parameters; FLOPs as two per multiply-add); other habits of counting (without the
+auxiliary head, multiply-adds called FLOPs, dilation ignored as by CIRKD's counter, V2 heads); another input size, where
+the row names none. Then those that contradict the row: another size, number of classes or backbone than it names.
 """
 
 import math
@@ -24,7 +23,7 @@ CLASSES = (19, 21, 150, 11)
 #: the crops of those recipes, Cityscapes' whole images, and DeepLabV3+'s crop
 SIZES = ((512, 1024), (512, 512), (1024, 2048), (513, 513))
 HEADS = ("v1", "v2")
-#: what is called FLOPs: operations per multiply-add, the counter, with the auxiliary head or without
+#: the meanings of "FLOPs": operations per multiply-add, the counter, with the auxiliary head or without
 COUNTINGS = tuple((per, counter, aux) for counter in cost.COUNTERS for per in (2, 1) for aux in (True, False))
 
 
@@ -138,7 +137,7 @@ def _fits_rounded_twice(claim: Claim, value: float) -> bool:
 
 
 def _grid(claim: Claim) -> Iterator[tuple[Convention, str]]:
-    """Give the conventions in their order, each with what it changes of what the row says."""
+    """Yield the conventions in their order, each with the part of the row that it contradicts ("" for none)."""
     assert claim.classes
     own = Convention(claim.model, claim.classes)
     others = [replace(own, classes=k) for k in CLASSES if k != claim.classes]

@@ -15,7 +15,7 @@ from ..settings.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 Metric = Literal["params", "flops", "miou"]
-#: what a letter behind a number, or at the head of its column, multiplies it by
+#: the factor of a letter behind a number, or at the head of its column
 UNITS = {"one": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 #: of the columns, where neither the number nor the table gives one
 DEFAULT_UNITS: dict[Metric, str] = {"params": "M", "flops": "G", "miou": "one"}
@@ -59,7 +59,7 @@ class Row(Part):
 
     row: str
     model: Annotated[str, BeforeValidator(_model)]
-    #: what trained it, by kdc's name; "none" is plain training, of a teacher too
+    #: the method that trained it, by kdc's name; "none" is plain training, of a teacher too
     method: str = "none"
     params: Printed | None = None
     flops: Printed | None = None
@@ -68,12 +68,12 @@ class Row(Part):
     classes: Count | None = None
     size: Size | None = None
     recipe: str | None = None
-    #: by metric, in the unit of the printed number; half a unit of its last digit where nothing is said
+    #: by metric, in the unit of the printed number; by default half a unit of its last digit
     tolerance: dict[Metric, Annotated[float, Field(ge=0)]] = {}
 
 
 class Table(Part):
-    """A table: what all its rows have in common."""
+    """A table: its rows, and what they share."""
 
     table: str
     dataset: str
@@ -194,7 +194,7 @@ def names() -> list[str]:
 
 
 def read_paper(name: str) -> Paper:
-    """Read a paper by name, or a file of one's own.
+    """Read a paper by name, or any file of that form.
 
     Raises:
         UsageError: no such paper, or a file that the schema refuses; the message says where and why.

@@ -19,7 +19,7 @@ STATUSES = {
     "measured": "an mIoU: the mean of the trained runs is within the tolerance",
     "differs": "an mIoU: the mean of the trained runs is beyond the tolerance",
 }
-#: methods that published recipes add to the one that they are named after, and what they are named among themselves
+#: methods that published recipes add to the one that names them; among themselves the first one names the recipe
 COMPANIONS = ("cwd", "kd", "adv")
 
 
@@ -39,7 +39,7 @@ class Verdict:
     #: mean mIoU of the trained runs, in per cent, and their names
     measured: float | None = None
     runs: list[str] = field(default_factory=list)
-    #: prints another number than a table that should agree, and nothing tells which of the two is right
+    #: a table that should agree prints another number, and either may be right
     contradicted: bool = False
 
     @property

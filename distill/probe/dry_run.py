@@ -1,4 +1,4 @@
-"""The plan of a run: what it would do and need, before it starts and without writing anything."""
+"""The plan of a run, printed before it starts, without writing anything."""
 
 from .. import cost
 from ..console import say, table

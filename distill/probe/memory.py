@@ -12,7 +12,7 @@ from ..settings.config import Config
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of one device: weights with what the optimiser keeps of them, activations, and both."""
+    """MiB of one device: weights with gradients and optimiser states, activations, and both."""
 
     weights: int
     activations: int

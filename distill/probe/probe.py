@@ -72,7 +72,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
     teacher = parts.teacher
     assert teacher is not None
     if next(teacher.model.parameters()).is_meta:
-        raise WeightsError(_fit_it_first(config, teacher))
+        raise WeightsError(_fit_first(config, teacher))
 
     stream = Batches(parts.data, one, fabric).stream("main", 0, batches)
     origin = lineage(parts, fabric) | {"processes": options.devices * options.nodes}
@@ -109,7 +109,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
     return result
 
 
-def _fit_it_first(config: Config, teacher: Teacher) -> str:
+def _fit_first(config: Config, teacher: Teacher) -> str:
     options = " ".join(f"--set data.{key}={_plain(value)}" for key, value in config.data.options().items())
     stride = config.model.teacher_stride
     options += f" --set model.output_stride={stride}" if stride else ""
@@ -208,7 +208,7 @@ def _terms(method: Composite, rehearsal: Rehearsal) -> list[Term]:
 def forecast(
     config: Config, parts: Parts, teacher: Teacher, rehearsal: Rehearsal, share: int, fabric: Fabric
 ) -> Forecast:
-    """Estimate what the run takes, from the medians of the batches; ``share`` is the images of a micro-batch."""
+    """Estimate time and memory of the run from the medians of the batches; ``share`` is the images of a micro-batch."""
     options = config.train
     seconds = {part: statistics.median(values) for part, values in rehearsal.seconds.items()}
     workers = Batches(parts.data, config, fabric).workers

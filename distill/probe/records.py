@@ -64,7 +64,7 @@ class ProbedTeacher(TeacherSource):
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do and need."""
+    """The parts, the length and the memory of a run."""
 
     data: DataSummary
     student: Student
@@ -159,13 +159,13 @@ class Term:
     #: between the two gradients; None where one of them is 0
     cosine: float | None
     cosine_spread: float | None
-    #: what the term depends on that is still to be trained, if anything
+    #: the part that is still to be trained and on which the term depends
     untrained: str | None
 
 
 @dataclass(frozen=True)
 class Advice:
-    """A weight to start from; ``suggested`` is None where nothing can be said."""
+    """A weight to start from; ``suggested`` is None where the gradients suggest none."""
 
     term: str
     weight: float
@@ -173,7 +173,7 @@ class Advice:
     share: float
     suggested: float | None
     why: str
-    #: what to type, where the suggestion is another weight than the present one
+    #: the setting to type, where the suggestion differs from the present weight
     setting: str | None
 
 
