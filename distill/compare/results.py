@@ -36,12 +36,7 @@ class RunScores:
 class RunRow:
     """One run; ``scores`` and what follows them are those of a finished one."""
 
-    name: str
-    label: str
-    method: str
-    grid: dict[str, str]
-    seed: int
-    baseline: str | None
+    entry: Entry
     state: str
     error: str | None
     scores: RunScores | None
@@ -50,10 +45,10 @@ class RunRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the scores side by side with the rest."""
-        values = asdict(self)
-        scores, device = values.pop("scores"), values.pop("device")
-        del values["classes"]
-        return values | (scores or dict.fromkeys(RunScores.__dataclass_fields__)) | {"device": device}
+        values = {key: getattr(self.entry, key) for key in ("name", "label", "method", "grid", "seed", "baseline")}
+        values |= {"state": self.state, "error": self.error}
+        values |= asdict(self.scores) if self.scores else dict.fromkeys(RunScores.__dataclass_fields__)
+        return values | {"device": self.device}
 
 
 @dataclass(frozen=True)
@@ -163,10 +158,10 @@ class Results:
 def collect(folder: Comparison) -> Results:
     """Read every run of a comparison and compute its tables."""
     runs = [_run(folder, entry) for entry in folder.entries]
-    by_name = {row.name: row for row in runs}
+    by_name = {row.entry.name: row for row in runs}
     groups: dict[str, list[RunRow]] = {}
-    for row in sorted(runs, key=lambda row: row.baseline is not None):
-        groups.setdefault(row.label, []).append(row)
+    for row in sorted(runs, key=lambda row: row.entry.baseline is not None):
+        groups.setdefault(row.entry.label, []).append(row)
     names = next((row.classes for row in runs if row.classes), [])
 
     summary = [_summary(label, rows, by_name, names) for label, rows in groups.items()]
@@ -180,7 +175,7 @@ def collect(folder: Comparison) -> Results:
         commands=folder.commands,
         protocol=folder.protocol or {},
         states={state: states.count(state) for state in dict.fromkeys(states)},
-        failed={row.name: row.error for row in runs if row.state == "failed"},
+        failed={row.entry.name: row.error for row in runs if row.state == "failed"},
         teachers=_teachers(folder),
         names=names,
         summary=summary,
@@ -216,19 +211,8 @@ def _run(folder: Comparison, entry: Entry) -> RunRow:
             final.iou,
         )
 
-    return RunRow(
-        name=entry.name,
-        label=entry.label,
-        method=entry.method,
-        grid=entry.grid,
-        seed=entry.seed,
-        baseline=entry.baseline,
-        state=state,
-        error=folder.failed[entry.name].error if state == "failed" else None,
-        scores=scores,
-        classes=classes,
-        device=device,
-    )
+    error = folder.failed[entry.name].error if state == "failed" else None
+    return RunRow(entry, state, error, scores, classes, device)
 
 
 def _device(run: Run) -> str:
@@ -238,7 +222,7 @@ def _device(run: Run) -> str:
 
 def _pairs(rows: Iterable[RunRow], by_name: Mapping[str, RunRow]) -> list[tuple[RunScores, RunScores]]:
     """Return the scores of each finished run with those of its finished baseline."""
-    pairs = [(row.scores, by_name.get(row.baseline or "")) for row in rows]
+    pairs = [(row.scores, by_name.get(row.entry.baseline or "")) for row in rows]
     return [(scores, other.scores) for scores, other in pairs if scores and other and other.scores]
 
 
@@ -251,14 +235,14 @@ def _summary(label: str, rows: Sequence[RunRow], by_name: Mapping[str, RunRow], 
     classes = [ClassChange(name, mean) for name, mean in means if mean is not None]
     classes.sort(key=lambda each: each.difference)
 
-    method, grid = rows[0].method, rows[0].grid
+    method, grid = rows[0].entry.method, rows[0].entry.grid
     baseline = label_of(BASELINE, {key: value for key, value in grid.items() if shared(key)})
 
     return SummaryRow(
         label=label,
         method=method,
         grid=grid,
-        seeds=[row.seed for row in rows if row.scores],
+        seeds=[row.entry.seed for row in rows if row.scores],
         planned=len(rows),
         failed=sum(row.state == "failed" for row in rows),
         scores=[scores.miou for scores in done],
@@ -292,7 +276,7 @@ def _classes(label: str, rows: Sequence[RunRow], by_name: Mapping[str, RunRow], 
 
 def _notes(folder: Comparison, runs: Iterable[RunRow], tested: Sequence[SummaryRow]) -> list[str]:
     """Return the caveats that belong to the table."""
-    done = [run for row in runs if row.scores and (run := folder.run(row.name))]
+    done = [run for row in runs if row.scores and (run := folder.run(row.entry.name))]
     notes = [*READING, *dict.fromkeys(line for run in done for line in run.card.data.notes)]
 
     if len(tested) > 1:
