@@ -2,24 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypedDict
 
 import torch
 from torch import Tensor
 
 #: The label of pixels that count nowhere, whatever the files say.
 IGNORE = 255
-
-
-class Sample(TypedDict):
-    """One micro-batch as the loader yields it, on the CPU."""
-
-    #: uint8 ``(B, 3, H, W)``, RGB
-    image: Tensor
-    #: uint8 ``(B, H, W)``
-    label: Tensor
-    #: the file of each image
-    key: list[str]
 
 
 @dataclass

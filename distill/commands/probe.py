@@ -28,4 +28,4 @@ def probe(
     settings = resolve_flags(flags.settings(), sets or [], config, preset, method, at)
     result = measure(settings, images=images, batches=batches)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())

@@ -73,11 +73,11 @@ def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool
 
         run = resume_job(resume or None, workers=request.flags.workers)
     elif dry_run:
-        from ..probe.dry_run import plan
+        from ..probe.dry_run import plan_run
 
-        result = plan(request.config())
+        plan = plan_run(request.config())
         if json:
-            console.emit(result)
+            console.emit(plan.to_dict())
         return
     else:
         config = request.config()

@@ -7,11 +7,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ..batch import IGNORE, Batch, Sample
+from ..batch import IGNORE, Batch
+from ..data._loader import SampleBatch
 from ..errors import DataError, KdcError
 
 
-def fetch(fabric: Fabric, stream: Iterator[Sample], step: int, count: int) -> tuple[list[Batch], KdcError | None]:
+def fetch(fabric: Fabric, stream: Iterator[SampleBatch], step: int, count: int) -> tuple[list[Batch], KdcError | None]:
     """Return the micro-batches of a step, or the error of reading them, which ``agree`` tells the other ranks."""
     try:
         first = fabric.global_rank * count
@@ -20,7 +21,7 @@ def fetch(fabric: Fabric, stream: Iterator[Sample], step: int, count: int) -> tu
         return [], error
 
 
-def _to(device: torch.device, sample: Sample, step: int, part: int) -> Batch:
+def _to(device: torch.device, sample: SampleBatch, step: int, part: int) -> Batch:
     images = sample["image"].to(device, non_blocking=True)
     return Batch(images, sample["label"].to(device, non_blocking=True).long(), step, part)
 
