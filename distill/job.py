@@ -55,7 +55,7 @@ def run_job(
     Args:
         config: every setting; ``method.name == "none"`` is plain training without a teacher.
         out: the run folder; by default a new one below ``root`` (``runs/``).
-        root: where runs lie.
+        root: the folder of runs.
         fabric: the launched Fabric, where the caller has one already.
         kind: what run.json calls it; by default ``distill`` or ``train``.
         tuned_from: the run that this one goes on from.
@@ -87,7 +87,7 @@ def run_job(
 
 
 def resume_job(spec: str | None, *, root: Path | None = None, workers: int | None = None) -> Run:
-    """Go on with an unfinished run exactly where its checkpoint was taken.
+    """Resume an unfinished run exactly where its checkpoint was taken.
 
     Raises:
         UsageError: no such run, or it is finished.
@@ -112,9 +112,9 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     student = models.rebuild(run.card.student)
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
 
-    say(f"run {run.path} goes on")
+    say(f"run {run.path} resumed")
     if (device := _device(fabric)) != run.card.device:
-        warn(f"it began on {run.card.device} and goes on on {device}: the numbers will not be the same")
+        warn(f"it began on {run.card.device} and continues on {device}: the numbers will differ")
     if fabric.is_global_zero:
         run.record(status="running")
     return _train(parts, run, fabric, root, resume=True)

@@ -43,7 +43,7 @@ def method_cost(
     size: tuple[int, int] = (512, 1024),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MethodCost:
-    """Count what a method adds for one image, beside the two networks.
+    """Count what a method adds to the two networks, for one image.
 
     Nothing is computed: networks, outputs and losses exist as shapes alone. Multiply-adds are those of convolutions and
     matrix products (half of what torch's counter calls FLOPs); element-wise work is not counted.
@@ -99,7 +99,7 @@ def method_cost(
 
 
 def _shapes(network: SegmentationModel, size: tuple[int, int]) -> Output:
-    """Return what a network shows of one image, without values."""
+    """Return the output of a network for one image, without values."""
     hint = [torch.empty(1, 1, *size)] if network.in_channels == 4 else []
     with torch.no_grad():
         return network(torch.empty(1, 3, *size), *hint)

@@ -59,7 +59,7 @@ def train(
 ) -> Scores | None:
     """Run the method's phases, then train the student; leave ``checkpoints/best.safetensors`` and the logs in ``run``.
 
-    A phase whose result lies beside this run already (``artefacts``) is not run again.
+    A phase is not run again where an equal result exists beside this run (``artefacts``).
 
     Returns:
         The validation scores of the best weights, or None without labelled validation images.
@@ -115,7 +115,7 @@ def _prepare(
     method: Composite,
     teacher: SegmentationModel | None,
 ) -> Learner:
-    """Join student and method, and bring them and the teacher to the device in the form that the settings ask for."""
+    """Join student and method, and move them and the teacher to the device in the form that the settings ask for."""
     options = config.train
     if config.quantise:
         fake_quantise(student, config.quantise)
@@ -139,12 +139,10 @@ def _prepare(
 
 
 def _is_done(phase: Phase, phases: list[Phase], saved: Checkpoint | None, artefacts: Artefacts, fabric: Fabric) -> bool:
-    """Tell whether a phase's result is in the run: the checkpoint is past it, or an equal one lies beside the run."""
-    names = [each.name for each in phases]
-    here = names.index(phase.name)
-    there = -1 if saved is None else len(names) if saved.stage == "main" else names.index(saved.stage)
-    if here <= there:
-        return here < there  # the phase that the checkpoint was taken in goes on
+    """Tell whether a phase's result is in the run: the checkpoint is past it, or an equal one was copied from a run."""
+    stages = [each.name for each in phases] + ["main"]
+    if saved and stages.index(phase.name) <= stages.index(saved.stage):
+        return phase.name != saved.stage  # the phase that the checkpoint was taken in is resumed
     return fabric.broadcast(artefacts.borrow(phase) if fabric.is_global_zero else False)
 
 
@@ -158,7 +156,7 @@ def _seed(seed: int, fabric: Fabric, saved: Checkpoint | None) -> None:
 
 def _main_stage(learner: Learner, config: Config, fabric: Fabric) -> Stage:
     joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
-    # DDP leaves alone what the ranks keep equal by themselves
+    # these parts are kept equal on all ranks without DDP
     learner._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in learner.method.apart()]
     wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
     critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
@@ -277,7 +275,7 @@ def _take_step(fabric: Fabric, stage: Stage, clip: float | None) -> bool:
 
 
 def _step_critics(fabric: Fabric, stage: Stage, losses: dict[str, Tensor], decay: float) -> None:
-    """Train the critics on what the student showed; the gradients that its own pass left in them go first."""
+    """Train the critics on the student's output; the gradients of the student's own pass are cleared first."""
     for name, loss in losses.items():
         critic, tool = stage.critics[name]
         tool.zero_grad(set_to_none=True)

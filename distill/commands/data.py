@@ -15,7 +15,7 @@ def data_ls(json: Json = False) -> None:
 
 
 def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None, json: Json = False) -> None:
-    """Show what a data set or folder holds."""
+    """Show the classes, splits and sizes of a data set or folder."""
     from ..data import open_data, splits
 
     options = {key: value for key, value in (("classes", classes), ("ignore_index", ignore_index)) if value is not None}

@@ -22,9 +22,7 @@ Data = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
-Resume = Annotated[
-    str | None, typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")
-]
+Resume = Annotated[str | None, typer.Option(metavar="[RUN]", help="Resume this run, or the newest unfinished one.")]
 Teacher = Annotated[
     str | None,
     typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, a checkpoint, or self."),
@@ -73,7 +71,7 @@ Sets = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Classes = Annotated[int | None, typer.Option(help="Number of classes of a folder of masks.")]
-Ignore = Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")]
+Ignore = Annotated[int | None, typer.Option(help="Label value in the files that is ignored.")]
 
 
 #: the setting of each flag

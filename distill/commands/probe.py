@@ -1,4 +1,4 @@
-"""The command ``kdc probe``: the flags of ``kdc distill``, and what is looked at."""
+"""The command ``kdc probe``: the flags of ``kdc distill``, and how much is examined."""
 
 from typing import Annotated
 
@@ -17,8 +17,8 @@ def probe(
     at: At = None,
     sets: Sets = None,
     config: ConfigFile = None,
-    images: Annotated[int, typer.Option(min=1, help="Validation images that teacher and student are judged on.")] = 32,
-    batches: Annotated[int, typer.Option(min=1, help="Training batches that are gone through.")] = 4,
+    images: Annotated[int, typer.Option(min=1, help="Validation images that teacher and student are scored on.")] = 32,
+    batches: Annotated[int, typer.Option(min=1, help="Training batches to run.")] = 4,
     json: Json = False,
 ) -> None:
     """Look before a long run, with the flags of distill: what the teacher knows, what each term does, what it costs."""

@@ -42,7 +42,7 @@ def evaluate(
         predict: turns a uint8 RGB image ``(H, W, 3)`` into a uint8 class mask ``(H, W)``.
         dataset: the split.
         indices: the images of this shard (default: all); scores of disjoint shards add up to the whole.
-        label: what the progress bar says.
+        label: of the progress bar.
         radius: half width of the boundary band in pixels.
 
     Raises:
@@ -93,7 +93,7 @@ def model_predictor(
     privileged = getattr(model, "in_channels", 3) == 4
 
     def logits_of(image: np.ndarray, truth: np.ndarray | None = None) -> Tensor:
-        # H,W,3 seen as 1,3,H,W already lies channels-last in memory
+        # H,W,3 viewed as 1,3,H,W is channels-last in memory already
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
         inputs = [pixels.to(device).contiguous(memory_format=layout)]
         if privileged:

@@ -1,8 +1,8 @@
 """Quantisation-aware training: convolutions round their input and weights as the quantised file will.
 
-Gradients pass through the rounding where the value lies within its range (the straight-through estimator, Bengio et
+Gradients pass through the rounding where the value is within its range (the straight-through estimator, Bengio et
 al., arXiv:1308.3432). Ranges of activations are calibrated once and stay, as Wu et al. advise (arXiv:2004.09602,
-section 5.2); those of weights follow the weights. Nothing is added to the state: what is trained are plain weights.
+section 5.2); those of weights follow the weights. Nothing is added to the state: plain weights are trained.
 A file for ONNX Runtime or TensorRT also rounds residual sums and poolings; that is not modelled.
 """
 
@@ -58,7 +58,7 @@ class QuantisedConv2d(nn.Conv2d):
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Round activations with one scale, asymmetric on ``u8`` and symmetric elsewhere."""
-        x = x.float()  # under autocast they come in half, and the file rounds what was summed in float32
+        x = x.float()  # they are half under autocast, while the file rounds sums in float32
         if self.grid == "u8":
             step = max((self.high - self.low) / TOP["u8"], _LEAST)
             return torch.fake_quantize_per_tensor_affine(x, step, round(-self.low / step), 0, 255)

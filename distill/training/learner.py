@@ -1,4 +1,4 @@
-"""What a training step minimises: the student with its method, or a module in a phase of its own."""
+"""The module that a stage trains, with its loss: the student with its method, or the module of a phase."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,11 @@ from ..settings.config import Task
 
 @dataclass
 class StepOutput:
-    """What a micro-batch gives; not frozen, for Fabric converts its tensors one by one."""
+    """The loss of a micro-batch; not frozen, for Fabric converts its tensors one by one."""
 
     #: to minimise
     total: Tensor
-    #: what ``total`` is made of, detached: the parts of the task loss, and the method's terms without their weights
+    #: the parts of ``total``, detached: of the task loss, and the method's terms without their weights
     task: dict[str, Tensor]
     terms: dict[str, Tensor]
     #: of the student, detached
@@ -76,7 +76,7 @@ class Learner(nn.Module):
 
 
 class AssistedLearner(Learner):
-    """A teacher to be that is shown the label as a fourth channel, trained by itself on its own loss."""
+    """A label-assisted teacher in training: it is shown the label as a fourth channel and has a loss of its own."""
 
     def forward(self, batch: Batch, target: Output | None, valid: Tensor, ranks: int, share: float) -> StepOutput:
         """Compute the loss of one micro-batch; arguments as in ``Learner``."""
@@ -111,7 +111,7 @@ class PhaseLearner(nn.Module):
 
 
 def raised_all(outputs: Any) -> Any:
-    """Raise every half-precision tensor of what a phase ran: tensors and outputs, in lists and tuples."""
+    """Raise every half-precision tensor of a phase's outputs, in lists and tuples."""
     if isinstance(outputs, list | tuple):
         return type(outputs)(raised_all(part) for part in outputs)
     return outputs.raised() if isinstance(outputs, Output) else raised(outputs)

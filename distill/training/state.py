@@ -24,7 +24,7 @@ class Stopped(KdcError):
     def __init__(self, number: int, run: Run, then: str = "") -> None:
         after = f" ({then})" if then else ""
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: kdc distill --resume {run.spec}{after}")
+        super().__init__(f"stopped by {name}; resume with: kdc distill --resume {run.spec}{after}")
         self.number, self.run, self.exit_code = number, run, 128 + number
 
 
@@ -149,7 +149,7 @@ class State:
         self.stage, self.step, self.best = saved.stage, saved.step, saved.best
 
     def continue_method(self, run: Run) -> None:
-        """Give the method's own parts (adapters, critics, queues) what they had at the end of another run.
+        """Load the method's own parts (adapters, critics, queues) as they were at the end of another run.
 
         Raises:
             WeightsError: that run has no checkpoint, or it is of another method.
@@ -162,7 +162,7 @@ class State:
             ) from error
 
     def enter(self, stage: Stage, saved: Checkpoint | None) -> None:
-        """Begin a stage, or go on from the checkpoint that was taken within it."""
+        """Begin a stage, or resume it from the checkpoint that was taken within it."""
         if saved is None:
             self.stage, self.step = stage.name, 0
             return

@@ -103,7 +103,7 @@ def reopen_teacher(card: TeacherCard) -> Teacher:
 
     path = Path(card.file or "")
     if not path.is_file() or sha256(path) != card.sha256:
-        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to go on with this run")
+        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
     if not card.trained:
         model = models.rebuild(card.spec)
         model.load_state_dict(load_file(path))
@@ -125,6 +125,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
     if not data.labelled:
         note(f"teacher check: skipped, {data.name} {data.split} has no labels")
         return
+
     indices = spread(data, CHECK_IMAGES)
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
     lucky = chance(scores)
@@ -134,8 +135,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
         raise WeightsError(
             f"the teacher {teacher.card.name} knows nothing of this data ({text}); train it first: kdc train "
             "--student "
-            f"{teacher.card.name} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
-            "same"
+            f"{teacher.card.name} --data {data.name}, or --set model.teacher_check=false to use it anyway"
         )
     note(f"teacher check: {teacher.card.name} {text}")
 
