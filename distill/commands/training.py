@@ -151,7 +151,6 @@ def _train(
 
         run = run_job(config, out=out)
     if json:
-
         console.emit(
             {
                 "run": str(run.path),
