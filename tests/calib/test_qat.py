@@ -29,6 +29,7 @@ from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, Quantise, resolve
 from kdc.distill.training.fake_quantise import TOP, fake_quantise
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import OPSETS, export_like, export_onnx, export_run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
@@ -49,7 +50,7 @@ def config(**changed: Any) -> Config:
 @pytest.fixture(scope="module")
 def plain(root: Path) -> Run:
     run = run_job(config(), root=root)
-    export_run(run, images=1, dynamic_batch=True, input="uint8")
+    export_run(run, ExportSettings(images=1, dynamic_batch=True, input="uint8"))
     return run
 
 
@@ -57,7 +58,7 @@ def plain(root: Path) -> Run:
 def distilled(root: Path, plain: Run) -> Run:
     settings = {"method.name": "kt", "model.teacher": str(plain.path), "model.teacher_check": False}
     run = run_job(config(**settings), root=root)
-    export_run(run, images=1)
+    export_run(run, ExportSettings(images=1))
     return run
 
 
@@ -171,7 +172,7 @@ def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
     settings = {"method.name": "label-assisted+mgd", "method.mgd.at": "dec", "method.mgd.mgd": "linear(4e-5,2e-5,10)"}
     settings |= {"model.teacher": "self", "model.teacher_check": False}
     first = run_job(config(**settings), root=root)
-    export_run(first, images=1)
+    export_run(first, ExportSettings(images=1))
     done = tune_and_calibrate(first, export=export_like, iters=1, lr=1e-12, to="int8", target="ort", **LOOSE)
     made = Run(done.path.parent.parent)
     before, after = (load_state(run.checkpoints)["method"] for run in (first, made))

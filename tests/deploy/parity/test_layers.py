@@ -26,6 +26,7 @@ from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import write_json
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_run
 
 LAYER = "backbone.blocks.3.1.conv_pwl"
@@ -44,8 +45,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     save_student(run.checkpoints / "best.safetensors", model, {"data": card})
     run.record(status="finished")
     run.unlock()
-    export_run(run, precisions=("fp32", "fp16"), images=2)
-    export_run(run, head="argmax", input="uint8", images=1)
+    export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=2))
+    export_run(run, ExportSettings(head="argmax", input="uint8", images=1))
     calibrate_run(run, images=2, agreement=0.3, max_drop=100, gate_images=2)
     return run
 
