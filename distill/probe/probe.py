@@ -106,6 +106,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
         advice=advice,
         settings=[each.setting for each in advice if each.setting],
     )
+
     show_probe(result)
     return result
 
