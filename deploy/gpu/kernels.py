@@ -80,7 +80,7 @@ def compile_kernels(capability: tuple[int, int]) -> bytes:
     """Compile ``SOURCE`` by NVRTC: a cubin for this compute capability, or PTX where NVRTC is older than the GPU.
 
     Raises:
-        ExportError: NVRTC is not there, or refused it.
+        ExportError: NVRTC is not installed, or refused it.
     """
     nvrtc: Any = need("cuda.bindings.nvrtc", "trt")
     try:

@@ -38,7 +38,7 @@ def number(value: Any, form: str = ".3g") -> str:
     if not _known(value):
         return NOT_MEASURED
     text = format(value, form)
-    # what is shown as nothing has no sign
+    # a number that is shown as 0 has no sign
     return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", "\u2212", 1) if value < 0 else text
 
 

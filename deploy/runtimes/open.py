@@ -42,14 +42,16 @@ def open_runtime(
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
         WeightsError: the file is missing or broken.
-        ExportError: the runtime, device or provider is not to be had here.
+        ExportError: the runtime, device or provider is not available.
     """
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
+
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     path = Path(str(source))
     if provider is not None and suffix != ".onnx":
         raise UsageError(f"--provider {provider} is for ONNX files, and {source} is none")
+
     if suffix in ENGINES:
         from .trt.trt_runtime import TrtRuntime
 
@@ -67,9 +69,10 @@ def open_runtime(
         from .aoti_runtime import AotiRuntime
 
         return AotiRuntime(path, device=device, size=size, threads=threads, trust=trust)
+
     if suffix in TORCH_FILES and not isinstance(source, Run) and not Path(source).is_file():
         raise WeightsError(f"{source} does not exist")
     from .torch_runtime import TorchRuntime
 
-    chosen = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
-    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head, mode=TorchMode.parse(torch_mode))
+    weights = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
+    return TorchRuntime(weights, device=device, size=size, threads=threads, head=head, mode=TorchMode.parse(torch_mode))

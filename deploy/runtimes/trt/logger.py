@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds or runs; imports nothing, so that the builder's process stays small."""
+"""The messages of TensorRT while it builds or runs; imports nothing, so that the builder's process stays small."""
 
 import sys
 from typing import Any

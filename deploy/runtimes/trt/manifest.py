@@ -1,4 +1,4 @@
-"""What is checked before an engine is deserialised: it is machine code, so it runs only where its manifest vouches."""
+"""The manifest of an engine, checked before it is deserialised: it is machine code, and runs only if vouched for."""
 
 import platform
 import shlex
