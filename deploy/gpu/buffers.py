@@ -100,7 +100,7 @@ class DeviceBuffers(ABC):
 
     @abstractmethod
     def kernel(self, name: str) -> Callable[..., None]:
-        """Compile a kernel of ``kernels`` and return what queues it: ``launch(pixels, *arguments)``.
+        """Compile a kernel of ``kernels`` and return a function that queues it: ``launch(pixels, *arguments)``.
 
         Raises:
             ExportError: there is no compiler.

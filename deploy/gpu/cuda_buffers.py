@@ -41,7 +41,7 @@ def unload(module: Any) -> None:
 
 
 def kernel_of(module: Any, name: str, stream: int) -> Callable[..., None]:
-    """Return what queues a kernel on a stream."""
+    """Return a function that queues a kernel on a stream."""
     function = call(driver.cuModuleGetFunction(module, name.encode()))
     types = tuple(_TYPES[letter] for letter in SIGNATURES[name])
 
@@ -107,7 +107,7 @@ class CudaBuffers(DeviceBuffers):
         try:
             work()
         except BaseException:
-            driver.cuStreamEndCapture(self._stream)  # it fails too, and says less than what broke the capture
+            driver.cuStreamEndCapture(self._stream)  # it fails too, with a less telling error
             raise
         graph = call(driver.cuStreamEndCapture(self._stream))
         ready = self._keep(driver.cuGraphExecDestroy, call(driver.cuGraphInstantiate(graph, 0)))

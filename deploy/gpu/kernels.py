@@ -11,7 +11,7 @@ import numpy as np
 from ...distill.errors import ExportError, need
 from ...distill.preprocess import Preprocess
 
-#: a thread a pixel
+#: threads in a block, one per pixel
 THREADS = 256
 #: the arguments of each kernel: P a device address, i an int32 (PyCUDA's letters)
 SIGNATURES = {

@@ -1,4 +1,4 @@
-"""Choose what keeps GPU memory: PyCUDA, cuda-python or torch."""
+"""Choose the library for GPU memory: PyCUDA, cuda-python or torch."""
 
 import importlib
 from importlib import metadata

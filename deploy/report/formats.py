@@ -20,7 +20,7 @@ def points(value: Any, digits: int = 1) -> str:
     """Format a change in percentage points, signed."""
     if not _known(value):
         return NOT_MEASURED
-    # a real minus sign, so that columns of signed numbers line up, and no sign for what is shown as nothing
+    # a real minus sign, so that columns of signed numbers line up, and no sign for a number that is shown as 0
     return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if sign(value) else f"{0:.{digits}f}"
 
 

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: what was done, what came of it, what was proved, and how to repeat it."""
+"""One self-contained HTML page about a run: settings, results, gates, and the commands that repeat it."""
 
 import base64
 import operator

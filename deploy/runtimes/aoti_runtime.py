@@ -21,7 +21,7 @@ from ..machine.passport import cpu_features
 from .base import Runtime
 from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
 
-#: the longest metadata that a package of kdc's holds; more is no package of kdc's
+#: largest metadata of a package of kdc's, in bytes
 _LONGEST = 1 << 20
 #: what AOTInductor calls the CPU features of its code -> what the system calls them
 _FEATURES = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni"}

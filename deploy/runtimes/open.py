@@ -35,7 +35,7 @@ def open_runtime(
         threads: CPU threads within an operator (default: the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
         trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
-        buffers: what an engine keeps its GPU memory with: "auto", "pycuda", "cuda-python" or "torch".
+        buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.
 

@@ -137,7 +137,7 @@ def _session(
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout may be for JSON alone
             ort.preload_dlls()
     if provider == TENSORRT_EP:
-        with contextlib.suppress(ImportError, OSError):  # loads the libraries of the wheel, which no search path names
+        with contextlib.suppress(ImportError, OSError):  # loads the wheel's libraries, which are on no search path
             importlib.import_module("tensorrt_libs")
 
     options = ort.SessionOptions()

@@ -1,4 +1,4 @@
-"""A float32 twin of a half or 8-bit-float graph: computes on any CPU what the typed graph's numbers would be.
+"""A float32 twin of a half or 8-bit-float graph, which computes the typed graph's numbers on any CPU.
 
 ONNX Runtime's CPU has no bfloat16 convolutions, its optimisers stumble over 8-bit floats beside Clip, and with float16
 scales one of them quantises biases again (bisected on 1.31.1). So every half value becomes a float32 one that is

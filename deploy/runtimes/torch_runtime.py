@@ -142,8 +142,8 @@ class TorchRuntime(Runtime):
         self.model.to(device, self._dtype).to(memory_format=self._layout)
         if mode.way == "compiled":
             need_compiler()
-            # the whole of it or not at all: what cannot be compiled would be run as it is, and timed as compiled;
-            # as a network it keeps its interface, which the type of what torch.compile returns does not say
+            # all of it or an error: a part that cannot be compiled would run as it is, and be timed as compiled;
+            # the result keeps the network's interface, which the return type of torch.compile does not say
             whole = torch.compile(self.model, fullgraph=True)
             self.model = whole  # pyright: ignore[reportAttributeAccessIssue]
 

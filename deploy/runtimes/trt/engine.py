@@ -86,7 +86,7 @@ class Engine:
         self._enqueue(self._context, stream)
 
     def alone(self, shape: tuple[int, ...], device_in: int, device_out: int) -> Callable[[int], None]:
-        """Return what queues the network on a stream in a context of its own, bound once and for all.
+        """Return a function that queues the network on a stream, in a context of its own that is bound once.
 
         A graph that is captured from it stays right: one context serves one graph, and another shape spoils it.
         """

@@ -25,7 +25,7 @@ class Frames:
         prepare: Callable[[np.ndarray], np.ndarray],
         start: "Callable[[Lane], None]",
     ) -> None:
-        """Compile what the engine needs before and after it.
+        """Compile the kernels that run before and after the engine.
 
         Args:
             buffers: the GPU's memory and stream.
@@ -51,7 +51,7 @@ class Frames:
             table[:] = levels(spec.preprocess)
             self._table = buffers.alloc(table.nbytes)
             buffers.upload(self._table, table)
-        # logits of another size are enlarged first, which OpenCV does
+        # logits of another size are enlarged first, by OpenCV
         if spec.head == "logits" and lane.host_out.shape[2:] == spec.size:
             self._after = buffers.kernel(_typed("argmax", lane.host_out))
             self._mask = buffers.pinned((count, height, width), "uint8")

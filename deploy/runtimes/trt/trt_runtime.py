@@ -92,7 +92,7 @@ class TrtRuntime(Runtime):
         if card and self.precision == "fp32":
             self.tf32 = card.tf32
 
-        # half-precision ports are filled from float32 and read into it, as every runtime of kdc's has them
+        # half-precision ports are converted from and to float32, as in every runtime of kdc's
         inputs = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
         info = file_info(path, inputs, engine.outputs, self.precision, card.network if card else {})
         if engine.profile is not None and None in info.size and size is None:
