@@ -89,7 +89,7 @@ class Worker:
             "runtime": runtime.name,
             "version": _version(runtime.name),
             "provider": runtime.provider,
-            "nodes_on_cpu": getattr(runtime, "on_cpu", 0),
+            "nodes_on_cpu": runtime.on_cpu,
             "precision": runtime.precision,
             "tf32": runtime.tf32,
             "head": spec.head,
@@ -97,7 +97,7 @@ class Worker:
             "file": str(runtime.source),
             "threads": threads,
             "pid": os.getpid(),
-            **getattr(runtime, "facts", {}),
+            **runtime.facts,
         }
 
     def warm(self, cap_s: float) -> dict[str, Any]:
