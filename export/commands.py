@@ -90,7 +90,9 @@ def onnx(
     """
     settings = _settings(locals(), _ONNX_FLAGS)
     console.json_mode = json
-    result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
+    result = (
+        _plan(run, settings) if dry_run else {"files": [each.manifest.to_dict() for each in _export(run, settings)]}
+    )
     if json:
         console.emit(result)
 
@@ -141,15 +143,17 @@ def trt(
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
         settings.setdefault("precisions", _PRECISIONS["both"])
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
-            to_trt.check_flags(**building)
+            to_trt.check_flags(to_trt.BuildFlags(**building))
         result = _plan(run, settings) if dry_run else {}
         done = [] if dry_run else _export(run, settings)
-        files = [each.path for each in done if each.precision in settings["precisions"]]
+        files = [each.path for each in done if each.manifest.precision in settings["precisions"]]
     if dry_run:
         result |= _plan_engines(result["onnx"], building)
     else:
         gate = {key: settings[key] for key in ("images", "agreement") if key in settings}
-        result["engines"] = [_engine(file, building, gate) for file in files]
+        flags = to_trt.BuildFlags(**building)
+        engines = [to_trt.build_engine(file, engine_path(file), flags, **gate) for file in files]
+        result["engines"] = [each.to_dict() for each in engines]
     if json:
         console.emit(result)
 
@@ -159,24 +163,6 @@ def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
     from .to_onnx import export_run
 
     return export_run(find_run(run), **settings)
-
-
-def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[str, Any]:
-    """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
-    from ..deploy.artefacts.beside import owner
-    from ..deploy.artefacts.lock import exporting
-    from ..deploy.parity.produce import prove
-    from .to_trt import CURE, build_engine
-
-    path = engine_path(file)
-    if (run := owner(path)) is None:
-        return build_engine(file, path, **building)
-    with exporting(run):
-        manifest = build_engine(file, path, **building)
-        if manifest["proof"]:
-            return prove(run, path, file, manifest, **gate, cure=CURE)
-        run.seal()
-    return manifest
 
 
 def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +179,7 @@ def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
 def _plan_engines(files: list[str], building: dict[str, Any]) -> dict[str, Any]:
     from . import to_trt
 
-    name, version = to_trt.check_flags(**building)
+    name, version = to_trt.check_flags(to_trt.BuildFlags(**building))
     engines = [str(engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:

@@ -60,7 +60,7 @@ def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
             name: run.card["final"]["miou"]
             for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
         },
-        "gates": read_gates(student),
+        "gates": [row.to_dict() for row in read_gates(student)],
         "latency": latency,
         "engine": engine,
         "runs": {"teacher": str(teacher.path), "baseline": str(baseline.path), "distilled": str(student.path)},
@@ -91,7 +91,7 @@ def _int8(run: Run) -> list[Path]:
 
 def _engine(onnx: Path) -> dict[str, Any] | None:
     try:
-        return build_engine(onnx, engine_path(onnx))
+        return build_engine(onnx, engine_path(onnx)).to_dict()
     except (ExportError, ResourceError) as error:
         console.warn(f"no engine: {error}")
         return None

@@ -58,7 +58,8 @@ def openvino(
     chosen = _chosen(source)
     if isinstance(chosen, Path):
         _refuse_form(source, settings)
-    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], **settings)})
+    manifests = export_openvino(chosen, precisions=_PRECISIONS[precision], **settings)
+    _emit(json, {"files": [each.to_dict() for each in manifests]})
 
 
 def aoti(
@@ -83,7 +84,7 @@ def aoti(
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), device=device, precision=precision, **settings))
+    _emit(json, export_aoti(find_run(run), device=device, precision=precision, **settings).to_dict())
 
 
 def triton(

@@ -221,7 +221,7 @@ def _served(source: Path, trust: bool) -> tuple[Served, dict[str, Any]]:
         return Served(_given(info), info.made, (ends[0], ends[1], ends[2]) if ends else None, classes), manifest
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_given(info), info.made, None, classes), manifest_of(source)
+    return Served(_given(info), info.made, None, classes), manifest_of(source).values
 
 
 def _given(info: FileInfo) -> Port:

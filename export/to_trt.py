@@ -9,33 +9,32 @@ import contextlib
 import importlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..deploy.artefacts.beside import golden_path, manifest_path, owner, remove
-from ..deploy.artefacts.ledger import read_gates, strike
+from ..deploy.artefacts.beside import golden_path, manifest_path, owner
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import external, whole
 from ..deploy.gpu.device import Gpu, gpu
-from ..deploy.machine.passport import gpus
 from ..deploy.parity.golden import hand_on, read_golden
+from ..deploy.parity.produce import Trial, not_kept, produce
+from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
-from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
+from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
-from ..distill.run.files import replacing, sha256, versions, write_json
-from .trt_shapes import Sizes, plan_profile
+from ..distill.run.files import write_json
+from .trt_manifest import BuildFlags, EngineManifest, describe
+from .trt_shapes import plan_profile
 
 OLDEST = (10, 12)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it
@@ -48,53 +47,7 @@ _HOME = __name__.removesuffix(".export.to_trt")
 _BUILDER, _PROVER = f"{_HOME}.export.trt_builder", f"{_HOME}.deploy.parity.trt_first_run"
 
 
-@dataclass(frozen=True)
-class BuildFlags:
-    """How an engine is built.
-
-    Attributes:
-        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
-        targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
-        batches: min, opt, max of the profile where the batch is free (default 1, 4, 16).
-        sizes: min, opt, max (H, W) in pixels of the profile, where height and width are free.
-        workspace_mib: scratch memory that the engine may use.
-        opt_level: 0 to 5, for tensorrt; its default is 3.
-        timing_cache: read and written there, for tensorrt.
-        version_compatible: newer TensorRTs may load the engine too.
-        hardware: "ampere+" (any GPU from compute capability 8.0) or "same" (of the same one), for tensorrt.
-        refit: its weights can be replaced.
-        strip_weights: leave them out; they come back from the ONNX file beside the engine when it is opened.
-        tf32: products of float32 may be computed in TF32, as is TensorRT's default.
-    """
-
-    flavour_name: str | None = None
-    targets: Sequence[str] = ()
-    batches: Sequence[int] | None = None
-    sizes: Sizes | None = None
-    workspace_mib: int | None = None
-    opt_level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware: str | None = None
-    refit: bool = False
-    strip_weights: bool = False
-    tf32: bool = True
-
-    @property
-    def builder_flags(self) -> dict[str, str]:
-        """TensorRT's name of each builder flag that is on, by the flag of the command line."""
-        flags = {"--version-compatible": ("VERSION_COMPATIBLE", self.version_compatible)}
-        flags |= {"--refit": ("REFIT", self.refit), "--strip-weights": ("STRIP_PLAN", self.strip_weights)}
-        return {word: name for word, (name, on) in flags.items() if on}
-
-    def words(self) -> list[str]:
-        """Return the flags of the command line that ask for this; the timing cache, of this machine, is left out."""
-        sizes = self.sizes and ",".join(f"{h}x{w}" for h, w in self.sizes)
-        valued = {"--batches": self.batches and ",".join(map(str, self.batches)), "--sizes": sizes}
-        valued |= {"--workspace": self.workspace_mib, "--opt-level": self.opt_level, "--hardware": self.hardware}
-        words = [word for target in self.targets for word in ("--target", target.lower())]
-        words += [word for key, value in valued.items() if value is not None for word in (key, str(value))]
-        return [*words, *self.builder_flags, *([] if self.tf32 else ["--no-tf32"])]
+DEFAULTS = BuildFlags()
 
 
 def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
@@ -131,13 +84,24 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
 
 
 @alone
-def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, Any]:
-    """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
+def build_engine(
+    onnx_path: Path,
+    engine_path: Path,
+    flags: BuildFlags = DEFAULTS,
+    *,
+    images: int | None = 16,
+    agreement: float | None = None,
+) -> EngineManifest:
+    """Build an engine in a process of its own and put it in its place with its manifest ``<engine>.json``.
+
+    Where there is a GPU for it, it first runs there; an engine of a run then goes through the gate too.
 
     Args:
         onnx_path: a file with the types as they shall run.
-        engine_path: where the engine goes, atomically.
-        flags: see ``BuildFlags``.
+        engine_path: where the engine goes.
+        flags: how it is built.
+        images: validation images of the gate; None for all.
+        agreement: replaces the gate's least share of agreeing pixels.
 
     Returns:
         The manifest.
@@ -146,60 +110,67 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
         ExportError: no TensorRT, the parser or builder refused the file, or the builder died.
         UsageError: a flag that the flavour or the file has no use for, or a shape that the network does not take.
         WeightsError: the file is missing or no segmentation network.
-        NumbersError: the engine ran here and does not compute in the precision of its file, or segments the golden
-            image otherwise; it is removed.
+        NumbersError: the engine ran here and does not compute in the precision of its file, or segments otherwise; it
+            is not kept.
         ResourceError: the builder was killed, as when memory runs out.
     """
+    # what can be refused, before minutes of building
     info = read_info(onnx_path)
-    name, version = check_flags(**flags)
-    asked = BuildFlags(**flags)
-    if asked.strip_weights and (weights := external(onnx_path)):
+    name, version = check_flags(flags)
+    if flags.strip_weights and (weights := external(onnx_path)):
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
-    profile = plan_profile(onnx_path, info, asked.batches, asked.sizes)
-    targets, device = [each.lower() for each in asked.targets], gpu()
-    default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
-    target = ", ".join(targets) or default
-    console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request: dict[str, Any] = {"flavour": name, "targets": targets, "profile": profile}
-    request |= {"workspace_mib": asked.workspace_mib, "opt_level": asked.opt_level}
-    request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
-    request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
-    request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
-    run = owner(engine_path)
-    if run:
-        read_gates(run)  # what is broken is told before minutes of building, and before the old engine goes
+    profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
     if golden_path(onnx_path).is_file():
         read_golden(onnx_path)
-    engine_path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(engine_path) as beside, _single(onnx_path) as single:
-        subject = f"the {name} builder died on {onnx_path}"
-        built = _in_child(_BUILDER, request | {"onnx": str(single), "engine": str(beside)}, subject)
+    trial = None
+    if run and device is not None:
+        limits = tolerances(info.precision, run, agreement=agreement)
+        trial = Trial(onnx_path, limits, CURE, images, device="cuda")
+
+    def write(path: Path) -> EngineManifest:
+        targets = [each.lower() for each in flags.targets]
+        target = ", ".join(targets) or (
+            PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
+        )
+        console.warn(f"{name} {version} builds {path.name} for {target}")
+        built = _build(onnx_path, path, name, flags, profile)
+        manifest = describe(onnx_path, path, built, flags, info, device, target)
+        if flags.strip_weights:  # its weights come back from the file beside it
+            path.with_name(onnx_path.name).symlink_to(onnx_path.resolve())
+        write_json(manifest_path(path), manifest.to_dict())
+        hand_on(onnx_path, path)
+        manifest = _first_run(path, engine_path, manifest, device)
+        ran = Proof(**manifest.proof).line() if manifest.proof else "not run here"
+        size, seconds = manifest.bytes / 2**20, manifest.build_seconds
+        console.say(f"{path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({ran})")
+        return manifest
+
+    return produce(run, engine_path, write, trial).manifest
+
+
+def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
+    """Let the builder write the engine, and say what it said; return its report."""
+    request = {
+        "flavour": name,
+        "targets": [each.lower() for each in flags.targets],
+        "profile": profile,
+        "workspace_mib": flags.workspace_mib,
+        "opt_level": flags.opt_level,
+        "timing_cache": flags.timing_cache and str(flags.timing_cache),
+        "parent": os.getpid(),
+        "flags": list(flags.builder_flags.values()),
+        "tf32": flags.tf32,
+        "hardware": flags.hardware and HARDWARE[flags.hardware],
+        "engine": str(path),
+    }
+    with _single(onnx_path) as single:
+        built = _in_child(_BUILDER, request | {"onnx": str(single)}, f"the {name} builder died on {onnx_path}")
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
-        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(engine_path).name}")
+        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(path).name}")
     built["notes"] += built.pop("said")
-    manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
-    manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
-    manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
-    made = manifest_of(onnx_path)
-    manifest |= {key: made[key] for key in ("calibration", "sensitivity", "left_high", "qat") if key in made}
-    manifest |= {"precision": info.precision, "source": made.get("source")}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
-    manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
-    manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
-    manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
-    manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
-    if run:
-        strike(run, [engine_path])  # what the ledger says of that name is about another engine
-    write_json(manifest_path(engine_path), manifest)
-    hand_on(onnx_path, engine_path)
-    manifest |= _first_run(engine_path, manifest, device)
-    write_json(manifest_path(engine_path), manifest)
-    size, seconds = manifest["bytes"] / 2**20, built["build_seconds"]
-    told = Proof(**manifest["proof"]).line() if manifest["proof"] else "not run here"
-    console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({told})")
-    return manifest
+    return built
 
 
 @contextlib.contextmanager
@@ -214,71 +185,57 @@ def _single(onnx_path: Path) -> Iterator[Path]:
         yield copy
 
 
-def _device(device: Gpu | None) -> dict[str, Any]:
-    """Return what the manifest says of the GPU that an engine was built on, beside its name."""
-    if device is None:
-        return {"compute_capability": None, "cuda": None, "driver": None}
-    driver = next((each["driver"] for each in gpus()), None)
-    return {"compute_capability": "{}.{}".format(*device.capability), "cuda": device.cuda, "driver": driver}
-
-
-def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) -> dict[str, Any]:
-    """Run the engine in a process of its own; None for "proof" and "golden", said, where no GPU here is for it.
+def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | None) -> EngineManifest:
+    """Run a new engine in a process of its own; return its manifest as it was, and say why, if no GPU here is for it.
 
     Raises:
-        ExportError: it cannot be opened or dies; like any that fails, it is removed, and what lies beside it.
+        ExportError: it cannot be opened or dies.
         NumbersError: it does not compute in the precision of its file, or segments the golden image otherwise.
     """
-    unrun = {"proof": None, "golden": None}
     if device is None:
-        return unrun
+        return manifest
     try:
-        check_fits(manifest, engine_path, manifest["version"], device)
+        check_fits(manifest.to_dict(), final, manifest.version, device)
     except ExportError as error:
-        console.warn(f"{engine_path.name} was built and is not proven: {error}")
-        return unrun
+        console.warn(f"{path.name} was built and is not proven: {error}")
+        return manifest
     try:
-        answer = _in_child(_PROVER, {"engine": str(engine_path)}, f"{engine_path.name} was built and died when it ran")
-        if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
-            raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
+        answer = _in_child(_PROVER, {"engine": str(path)}, f"{path.name} was built and died when it ran")
     except ResourceError as error:  # of this moment: the engine is not to blame
-        console.warn(f"{engine_path.name} was built and is not proven: {error}; kdc parity proves it")
-        return unrun
+        console.warn(f"{path.name} was built and is not proven: {error}; kdc parity proves it")
+        return manifest
     except ExportError as error:
-        remove(engine_path)
-        raise ExportError(f"{error}; {engine_path.name} was removed") from error
-    except BaseException:  # Ctrl-C too: what is not proven where it can be does not stay
-        remove(engine_path)
-        raise
-    return answer
+        raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
+    if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
+        raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
+    return replace(manifest, proof=answer["proof"], golden=answer["golden"])
 
 
-def check_flags(**flags: Any) -> tuple[str, str]:
+def check_flags(flags: BuildFlags) -> tuple[str, str]:
     """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
 
     Raises:
         ExportError: see ``flavour``.
         UsageError: a value that is not accepted, or that this flavour has no use for.
     """
-    asked = BuildFlags(**flags)
-    batches, targets = asked.batches or (1, 1, 1), [each.lower() for each in asked.targets]
+    batches, targets = flags.batches or (1, 1, 1), [each.lower() for each in flags.targets]
     if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise UsageError(
             f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
         )
-    if asked.workspace_mib is not None and asked.workspace_mib < 1:
-        raise UsageError(f"--workspace {asked.workspace_mib}: at least 1 MiB is needed")
-    if asked.opt_level is not None and not 0 <= asked.opt_level <= 5:
-        raise UsageError(f"--opt-level {asked.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
-    if asked.hardware is not None and asked.hardware not in HARDWARE:
-        near = closest(asked.hardware, HARDWARE)
-        raise UsageError(f"--hardware {asked.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
-    module, name, version = flavour(asked.flavour_name)
+    if flags.workspace_mib is not None and flags.workspace_mib < 1:
+        raise UsageError(f"--workspace {flags.workspace_mib}: at least 1 MiB is needed")
+    if flags.opt_level is not None and not 0 <= flags.opt_level <= 5:
+        raise UsageError(f"--opt-level {flags.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
+    if flags.hardware is not None and flags.hardware not in HARDWARE:
+        near = closest(flags.hardware, HARDWARE)
+        raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+    module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
-        _check_rtx(asked)
+        _check_rtx(flags)
     elif targets:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
-    for word, flag in asked.builder_flags.items():
+    for word, flag in flags.builder_flags.items():
         if not hasattr(module.BuilderFlag, flag):
             raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
     if targets:
@@ -289,17 +246,17 @@ def check_flags(**flags: Any) -> tuple[str, str]:
     return name, version
 
 
-def _check_rtx(asked: BuildFlags) -> None:
+def _check_rtx(flags: BuildFlags) -> None:
     """Refuse what TensorRT-RTX has no use for, or does only on a GPU (both tried with 1.7)."""
-    idle = {"--opt-level": asked.opt_level is not None, "--timing-cache": asked.timing_cache is not None}
-    for word in (word for word, given in idle.items() if given):
+    idle = {"--opt-level": flags.opt_level is not None, "--timing-cache": flags.timing_cache is not None}
+    for word in (word for word, on in idle.items() if on):
         raise UsageError(f"{word} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
-    if asked.hardware is not None:
+    if flags.hardware is not None:
         raise UsageError("--hardware does nothing in tensorrt_rtx; its engines are portable, or name GPUs by --target")
-    if asked.version_compatible:
+    if flags.version_compatible:
         raise UsageError("--version-compatible needs the lean runtime, which tensorrt_rtx does not bring; leave it out")
-    if (asked.refit or asked.strip_weights) and gpu() is None:
-        word = "--strip-weights" if asked.strip_weights else "--refit"
+    if (flags.refit or flags.strip_weights) and gpu() is None:
+        word = "--strip-weights" if flags.strip_weights else "--refit"
         raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
 
 

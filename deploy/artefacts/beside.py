@@ -1,8 +1,6 @@
 """Which files belong to an exported file, and which run it belongs to."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from ...distill.run.folder import Run
 
@@ -30,34 +28,23 @@ def weights_beside(path: Path) -> Path | None:
 
 
 def golden_path(artefact: Path) -> Path:
-    """Return where the golden image of an exported file lies."""
+    """Return where the golden image of an exported file is."""
     return artefact.with_name(f"{artefact.name}.golden.npz")
 
 
 def manifest_path(artefact: Path) -> Path:
-    """Return where the manifest of an exported file lies."""
+    """Return where the manifest of an exported file is."""
     return artefact.with_name(f"{artefact.name}.json")
 
 
-def manifest_beside(artefact: Path) -> dict[str, Any]:
-    """Return what the manifest beside a file says; empty where there is none or kdc did not write it."""
-    try:
-        values = json.loads(manifest_path(artefact).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def remove(file: Path) -> None:
-    """Remove an exported file with what lies beside it; a missing one is no error."""
+    """Remove an exported file with its weights, manifest and golden image; a missing one is no error."""
     for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
         if path is not None:
             path.unlink(missing_ok=True)
 
 
 def artefact_bytes(path: Path) -> int:
-    """Return the size of a network on disk: the file, and the weights that lie beside it."""
-    beside = weights_beside(path) or path.with_name(
-        f"{path.name}.data"
-    )  # the latter is where torch's exporter puts them
-    return sum(p.stat().st_size for p in (path, beside) if p.is_file())
+    """Return the size of a network on disk: the file, and the weights beside it."""
+    weights = weights_beside(path) or path.with_name(f"{path.name}.data")  # the latter is of torch's exporter
+    return sum(p.stat().st_size for p in (path, weights) if p.is_file())

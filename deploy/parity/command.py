@@ -126,7 +126,7 @@ def _show(outcomes: "list[Outcome]") -> None:
             rows.append([name, "BROKEN" if each.broken else "not run", *["-"] * 8])
             continue
         r = each.result
-        worst = f"{r.worst_class['name']} {r.worst_class['drop']:+.2f}" if r.worst_class else "-"
+        worst = f"{r.worst_class.name} {r.worst_class.drop:+.2f}" if r.worst_class else "-"
         rows.append(
             [
                 name,

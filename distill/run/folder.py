@@ -1,6 +1,7 @@
 """The run folder: what one run was told, what it did and where its files lie."""
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -85,7 +86,7 @@ class Run:
             self._lock.close()
             self._lock = None
 
-    @property
+    @functools.cached_property
     def config(self) -> Config:
         """Every setting of the run, as it was resolved."""
         return resolve({}, file=self.path / "config.yaml")
@@ -130,10 +131,12 @@ class Run:
         """Record the sha256 of every file of the folder but run.json itself."""
         sealed = {}
         for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
             # what begins with a dot is a lock, or being written by another command
-            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+            hidden = any(part.startswith(".") for part in name.parts)
+            if path.is_file() and path.name != "run.json" and not hidden:
                 with contextlib.suppress(FileNotFoundError):  # removed by another command
-                    sealed[str(path.relative_to(self.path))] = sha256(path)
+                    sealed[str(name)] = sha256(path)
         self.record(files=sealed)
 
     def records(self, name: str = "metrics") -> list[dict[str, Any]]:

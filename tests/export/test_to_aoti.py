@@ -20,13 +20,16 @@ from kdc.export import to_aoti
 
 @pytest.mark.slow
 def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, images=2)
+    manifest = to_aoti.export_aoti(gated_run, images=2).to_dict()
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
     assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"]["export/model.pt2"]
     assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
     assert manifest["ran"] == {"provider": "AOTInductor cpu", "precision": "fp32"}
-    assert read_gates(gated_run)[-1]["stage"] == "aoti model" and read_gates(gated_run)[-1]["max_relative"] < 1e-4
+    assert (
+        read_gates(gated_run)[-1].values["stage"] == "aoti model"
+        and read_gates(gated_run)[-1].values["max_relative"] < 1e-4
+    )
     assert check_golden(path).passed
     with open_runtime(path) as compiled, open_runtime(gated_run.export / "model.onnx") as trusted:
         image = np.random.default_rng(0).integers(0, 256, (1, 36, 60, 3), np.uint8)
@@ -36,7 +39,7 @@ def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, precision="bf16", images=2, agreement=0.9)
+    manifest = to_aoti.export_aoti(gated_run, precision="bf16", images=2, agreement=0.9).to_dict()
     assert (manifest["file"], manifest["precision"], manifest["ran"]["precision"]) == ("model.bf16.pt2", "bf16", "bf16")
     entry = read_gates(gated_run)[-1]
     assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4

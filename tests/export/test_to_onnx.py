@@ -140,13 +140,13 @@ def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
         assert manifest["sha256"] == sha256(each.path) == Run(run.path).card["files"][f"export/{each.path.name}"]
         assert read_info(each.path).shape == (1, 3, 40, 64)  # rounded up
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
-    full, half = (each.manifest for each in done)
+    full, half = (each.manifest.to_dict() for each in done)
     assert full["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 40, 64]}]
     assert full["source"]["sha256"] == sha256(run.checkpoints / "best.safetensors")
     assert half["source"] == {"file": "model.onnx", "sha256": full["sha256"]}
     assert half["cast"]["largest"] and half["calibration"]["keys"], "real images tell what leaves float16's range"
-    assert [gate["stage"] for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
-    assert read_gates(run)[0]["max_relative"] < 1e-4
+    assert [gate.stage for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
+    assert read_gates(run)[0].values["max_relative"] < 1e-4
 
 
 @pytest.mark.parametrize("wrong", [{"size": (36, 60)}, {"head": "argmx"}, {"opset": 17}])
@@ -173,7 +173,7 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         to_onnx.export_run(run, images=2)
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
-    assert read_gates(run)[0]["passed"] is False
+    assert read_gates(run)[0].values["passed"] is False
 
 
 def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +191,10 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
         (run.export / name).write_bytes(b"derived")
         key = "onnx" if name.endswith(".engine") else "source"
         write_json(manifest_path(run.export / name), {key: {"file": origin, "sha256": sha256(run.export / origin)}})
-    write_json(run.path / "gates.json", [*read_gates(run), {"stage": "int8", "file": "model.int8.ort.onnx"}])
+    write_json(
+        run.path / "gates.json",
+        [*(row.to_dict() for row in read_gates(run)), {"stage": "int8", "file": "model.int8.ort.onnx"}],
+    )
     (run.export / "notes.txt").write_text("a user's own")
     before = {path.name for path in run.export.iterdir()}
 
@@ -204,7 +207,7 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     to_onnx.export_run(run, images=1)
     left = {path.name for path in run.export.iterdir()}
     assert left == {"model.onnx", "model.onnx.json", "model.onnx.golden.npz", "notes.txt"}
-    assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
+    assert [gate.file for gate in read_gates(run)] == ["model.onnx"]
     said = " ".join(capsys.readouterr().out.split())
     assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
     assert set(Run(run.path).card["files"]) >= {"export/model.onnx"}

@@ -37,7 +37,7 @@ def test_judge_removes_what_failed(tmp_path: Path) -> None:
         judge(tmp_path, "onnx", file, judged(wrong=1.0), "ask for help")
     assert caught.value.exit_code == 6
     assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]  # the golden image goes too
-    assert read_gates(tmp_path)[0]["passed"] is False
+    assert read_gates(tmp_path)[0].values["passed"] is False
 
 
 def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,10 +50,10 @@ def test_commands_that_write_at_once_keep_each_others_lines(tmp_path: Path, monk
     result = judged()
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(lambda i: write_gate(tmp_path, f"stage {i}", result, file=f"{i}.onnx"), range(6)))
-    assert {entry["stage"] for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
+    assert {entry.stage for entry in read_gates(tmp_path)} == {f"stage {i}" for i in range(6)}
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda i: ledger.discard(tmp_path, [tmp_path / f"{i}.onnx"]), range(4)))
-    assert {entry["file"] for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
+    assert {entry.file for entry in read_gates(tmp_path)} == {"4.onnx", "5.onnx"}
     assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
 
 
