@@ -11,7 +11,7 @@ import typer
 from . import __version__
 from .calib import commands as calib
 from .deploy import commands as deploy
-from .distill.commands import training as distill
+from .distill import commands as distill
 from .distill.errors import KdcError, UsageError, closest
 from .export import commands as export
 

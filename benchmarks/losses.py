@@ -28,7 +28,7 @@ from kdc.distill import console
 from kdc.distill.batch import IGNORE, Batch
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Sizes, load
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 #: how many times faster and leaner than the literal form a loss must be on a CPU
 TARGETS = {

@@ -1,12 +1,10 @@
-"""The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``compare``, ``verify``, ``doctor``."""
+"""The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``parity``, ``doctor``."""
 
 from typing import Annotated
 
 import typer
 
 from ..distill import console
-from ..distill.commands.compare import compare
-from ..distill.commands.verify import verify
 from .bench.commands import register_bench
 from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
 from .parity.command import parity
@@ -19,9 +17,7 @@ def register(app: typer.Typer) -> None:
     app.command("eval")(evaluate)
     app.command("predict")(predict)
     app.command("report")(report)
-    app.command("compare")(compare)
     app.command("parity")(parity)
-    app.command("verify")(verify)
     app.command("doctor")(doctor)
 
 

@@ -10,7 +10,8 @@ from .losses import channel_kl, task_loss
 
 if TYPE_CHECKING:
     from .batch import Draw
-    from .models import Output, SegmentationModel
+    from .models import SegmentationModel
+    from .output import Output
 
 #: the channel's scale beside images in 0-255 (skyshoumeng/Label_Assisted_Distillation train_baseline.py)
 SCALE = 100.0

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from .batch import IGNORE
 
 if TYPE_CHECKING:
-    from .models import Output
+    from .output import Output
 
 
 #: elements that the softmax kernels work on at a time

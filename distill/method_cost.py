@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from . import methods, models
 from .batch import Batch
 from .methods import Composite, Sizes
-from .models import Output, SegmentationModel
+from .models import SegmentationModel
+from .output import Output
 
 
 def method_cost(

@@ -41,7 +41,6 @@ from .flags import (
     _flag_of,
     _settings,
 )
-from .to_trt import engine_path
 
 if TYPE_CHECKING:
     from ..distill.run.folder import Run
@@ -152,7 +151,7 @@ def trt(
     else:
         gate = {key: settings[key] for key in ("images", "agreement") if key in settings}
         flags = to_trt.BuildFlags(**building)
-        engines = [to_trt.build_engine(file, engine_path(file), flags, **gate) for file in files]
+        engines = [to_trt.build_engine(file, to_trt.engine_path(file), flags, **gate) for file in files]
         result["engines"] = [each.to_dict() for each in engines]
     if json:
         console.emit(result)
@@ -180,7 +179,7 @@ def _plan_engines(files: list[str], building: dict[str, Any]) -> dict[str, Any]:
     from . import to_trt
 
     name, version = to_trt.check_flags(to_trt.BuildFlags(**building))
-    engines = [str(engine_path(Path(file))) for file in files]
+    engines = [str(to_trt.engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:
         console.say(f"  {engine}")

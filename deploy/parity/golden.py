@@ -67,10 +67,9 @@ class GoldenFacts:
                 raise ValueError(f"it does not say {name}")
         if not 0 <= float(values["agreement"]) <= 1:
             raise ValueError(f"an agreement of {values['agreement']}")
-        height, width = (int(length) for length in values["size"])
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         limits = Tolerances.read(values["tolerances"], path, "export the file again")
-        return cls(**known | {"tolerances": limits, "size": [height, width]})
+        return cls(**known | {"tolerances": limits, "size": [int(length) for length in values["size"]]})
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,7 @@ def read_golden(artefact: Path) -> Golden:
             # older ones are as large as the input
             values = {"size": mask.shape} | json.loads(file["facts"].tobytes())
             logits, facts = file["logits"], GoldenFacts.read(values, path)
-        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape
+        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts.size) == 2
         if not sound or (logits.size and logits.shape != (GRID, GRID, logits.shape[-1])):
             raise ValueError("it holds something else than a golden image")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:

@@ -92,7 +92,7 @@ def produce(
         path: where it goes.
         write: writes it where it is told to, under its final name, and returns its manifest.
         trial: how it is gated.
-        checkpoints: those that count; what was made from others, or from the earlier file, is removed. None: nothing is.
+        checkpoints: those that count: what was made from others, or from the earlier file, goes. None: nothing goes.
 
     Raises:
         NumbersError: the gate failed.

@@ -10,7 +10,8 @@ from ...distill.data import Dataset
 from ...distill.errors import UsageError
 from ...distill.evaluation.evaluate import ask, model_predictor
 from ...distill.methods import hyphen, load
-from ...distill.models import Output, SegmentationModel
+from ...distill.models import SegmentationModel
+from ...distill.output import Output
 from ...distill.settings.config import MethodSettings
 from ..pictures import colour_mask, data_uri
 from .strips import Panel, Strip

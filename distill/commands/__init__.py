@@ -2,12 +2,14 @@
 
 import typer
 
+from .compare import compare
 from .data import data_check, data_info, data_ls
 from .methods import methods_info, methods_ls
 from .models import models_info, models_ls
 from .probe import probe
 from .runs import runs_info, runs_ls, runs_rm
 from .training import distill, train
+from .verify import verify
 
 
 def register(app: typer.Typer) -> None:
@@ -27,3 +29,5 @@ def register(app: typer.Typer) -> None:
         app.add_typer(group, name=name)
 
     app.command("probe")(probe)
+    app.command("compare")(compare)
+    app.command("verify")(verify)

@@ -5,13 +5,12 @@ from typing import Annotated
 import typer
 
 from ..console import say
-from ..run.folder import final_miou
 from .flags import Json, _show
 
 
 def runs_ls(json: Json = False) -> None:
     """List the runs in runs/, newest last."""
-    from ..run.folder import all_runs
+    from ..run.folder import all_runs, final_miou
 
     rows = [
         {
@@ -41,7 +40,7 @@ def runs_ls(json: Json = False) -> None:
 
 def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
     """Show what a run was and how it ended."""
-    from ..run.folder import find_run
+    from ..run.folder import final_miou, find_run
 
     found = find_run(run)
     card = found.card

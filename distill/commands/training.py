@@ -7,7 +7,6 @@ import typer
 
 from .. import console
 from ..errors import UsageError
-from ..run.folder import final_miou
 from ..settings.layers import resolve_flags
 from .flags import (
     _KEYS,
@@ -152,6 +151,8 @@ def _train(
 
         run = run_job(config, out=out)
     if json:
+        from ..run.folder import final_miou
+
         console.emit(
             {
                 "run": str(run.path),

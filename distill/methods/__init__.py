@@ -20,7 +20,7 @@ from ..schedule import Schedule
 from ._method import Critic, Method, Phase, Sizes, hyphen
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Composite(Method):

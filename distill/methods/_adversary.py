@@ -19,7 +19,7 @@ from ._adapters import conv1x1, drawn
 from ._method import name_of
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 LOSSES = ("hinge", "wgan-gp")
 NORMS = ("bn", "tanh")

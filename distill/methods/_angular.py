@@ -16,7 +16,7 @@ from . import Method, Sizes
 from ._adapters import Adapter
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 EPS = 1e-12
 

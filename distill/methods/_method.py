@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..losses import raised, upsample
 
 if TYPE_CHECKING:
-    from ..models import Output, Tap
+    from ..output import Output, Tap
 
 
 @dataclass(frozen=True)

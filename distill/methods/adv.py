@@ -10,7 +10,7 @@ from . import Sizes, choose
 from ._adversary import DIFFERENCES, LOSSES, NORMS, Adversarial
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Adv(Adversarial):

@@ -12,7 +12,7 @@ from ..losses import raised, unit
 from . import Method, Sizes
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class At(Method):

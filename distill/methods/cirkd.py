@@ -18,7 +18,7 @@ from ._ranks import gathered, rank_and_world
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 _MIB = 2**20
 

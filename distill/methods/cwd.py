@@ -12,7 +12,7 @@ from ._adapters import Adapter
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Cwd(Method):

@@ -13,7 +13,7 @@ from . import Method, Sizes
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 #: added to the product of two norms, as published
 EPS = 1e-8

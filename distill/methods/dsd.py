@@ -15,7 +15,7 @@ from .at import attention
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Dsd(Method):

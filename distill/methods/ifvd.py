@@ -12,7 +12,7 @@ from ..losses import labels_at, raised
 from . import Method, Sizes
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 #: of the count under a class mean, and of the norms under a cosine
 COUNT_EPS, COSINE_EPS = 1e-6, 1e-8

@@ -15,7 +15,7 @@ from ._autoencoder import Adapter3x3, AutoEncoder, Conv3x3
 from ._gram import gram_gap, gram_rows
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 EPS = 1e-12
 

@@ -12,7 +12,7 @@ from ..schedule import Schedule
 from . import Method, Sizes, choose
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 REDUCTIONS = ("pixel", "element", "skd")
 

@@ -17,7 +17,7 @@ from ._cells import logit_tailoring
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 _AXES = ("w", "channel", "flat")
 

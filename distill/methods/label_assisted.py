@@ -13,7 +13,8 @@ from . import Method, Phase, Sizes
 from .kd import temperature
 
 if TYPE_CHECKING:
-    from ..models import Output, SegmentationModel
+    from ..models import SegmentationModel
+    from ..output import Output
 
 
 class LabelAssisted(Method):

@@ -10,7 +10,7 @@ from ..batch import Batch
 from .naive import Naive
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 EPS = 1e-12
 

@@ -14,7 +14,7 @@ from ._adapters import conv1x1
 from ._autoencoder import Conv3x3
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 #: positions of the map that costs are told for: 1/8 of 512x1024
 _POSITIONS = 64 * 128

@@ -12,7 +12,7 @@ from ._adapters import Adapter
 from ._method import name_of
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Naive(Method):

@@ -13,7 +13,7 @@ from ._pairs import check_pool, pair_wise
 from .at import attention, energy
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class PixelPair(Method):

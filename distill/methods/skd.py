@@ -12,7 +12,7 @@ from ._pairs import check_pool, pair_wise
 from .kd import REDUCTIONS, class_kl, temperature
 
 if TYPE_CHECKING:
-    from ..models import Output
+    from ..output import Output
 
 
 class Skd(Adversarial):

@@ -6,7 +6,7 @@ import torch
 
 from ..cost import params
 from ..errors import UsageError
-from ..output import Output, Tap
+from ..output import Tap
 from ..preprocess import Preprocess
 from ._backbones import STAGES, widen_stem
 from ._heads import Scorer
@@ -17,9 +17,7 @@ from ._weights import LoadReport, load_backbone, load_full
 __all__ = [
     "NORMALISATION",
     "LoadReport",
-    "Output",
     "SegmentationModel",
-    "Tap",
     "architectures",
     "build",
     "describe",

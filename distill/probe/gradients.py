@@ -15,7 +15,8 @@ from ..batch import Batch
 from ..errors import NumbersError
 from ..losses import task_loss
 from ..methods import Composite, Phase
-from ..models import Output, SegmentationModel
+from ..models import SegmentationModel
+from ..output import Output
 from ..settings.config import Config
 from ..training.learner import Learner
 from ..training.optimisers import rng_state, set_rng_state

@@ -10,7 +10,8 @@ from ..label_hint import assisted_loss, paths
 from ..losses import raised, task_loss
 from ..methods import Composite, Phase
 from ..methods._method import generator
-from ..models import Output, SegmentationModel
+from ..models import SegmentationModel
+from ..output import Output
 from ..settings.config import Task
 
 

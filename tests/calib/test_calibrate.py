@@ -120,11 +120,15 @@ def test_the_comparison_and_the_rescue_are_written_down(run: Run) -> None:
     assert not set(done.manifest.to_dict()["sensitivity"]["keys"]) & set(done.manifest.to_dict()["calibration"]["keys"])
 
 
-def test_failed_gate_leaves_no_file(run: Run) -> None:
+def test_a_failed_gate_leaves_the_earlier_file(run: Run) -> None:
     calibrate_run(run, Settings(**LOOSE))
-    with pytest.raises(NumbersError, match=r"did not pass its gate and was removed.*--sensitivity leaves"):
+    before = {path: path.read_bytes() for path in [*run.export.iterdir(), run.path / "gates.json"]}
+    name = "model.int8.ort.onnx"
+    with pytest.raises(
+        NumbersError, match=rf"did not pass its gate and was not kept; the earlier {name} stays: .*--sensitivity leaves"
+    ):
         calibrate_run(run, Settings(images=2, agreement=1.0, max_drop=0))
-    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+    assert {path: path.read_bytes() for path in [*run.export.iterdir(), run.path / "gates.json"]} == before
 
 
 @pytest.mark.parametrize("to", ["fp16", "bf16", "int8"])
@@ -242,8 +246,8 @@ def test_the_command_prints_its_manifest(run: Run, capsys: pytest.CaptureFixture
 def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def remember(run: Run, **settings: Any) -> Any:
-        asked.update(settings)
+    def remember(run: Run, settings: Settings) -> Any:
+        asked.update(vars(settings))
         raise UsageError("enough")
 
     monkeypatch.setattr(calibrate, "calibrate_run", remember)

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from kdc.distill import losses
 from kdc.distill.losses import channel_kl, labels_at, pixel_kl, raised, softmax_kl, task_loss, unit, upsample
-from kdc.distill.models import Output
+from kdc.distill.output import Output
 
 
 def draw(*shape, seed=0, dtype=torch.float64, scale=2.0):

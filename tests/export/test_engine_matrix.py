@@ -19,8 +19,8 @@ from kdc.calib.low_precision import Form, Maker
 from kdc.distill.models import build
 from kdc.distill.run.files import sha256
 from kdc.export import to_trt
-from kdc.export.trt_manifest import BuildFlags
 from kdc.export.to_onnx import export_onnx
+from kdc.export.trt_manifest import BuildFlags
 
 from .conftest import CLASSES, PALETTE, SIZE
 

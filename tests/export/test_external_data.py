@@ -56,6 +56,6 @@ def test_an_engine_is_built(split: Path, tmp_path: Path) -> None:
 def test_weights_that_would_come_back_from_two_files_are_refused(
     split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdc.export.to_trt.check_flags", lambda **_: ("tensorrt", "11.4"))
+    monkeypatch.setattr("kdc.export.to_trt.check_flags", lambda _: ("tensorrt", "11.4"))
     with pytest.raises(UsageError, match=r"--strip-weights: .* keeps weights in 'model.data'"):
         build_engine(split, tmp_path / "m.engine", BuildFlags(strip_weights=True))

@@ -55,7 +55,7 @@ def test_a_wrong_package_is_removed(gated_run: Run, monkeypatch: pytest.MonkeyPa
         return compile_package(model, *args, **settings)
 
     monkeypatch.setattr(to_aoti, "compile_package", wrong)
-    with pytest.raises(NumbersError, match=r"model.pt2 did not pass its gate and was removed"):
+    with pytest.raises(NumbersError, match=r"model.pt2 did not pass its gate and was not kept"):
         to_aoti.export_aoti(gated_run, images=1)
     assert not list(gated_run.export.glob("model.pt2*"))
 

@@ -14,7 +14,7 @@ import torch
 
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.parity import gate
+from kdc.deploy.parity import produce
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.data import open_data
 from kdc.distill.errors import ExportError, NumbersError, UsageError
@@ -167,9 +167,8 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         return export(model, path, **settings)
 
     (run.export).mkdir()
-    (run.export / "model.onnx.json").write_text("{}")
     monkeypatch.setattr(to_onnx, "export_onnx", wrong)
-    with pytest.raises(NumbersError, match="did not pass its gate and was removed: logits differ") as caught:
+    with pytest.raises(NumbersError, match="did not pass its gate and was not kept: logits differ") as caught:
         to_onnx.export_run(run, images=2)
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
@@ -177,7 +176,7 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(produce, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         to_onnx.export_run(run, images=2)
     assert list(run.export.iterdir()) == []

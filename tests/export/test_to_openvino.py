@@ -10,7 +10,7 @@ import pytest
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.artefacts.manifest import manifest_of
-from kdc.deploy.parity import gate
+from kdc.deploy.parity import produce
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build
 from kdc.distill.run.checkpoint import save_student
@@ -59,7 +59,7 @@ def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: p
         return write(gated_run.path / "wrong.onnx", path, **settings)
 
     monkeypatch.setattr(to_openvino, "write_ir", wrong)
-    with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was removed") as caught:
+    with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was not kept: ") as caught:
         to_openvino.export_openvino(gated_run, images=1)
     assert caught.value.exit_code == 6
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
@@ -70,7 +70,7 @@ def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeyp
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gate, "gate", interrupted)
+    monkeypatch.setattr(produce, "gate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_openvino.export_openvino(gated_run, images=1)
     assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}

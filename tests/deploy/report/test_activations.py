@@ -18,7 +18,7 @@ from kdc.deploy.report.report import facts
 from kdc.distill import models
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
-from kdc.distill.models import Output
+from kdc.distill.output import Output
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve

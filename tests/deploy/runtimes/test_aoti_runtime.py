@@ -17,7 +17,8 @@ from kdc.deploy.runtimes.aoti_runtime import read_package
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
-from kdc.distill.models import Output, SegmentationModel
+from kdc.distill.models import SegmentationModel
+from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.files import write_json
 from kdc.export import to_aoti

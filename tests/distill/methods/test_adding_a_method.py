@@ -9,7 +9,7 @@ import torch
 from kdc.distill import job, methods
 from kdc.distill.batch import Batch
 from kdc.distill.methods import Sizes, compose
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 from kdc.distill.settings.config import resolve
 
 ROOT = Path(__file__).parents[3]

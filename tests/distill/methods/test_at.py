@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from kdc.distill.batch import Batch
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.methods.at import attention, energy
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 BATCH = Batch(torch.zeros(0), torch.zeros(1, 8, 8, dtype=torch.long))
 

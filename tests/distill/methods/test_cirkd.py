@@ -12,7 +12,7 @@ from kdc.distill.errors import UsageError
 from kdc.distill.losses import labels_at
 from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods import _cross_image as cross
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

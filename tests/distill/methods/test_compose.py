@@ -9,7 +9,7 @@ from torch import nn
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Composite, Critic, Method, Sizes, compose, info, names
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 K = 5
 TAPS = [{"logits": Tap(K, 8), "aux": Tap(K, 8), "dec": Tap(c, 8), "bb": Tap(2 * c, 8)} for c in (4, 6)]

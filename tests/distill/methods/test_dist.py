@@ -8,7 +8,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.methods.dist import decorrelation
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 SHAPES = [(1, 2, 1, 2), (2, 5, 4, 6), (3, 19, 3, 5), (2, 182, 3, 3)]
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 BATCH = Batch(torch.zeros(0), torch.zeros(1, 8, 8, dtype=torch.long))
 PARTS = {"psd": {"csd": 0}, "csd": {"psd": 0}}

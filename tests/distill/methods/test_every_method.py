@@ -14,7 +14,7 @@ from kdc.distill import train as loop
 from kdc.distill.batch import Batch
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Sizes, compose, names
-from kdc.distill.models import Output
+from kdc.distill.output import Output
 from kdc.distill.run.checkpoint import load_state, load_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve

@@ -12,7 +12,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods.ka import adaptation, affinity_gap, reconstruction
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 INDEX = {case["name"]: case for case in json.loads((GOLDEN / "index.json").read_text())["cases"]}

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from kdc.distill.batch import Batch
 from kdc.distill.methods import Sizes, compose, ifvd
 from kdc.distill.methods.ifvd import class_variation
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 
 def draw(*shape, seed=0):

@@ -12,7 +12,7 @@ from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.methods._autoencoder import AutoEncoder
 from kdc.distill.methods.ka import adaptation, affinity_gap, reconstruction
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 
 def draw(*shape, seed=0):

@@ -10,7 +10,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods._cells import logit_tailoring
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 K = 5
 

@@ -12,7 +12,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.label_hint import assisted_loss, channel, fixed_codes
 from kdc.distill.methods import Sizes, load
-from kdc.distill.models import Output
+from kdc.distill.output import Output, Tap
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.checkpoint import load_deployable, load_state, load_student
 from kdc.distill.run.folder import Run
@@ -102,7 +102,7 @@ def test_the_channel_follows_the_normalisation_of_the_images():
 
 
 def test_codes_are_drawn_anew_for_every_image_step_and_path():
-    taps = {"logits": models.Tap(3, 8)}
+    taps = {"logits": Tap(3, 8)}
     method = load("label-assisted")(Sizes(3, taps, taps, iters=10, seed=0, teacher_trained=False))
     seen = []
 

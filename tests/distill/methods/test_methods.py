@@ -9,7 +9,7 @@ import torch
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose, info, load, names, options
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 K = 5
 WIDTHS = {

@@ -8,7 +8,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Composite, Sizes, compose
 from kdc.distill.methods.mgd import Mgd
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 
 def draw(*shape, seed=0):

@@ -8,7 +8,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.methods.md import norms
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 BATCH = Batch(torch.zeros(0), torch.zeros(1, 8, 8, dtype=torch.long))
 SHAPES = [(1, 4, 1, 1), (2, 5, 3, 7), (3, 2, 9, 5), (1, 182, 5, 5)]

@@ -13,7 +13,7 @@ from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
 from kdc.distill.methods._pairs import check_pool, pair_wise
 from kdc.distill.methods.at import At
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 POOLS = ("scale:0.5", "scale:0.25", "scale:1", "2x2")
 MAPS = [(7, 9), (8, 8), (1, 1), (3, 1), (33, 33), (2, 20)]

@@ -15,7 +15,7 @@ from kdc.distill.errors import UsageError
 from kdc.distill.methods import Composite, Critic, Sizes, compose
 from kdc.distill.methods._adversary import Discriminator, SelfAttention, gradient_penalty
 from kdc.distill.methods._pairs import pair_wise
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 COUNTS = json.loads((GOLDEN / "index.json").read_text())["model_counts"]["skd_discriminator"]

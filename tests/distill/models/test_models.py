@@ -16,6 +16,7 @@ from kdc.distill.cost import params
 from kdc.distill.errors import UsageError
 from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.models._heads import PooledBatchNorm2d
+from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET, Preprocess
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
@@ -221,7 +222,7 @@ def test_channels_last_and_bf16(small: models.SegmentationModel) -> None:
     raised = low.raised()
     assert {raised.tap(t).dtype for t in model.taps} == {torch.float32}
     assert (raised.logits - expected.logits).abs().max() < 0.1 * expected.logits.abs().max()
-    assert models.Output(torch.zeros(1, dtype=torch.float64)).raised().logits.dtype == torch.float64
+    assert Output(torch.zeros(1, dtype=torch.float64)).raised().logits.dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ["deeplabv3-mv2_035", "pspnet-mv2_035", "deeplabv3plus-mv2_035", "deeplabv3-r18"])

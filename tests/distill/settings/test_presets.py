@@ -7,7 +7,7 @@ from kdc.distill import models
 from kdc.distill.batch import Batch
 from kdc.distill.errors import UsageError
 from kdc.distill.methods import Sizes, compose
-from kdc.distill.models import Output, Tap
+from kdc.distill.output import Output, Tap
 from kdc.distill.settings.config import resolve
 from kdc.distill.settings.presets import PRESETS, preset
 

@@ -11,7 +11,7 @@ from kdc.distill import methods, models
 from kdc.distill.batch import Batch
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
-from kdc.distill.models import Output
+from kdc.distill.output import Output
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
