@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..deploy.artefacts.beside import artefact_bytes
+from ..deploy.artefacts.beside import Origin, artefact_bytes
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Origin, Record, weights_of
+from ..deploy.artefacts.manifest import Manifest, Record, weights_of
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
-from ..deploy.parity.tolerances import Tolerances, tolerances
+from ..deploy.parity.tolerances import tolerances
+from ..deploy.runtimes.file_info import FileInfo
 from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
@@ -58,7 +59,7 @@ class LowPrecisionManifest(Manifest):
     bytes: int
     versions: dict[str, str]
     time: str
-    contract: dict[str, Any]
+    contract: FileInfo
     facts: dict[str, Any]
     left_high: list[str]
 
@@ -74,12 +75,12 @@ class LowPrecisionManifest(Manifest):
             kind="openvino" if form.target == "openvino" else "onnx",
             precision=form.precision,
             target=form.target,
-            source=Origin.of(source),
+            source=Origin(file=source.name, sha256=sha256(source)),
             weights=weights_of(path),
             bytes=artefact_bytes(path),
             versions=versions(),
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            contract={**asdict(info), "metadata": None},
+            contract=replace(info, metadata=None),
             facts=facts,
             left_high=left_high,
         )
@@ -144,7 +145,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     # what can be refused
     form, full = checked(run, settings)
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
-    limits = limits_of(run, form, settings)
+    limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
     dataset, chosen, maker = prepared(run, form, full, settings)
     facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
 
@@ -190,7 +191,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
 def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
-    limits = limits_of(run, form, settings)
+    limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
     chosen, maker = prepared(run, form, full, settings)[1:]
     resolve(maker.model.graph, settings.keep)
     cache = cache_path(run.calib, maker.fingerprint)
@@ -208,11 +209,6 @@ def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
         "limits": asdict(limits),
         "audit": chosen.audit,
     }
-
-
-def limits_of(run: Run, form: Form, settings: Settings) -> Tolerances:
-    """Return the limits of the gate."""
-    return tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
 
 
 def float_file(run: Run) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from ..deploy.artefacts.beside import Origin
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Origin, Record
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, need_device
@@ -180,7 +181,7 @@ def export_aoti(
             kind="aoti",
             precision=precision,
             bytes=path.stat().st_size,
-            source=Origin.of_checkpoint(run, weights),
+            source=Origin(run.path.name, weights.name, sha256=sha256(weights)),
             head=head,
             input=input,
             dynamic_batch=dynamic_batch,

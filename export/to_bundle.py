@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..deploy.artefacts.beside import golden_path, manifest_path, owner
+from ..deploy.artefacts.beside import golden_path, manifest_of, manifest_path, owner
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
 from ..deploy.parity.tolerances import tolerances
@@ -137,7 +136,7 @@ def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
 def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
     """Return the ledger of the run; of a file that lies in none what stands beside it."""
     gate = manifest_of(source).values.get("gate")
-    return [row.to_dict() for row in read_gates(run)] if run else [gate] if gate else []
+    return [row.values for row in read_gates(run)] if run else [gate] if gate else []
 
 
 def _json(value: Any) -> bytes:

@@ -11,8 +11,9 @@ import torch
 from onnx import ModelProto, ValueInfoProto, helper, shape_inference
 
 from ..calib.calibrate import LowPrecisionManifest, Settings, calibrate_run
+from ..deploy.artefacts.beside import Origin, manifest_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Origin, Record, manifest_of
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -56,11 +57,12 @@ class OnnxManifest(Manifest):
     def of(cls, path: Path, source: Origin) -> "OnnxManifest":
         """Describe a file that ``export_onnx`` wrote from a checkpoint."""
         proto = onnx.load(path)
+        own = {prop.key.removeprefix("kdc."): json.loads(prop.value) for prop in proto.metadata_props}
         return cls(
             file=path.name,
             sha256=sha256(path),
             kind="onnx",
-            network={key.removeprefix("kdc."): value for key, value in read_info(path).metadata.items()},
+            network=own,
             precision="fp32",
             inputs=_ports(proto.graph.input),
             outputs=_ports(proto.graph.output),
@@ -176,7 +178,7 @@ def export_run(
     def write(path: Path) -> OnnxManifest:
         names = {key: run.card["data"][key] for key in ("classes", "palette")}
         export_onnx(model, path, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
-        return OnnxManifest.of(path, Origin.of_checkpoint(run, weights))
+        return OnnxManifest.of(path, Origin(run.path.name, weights.name, sha256=sha256(weights)))
 
     exported: list[Product[OnnxManifest] | Product[LowPrecisionManifest]] = [
         produce(run, full, write, Trial(weights, limits, CURE, images), checkpoints=[weights])

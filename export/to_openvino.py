@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import artefact_bytes, manifest_path
+from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, manifest_of, manifest_path
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import (
-    Manifest,
-    Origin,
-    Record,
-    StoredManifest,
-    manifest_of,
-    run_of,
-    weights_of,
-)
+from ..deploy.artefacts.manifest import Manifest, Record, run_of, weights_of
 from ..deploy.machine.passport import version
 from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -71,7 +63,7 @@ class OpenvinoManifest(Manifest):
             bytes=artefact_bytes(path),
             network=facts,
             inputs=[Port(info.input, info.dtype, info.shape)],
-            onnx=Origin.of(onnx_path),
+            onnx=Origin(file=onnx_path.name, sha256=sha256(onnx_path)),
             source=manifest_of(onnx_path).source,
             openvino=version("openvino"),
             versions=versions(),

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import ENGINES, owner, weights_beside
+from ..deploy.artefacts.beside import ENGINES, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir

@@ -25,6 +25,7 @@ from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
+from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
 from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits
@@ -110,8 +111,8 @@ def build_engine(
         ResourceError: the builder was killed, as when memory runs out.
     """
     # what can be refused, before minutes of building
-    info = read_info(onnx_path)
     name, version = check_flags(flags)
+    info = read_info(onnx_path)
     if flags.strip_weights and (weights := external(onnx_path)):
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
     profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
@@ -124,9 +125,8 @@ def build_engine(
 
     def write(path: Path) -> EngineManifest:
         targets = [each.lower() for each in flags.targets]
-        target = ", ".join(targets) or (
-            PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
-        )
+        default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
+        target = ", ".join(targets) or default
         console.warn(f"{name} {version} builds {path.name} for {target}")
         built = _build(onnx_path, path, name, flags, profile)
         manifest = describe(onnx_path, path, built, flags, info, device, target)
@@ -135,7 +135,7 @@ def build_engine(
         write_json(manifest_path(path), manifest.to_dict())
         hand_on(onnx_path, path)
         manifest = _first_run(path, engine_path, manifest, device)
-        ran = Proof(**manifest.proof).line() if manifest.proof else "not run here"
+        ran = manifest.proof.line() if manifest.proof else "not run here"
         size, seconds = manifest.bytes / 2**20, manifest.build_seconds
         console.say(f"{path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({ran})")
         return manifest
@@ -166,6 +166,7 @@ def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: A
     if built["warnings"]:
         console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(path).name}")
     built["notes"] += built.pop("said")
+    built |= {key: [Port(**each) for each in built[key]] for key in ("inputs", "outputs")}
     return built
 
 
@@ -203,9 +204,10 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
         return manifest
     except KdcError as error:
         raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
-    if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
+    proof, golden = Proof(**answer["proof"]), answer["golden"]
+    if reasons := [*proof.reasons, *(golden["reasons"] if golden else ())]:
         raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
-    return replace(manifest, proof=answer["proof"], golden=answer["golden"])
+    return replace(manifest, proof=proof, golden=golden)
 
 
 def check_flags(flags: BuildFlags) -> tuple[str, str]:

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.manifest import Manifest, Origin, Record, manifest_of
+from ..deploy.artefacts.beside import Origin, manifest_of
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.gpu.device import Gpu
 from ..deploy.machine.passport import gpus
-from ..deploy.runtimes.file_info import FileInfo
+from ..deploy.runtimes.file_info import FileInfo, Port
+from ..deploy.runtimes.trt.inspector import Proof
 from ..deploy.runtimes.trt.manifest import this_platform
 from ..distill.run.files import sha256, versions
 from .trt_shapes import Sizes
@@ -93,8 +95,8 @@ class EngineManifest(Manifest):
     opt_level: int
     workspace_mib: int
     layers: int
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
+    inputs: list[Port]
+    outputs: list[Port]
     profile: dict[str, list[int]] | None
     notes: list[str]
     warnings: int
@@ -115,7 +117,7 @@ class EngineManifest(Manifest):
     driver: str | None
     host: str
     versions: dict[str, str]
-    proof: dict[str, Any] | None = None
+    proof: Proof | None = None
     golden: dict[str, Any] | None = None
     ran: Record | None = None
     gate: Record | None = None
@@ -159,7 +161,7 @@ def describe(
         calibration={key: made_from.values[key] for key in calibration if key in made_from.values},
         precision=info.precision,
         source=made_from.source,
-        onnx=Origin.of(onnx_path),
+        onnx=Origin(file=onnx_path.name, sha256=sha256(onnx_path)),
         flags=flags.words(),
         version_compatible=flags.version_compatible,
         hardware=flags.hardware,

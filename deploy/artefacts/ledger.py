@@ -49,10 +49,6 @@ class GateRow:
         """Nodes and groups that were asked to keep a higher precision; None for a file that is not calibrated."""
         return self.values.get("left_high")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return self.values
-
 
 def write_gate(
     run: "Run | Path",
@@ -122,4 +118,4 @@ def stage_of(path: Path) -> str:
 
 
 def _write(folder: Path, rows: Sequence[GateRow]) -> None:
-    write_json(folder / LEDGER, [row.to_dict() for row in rows])
+    write_json(folder / LEDGER, [row.values for row in rows])

@@ -6,9 +6,8 @@ from pathlib import Path
 from ...distill import console
 from ...distill.run.files import sha256
 from ...distill.run.folder import Run
-from .beside import manifest_path
+from .beside import manifest_beside, manifest_path
 from .ledger import discard
-from .manifest import manifest_beside
 
 
 def discard_stale(run: Run, weights: Sequence[Path]) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 from ...distill import console
 from ...distill.errors import ExportError, WeightsError
 from ...distill.run.files import sha256
-from .beside import manifest_path
-from .manifest import StoredManifest, load_manifest
+from .beside import StoredManifest, load_manifest, manifest_path
 
 
 def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:

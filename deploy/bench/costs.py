@@ -8,8 +8,7 @@ from typing import Any
 from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, owner
-from ..artefacts.manifest import manifest_beside
+from ..artefacts.beside import ENGINES, manifest_beside, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, MODEL_FILES, owner
-from ..artefacts.manifest import manifest_beside
+from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, Where, is_engine, is_onnx, is_torch

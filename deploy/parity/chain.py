@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ...distill import console
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import EXPORTED, MODEL_FILES, owner
+from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, GateRow, read_gates, stage_of, write_gate
-from ..artefacts.manifest import manifest_beside
 from ..runtimes.base import Runtime
 from ..runtimes.open import open_runtime
 from ..runtimes.options import CPU, Where
@@ -59,10 +58,10 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        values: dict[str, Any] = {"stage": self.arrow.stage, **_ends(self.arrow)}
+        ends = {"stage": self.arrow.stage, **_ends(self.arrow)}
         if self.result is not None:
-            return values | self.result.to_dict()
-        return values | ({"unrun": self.unrun} if self.unrun else {"passed": False, "reasons": [self.broken]})
+            return {**ends, **self.result.to_dict()}
+        return {**ends, "unrun": self.unrun} if self.unrun else {**ends, "passed": False, "reasons": [self.broken]}
 
 
 def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:

@@ -89,9 +89,14 @@ def parity(
     if explanation is not None:
         _show_layers(explanation)
     if json:
-        result: dict[str, Any] = {"kind": "parity", "arrows": [each.to_dict() for each in outcomes]}
-        result |= {"first_broken": broken.arrow.stage if broken else None}
-        console.emit(result | {"explanation": explanation.to_dict() if explanation else None})
+        console.emit(
+            {
+                "kind": "parity",
+                "arrows": [each.to_dict() for each in outcomes],
+                "first_broken": broken.arrow.stage if broken else None,
+                "explanation": explanation.to_dict() if explanation else None,
+            }
+        )
     if broken is not None:
         raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}")
 

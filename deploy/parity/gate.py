@@ -51,6 +51,7 @@ def gate(
         NumbersError: the two take other sizes, or give other shapes.
     """
     start = time.perf_counter()
+    digest, reference_digest = (_digest(runtime) for runtime in (candidate, reference))
     # what can be refused
     if reference.spec.size != candidate.spec.size:
         sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
@@ -111,8 +112,8 @@ def gate(
         tolerances=tolerances,
         tf32=tf32,
         seconds=time.perf_counter() - start,
-        sha256=_digest(candidate),
-        reference_sha256=_digest(reference),
+        sha256=digest,
+        reference_sha256=reference_digest,
         keys=keys,
     )
 
@@ -123,7 +124,7 @@ def gate(
             generated=dataset.name == "builtin",
             reference=result.reference,
             tolerances=tolerances,
-            preprocess=prepared[0].to_dict(),
+            preprocess=prepared[0],
             size=list(reference.spec.size),
         )
         result.golden = replace(golden, facts=facts)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import WeightsError, one_line
+from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
@@ -37,7 +38,7 @@ class GoldenFacts:
         generated: it shows a generated scene, nobody's own image.
         reference: what answered.
         tolerances: those of the gate.
-        preprocess: how the reference prepares an image, see ``Preprocess``.
+        preprocess: how the reference prepares an image.
         size: height and width of the network's input.
         artefact: name of the file that it travels with.
         sha256: of that file.
@@ -49,7 +50,7 @@ class GoldenFacts:
     generated: bool = False
     reference: str = ""
     tolerances: Tolerances = field(default_factory=Tolerances)
-    preprocess: dict[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess = IMAGENET
     size: Sequence[int] = ()
     artefact: str = ""
     sha256: str = ""
@@ -69,7 +70,8 @@ class GoldenFacts:
             raise ValueError(f"an agreement of {values['agreement']}")
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         limits = Tolerances.read(values["tolerances"], path, "export the file again")
-        return cls(**known | {"tolerances": limits, "size": [int(length) for length in values["size"]]})
+        prepare, size = Preprocess.from_dict(values["preprocess"]), [int(length) for length in values["size"]]
+        return cls(**known | {"tolerances": limits, "preprocess": prepare, "size": size})
 
 
 @dataclass(frozen=True)
@@ -153,30 +155,32 @@ def capture(
     return Golden(image, masks[0], second, points, replace(facts, agreement=agreement))
 
 
-def write_golden(artefact: Path, golden: Golden) -> Path:
-    """Write the golden image of a file beside it, compressed."""
+def write_golden(artefact: Path, golden: Golden, home: Path | None = None) -> Path:
+    """Write the golden image of a file beside it, compressed; say once a folder that it holds an image of the user's.
+
+    Args:
+        artefact: the file.
+        golden: its image.
+        home: the folder that both go to from there; None if they stay.
+    """
     import cv2
 
     path, facts = golden_path(artefact), replace(golden.facts, artefact=artefact.name, sha256=sha256(artefact))
     pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "second": golden.second}
-    arrays: dict[str, Any] = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
+    arrays = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
     arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(asdict(facts)).encode(), np.uint8)}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
-    return path
 
-
-def say_golden(artefact: Path, golden: Golden) -> None:
-    """Say once a folder that an image of the user's is in the golden image of a file."""
-    path, facts = golden_path(artefact), golden.facts
-    image = path.parent, facts.data, facts.key
+    image = home or path.parent, facts.data, facts.key
     if not facts.generated and image not in _told:
         _told.add(image)
         console.note(
             f"{path.name} holds an image of your data ({facts.key}), for kdc parity on the target; delete it, and "
             "those of other files, where that image must not go"
         )
+    return path
 
 
 def read_golden(artefact: Path) -> Golden:
@@ -221,7 +225,7 @@ def _picture(png: np.ndarray) -> np.ndarray:
 def hand_on(source: Path, artefact: Path) -> None:
     """Give an engine the golden image of the file that it was made from, if there is one."""
     if golden_path(source).is_file():
-        write_golden(artefact, read_golden(source))
+        write_golden(artefact, read_golden(source), source.parent)
 
 
 def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
@@ -245,7 +249,7 @@ def check_opened(runtime: Runtime, golden: Golden) -> GoldenResult:
     faults = []
     if facts.sha256 != sha256(artefact):
         faults.append(f"{artefact.name} is not the file that its golden image was made with (its sha256 is another)")
-    if runtime.spec.preprocess.to_dict() != facts.preprocess:
+    if runtime.spec.preprocess != facts.preprocess:
         faults.append("it prepares images differently (mean, deviation or channel order) than the reference did")
 
     # classes: the same, or at a tie the other one

@@ -19,7 +19,7 @@ from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
 from .gate import gate
-from .golden import say_golden, write_golden
+from .golden import write_golden
 from .result import GateResult
 from .tolerances import Tolerances
 
@@ -62,8 +62,8 @@ class Ran:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        values: dict[str, Any] = {"provider": self.provider, "precision": self.precision}
-        return values | ({"layers": self.layers} if self.layers else {})
+        values = {"provider": self.provider, "precision": self.precision}
+        return {**values, "layers": self.layers} if self.layers else {**values}
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def produce(
         WeightsError: the ledger is broken.
         KdcError: whatever ``write`` raises.
     """
-    # what can be refused, before minutes of work
-    dataset = run.open_data(run.config.data.split) if run and trial else None
-    if run:
-        read_gates(run)
-
     with _folder_beside(path) as folder:
+        # what can be refused, before minutes of work
+        if run:
+            read_gates(run)
+        dataset = run.open_data(run.config.data.split) if run and trial else None
+
         new = folder / path.name
         manifest = write(new)
         write_json(manifest_path(new), manifest.to_dict())  # native code is not opened without
@@ -113,17 +113,14 @@ def produce(
         if run and trial and dataset is not None and manifest.runs_here:
             result, ran = _gate_file(new, trial, dataset)
             _refuse_failed(run, path, result, trial)
+            console.say(f"gate {stage_of(path)}: passed, {result.line()}")
             manifest = manifest.with_gate(result, ran)
             write_json(manifest_path(new), manifest.to_dict())
             if result.golden is not None:
-                write_golden(new, result.golden)
+                write_golden(new, result.golden, path.parent)
 
         _put_in_place(run, new, path, result, trial)
 
-    if result is not None:
-        console.say(f"gate {stage_of(path)}: passed, {result.line()}")
-        if result.golden is not None:
-            say_golden(path, result.golden)
     if run:
         if checkpoints is not None:
             discard_stale(run, checkpoints)

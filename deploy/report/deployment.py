@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...distill.run.folder import Run
-from ..artefacts.manifest import manifest_beside
+from ..artefacts.beside import manifest_beside
 
 #: groups of nodes that the report names
 _NAMED = 12

@@ -192,7 +192,7 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
         write_json(manifest_path(run.export / name), {key: {"file": origin, "sha256": sha256(run.export / origin)}})
     write_json(
         run.path / "gates.json",
-        [*(row.to_dict() for row in read_gates(run)), {"stage": "int8", "file": "model.int8.ort.onnx"}],
+        [*(row.values for row in read_gates(run)), {"stage": "int8", "file": "model.int8.ort.onnx"}],
     )
     (run.export / "notes.txt").write_text("a user's own")
     before = {path.name for path in run.export.iterdir()}

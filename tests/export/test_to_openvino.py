@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.artefacts.beside import golden_path, manifest_path
+from kdc.deploy.artefacts.beside import golden_path, manifest_of, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.artefacts.manifest import manifest_of
 from kdc.deploy.parity import produce
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build

@@ -150,8 +150,8 @@ def test_a_dying_builder_is_reported(
 def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     # a test run that was started in the background ignores SIGINT, and so would its children
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "import sys; from pathlib import Path; from kdc.export.to_trt import build_engine as build\n"
-    code += "build(Path(sys.argv[1]), Path(sys.argv[2]), flavour_name='tensorrt')"
+    code += "import sys; from pathlib import Path; from kdc.export.to_trt import BuildFlags, build_engine\n"
+    code += "build_engine(Path(sys.argv[1]), Path(sys.argv[2]), BuildFlags(flavour_name='tensorrt'))"
     words = [code, str(exported("pspnet", "logits", "float")), str(fake / "m.engine")]
     pid_file = fake / "pid"
     path = os.pathsep.join(p for p in sys.path if p)
@@ -165,7 +165,7 @@ def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     finally:
         kdc.kill()
         kdc.communicate()
-    assert not (fake / "m.engine").exists() and not list(fake.glob(".m.engine*"))
+    assert not (fake / "m.engine").exists() and not list(fake.glob(".new-*"))
 
 
 def alive(pid: int) -> bool:

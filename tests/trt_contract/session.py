@@ -86,7 +86,7 @@ def golden(source: Path, preprocess: str, right: bool) -> None:
 
     image = np.random.default_rng(2).integers(0, 256, (H, W, 3), np.uint8)
     mask = NAMED[preprocess].apply(image[None]).argmax(1)[0].astype(np.uint8)
-    limits, prepare = tolerances("fp16"), NAMED[preprocess].to_dict()
+    limits, prepare = tolerances("fp16"), NAMED[preprocess]
     facts = GoldenFacts("0", 1.0, "made up", True, "numpy", limits, prepare, (H, W))
     made = mask if right else ((mask + 1) % K).astype(np.uint8)
     write_golden(source, capture(image, (made, made), None, 0.0, facts))

@@ -108,7 +108,7 @@ def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFix
         ("torch", "model.argmax.uint8.onnx"),
         ("model.onnx", "model.fp16.onnx"),
     ]
-    entries = [row.to_dict() for row in read_gates(run)]
+    entries = [row.values for row in read_gates(run)]
     assert {e["stage"]: e["origin"] for e in entries}["onnx model.int8.ort"] == "model.onnx"
     assert all(e["passed"] and e["sha256"] and e["reference_sha256"] for e in entries)
     int8 = next(e for e in entries if e["file"] == "model.int8.ort.onnx")

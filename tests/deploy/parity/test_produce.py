@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.artefacts.beside import golden_path, manifest_path, weights_beside
+from kdc.deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, weights_beside
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.artefacts.lock import held
-from kdc.deploy.artefacts.manifest import Manifest, Origin, Record, manifest_of, weights_of
+from kdc.deploy.artefacts.manifest import Manifest, Record, weights_of
 from kdc.deploy.parity import produce as road
 from kdc.deploy.parity.golden import read_golden
 from kdc.deploy.parity.produce import Product, Ran, Trial, produce
@@ -209,7 +209,7 @@ def test_what_was_made_from_the_earlier_file_goes(run: Run) -> None:
     path, engine = run.export / "model.onnx", run.export / "model.engine"
     made(run, path)
     engine.write_bytes(b"plan")
-    manifest_path(engine).write_text(json.dumps({"onnx": Origin.of(path).to_dict()}))
+    manifest_path(engine).write_text(json.dumps({"onnx": Origin(file=path.name, sha256=sha256(path)).to_dict()}))
     write_gate(run, "engine model", judged(), engine.name)
     made(run, path, checkpoints=[])
     assert engine.exists()
