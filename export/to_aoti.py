@@ -22,6 +22,7 @@ from ..distill.run.checkpoint import load_deployable, student_file
 from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
+from .settings import DEFAULTS, ExportSettings
 from .to_onnx import file_names
 
 CURE = "the compiled network computes something else, please report it with the model's name and size"
@@ -90,7 +91,8 @@ def compile_package(
     ]
     output = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
     ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": output})
-    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": precision}
+    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec().to_dict()}
+    values |= {"precision": precision}
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -118,27 +120,14 @@ def compile_package(
 
 @alone
 def export_aoti(
-    run: Run,
-    *,
-    size: tuple[int, int] | None = None,
-    head: str = "logits",
-    input: str = "float",
-    dynamic_batch: bool = False,
-    device: str = "cpu",
-    precision: str = "fp32",
-    which: str = "best",
-    images: int | None = 16,
-    agreement: float | None = None,
+    run: Run, settings: ExportSettings = DEFAULTS, *, device: str = "cpu", precision: str = "fp32"
 ) -> AotiManifest:
     """Compile a run's network into its ``export`` folder and compare it with torch on real images.
 
     Args:
         run: a finished run.
-        size: default: the validation size rounded up to the output stride.
-        head: see ``compile_package``, as are ``input``, ``dynamic_batch``, ``device`` and ``precision``.
-        which: "best" or "last" weights.
-        images: validation images of the gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
+        settings: form and gate; opset and precisions are those of ONNX files.
+        device: see ``compile_package``, as is ``precision``.
 
     Returns:
         The manifest.
@@ -148,16 +137,17 @@ def export_aoti(
         ExportError: the device or a C++ compiler is missing, or the compiler refused the network.
         NumbersError: the gate failed; the package is not kept.
     """
-    weights = student_file(run, which)
+    weights = student_file(run, settings.which)
     model = load_deployable(weights)
-    size = size or export_size(run.card["data"]["size"], model.output_stride)
+    head, input, dynamic_batch = settings.head, settings.input, settings.dynamic_batch
+    size = settings.size or export_size(run.image_size, model.output_stride)
     final = run.export / package_name(head, input, dynamic_batch, device, precision)
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision!r}: accepted are {', '.join(DTYPES)}{closest(precision, DTYPES)}")
     need_device(device)
     need_compiler()
-    limits = tolerances(precision, run, agreement=agreement)
+    limits = tolerances(precision, run, agreement=settings.agreement)
 
     def write(path: Path) -> AotiManifest:
         form = f"for {device} in {precision}, head {head}, input {input}"
@@ -172,8 +162,8 @@ def export_aoti(
             dynamic_batch=dynamic_batch,
             device=device,
             precision=precision,
-            classes=run.card["data"]["classes"],
-            palette=run.card["data"]["palette"],
+            classes=run.card.data.classes,
+            palette=run.card.data.palette,
         )
         return AotiManifest(
             file=path.name,
@@ -191,7 +181,7 @@ def export_aoti(
             versions=versions(),
         )
 
-    manifest = produce(run, final, write, Trial(weights, limits, CURE, images, device)).manifest
+    manifest = produce(run, final, write, Trial(weights, limits, CURE, settings.images, device)).manifest
     console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB), compiled in {manifest.compile_seconds} s")
     return manifest
 

@@ -20,6 +20,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
+from .settings import DEFAULTS, ExportSettings
 from .to_onnx import gated_onnx
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
@@ -100,18 +101,14 @@ def export_openvino(
     source: Run | Path,
     *,
     precisions: Sequence[str] = ("fp32",),
-    images: int | None = 16,
-    agreement: float | None = None,
-    **form: Any,
+    settings: ExportSettings = DEFAULTS,
 ) -> list[StoredManifest | OpenvinoManifest]:
     """Write a run's network for OpenVINO; every file is compared on OpenVINO with the ONNX file on real images.
 
     Args:
         source: a run, whose ONNX file is written first where it is missing; or one of its float32 ONNX files.
         precisions: "fp32", "fp16" (weights only) and "int8", which is what ``kdc calib --for openvino`` left.
-        images: validation images of every gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
-        form: of ``gated_onnx``, for a run.
+        settings: of every gate, and for a run of its ONNX file.
 
     Returns:
         The manifests.
@@ -130,10 +127,10 @@ def export_openvino(
         raise UsageError(f"{source}: OpenVINO's files are made from an ONNX file; name one, or the run")
     need("openvino", "openvino")
     run = source if isinstance(source, Run) else run_of(source)
-    onnx_path = gated_onnx(run, images=images, agreement=agreement, **form) if isinstance(source, Run) else source
+    onnx_path = gated_onnx(run, settings) if isinstance(source, Run) else source
     if (own := read_info(onnx_path).precision) != "fp32":
         raise UsageError(f"{onnx_path} is {own}; OpenVINO's files are made from the float32 one")
-    return [_export(run, onnx_path, precision, images, agreement) for precision in precisions]
+    return [_export(run, onnx_path, precision, settings) for precision in precisions]
 
 
 def ir_path(onnx_path: Path, precision: str) -> Path:
@@ -141,9 +138,7 @@ def ir_path(onnx_path: Path, precision: str) -> Path:
     return onnx_path.with_name(f"{onnx_path.name.removesuffix('.onnx')}{SUFFIXES[precision]}.xml")
 
 
-def _export(
-    run: Run, onnx_path: Path, precision: str, images: int | None, agreement: float | None
-) -> StoredManifest | OpenvinoManifest:
+def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings) -> StoredManifest | OpenvinoManifest:
     final = ir_path(onnx_path, precision)
     if precision == "int8":
         if not final.is_file():
@@ -153,7 +148,7 @@ def _export(
         if (known := manifest_of(final)).gated:
             console.say(f"{final.name} passed its gate when it was calibrated")
             return known
-    limits = tolerances(precision, run, agreement=agreement)
+    limits = tolerances(precision, run, agreement=settings.agreement)
 
     def write(path: Path) -> OpenvinoManifest:
         if precision == "int8":  # what is there is gated as it is
@@ -163,6 +158,6 @@ def _export(
             write_ir(onnx_path, path, compress=precision == "fp16")
         return OpenvinoManifest.of(path, precision, onnx_path)
 
-    manifest = produce(run, final, write, Trial(onnx_path, limits, CURES[precision], images)).manifest
+    manifest = produce(run, final, write, Trial(onnx_path, limits, CURES[precision], settings.images)).manifest
     console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB with its .bin), manifest {manifest_path(final).name}")
     return manifest

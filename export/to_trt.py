@@ -32,7 +32,8 @@ from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import write_json
-from .trt_manifest import BuildFlags, EngineManifest, describe
+from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
+from .trt_manifest import EngineManifest, describe
 from .trt_shapes import plan_profile
 
 OLDEST = (10, 12)
@@ -41,9 +42,6 @@ PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 #: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
-
-
-DEFAULTS = BuildFlags()
 
 
 def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
@@ -83,10 +81,8 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
 def build_engine(
     onnx_path: Path,
     engine_path: Path,
-    flags: BuildFlags = DEFAULTS,
-    *,
-    images: int | None = 16,
-    agreement: float | None = None,
+    flags: BuildFlags = NO_FLAGS,
+    settings: ExportSettings = DEFAULTS,
 ) -> EngineManifest:
     """Build an engine in a process of its own and put it in its place with its manifest ``<engine>.json``.
 
@@ -96,8 +92,7 @@ def build_engine(
         onnx_path: a file with the types as they shall run.
         engine_path: where the engine goes.
         flags: how it is built.
-        images: validation images of the gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
+        settings: of the gate.
 
     Returns:
         The manifest.
@@ -120,8 +115,8 @@ def build_engine(
         read_golden(onnx_path)
     trial = None
     if run and device is not None:
-        limits = tolerances(info.precision, run, agreement=agreement)
-        trial = Trial(onnx_path, limits, CURE, images, device="cuda")
+        limits = tolerances(info.precision, run, agreement=settings.agreement)
+        trial = Trial(onnx_path, limits, CURE, settings.images, device="cuda")
 
     def write(path: Path) -> EngineManifest:
         targets = [each.lower() for each in flags.targets]
@@ -210,7 +205,7 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     return replace(manifest, proof=proof, golden=golden)
 
 
-def check_flags(flags: BuildFlags) -> tuple[str, str]:
+def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
     """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
 
     Raises:

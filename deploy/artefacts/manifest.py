@@ -52,7 +52,7 @@ class Manifest:
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             if name in self.spread:
-                values |= value
+                values |= _plain(value)
             elif value is not None or name not in self.optional:
                 values[name] = _plain(value)
         return values
@@ -80,7 +80,9 @@ def run_of(path: Path) -> Run:
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        value = value.to_dict()
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -16,7 +16,7 @@ from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .tolerances import TF32_TIE, Tolerances
 
 #: what no network answers: there are at most 255 classes
@@ -228,7 +228,7 @@ def hand_on(source: Path, artefact: Path) -> None:
         write_golden(artefact, read_golden(source), source.parent)
 
 
-def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
+def check_golden(artefact: Path, options: RuntimeOptions = CPU) -> GoldenResult:
     """Run a file on its golden image and compare by the tolerances of the gate that it passed.
 
     Raises:
@@ -236,9 +236,9 @@ def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
         ExportError: its runtime or device is not available.
     """
     golden = read_golden(artefact)
-    where.refuse_idle([artefact])
+    options.refuse_unused([artefact])
     height, width = golden.facts.size
-    with where.open(artefact, (height, width)) as runtime:
+    with options.open(artefact, (height, width)) as runtime:
         return check_opened(runtime, golden)
 
 

@@ -141,24 +141,22 @@ def _train(
     else:
         config = resolve_flags(flags, sets or [], file, preset, method, at)
         if dry_run:
-            from ..probe.dry_run import plan
+            from ..probe.dry_run import plan_run
 
-            result = plan(config)
+            plan = plan_run(config)
             if json:
-                console.emit(result)
+                console.emit(plan.to_dict())
             return
         from ..job import run_job
 
         run = run_job(config, out=out)
     if json:
-        from ..run.folder import final_miou
-
         console.emit(
             {
                 "run": str(run.path),
-                "status": run.card["status"],
-                "best": final_miou(run.card),
-                "teacher": run.card.get("teacher"),
-                "baseline": run.card.get("baseline"),
+                "status": run.card.status,
+                "best": run.card.miou,
+                "teacher": run.card.teacher.to_dict() if run.card.teacher else None,
+                "baseline": run.card.baseline,
             }
         )

@@ -19,7 +19,7 @@ from kdc.deploy.gpu.device import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
 from kdc.export import to_trt
-from kdc.export.trt_manifest import BuildFlags
+from kdc.export.to_trt import BuildFlags
 
 Files = Callable[..., Path]
 rtx = [
@@ -37,7 +37,7 @@ def marked(test: Any) -> Any:
 @marked
 def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
     source, engine = exported("pspnet", "argmax", "uint8", True), tmp_path / "m.engine"
-    settings = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
+    settings: dict[str, Any] = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
     manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **settings)).to_dict()
     assert manifest["profile"] == {"min": [1, 64, 128, 3], "opt": [2, 64, 128, 3], "max": [4, 64, 128, 3]}
     assert manifest["inputs"][0]["shape"] == [None, 64, 128, 3]
@@ -92,7 +92,7 @@ def test_flags_that_do_nothing_are_refused(exported: Files, tmp_path: Path) -> N
 def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, exported: Files) -> None:
     cache, engine = fake / "timing.cache", fake / "m.engine"
     cache.write_bytes(b"old")
-    settings = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
+    settings: dict[str, Any] = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
     manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, BuildFlags(**settings)).to_dict()
     told = {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5, "profiling_verbosity": "DETAILED"}
     assert json.loads(engine.read_text()) == told
@@ -147,11 +147,12 @@ def test_a_dying_builder_is_reported(
     assert [path.name for path in fake.iterdir()] == ["site"], "no half engine, no manifest"
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     # a test run that was started in the background ignores SIGINT, and so would its children
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "import sys; from pathlib import Path; from kdc.export.to_trt import BuildFlags, build_engine\n"
-    code += "build_engine(Path(sys.argv[1]), Path(sys.argv[2]), BuildFlags(flavour_name='tensorrt'))"
+    code += "import sys; from pathlib import Path; from kdc.export.to_trt import BuildFlags, build_engine as build\n"
+    code += "build(Path(sys.argv[1]), Path(sys.argv[2]), BuildFlags(flavour_name='tensorrt'))"
     words = [code, str(exported("pspnet", "logits", "float")), str(fake / "m.engine")]
     pid_file = fake / "pid"
     path = os.pathsep.join(p for p in sys.path if p)
@@ -184,7 +185,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 def test_flags_reach_the_builder_and_the_manifest(fake: Path, exported: Files) -> None:
-    flags = {"version_compatible": True, "hardware": "ampere+", "strip_weights": True, "tf32": False}
+    flags: dict[str, Any] = {"version_compatible": True, "hardware": "ampere+", "strip_weights": True, "tf32": False}
     engine = fake / "m.engine"
     manifest = to_trt.build_engine(
         exported("pspnet", "logits", "float"), engine, BuildFlags(flavour_name="tensorrt", **flags)

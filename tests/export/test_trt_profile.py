@@ -9,8 +9,8 @@ import pytest
 from onnx import helper
 
 from kdc.distill.errors import UsageError
-from kdc.export import commands, to_trt
-from kdc.export.trt_manifest import BuildFlags
+from kdc.export import to_trt
+from kdc.export.to_trt import BuildFlags
 
 from .._made import onnx_file
 
@@ -66,12 +66,12 @@ def test_a_corner_that_the_network_does_not_take_is_refused(
     assert "\n" not in str(caught.value) and not (fake / "m.engine").exists()
 
 
-def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files) -> None:
+def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files, command: Callable[..., None]) -> None:
     with pytest.raises(UsageError, match=r"--sizes does nothing for .* made for 64x128"):
         to_trt.build_engine(
             exported("pspnet", "logits", "float"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
         )
     with pytest.raises(UsageError, match="kdc's own never do"):
-        commands.trt(None, sizes="8x8,8x8,8x8")
+        command("export", "trt", "--sizes", "8x8,8x8,8x8")
     with pytest.raises(UsageError, match="smallest, usual and largest, such as"):
-        commands.trt("model.onnx", sizes="8x8")
+        command("export", "trt", "model.onnx", "--sizes", "8x8")
