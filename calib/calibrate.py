@@ -146,8 +146,8 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     form, full = checked(run, settings)
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    dataset, chosen, maker = prepared(run, form, full, settings)
-    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
+    dataset, calibration, maker = prepared(run, form, full, settings)
+    facts: dict[str, Any] = {"calibration": calibration.to_dict() | {"statistics": maker.fingerprint}}
 
     # what the run was trained with
     if aware := _aware(run, form):
@@ -163,7 +163,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     names, rescued = resolve(maker.model.graph, keep), list[str]()
     if settings.compared or settings.sensitivity:
         with open_runtime(full) as reference:
-            others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=settings.seed))
+            others = HeldOut(reference, dataset, held_out(dataset, calibration.indices, seed=settings.seed))
         if settings.compared:
             outcomes = compare(maker, others)
             calibrator = settings.calibrator or best(outcomes)
@@ -192,7 +192,7 @@ def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    chosen, maker = prepared(run, form, full, settings)[1:]
+    calibration, maker = prepared(run, form, full, settings)[1:]
     resolve(maker.model.graph, settings.keep)
     cache = cache_path(run.calib, maker.fingerprint)
     return {
@@ -200,14 +200,14 @@ def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
         "file": str(form.path(full)),
         "precision": form.precision,
         "target": form.target,
-        "images": len(chosen.indices),
-        "data": chosen.data,
+        "images": len(calibration.indices),
+        "data": calibration.data,
         "calibrator": calibrator_of(run, form, settings) if form.grid else None,
         "statistics": str(cache),
         "cached": cache.is_file(),
         "keep": list(settings.keep),
         "limits": asdict(limits),
-        "audit": chosen.audit,
+        "audit": calibration.audit,
     }
 
 
@@ -235,6 +235,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
         raise UsageError(
             f"--sensitivity is for INT8 and FP8; --to {settings.to} keeps what leaves its range in float32 by itself"
         )
+
     aware = _aware(run, form)
     if aware and (settings.compared or (settings.calibrator or aware.calibrator) != aware.calibrator):
         flag = "--compare" if settings.compared else f"--calibrator {settings.calibrator}"
@@ -242,6 +243,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
             f"{flag}: {run.path.name} was trained with the ranges of {aware.calibrator}, which its file keeps; leave "
             "it out"
         )
+
     if form.target == "openvino":
         tools()
     full = settings.source or float_file(run)
@@ -253,16 +255,16 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
 def prepared(run: Run, form: Form, full: Path, settings: Settings) -> tuple[Dataset, CalibrationSet, Maker]:
     """Choose the calibration images and return what makes the file; calibration runs lazily."""
     dataset = _data(run, settings)
-    chosen = choose(dataset, settings.images, seed=settings.seed)
-    name = fingerprint(full, chosen.fingerprint, chosen.keys)
+    calibration = choose(dataset, settings.images, seed=settings.seed)
+    name = fingerprint(full, calibration.fingerprint, calibration.keys)
 
     def statistics() -> Statistics:
-        return _statistics(run, full, dataset, chosen, name)
+        return _statistics(run, full, dataset, calibration, name)
 
     def pictures() -> Iterator[np.ndarray]:
-        return _pictures(dataset, chosen)
+        return _pictures(dataset, calibration)
 
-    return dataset, chosen, Maker(full, form, statistics, pictures, name, _aware(run, form))
+    return dataset, calibration, Maker(full, form, statistics, pictures, name, _aware(run, form))
 
 
 def _data(run: Run, settings: Settings) -> Dataset:
@@ -289,17 +291,17 @@ def _aware(run: Run, form: Form) -> Quantise | None:
     return aware if aware is not None and aware.grid == form.grid else None
 
 
-def _statistics(run: Run, full: Path, dataset: Dataset, chosen: CalibrationSet, name: str) -> Statistics:
+def _statistics(run: Run, full: Path, dataset: Dataset, calibration: CalibrationSet, name: str) -> Statistics:
     path = cache_path(run.calib, name)
     if known := Statistics.load(path, name):
-        console.say(f"statistics of {known.images} images of {chosen.data} from {path.name}")
+        console.say(f"statistics of {known.images} images of {calibration.data} from {path.name}")
         return known
-    console.say(f"calibrating {full.name} on {len(chosen.indices)} images of {chosen.data}")
-    pictures = console.progress(_pictures(dataset, chosen), total=len(chosen.indices), label="calibrating")
+    console.say(f"calibrating {full.name} on {len(calibration.indices)} images of {calibration.data}")
+    pictures = console.progress(_pictures(dataset, calibration), total=len(calibration.indices), label="calibrating")
     statistics = collect(full, pictures, name)
     statistics.save(path)
     return statistics
 
 
-def _pictures(dataset: Dataset, chosen: CalibrationSet) -> Iterator[np.ndarray]:
-    return (dataset.read(i)[0] for i in chosen.indices)
+def _pictures(dataset: Dataset, calibration: CalibrationSet) -> Iterator[np.ndarray]:
+    return (dataset.read(i)[0] for i in calibration.indices)

@@ -107,6 +107,7 @@ def export_onnx(
     example = graph.example(2 if dynamic_batch else 1)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     output = "logits" if head == "logits" else "mask"
+
     try:
         with quiet():
             program = torch.onnx.export(
@@ -127,6 +128,7 @@ def export_onnx(
         raise ExportError(
             f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}"
         ) from error
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_own(proto, beside)
@@ -204,8 +206,8 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
     _check_opset(settings.opset)
     names = file_names(head, input, settings.dynamic_batch)
-    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
+    files = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
+    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": files}
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:

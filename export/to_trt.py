@@ -44,18 +44,19 @@ HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
 
 
-def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
-    """Import the TensorRT that is there: module, name, version.
+def flavour(named: str | None = None) -> tuple[ModuleType, str, str]:
+    """Import the TensorRT that is installed: module, name, version.
 
     ``tensorrt`` needs a GPU to build, so without one ``tensorrt_rtx`` goes first where both are installed.
 
     Raises:
         ExportError: none is installed (the message says what to do), or it is too old.
-        UsageError: ``wanted`` is no flavour.
+        UsageError: ``named`` is no flavour.
     """
-    if wanted is not None and wanted not in FLAVOURS:
-        raise UsageError(f"--flavour {wanted!r}: accepted are {' and '.join(FLAVOURS)}{closest(wanted, FLAVOURS)}")
-    order = [wanted] if wanted else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
+    if named is not None and named not in FLAVOURS:
+        raise UsageError(f"--flavour {named!r}: accepted are {' and '.join(FLAVOURS)}{closest(named, FLAVOURS)}")
+
+    order = [named] if named else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
     for name in order:
         if find_spec(name) is None:
             continue
@@ -139,7 +140,7 @@ def build_engine(
 
 
 def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
-    """Let the builder write the engine, and say what it said; return its report."""
+    """Let the builder write the engine, and print its notes; return its report."""
     request = {
         "flavour": name,
         "targets": [each.lower() for each in flags.targets],
@@ -156,6 +157,7 @@ def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: A
     with _single(onnx_path) as single:
         subject = f"the {name} builder died on {onnx_path}"
         built = _in_child("export.trt_builder", request | {"onnx": str(single)}, subject)
+
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
@@ -224,6 +226,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
     if flags.hardware is not None and flags.hardware not in HARDWARE:
         near = closest(flags.hardware, HARDWARE)
         raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+
     module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
         _check_rtx(flags)
@@ -273,5 +276,5 @@ _TYPED = {"fp16", "bf16", "int8", "fp8"}
 def engine_path(onnx: Path) -> Path:
     """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
     stem = onnx.name.removesuffix(".onnx")
-    typed = not _TYPED.isdisjoint(stem.split("."))
-    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")
+    named = not _TYPED.isdisjoint(stem.split("."))
+    return onnx.with_name(f"{stem}.engine" if named else f"{stem}.fp32.engine")

@@ -100,6 +100,7 @@ def describe(
     """
     made_from = manifest_of(onnx_path)
     calibration = ("calibration", "sensitivity", "left_high", "qat")
+
     return EngineManifest(
         file=path.name,
         sha256=sha256(path),

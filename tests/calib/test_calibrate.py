@@ -26,6 +26,7 @@ from kdc.distill.settings.config import Config
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 TIGHT: dict[str, Any] = LOOSE | {"agreement": 0.999}
 FEWER: dict[str, Any] = LOOSE | {"images": 5}
+TWO: dict[str, Any] = LOOSE | {"images": 2}
 needs_openvino = pytest.mark.skipif(
     not (importlib.util.find_spec("openvino") and importlib.util.find_spec("nncf")),
     reason="openvino or nncf is not installed",
@@ -49,7 +50,7 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
     run: Run, to: str, target: str | None, high: str | None, name: str, precision: str
 ) -> None:
     done = calibrate_run(run, Settings(to=to, target=target, high=high, **LOOSE))
-    assert done.path == run.export / name and done.gate.passed
+    assert done.path == run.export / name and done.gate is not None and done.gate.passed
     manifest = json.loads((run.export / f"{name}.json").read_text())
     assert (manifest["precision"], manifest["sha256"]) == (precision, sha256(done.path))
     assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}
@@ -85,7 +86,7 @@ def test_images_of_other_data_calibrate_too(run: Run, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "more" / "images" / f"{i}.png"), rng.integers(0, 256, (24, 40, 3), np.uint8))
         mask = (np.arange(24 * 40) % 11).astype(np.uint8).reshape(24, 40)
         cv2.imwrite(str(tmp_path / "more" / "masks" / f"{i}.png"), mask)
-    done = calibrate_run(run, Settings(data=str(tmp_path / "more"), **LOOSE | {"images": 2}))
+    done = calibrate_run(run, Settings(data=str(tmp_path / "more"), **TWO))
     assert (
         len(done.manifest.to_dict()["calibration"]["keys"]) == 2
         and done.manifest.to_dict()["gate"]["data"] == "builtin val"
