@@ -28,7 +28,7 @@ from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
-from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits
+from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import write_json
@@ -189,7 +189,7 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     if device is None:
         return manifest
     try:
-        check_fits(manifest.to_dict(), final, manifest.version, device)
+        check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
     except ExportError as error:
         console.warn(f"{path.name} was built and is not proven: {error}")
         return manifest

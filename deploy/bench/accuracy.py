@@ -71,7 +71,7 @@ def evaluate_source(
         segmenter.close()
     return {
         "source": str(chosen.path if isinstance(chosen, Run) else chosen),
-        **segmenter.facts,
+        **segmenter.ran.to_dict(),
         # a label-assisted teacher is shown the label: its scores are no student's
         "privileged": bool(getattr(segmenter.predict, "privileged", False)),
         "data": dataset.name,

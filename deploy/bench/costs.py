@@ -10,7 +10,7 @@ from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size
@@ -121,7 +121,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(manifest_beside(path).values) or shape
+            shape = engine_size(path) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
@@ -231,7 +231,7 @@ def agree(
             break
     engines = [source for source in chosen if is_engine(source)] if size is None else []
     for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        size = size or engine_size(manifest_beside(source).values)
+        size = size or engine_size(source)
     if size is None:
         for source in engines:  # what it lacks most is a manifest
             vouched(source, "engine", trust=trust)
