@@ -7,12 +7,9 @@ Where there is a GPU the engine then runs: it must compute in the precision that
 
 import contextlib
 import importlib
-import json
 import os
 import platform
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +23,7 @@ from ..deploy.artefacts.ledger import read_gates, strike
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import external, whole
+from ..deploy.child import ChildDiedError, call
 from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.machine.passport import gpus
 from ..deploy.parity.golden import hand_on, read_golden
@@ -33,7 +31,7 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
 from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
-from ..distill.errors import ExportError, NumbersError, ResourceError, UsageError, closest
+from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import replacing, sha256, versions, write_json
 from .trt_shapes import Sizes, plan_profile
 
@@ -43,9 +41,6 @@ PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 #: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
-#: the processes of their own, in this package, whatever it is imported as
-_HOME = __name__.removesuffix(".export.to_trt")
-_BUILDER, _PROVER = f"{_HOME}.export.trt_builder", f"{_HOME}.deploy.parity.trt_first_run"
 
 
 @dataclass(frozen=True)
@@ -173,7 +168,7 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     engine_path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(engine_path) as beside, _single(onnx_path) as single:
         subject = f"the {name} builder died on {onnx_path}"
-        built = _in_child(_BUILDER, request | {"onnx": str(single), "engine": str(beside)}, subject)
+        built = _in_child("export.trt_builder", request | {"onnx": str(single), "engine": str(beside)}, subject)
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
@@ -238,18 +233,20 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
         console.warn(f"{engine_path.name} was built and is not proven: {error}")
         return unrun
     try:
-        answer = _in_child(_PROVER, {"engine": str(engine_path)}, f"{engine_path.name} was built and died when it ran")
-        if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
-            raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
+        subject = f"{engine_path.name} was built and died when it ran"
+        answer = _in_child("deploy.parity.trt_first_run", {"engine": str(engine_path)}, subject)
     except ResourceError as error:  # of this moment: the engine is not to blame
         console.warn(f"{engine_path.name} was built and is not proven: {error}; kdc parity proves it")
         return unrun
-    except ExportError as error:
+    except KdcError as error:
         remove(engine_path)
         raise ExportError(f"{error}; {engine_path.name} was removed") from error
     except BaseException:  # Ctrl-C too: what is not proven where it can be does not stay
         remove(engine_path)
         raise
+    if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
+        remove(engine_path)
+        raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
     return answer
 
 
@@ -303,36 +300,16 @@ def _check_rtx(asked: BuildFlags) -> None:
         raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
 
 
-def _in_child(module: str, request: dict[str, Any], died: str) -> dict[str, Any]:
-    """Run a module of kdc's in a child process and return what it reports; if it dies, its last words are told."""
-    command = [sys.executable, "-P", "-m", module, json.dumps(request)]
-    # the child must find this very package, however the parent came by it
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, errors="replace"
-    )
+def _in_child(module: str, request: dict[str, Any], subject: str) -> dict[str, Any]:
+    """Do as ``call`` does; a child that dies is told of with ``subject``, and one that is killed ran out of memory."""
     try:
-        answer, words = child.communicate()
-    finally:
-        if child.poll() is None:  # interrupted: native code does not listen, so it is ended
-            child.kill()
-            child.wait()
-    report: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, IndexError):
-        report = json.loads(answer.strip().splitlines()[-1])
-    if child.returncode == 0 and report:
-        return report
-    if "error" in report:
-        raise (ResourceError if child.returncode == ResourceError.exit_code else ExportError)(report["error"])
-    said = [" ".join(line.split()) for line in words.splitlines() if line.strip()]
-    ended = (
-        f"signal {signal.Signals(-child.returncode).name}" if child.returncode < 0 else f"exit code {child.returncode}"
-    )
-    last = said[-1] if said else "none"
-    told = f"{died} ({ended}); its last message: {last}"
-    if -child.returncode == signal.SIGKILL:
-        raise ResourceError(f"{told}; most likely memory ran out: give it more, or export a smaller --size")
-    raise ExportError(told)
+        return call(module, request)
+    except ChildDiedError as error:
+        message = f"{subject} ({error.end}); its last message: {error.last_words}"
+        if error.code == -signal.SIGKILL:
+            cure = "most likely memory ran out: give it more, or export a smaller --size"
+            raise ResourceError(f"{message}; {cure}") from error
+        raise ExportError(message) from error
 
 
 #: words in a file's name that say its types

@@ -1,11 +1,10 @@
-"""The process in which TensorRT builds: ``python -m kdc.export.trt_builder REQUEST`` ends with one line of JSON.
+"""The process in which TensorRT builds; see ``kdc.deploy.child``.
 
 It imports neither torch nor numpy, and a crash in native code takes nothing with it.
 """
 
 import ctypes
 import importlib
-import json
 import os
 import signal
 import sys
@@ -14,8 +13,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..deploy.child import serve
 from ..deploy.runtimes.trt.logger import make_logger
-from ..distill.errors import ExportError, KdcError
+from ..distill.errors import ExportError
 from ..distill.run.files import write_bytes
 
 #: prctl option: be killed when the parent dies
@@ -121,21 +121,20 @@ def _problem(error: Any) -> str:
     return node + " ".join(error.desc().split())
 
 
-def main() -> None:
-    """Build what the first argument asks for."""
-    request = json.loads(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
+def _build(request: dict[str, Any]) -> dict[str, Any]:
+    """Build, and end with the parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != request["parent"]:
             sys.exit("the parent is gone")
+    return build(request)
+
+
+def main() -> None:
+    """Build what is asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
     warnings.simplefilter("ignore", DeprecationWarning)
-    try:
-        report = build(request)
-    except KdcError as error:
-        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
-        sys.exit(error.exit_code)
-    sys.stdout.write(json.dumps(report) + "\n")
+    serve(_build)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from onnx import ModelProto, inliner, shape_inference
 
 from ... import __version__
 from ...distill.errors import WeightsError, one_line
+from ..child import ChildDiedError, call, serve
 from . import onnx_rules, verdicts
 from .onnx_rules import bodies, locations, refuse, refuse_shapes
 
@@ -128,42 +126,35 @@ def _rules() -> str:
 
 def _vet(path: Path, key: str) -> None:
     """Read a file whose sha256 is ``key`` in a child process, and remember that it is good."""
-    # the child must find this very package, however the parent came by it
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-m", __name__, str(path)]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, errors="replace", timeout=SECONDS, check=False
-        )
-    except subprocess.TimeoutExpired as error:
+        answer = call("deploy.artefacts.safe_onnx", {"path": str(path)}, SECONDS, OPENBLAS_NUM_THREADS="1")
+    except TimeoutError as error:
         raise WeightsError(f"{path} could not be read within {SECONDS} s: refused") from error
-    answer: dict[str, str] = {}
-    with contextlib.suppress(ValueError, IndexError):
-        answer = json.loads(done.stdout.strip().splitlines()[-1])
-    if "refused" in answer:
-        raise WeightsError(answer["refused"])
-    if done.returncode or "beside" not in answer:
-        ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit code {done.returncode}"
-        raise WeightsError(f"{path} made the process that reads it die ({ended}): refused")
+    except ChildDiedError as error:
+        raise WeightsError(f"{path} made the process that reads it die ({error.end}): refused") from error
     if answer["sha256"] != key:
         raise WeightsError(f"{path} changed while it was read; wait until it is whole")
     verdicts.remember(key, answer["beside"], _rules())
 
 
-def _examine(path: Path) -> dict[str, str]:
-    """Return why a file is refused, or the hashes of what was read and accepted. Runs in the child."""
+def _examine(request: dict[str, str]) -> dict[str, str]:
+    """Return the hashes of what was read and accepted. Runs in the child.
+
+    Raises:
+        WeightsError: the file is refused.
+    """
+    path = Path(request["path"])
     _limit(path.stat().st_size)
     try:
         content = path.read_bytes()
         model = _parse(content, path)
         os.chdir(path.parent)  # where the checker looks for what the model keeps in other files
         if why := _fault(model, content, path):
-            return {"refused": why}
+            raise WeightsError(why)
         return {"sha256": hashlib.sha256(content).hexdigest(), "beside": _beside(model, path)}
-    except WeightsError as error:
-        return {"refused": str(error)}
-    except MemoryError:
-        return {"refused": f"{path} needs more than {MEMORY >> 20} MiB on top of its size to be read: refused"}
+    except MemoryError as error:
+        why = f"{path} needs more than {MEMORY >> 20} MiB on top of its size to be read: refused"
+        raise WeightsError(why) from error
 
 
 def _fault(model: ModelProto, content: bytes, path: Path) -> str:
@@ -197,12 +188,5 @@ def _limit(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def main() -> None:
-    """Examine the file that is named and print the verdict as JSON."""
-    answer = _examine(Path(sys.argv[1]))
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.exit("refused" in answer)
-
-
 if __name__ == "__main__":
-    main()
+    serve(_examine)

@@ -1,11 +1,9 @@
 """What ``kdc doctor`` says of the software for a GPU: TensorRT, what keeps its memory, NVML, ModelOpt."""
 
 import importlib.util
-import re
 import shutil
-import subprocess
-import sys
 
+from ..child import ChildDiedError, call
 from ..machine.passport import gpus, version
 
 TENSORRT = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
@@ -39,7 +37,7 @@ def memory() -> Finding:
     """Say what ``--buffers`` can choose from, and what compiles the kernels."""
     pycuda, cuda = version("pycuda"), version("cuda-bindings")
     compilers = ["nvcc"] if shutil.which("nvcc") else []
-    if cuda and not unloadable("cuda.bindings.nvrtc", "nvrtc.nvrtcVersion()"):
+    if cuda and not unloadable("cuda.bindings.nvrtc", "nvrtcVersion"):
         compilers.append("NVRTC")
     names = [f"{name} {number}" for name, number in (("pycuda", pycuda), ("cuda-python", cuda)) if number]
     found = ", ".join([*names, "torch"])
@@ -72,18 +70,13 @@ def modelopt() -> Finding:
     return "note", "not installed: kdc's own pass makes FP16 and BF16 files", cure
 
 
-def unloadable(module: str, call: str = "") -> str:
-    """Import a module, and call something of it, in a process of its own, which may crash; say what went wrong."""
+def unloadable(module: str, function: str = "") -> str:
+    """Import a module, and call a function of it, in a process of its own, which may crash; say what went wrong."""
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         return "it is not there"
-    package, _, name = module.rpartition(".")
-    code = f"from {package} import {name}\n{call}" if package else f"import {module}\n{call}"
-    command = [sys.executable, "-P", "-c", code]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
-    except subprocess.TimeoutExpired:
+        return call("deploy.doctor.load", {"module": module, "function": function}, timeout=60)["fault"]
+    except TimeoutError:
         return "no answer within 60 s"
-    if done.returncode == 0:
-        return ""
-    said = [line.strip() for line in done.stderr.splitlines() if re.match(r"\w*(Error|Exception)\b", line.strip())]
-    return said[-1][:200] if said else f"exit code {done.returncode}"
+    except ChildDiedError as error:
+        return error.end

@@ -12,6 +12,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from kdc import cli
+from kdc.deploy import child
 from kdc.deploy.artefacts import onnx_rules, safe_onnx, verdicts
 from kdc.deploy.artefacts.onnx_rules import LARGEST_VALUE
 from kdc.deploy.artefacts.safe_onnx import load_checked
@@ -258,13 +259,13 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands of the children that were started."""
     calls = []
-    real = subprocess.run
+    real = subprocess.Popen
 
-    def run(command: list[str], **options: object) -> object:
+    def popen(command: list[str], **options: object) -> object:
         calls.append(command)
         return real(command, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    monkeypatch.setattr(safe_onnx.subprocess, "run", run)
+    monkeypatch.setattr(child.subprocess, "Popen", popen)
     return calls
 
 
@@ -321,7 +322,7 @@ def test_what_is_refused_is_not_remembered(folder: Path, state: Path, calls: lis
 
 
 def test_what_changes_under_the_child_is_refused(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, real = folder / "a.onnx", subprocess.run
+    path, real = folder / "a.onnx", subprocess.Popen
     path.write_bytes(made().SerializeToString())
 
     def swapped(command: list[str], **options: object) -> object:
@@ -330,7 +331,7 @@ def test_what_changes_under_the_child_is_refused(folder: Path, state: Path, monk
         path.write_bytes(model.SerializeToString())
         return real(command, **options)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    monkeypatch.setattr(safe_onnx.subprocess, "run", swapped)
+    monkeypatch.setattr(child.subprocess, "Popen", swapped)
     with pytest.raises(WeightsError, match="changed while it was read"):
         load_checked(path)
     assert not verdicts._here
@@ -368,7 +369,7 @@ def test_one_whole_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("import os; os.kill(os.getpid(), 11)", "die (SIGSEGV): refused"),
+        ("import os; os.kill(os.getpid(), 11)", "die (signal SIGSEGV): refused"),
         ("import sys; sys.exit(3)", "die (exit code 3): refused"),
         ("import time; time.sleep(60)", "could not be read within 1 s"),
     ],
@@ -378,9 +379,9 @@ def test_a_parser_that_dies_takes_nobody_along(
 ) -> None:
     path = folder / "a.onnx"
     path.write_bytes(made().SerializeToString())
-    real = subprocess.run
+    real = subprocess.Popen
     monkeypatch.setattr(safe_onnx, "SECONDS", 1)
-    monkeypatch.setattr(safe_onnx.subprocess, "run", lambda _, **options: real([sys.executable, "-c", body], **options))
+    monkeypatch.setattr(child.subprocess, "Popen", lambda _, **options: real([sys.executable, "-c", body], **options))
     with pytest.raises(WeightsError) as caught:
         load_checked(path)
     assert said in str(caught.value)
@@ -389,7 +390,7 @@ def test_a_parser_that_dies_takes_nobody_along(
 def test_memory_is_limited() -> None:
     """The child's own limit, in a process of its own: a gigabyte more than its share is not to be had."""
     code = (
-        "from kdc.deploy import safe_onnx as s; s.MEMORY = 2**27; s._limit(0)\n"
+        "from kdc.deploy.artefacts import safe_onnx as s; s.MEMORY = 2**27; s._limit(0)\n"
         "try: bytearray(2**30); print('had')\n"
         "except MemoryError: print('refused')"
     )

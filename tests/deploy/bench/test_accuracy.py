@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show
@@ -16,6 +15,8 @@ from kdc.distill import models
 from kdc.distill.errors import DataError, UsageError, WeightsError
 from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.checkpoint import save_student
+
+from ..._made import onnx_file
 
 SIZE, K = (32, 64), 11
 
@@ -37,18 +38,9 @@ def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZ
     bias = np.zeros(classes, np.float32)
     bias[2] = 1
     weights = {"w": np.zeros((classes, 3, 1, 1), np.float32), "b": bias}
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *size])
-        for name, channels in (("image", 3), ("z", classes))
-    ]
     nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
-    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {"kdc.preprocess": json.dumps(IMAGENET.to_dict())})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, str(path))
-    return path
+    facts = {"kdc.preprocess": IMAGENET.to_dict()}
+    return onnx_file(path, nodes, {"image": [1, 3, *size]}, {"z": [1, classes, *size]}, weights, facts=facts)
 
 
 def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
