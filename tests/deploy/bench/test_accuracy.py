@@ -10,7 +10,7 @@ from onnx import helper
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show
 from kdc.deploy.bench.costs import count
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import models
 from kdc.distill.errors import DataError, UsageError, WeightsError
 from kdc.distill.preprocess import IMAGENET
@@ -82,7 +82,7 @@ def test_refusals(run, tmp_path):
     with pytest.raises(UsageError, match="name them: --data"):
         evaluate_source(constant(tmp_path / "alone.onnx", K))
     with pytest.raises(UsageError, match="accepted: cpu, cuda"):
-        evaluate_source(str(run), where=Where("tpu"))
+        evaluate_source(str(run), options=RuntimeOptions("tpu"))
 
 
 def test_costs_of_names_are_the_published_ones():
