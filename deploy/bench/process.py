@@ -79,9 +79,7 @@ class Backend:
     def identity(self) -> Identity:
         """Return what a row says of what was opened."""
         file = Path(self.opened.file)
-        return Identity(
-            **vars(self.opened), sha256=sha256(file), size_mb=round(artefact_bytes(file) / 1e6, 2)
-        )
+        return Identity(**vars(self.opened), sha256=sha256(file), size_mb=round(artefact_bytes(file) / 1e6, 2))
 
     def _ask(self, order: str, **values: Any) -> dict[str, Any]:
         request = {"order": order, "values": values}

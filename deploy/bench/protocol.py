@@ -45,9 +45,9 @@ class Opening:
         """Read what ``dataclasses.asdict`` made of one and JSON may have carried."""
         from ..runtimes.options import RuntimeOptions
 
-        height, width = values["size"]
-        options, task = RuntimeOptions(**values["options"]), Task(**values["task"])
-        return cls(**values | {"size": (height, width), "options": options, "task": task})
+        height, width = values.pop("size")
+        options, task = RuntimeOptions(**values.pop("options")), Task(**values.pop("task"))
+        return cls(**values, size=(height, width), options=options, task=task)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class Opened(Record):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Opened":
         """Read what ``to_dict`` wrote."""
-        return cls(**values | {"input": Input(**values["input"])})
+        given = Input(**values.pop("input"))
+        return cls(**values, input=given)
 
     @property
     def ran_on(self) -> str:

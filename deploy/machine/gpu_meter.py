@@ -31,9 +31,9 @@ class Readings:
     """What was read of a GPU, the oldest first; a list is empty where the device does not answer."""
 
     power_w: list[float] = field(default_factory=list)
-    sm_mhz: list[int] = field(default_factory=list)
-    memory_mhz: list[int] = field(default_factory=list)
-    temperature_c: list[int] = field(default_factory=list)
+    sm_mhz: list[float] = field(default_factory=list)
+    memory_mhz: list[float] = field(default_factory=list)
+    temperature_c: list[float] = field(default_factory=list)
     #: bits of ``THROTTLING`` and others
     reasons: list[int] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
@@ -71,7 +71,7 @@ class GpuUse(Record):
     power_w: Spread | None
     sm_mhz: Spread | None
     memory_mhz: Spread | None
-    temperature_c: int | None
+    temperature_c: float | None
     memory_mib: float | None
     throttling: list[str]
     energy_per_image_j: float | None
@@ -120,13 +120,14 @@ class Meter:
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
         if reasons is None:  # what older drivers call it
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
+        if reasons is not None:
+            readings.reasons.append(reasons)
 
         answers = (
             (readings.power_w, None if milliwatts is None else milliwatts / 1e3),
             (readings.sm_mhz, self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)),
             (readings.memory_mhz, self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM)),
             (readings.temperature_c, self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)),
-            (readings.reasons, reasons),
             (readings.memory_mib, self.memory_mib()),
         )
         for values, value in answers:

@@ -178,7 +178,7 @@ def gpus() -> list[Gpu]:
     rows = next((rows for each in queries if (rows := _smi(f"--query-gpu={','.join(each.values())}"))), [])
     described = [Gpu(**{key: _number(value) for key, value in zip(_QUERY, row, strict=False)}) for row in rows]
     users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if described else []
-    return [replace(gpu, processes=users.count(gpu.uuid)) for gpu in described]
+    return [replace(gpu, processes=users.count(str(gpu.uuid))) for gpu in described]
 
 
 def first_gpu(installed: list[Gpu]) -> Gpu | None:

@@ -29,8 +29,8 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with its records, at any depth, as dictionaries."""
-    if isinstance(value, Record):
+    """Return a value with its records, and all else that has a ``to_dict``, as dictionaries at any depth."""
+    if hasattr(value, "to_dict"):
         return value.to_dict()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
