@@ -140,7 +140,7 @@ def alone(run, tmp_path) -> Run:
 
 @pytest.mark.parametrize("bench", [bench_accuracy, bench_tradeoff])
 def test_torch_is_judged_in_no_form_but_that_of_validation(run, bench):
-    with pytest.raises(UsageError, match="not as eager,compiled"):
+    with pytest.raises(UsageError, match="not in eager,compiled"):
         bench([run], options=RuntimeOptions(torch_mode="eager,compiled"))
 
 
