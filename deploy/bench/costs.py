@@ -2,12 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
+from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
 from ..artefacts.beside import ENGINES, manifest_beside, owner
@@ -58,7 +59,7 @@ class Cost(Record):
 class _Network:
     """What is counted: a name of a model, what rebuilds one, or an ONNX file, and the size that it is for, if any."""
 
-    spec: dict[str, Any] | str | Path
+    spec: NetworkSpec | str | Path
     label: str = ""
     role: str = ""
     size: Size | None = None
@@ -134,12 +135,12 @@ def _networks_of(run: Run) -> Iterator[_Network]:
     """Yield the student of a run, and its teacher where it is known."""
     from ...distill import models
 
-    teacher = run.card.get("teacher") or {}
-    yield _Network(run.card["student"], role="student" if teacher else "network")
-    if teacher.get("spec"):  # as it was loaded: its stride need not be the student's
-        yield _Network(teacher["spec"], role="teacher")
-    elif teacher.get("name") and _is_model(teacher["name"]):
-        yield _Network({**run.card["student"], "name": models.expand(teacher["name"]), "aux": True}, role="teacher")
+    student, teacher = run.card.student, run.card.teacher
+    yield _Network(student, role="student" if teacher else "network")
+    if teacher and teacher.spec.name:  # as it was loaded: its stride need not be the student's
+        yield _Network(teacher.spec, role="teacher")
+    elif teacher and _is_model(teacher.name):
+        yield _Network(replace(student, name=models.expand(teacher.name), aux=True), role="teacher")
 
 
 def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int | None]:
@@ -179,18 +180,17 @@ def _own_size(path: Path) -> Size | None:
 
 def _size_of(run: Run) -> Size | None:
     """Return height and width of the images that a run was trained for, None where it does not say."""
-    size = (run.card.get("data") or {}).get("size")
-    return (size[0], size[1]) if size else None
+    return run.card.data.size
 
 
-def _spec_of(source: Path | Run) -> dict[str, Any]:
+def _spec_of(source: Path | Run) -> NetworkSpec:
     """Return what rebuilds the network of a run, of a kdc checkpoint or of a file in a run's folder."""
     from ...distill.run.checkpoint import read_card
 
     card = read_card(source) if isinstance(source, Path) and source.suffix == ".safetensors" else None
     run = source if isinstance(source, Run) else owner(source)
-    spec = (card or {}).get("model") or (run.card.get("student") if run else None)
-    if not spec or "name" not in spec:
+    spec = card.model if card and card.model.name else run.card.student if run else None
+    if spec is None or not spec.name:
         raise WeightsError(f"{source} does not say which network it holds; count the run or the ONNX file it came from")
     return spec
 

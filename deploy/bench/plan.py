@@ -301,9 +301,8 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
 
     for candidate in candidates:
         run = candidate.run
-        if run is not None and (run.card.get("data") or {}).get("size"):
-            height, width = run.card["data"]["size"]
-            return export_size((height, width), run.card["student"]["output_stride"])
+        if run is not None and run.card.data.size:
+            return export_size(run.card.data.size, run.card.student.output_stride)
 
     engines = [candidate.source for candidate in candidates if is_engine(candidate.source)]
     for engine in engines:  # only TensorRT reads one; what its manifest says is not trusted yet

@@ -315,6 +315,7 @@ def test_a_file_of_another_size_is_listed(network, tmp_path):
     assert read_sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
+@pytest.mark.process
 def test_several_batches_by_command(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     free = network(tmp_path / "free.onnx", size=("h", "w"), batch="n")

@@ -76,6 +76,7 @@ def test_what_torch_cannot_run_is_one_line(checkpoint: Path, monkeypatch: pytest
         infer(checkpoint, "channels-last")
 
 
+@pytest.mark.process
 def test_forms_are_timed_side_by_side_and_the_first_is_the_reference(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
