@@ -129,14 +129,14 @@ def make_plan(
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    return _plan(select(sources, options.device), size, batch, options)
+    return make_plans(sources, sizes=[size], batches=[batch], options=options)[0]
 
 
 def make_plans(
     sources: Sequence[Source] | None,
     *,
     sizes: Sequence[Size | None],
-    batches: Sequence[int],
+    batches: Sequence[int | None],
     options: RuntimeOptions = CPU,
 ) -> list[Plan]:
     """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
@@ -146,6 +146,9 @@ def make_plans(
     Raises:
         KdcError: as ``make_plan``; NothingToMeasure where no plan is left.
     """
+    for batch in batches:
+        if batch is not None and batch < 1:
+            raise UsageError(f"--batch {batch}: it must be above 0")
     selection = select(sources, options.device)
     plans: list[Plan] = []
     misfits: list[NothingToMeasure] = []

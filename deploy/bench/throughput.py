@@ -21,7 +21,7 @@ from .disturbances import NOISY, device_flags, listed
 from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .protocol import Identity, Task
-from .record import check_protocol, conditions, keep, show_rest
+from .record import Effort, Protocol, conditions, keep, show_rest
 
 ROUNDS = 5
 
@@ -83,16 +83,6 @@ class Best(Record):
     streams: int
 
 
-@dataclass(frozen=True)
-class ThroughputProtocol(Record):
-    """How it was measured: ``seconds`` of each backend at each setting, in ``rounds``."""
-
-    rounds: int
-    seconds: float
-    seed: int
-    processes: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class ThroughputRecord(Record):
     """Images per second by backend, batch and streams; the file ``record`` holds it.
@@ -111,7 +101,7 @@ class ThroughputRecord(Record):
     device: str
     size: Size
     threads: int
-    protocol: ThroughputProtocol
+    protocol: Protocol
     rows: list[ThroughputRow]
     best: dict[str, Best]
     not_measured: list[NotMeasured]
@@ -167,10 +157,9 @@ def bench_throughput(
     """
     if not streams or min(streams) < 1:
         raise UsageError("--streams must be above 0")
-    for batch in batches:
-        check_protocol(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    effort = Effort(seconds=seconds, rounds=rounds, threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
-    threads = threads or cores()
+    threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
 
@@ -200,7 +189,7 @@ def bench_throughput(
         device=options.device,
         size=plans[0].size,
         threads=threads,
-        protocol=ThroughputProtocol(rounds, seconds, seed, processes=not in_process),
+        protocol=Protocol(rounds, seconds, seed=seed, processes=not in_process),
         rows=rows,
         best=_best(rows),
         not_measured=missing,

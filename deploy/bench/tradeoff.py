@@ -21,7 +21,7 @@ from .costs import deployed
 from .latency import time_plan
 from .latency_record import LatencyRow
 from .plan import Candidate, NotMeasured, Size, Source, make_plan
-from .record import ROUNDS, check_protocol, conditions, record_path, show_rest
+from .record import ROUNDS, Effort, conditions, record_path, show_rest
 from .tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
 
 FILE = "tradeoff"
@@ -95,24 +95,12 @@ def bench_tradeoff(
     Raises:
         KdcError: as ``bench_latency`` and ``bench_accuracy``.
     """
-    check_protocol(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    effort = Effort(seconds, runs, rounds, threads=threads, seed=seed, in_process=in_process)
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
     # accuracy first: it is what fails, where something does
     evaluations = evaluate_plan(plan, data, split, limit, **data_options)
-    timed = time_plan(
-        plan,
-        threads=threads,
-        seconds=seconds,
-        runs=runs,
-        rounds=rounds,
-        mode="net",
-        codec="jpg",
-        out=out,
-        seed=seed,
-        in_process=in_process,
-        before=before,
-    )
+    timed = time_plan(plan, effort, out, before)
 
     candidates = {candidate.label: candidate for candidate in plan.candidates}
     rows = [_row(row, candidates[row.name], evaluations.get(row.name), plan.size) for row in timed.backends]

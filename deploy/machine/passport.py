@@ -32,27 +32,13 @@ FEATURES = (
     "bf16",
 )
 _ALSO = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino", "triton")
-#: field of ``Gpu`` -> what nvidia-smi calls it
-_QUERY = {
-    "name": "name",
-    "driver": "driver_version",
-    "memory_mib": "memory.total",
-    "memory_used_mib": "memory.used",
-    "sm_mhz": "clocks.sm",
-    "sm_max_mhz": "clocks.max.sm",
-    "memory_mhz": "clocks.mem",
-    "power_w": "power.draw",
-    "power_limit_w": "power.limit",
-    "temperature_c": "temperature.gpu",
-    "persistence": "persistence_mode",
-    "ecc": "ecc.mode.current",
-    "mig": "mig.mode.current",
-    "capability": "compute_cap",
-    "uuid": "uuid",
-    "throttle": "clocks_throttle_reasons.active",
-}
-#: what newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
-_RENAMED = {"throttle": "clocks_event_reasons.active"}
+#: what nvidia-smi calls the fields of ``Gpu``, in their order
+_QUERY = (
+    "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,"
+    "temperature.gpu,persistence_mode,ecc.mode.current,mig.mode.current,compute_cap,uuid,clocks_throttle_reasons.active"
+)
+#: as newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
+_RENAMED = _QUERY.replace("clocks_throttle_reasons", "clocks_event_reasons")
 
 
 @dataclass(frozen=True)
@@ -174,9 +160,8 @@ def memory_gib() -> float:
 
 def gpus() -> list[Gpu]:
     """Ask nvidia-smi about every GPU; an empty list without a driver."""
-    queries = (_QUERY, _QUERY | _RENAMED)
-    rows = next((rows for each in queries if (rows := _smi(f"--query-gpu={','.join(each.values())}"))), [])
-    described = [Gpu(**{key: _number(value) for key, value in zip(_QUERY, row, strict=False)}) for row in rows]
+    rows = _smi(f"--query-gpu={_QUERY}") or _smi(f"--query-gpu={_RENAMED}")
+    described = [Gpu(*map(_number, row)) for row in rows]
     users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if described else []
     return [replace(gpu, processes=users.count(str(gpu.uuid))) for gpu in described]
 
