@@ -28,7 +28,7 @@ class Evaluation(Record):
 
     Attributes:
         source: the run or file.
-        ran_on: what ran it, as ``precision`` and ``tiling`` where there are such.
+        ran_on: runtime and provider; ``precision`` of an exported file, ``tiling`` where images are tiled.
         privileged: a label-assisted teacher is shown the label: its scores are no student's.
         fingerprint: of the data.
     """
@@ -113,7 +113,7 @@ def evaluate_source(
     elif run is not None:
         dataset = run.open_data(split)
     else:
-        raise UsageError(f"{network} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
+        raise UsageError(f"{network} is not in a run folder, so its data are unknown; name them: --data NAME|DIR")
 
     segmenter = open_segmenter(network, options=options, size=size, windows=windows, assisted=True)
     try:
@@ -122,6 +122,7 @@ def evaluate_source(
             raise DataError(
                 f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
             )
+
         indices = range(min(limit, len(dataset))) if limit else None
         start = time.perf_counter()
         scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
@@ -190,7 +191,7 @@ def bench_accuracy(
 def evaluate_plan(
     plan: Plan, data: str | None, split: str, limit: int | None, **data_options: Any
 ) -> dict[str, Evaluation]:
-    """Evaluate every candidate of a plan on one data set, by row; what cannot be joins ``plan.missing``.
+    """Evaluate every candidate of a plan on one data set, by label; those that cannot run join ``plan.missing``.
 
     Raises:
         KdcError: as ``bench_accuracy``.
@@ -203,14 +204,14 @@ def evaluate_plan(
     elif plan.home is not None:
         dataset = plan.home.open_data(split)
     else:
-        raise UsageError("these files lie in no run folder, so their data are not known; name them: --data NAME|DIR")
+        raise UsageError("these files are not in a run folder, so their data are unknown; name them: --data NAME|DIR")
 
     evaluations: dict[str, Evaluation] = {}
     kind = UsageError
     for candidate in plan.candidates:
         try:
             evaluations[candidate.label] = _evaluate(candidate, plan, dataset, limit)
-        except UsageError as error:  # made for smaller images: its latency may be measured all the same
+        except UsageError as error:  # made for smaller images: its latency can still be measured
             plan.missing.append(NotMeasured(candidate.label, f"accuracy not measured: {error}"))
         except KdcError as error:
             if not candidate.may_be_refused(error):

@@ -85,20 +85,19 @@ def bench_latency(
         in_process: measure within this process: quicker to start, but backends disturb each other.
 
     Returns:
-        The record without its raw samples: milliseconds per query in ``backends``, what was not measured and why,
-        ``flags`` (what disturbs these numbers), the device passport, and the file that holds all of it.
+        The record; the file that holds it has the raw samples too.
 
     Raises:
         UsageError: nothing to measure, or flags that do not fit the files.
         WeightsError: a broken file.
-        ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
+        ExportError: a backend, device or provider that is not available; a fallback is refused, never measured.
     """
     effort = Effort(seconds, runs, rounds, mode, codec, threads, seed, in_process)
     return time_plan(make_plan(sources, size=size, batch=batch, options=options), effort, out)
 
 
 def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | None = None) -> LatencyRecord:
-    """Do what ``bench_latency`` describes with a plan that is made already; ``before`` is an earlier passport."""
+    """Measure a plan as ``bench_latency`` does; ``before`` is an earlier passport."""
     threads, seconds, runs = effort.threads or cores(), effort.seconds, effort.runs
     before = before or passport()
     on_gpu = plan.options.device == "cuda"
@@ -112,6 +111,7 @@ def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | N
         for _ in console.progress(range(rounds), rounds, "measuring"):
             for timing in timings:
                 timing.turn(meter, seconds / rounds, math.ceil(runs / rounds), cap)
+
         after = passport()  # while they are open: clocks and throttling are those of the work
 
     gpu = first_gpu(before.gpus) if on_gpu else None
@@ -136,6 +136,7 @@ def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | N
         load_after=after.cpu.load,
         gpus_after=after.gpus,
     )
+
     samples = [[[round(ms, 4) for ms in turn] for turn in timing.samples] for timing in timings]
     parts = [{name: [round(ms, 4) for ms in all_] for name, all_ in timing.parts.items()} for timing in timings]
     return keep(record, plan.home, out, samples_ms=samples, parts_ms=parts)
@@ -154,6 +155,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
     backend = timing.backend.identity()
     times = percentiles(timing.samples)
     parts = parts_summary(timing.parts) if timing.parts else None
+
     on_gpu = None
     if plan.options.device == "cuda":
         macs = deployed(timing.backend.candidate.source, plan.size)[1]
@@ -162,6 +164,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
             summary(timing.readings, plan.batch * timing.queries),
             share(gpu, backend.precision, backend.tf32, macs, plan.batch, ms),
         )
+
     return LatencyRow(
         backend=backend,
         times=times,

@@ -136,6 +136,7 @@ def _measure(backend: Backend, plan: Plan, task: Task, runs: int, meter: Meter |
     with meter.turn(readings) if meter else contextlib.nullcontext():
         use = backend.memory(runs) if open_one(backend, plan, task) else None
     backend.end()
+
     if use is None:
         return None
 

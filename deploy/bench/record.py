@@ -1,4 +1,4 @@
-"""The record of a measurement: where it is kept, and the conditions it was taken under."""
+"""The records of measurements: where they are kept, and the settings and conditions of a measurement."""
 
 import math
 import platform
@@ -24,7 +24,7 @@ MODES = {"net": "network alone", "e2e": "compressed image to mask"}
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how a measurement goes on.
+    """The settings of a measurement.
 
     Attributes:
         seconds: measuring time of each backend, warm-up apart.
@@ -59,7 +59,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Protocol(Record):
-    """What a record says of how it was measured; each kind has its own of these."""
+    """The settings in a record; each kind of measurement has its own of these."""
 
     OPTIONAL: ClassVar = ("rounds", "seconds", "runs", "inputs", "codec")
 

@@ -60,10 +60,10 @@ class TradeoffRecord(Record):
 
 
 def family(run: Run) -> list[Run]:
-    """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if found."""
+    """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if known."""
     card = run.card
     others = (card.baseline or card.tuned_from, card.teacher.run if card.teacher else None)
-    return [run, *(found for spec in others if (found := relative(run, spec)))]
+    return [run, *(other for spec in others if (other := relative(run, spec)))]
 
 
 def bench_tradeoff(
@@ -98,7 +98,7 @@ def bench_tradeoff(
     effort = Effort(seconds, runs, rounds, threads=threads, seed=seed, in_process=in_process)
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
-    # accuracy first: it is what fails, where something does
+    # accuracy first: it is what fails, if anything does
     evaluations = evaluate_plan(plan, data, split, limit, **data_options)
     timed = time_plan(plan, effort, out, before)
 
@@ -106,6 +106,7 @@ def bench_tradeoff(
     rows = [_row(row, candidates[row.name], evaluations.get(row.name), plan.size) for row in timed.backends]
     rows = [replace(row, pareto={cost: on_front(row, rows, cost) for cost in COSTS}) for row in rows]
     rows.sort(key=lambda row: -(row.miou if row.miou is not None else -1.0))
+
     first = next(iter(evaluations.values()))
     result = TradeoffRecord(
         device=timed.device,

@@ -1,4 +1,4 @@
-"""The process that holds one backend of a measurement and answers the bench's orders, one JSON line each."""
+"""The process that holds one backend of a measurement and carries out the bench's orders."""
 
 import itertools
 import os
@@ -178,7 +178,7 @@ class Worker:
         return Flow(self._batch * sum(done), spent, len(done) + sum(done))
 
     def memory(self, runs: int) -> MemoryUse:
-        """Run ``runs`` times; what is held is what was held before."""
+        """Run ``runs`` times; ``held`` is the memory before them."""
         held = _resident()
         for _ in range(runs):
             next(self._queries[0])()

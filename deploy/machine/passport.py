@@ -1,4 +1,4 @@
-"""The device passport: on what a number was measured, and what may have disturbed it."""
+"""The device passport: the machine that a number was measured on, and what may have disturbed it."""
 
 import os
 import platform
@@ -131,7 +131,7 @@ def cores() -> int:
 
 
 def cpu_features() -> list[str]:
-    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not tell."""
+    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not say."""
     words: set[str] = set()
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
@@ -142,7 +142,7 @@ def cpu_features() -> list[str]:
 
 
 def has_vnni() -> bool | None:
-    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not tell."""
+    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not say."""
     if not Path("/proc/cpuinfo").exists():
         return None
     return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"} & set(cpu_features()))
@@ -173,7 +173,7 @@ def first_gpu(installed: list[Gpu]) -> Gpu | None:
 
 
 def gpu_flags(installed: list[Gpu], own: int = 0) -> list[str]:
-    """Say what on the first GPU, which is the one measured, may have disturbed ``own`` processes on it."""
+    """List what may have disturbed ``own`` processes on the first GPU, which is the one measured."""
     gpu = first_gpu(installed)
     if gpu is None:
         return []

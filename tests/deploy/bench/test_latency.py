@@ -346,7 +346,7 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     assert by_source[found].may_be_refused(gone)
     assert not by_source[named].may_be_refused(gone)
     assert not plan.candidates[0].may_be_refused(gone)  # the run
-    unread = Candidate(engine, info=None, named=True)
+    unread = Candidate(engine, run=None, info=None, named=True)
     assert unread.may_be_refused(gone)  # only opening tells whether it can be run
     assert not unread.may_be_refused(WeightsError("no such engine"))
 
@@ -355,7 +355,7 @@ def test_rows_of_one_name_are_told_apart(network, tmp_path):
     run = planning.Run(make_run(tmp_path / "one"))
     files = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
     for sources, labels in ((files, [str(path) for path in files]), ([run, files[0]], ["torch", "m.onnx"])):
-        assert planning.row_names([Candidate(source, None, False) for source in sources]) == labels
+        assert planning.row_names([Candidate(source, run, None, False) for source in sources]) == labels
 
 
 @pytest.mark.gpu
