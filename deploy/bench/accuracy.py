@@ -219,7 +219,7 @@ def evaluate_plan(
             kind = ExportError
             plan.missing.append(NotMeasured(candidate.label, f"not measured: {error}"))
     if not evaluations:
-        raise kind(nothing_left(plan.missing, "judge"))
+        raise kind(nothing_left(plan.missing, "evaluate"))
     return evaluations
 
 

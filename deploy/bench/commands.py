@@ -206,7 +206,7 @@ def accuracy(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
     from .accuracy import bench_accuracy, show_accuracy
 
     console.json_mode = json

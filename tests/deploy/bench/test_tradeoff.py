@@ -158,7 +158,7 @@ def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, 
     one = network(alone.path / "one.onnx", size=SIZE, classes=K)  # the same weights
     (same,) = bench_accuracy([one], limit=1).rows
     assert same.evaluation.scores.to_dict() == result.rows[1].evaluation.scores.to_dict()
-    with pytest.raises(ExportError, match=r"nothing to judge here: model\.pt2"):
+    with pytest.raises(ExportError, match=r"nothing to evaluate here: model\.pt2"):
         bench_accuracy([foreign], limit=1)
     four.unlink()
     both = bench_tradeoff([alone], seconds=0.05, rounds=1, threads=1, in_process=True, limit=1)
