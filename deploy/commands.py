@@ -57,7 +57,7 @@ def evaluate(
         options=options,
         size=read_size(size),
         limit=limit,
-        windows=Windows.typed(tile, overlap, blend),
+        windows=Windows.from_flags(tile, overlap, blend),
         **described(data, classes, ignore_index),
     )
     show_evaluation(result)

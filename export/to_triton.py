@@ -17,7 +17,7 @@ from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.runtimes.trt.manifest import ports, read_manifest
+from ..deploy.runtimes.trt.manifest import read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
@@ -205,20 +205,20 @@ def _scalar(value: Any) -> str:
 
 def _served(source: Path, trust: bool) -> tuple[Served, dict[str, Any]]:
     if source.suffix.lower() in ENGINES:
-        manifest = read_manifest(source, trust)
-        if not manifest:
+        card = read_manifest(source, trust)
+        if card is None:
             raise WeightsError(f"{source} has no manifest, so what it takes and gives is not known; build it with kdc")
-        if manifest["flavour"] != "tensorrt" or manifest.get("stripped"):
-            what = "was built without its weights" if manifest.get("stripped") else f"is {manifest['flavour']}'s"
+        if card.flavour != "tensorrt" or card.stripped:
+            what = "was built without its weights" if card.stripped else f"is {card.flavour}'s"
             raise ExportError(
                 f"{source.name} {what}, which Triton's TensorRT backend does not load; build another: kdc export trt "
                 "--flavour tensorrt"
             )
-        classes = tuple(manifest.get("classes") or ())
-        inputs, outputs = ports(manifest, "inputs"), ports(manifest, "outputs")
-        info = file_info(source, inputs, outputs, manifest["precision"], {"kdc.classes": classes})
-        ends = [int(manifest["profile"][key][0]) for key in ("min", "opt", "max")] if manifest.get("profile") else None
-        return Served(_given(info), info.made, (ends[0], ends[1], ends[2]) if ends else None, classes), manifest
+        classes = tuple(card.network.get("kdc.classes") or ())
+        info = file_info(source, card.inputs, card.outputs, card.precision, {"kdc.classes": classes})
+        ends = [int(card.profile[key][0]) for key in ("min", "opt", "max")] if card.profile else None
+        batches = (ends[0], ends[1], ends[2]) if ends else None
+        return Served(_given(info), info.made, batches, classes), manifest_of(source)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
     return Served(_given(info), info.made, None, classes), manifest_of(source)

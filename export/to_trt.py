@@ -28,7 +28,7 @@ from ..deploy.machine.passport import gpus
 from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
-from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
+from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits, this_platform
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import replacing, sha256, versions, write_json
@@ -178,7 +178,7 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
     if device is None:
         return unrun
     try:
-        check_fits(manifest, engine_path, manifest["version"], device)
+        check_fits(EngineCard.from_dict(manifest), engine_path, manifest["version"], device)
     except ExportError as error:
         console.warn(f"{engine_path.name} was built and is not proven: {error}")
         return unrun

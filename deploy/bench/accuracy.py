@@ -13,7 +13,7 @@ from ...distill.evaluation.metrics import Scores
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ..machine.passport import Passport, passport
-from ..predict.segmenter import Windows, locate, open_segmenter
+from ..predict.segmenter import Ran, Windows, locate, open_segmenter
 from ..runtimes.options import CPU, RuntimeOptions, is_torch
 from .plan import Candidate, NotMeasured, Plan, Source, make_plan, nothing_left
 from .record import keep, show_rest
@@ -28,17 +28,14 @@ class Evaluation(Record):
 
     Attributes:
         source: the run or file.
-        ran_on: runtime and provider; ``precision`` of an exported file, ``tiling`` where images are tiled.
         privileged: a label-assisted teacher is shown the label: its scores are no student's.
         fingerprint: of the data.
     """
 
-    OPTIONAL: ClassVar = ("precision", "tiling")
+    MERGED: ClassVar = ("ran",)
 
     source: str
-    ran_on: str
-    precision: str | None
-    tiling: dict[str, Any] | None
+    ran: Ran
     privileged: bool
     data: str
     split: str
@@ -131,9 +128,7 @@ def evaluate_source(
 
     return Evaluation(
         source=str(network.path if isinstance(network, Run) else network),
-        ran_on=segmenter.facts["ran_on"],
-        precision=segmenter.facts.get("precision"),
-        tiling=segmenter.facts.get("tiling"),
+        ran=segmenter.ran,
         privileged=bool(getattr(segmenter.predict, "privileged", False)),
         data=dataset.name,
         split=dataset.split,
@@ -232,7 +227,7 @@ def _evaluate(candidate: Candidate, plan: Plan, dataset: "Dataset", limit: int |
 def show_evaluation(result: Evaluation) -> None:
     """Print an evaluation for people."""
     scores = result.scores
-    title = f"{result.source} ({result.ran_on}) on {result.data} {result.split}, {scores.images} images"
+    title = f"{result.source} ({result.ran.ran_on}) on {result.data} {result.split}, {scores.images} images"
     title += ", PRIVILEGED: it is shown the label" if result.privileged else ""
     rows = [[name, f"{100 * iou:.2f}"] for name, iou in zip(scores.classes, scores.iou, strict=True)]
     console.table(title, ["class", "IoU %"], rows)
@@ -252,7 +247,7 @@ def show_accuracy(result: AccuracyRecord) -> None:
     for row in result.rows:
         evaluation, scores = row.evaluation, row.evaluation.scores
         each = (scores.miou, scores.miou_present, scores.boundary_miou, scores.pixel_accuracy)
-        line = [row.name, evaluation.precision or "fp32", evaluation.ran_on, *map(percent, each)]
+        line = [row.name, evaluation.ran.precision or "fp32", evaluation.ran.ran_on, *map(percent, each)]
         cells.append([*line, f"{100 * row.change:+.2f}"])
 
     title = f"accuracy in per cent on {result.data} {result.split}, {result.images} images"

@@ -11,7 +11,7 @@ from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
-from ..artefacts.beside import ENGINES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size
@@ -173,7 +173,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(manifest_beside(path)) or shape
+            shape = engine_size(path) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
-from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
@@ -307,7 +307,7 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
 
     engines = [candidate.source for candidate in candidates if is_engine(candidate.source)]
     for engine in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        if size := engine_size(manifest_beside(engine)):
+        if size := engine_size(engine):
             return size
     for engine in engines:  # what it lacks most is a manifest
         vouched(engine, "engine", trust=trust)

@@ -10,7 +10,7 @@ from ....distill.run.files import sha256
 from ...gpu.buffers import NO_ROOM
 from ..file_info import Port
 from .logger import make_logger
-from .manifest import FLAVOURS, ports, rebuild
+from .manifest import FLAVOURS, EngineCard, OnnxSource
 
 #: TensorRT's names of the types that images, logits and masks come in
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
@@ -18,18 +18,18 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def load_tensorrt(manifest: dict[str, Any]) -> tuple[Any, str]:
-    """Import the TensorRT that an engine is for: module and name; for a foreign engine the first that is there.
+def load_tensorrt(card: EngineCard | None) -> tuple[Any, str]:
+    """Import the TensorRT that an engine is for: module and name; for a foreign engine the first that is installed.
 
     Raises:
         ExportError: it is not installed.
     """
-    for flavour in (manifest["flavour"],) if manifest else FLAVOURS:
+    for flavour in (card.flavour,) if card else FLAVOURS:
         try:
             return importlib.import_module(flavour), flavour
         except (ImportError, OSError):
             continue
-    flavour = manifest["flavour"] if manifest else "tensorrt"
+    flavour = card.flavour if card else "tensorrt"
     return need(flavour, FLAVOURS[flavour]), flavour
 
 
@@ -41,27 +41,28 @@ class Engine:
         profile: least, usual and largest shape of the first input; None where no dimension is free.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], trt: Any) -> None:
+    def __init__(self, path: Path, card: EngineCard | None, trt: Any) -> None:
         """Deserialise.
 
         Raises:
             ExportError: TensorRT refused the file, it is not what its manifest says, or its weights are missing.
             ResourceError: there is no room to run it.
         """
-        self.path, self._manifest, self._trt = path, manifest, trt
+        self.path, self._trt = path, trt
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         # such an engine brings a runtime of its own along: its code is loaded only where a manifest vouches for it
-        self._runtime.engine_host_code_allowed = bool(manifest.get("version_compatible"))
+        self._runtime.engine_host_code_allowed = card is not None and card.version_compatible
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            cure = rebuild(manifest, path) if manifest else "build it again on this machine"
+            cure = card.rebuild(path) if card else "build it again on this machine"
             raise ExportError(f"TensorRT {trt.__version__} refused {path.name}: {self._logger.last}; {cure}")
-        if manifest.get("stripped"):
-            self._refit()
+        if card is not None and card.stripped:
+            self._refit(card.onnx)
+
         self.inputs, self.outputs = self._ports()
-        if manifest and (ports(manifest, "inputs"), ports(manifest, "outputs")) != (self.inputs, self.outputs):
-            raise ExportError(f"{path.name} does not have the ports of its manifest; {rebuild(manifest, path)}")
+        if card and (card.inputs, card.outputs) != (self.inputs, self.outputs):
+            raise ExportError(f"{path.name} does not have the ports of its manifest; {card.rebuild(path)}")
         self.profile: Profile | None = None
         if any(None in port.shape for port in self.inputs):
             shapes = self._engine.get_tensor_profile_shape(self.inputs[0].name, 0)
@@ -149,11 +150,11 @@ class Engine:
             found[engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT].append(port)
         return found
 
-    def _refit(self) -> None:
+    def _refit(self, source: OnnxSource) -> None:
         """Put the weights back that were stripped, from the ONNX file beside the engine."""
-        path, source = self.path, self._manifest["onnx"]
-        file = path.with_name(source["file"])
-        if not file.is_file() or sha256(file) != source["sha256"]:
+        path = self.path
+        file = path.with_name(source.file)
+        if not file.is_file() or sha256(file) != source.sha256:
             why = "is not the one it was built from" if file.is_file() else "is missing"
             raise ExportError(f"{path.name} was built without its weights, and {file} {why}; copy it along")
         refitter = self._trt.Refitter(self._engine, self._logger)

@@ -29,7 +29,7 @@ class TrtRuntime(Runtime):
     """An engine on the first GPU.
 
     Attributes:
-        manifest: what was written when it was built; empty for a foreign engine.
+        card: what its manifest says; None for a foreign engine.
         buffers: the GPU's memory and stream.
     """
 
@@ -58,18 +58,18 @@ class TrtRuntime(Runtime):
             ExportError: nothing vouches for it, it does not fit this machine, or TensorRT refused it.
             UsageError: a device or size it is not for.
         """
-        self.manifest = read_manifest(path, trust)
+        self.card = read_manifest(path, trust)
         if device != "cuda":
             raise UsageError(f"{path} runs on a GPU: open it with --device cuda")
         self.source, self.device, self._graphs = path, device, cuda_graph
-        trt, self.name = load_tensorrt(self.manifest)
-        if self.manifest:
+        trt, self.name = load_tensorrt(self.card)
+        if self.card:
             here = gpu() if isinstance(buffers, str) else buffers.gpu
-            check_fits(self.manifest, path, str(trt.__version__), here)
+            check_fits(self.card, path, str(trt.__version__), here)
         self.buffers = open_buffers(buffers, cuda_graph) if isinstance(buffers, str) else buffers
         try:
             self.buffers.use()
-            self._engine = Engine(path, self.manifest, trt)
+            self._engine = Engine(path, self.card, trt)
             self._describe(path, size)
         except BaseException:
             self.buffers.close()
@@ -86,14 +86,14 @@ class TrtRuntime(Runtime):
         return {"buffers": self.buffers.name, "cuda_graph": self._graphs}
 
     def _describe(self, path: Path, size: tuple[int, int] | None) -> None:
-        manifest, engine = self.manifest, self._engine
-        self.precision = str(manifest.get("precision", "unknown"))
-        if self.precision == "fp32":
-            self.tf32 = bool(manifest.get("tf32"))
-        metadata = {f"kdc.{key}": manifest[key] for key in ("preprocess", "classes", "palette") if key in manifest}
+        card, engine = self.card, self._engine
+        self.precision = card.precision if card else "unknown"
+        if card and self.precision == "fp32":
+            self.tf32 = card.tf32
+
         # half-precision ports are filled from float32 and read into it, as every runtime of kdc's has them
-        given = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
-        info = file_info(path, given, engine.outputs, self.precision, metadata)
+        inputs = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
+        info = file_info(path, inputs, engine.outputs, self.precision, card.network if card else {})
         if engine.profile is not None and None in info.size and size is None:
             first = 1 if info.layout == "NHWC" else 2
             size = (engine.profile[1][first], engine.profile[1][first + 1])

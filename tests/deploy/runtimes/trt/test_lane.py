@@ -123,8 +123,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     def open_it(**options: Any) -> tuple[TrtRuntime, Notes]:
         buffers = Notes()
         buffers.engine = FakeEngine(buffers)
-        monkeypatch.setattr(trt_runtime, "read_manifest", lambda path, trust: {})
-        monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda manifest: (None, "tensorrt"))
+        monkeypatch.setattr(trt_runtime, "read_manifest", lambda path, trust: None)
+        monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda card: (None, "tensorrt"))
         monkeypatch.setattr(trt_runtime, "Engine", lambda *_: buffers.engine)
         ticks = itertools.count(0, 1_000_000)
         clock = SimpleNamespace(perf_counter_ns=lambda: buffers.log.append("clock") or next(ticks))
