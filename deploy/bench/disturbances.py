@@ -43,7 +43,8 @@ def latency_flags(
 
     if len(rows) > 1 and rounds < ENOUGH_ROUNDS:
         planned = rounds if planned is None else planned
-        cure = " and ".join(["--rounds"] * (planned < ENOUGH_ROUNDS) + ["--seconds"] * (rounds < planned))
+        cures = (("--rounds", planned < ENOUGH_ROUNDS), ("--seconds", rounds < planned))
+        cure = " and ".join(flag for flag, helps in cures if helps)
         flags.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise {cure}")
 
     backends = [row.backend for row in rows]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task(Record):
+class Task:
     """What a network is opened for.
 
     Attributes:
