@@ -45,7 +45,7 @@ def evaluate(
     blend: Blend = None,
     json: Json = False,
 ) -> None:
-    """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
+    """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 

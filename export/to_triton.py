@@ -218,10 +218,10 @@ def _served(source: Path, trust: bool) -> tuple[Served, dict[str, Any]]:
         info = file_info(source, card.inputs, card.outputs, card.precision, {"kdc.classes": classes})
         ends = [int(card.profile[key][0]) for key in ("min", "opt", "max")] if card.profile else None
         batches = (ends[0], ends[1], ends[2]) if ends else None
-        return Served(_given(info), info.made, batches, classes), manifest_of(source)
+        return Served(_given(info), info.output_port, batches, classes), manifest_of(source)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_given(info), info.made, None, classes), manifest_of(source)
+    return Served(_given(info), info.output_port, None, classes), manifest_of(source)
 
 
 def _given(info: FileInfo) -> Port:

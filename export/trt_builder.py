@@ -70,7 +70,7 @@ def build(request: dict[str, Any]) -> dict[str, Any]:
         "profile": request["profile"],
         "notes": notes,
         "warnings": logger.warnings,
-        "said": list(logger.said),
+        "said": list(logger.messages),
     }
 
 

@@ -33,7 +33,7 @@ class Frame:
     pixels: np.ndarray
     #: of the frame in its video, from 0; None for an image
     number: int | None = None
-    #: frames per second of what is made of a video
+    #: frames per second of the videos that are written
     rate: float = USUAL_RATE
     #: whether it is from a camera or stream, which does not wait
     live: bool = False

@@ -126,7 +126,7 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
             raise UsageError(f"nothing to look at; add images, a folder, a video or a camera: kdc predict {first} SRC")
         return first, rest
     if rest and not is_source(first):
-        find_run(first)  # says what runs there are
+        find_run(first)  # its error lists the runs
     return None, [first, *rest]
 
 

@@ -1,4 +1,4 @@
-"""What the report says of a run's files: how they were quantised, what engines prove, throughput, memory."""
+"""The report's part about a run's files: quantisation, precision of engines, throughput, memory."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about a run: what was done, what came of it, what was proved, and how to repeat it."""
+"""One self-contained HTML page about a run: settings, results, gates, and the commands that repeat it."""
 
 import base64
 import operator
@@ -228,6 +228,7 @@ def _device(passport: Any) -> list[tuple[str, str]]:
     """Return the lines of a device passport that a reader needs to place the milliseconds."""
     if not passport:
         return []
+
     cpu = passport.get("cpu") or {}
     lines = [("CPU", cpu.get("model"))]
     if cpu.get("cores"):
@@ -238,6 +239,7 @@ def _device(passport: Any) -> list[tuple[str, str]]:
     if passport.get("memory_gib"):
         lines.append(("Memory", f"{passport['memory_gib']} GiB"))
     lines.append(("System", passport.get("os")))
+
     for gpu in passport.get("gpus") or ():
         about = (
             f"driver {gpu['driver']}" if gpu.get("driver") else "",
@@ -246,6 +248,7 @@ def _device(passport: Any) -> list[tuple[str, str]]:
         lines.append(("GPU", ", ".join(filter(None, (gpu.get("name"), *about)))))
     if not passport.get("gpus"):
         lines.append(("GPU", "none"))
+
     return [(name, str(value)) for name, value in lines if value]
 
 

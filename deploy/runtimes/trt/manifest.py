@@ -1,4 +1,4 @@
-"""What is checked before an engine is deserialised: it is machine code, so it runs only where its manifest vouches."""
+"""The manifest of an engine, checked before it is deserialised: it is machine code, and runs only if vouched for."""
 
 import platform
 import shlex
@@ -33,7 +33,7 @@ class OnnxSource:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCard:
-    """What the manifest of an engine says that decides whether and how it runs here.
+    """The parts of an engine's manifest that decide whether and how it runs here.
 
     Attributes:
         profile: "min", "opt" and "max" shape of the first input; None where no dimension is free.
@@ -178,7 +178,7 @@ def this_platform() -> str:
 def _other_gpu(card: EngineCard, gpu: Gpu) -> str | None:
     """Say why an engine does not run on this GPU; None where it does, or where that is not known."""
     targets, own = list(card.targets), card.compute_capability
-    if "current" in targets:  # which that was is written beside it
+    if "current" in targets:  # which capability that was stands in the manifest
         targets.remove("current")
         targets += [f"sm{own.replace('.', '')}"] if own else []
 
