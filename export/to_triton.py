@@ -158,8 +158,8 @@ def render(
     """
     first = 1 if max_batch else 0
     given = {"name": served.given.name, "data_type": _type(served.given), "dims": _dims(served.given, first)}
-    made: dict[str, Any] = {"name": served.output_port.name, "data_type": _type(served.output_port)}
-    made |= {"dims": _dims(served.output_port, first), "label_filename": "labels.txt"}
+    made: dict[str, Any] = {"name": served.made.name, "data_type": _type(served.made)}
+    made |= {"dims": _dims(served.made, first), "label_filename": "labels.txt"}
     kind = Word("KIND_GPU" if device == "cuda" else "KIND_CPU")
     config: dict[str, Any] = {"name": name, "backend": backend, "default_model_filename": file_name}
     config |= {"max_batch_size": max_batch, "input": [given], "output": [made]}
