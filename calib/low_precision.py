@@ -16,8 +16,7 @@ from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.run.files import replacing
 from ..distill.settings.config import Quantise
 from ..distill.training.fake_quantise import TOP
-from .autocast import autocast, modelopt_version
-from .calibrators import CALIBRATORS, check, ranges
+from .calibrators import CALIBRATORS, check_calibrator, ranges
 from .cast import CastReport, cast_half, cast_model
 from .heldout import HeldOut, Outcome
 from .histograms import Statistics
@@ -90,7 +89,7 @@ class Form:
         """Refuse a calibrator that is not known, or that is idle here, with a UsageError."""
         if calibrator is None:
             return
-        check(calibrator, self.grid or "s8")
+        check_calibrator(calibrator, self.grid or "s8")
         if not self.grid:
             why = "NNCF has its own" if self.target == "openvino" else f"--to {self.to} rounds nothing to a range"
             raise UsageError(f"--calibrator {calibrator} does nothing here ({why}): leave it out")
@@ -201,7 +200,7 @@ class Maker:
 
     def _cast(self, out: Path, keep: Sequence[str]) -> CastReport:
         largest = {name: each.largest for name, each in self.statistics.tensors.items()}
-        how = autocast if modelopt_version() else cast_half
+        how = cast_half
         return how(self.source, out, low=self.form.to, block_nodes=keep, largest=largest)
 
     def _quantised(self, calibrator: str, keep: Sequence[str]) -> tuple[ModelProto, dict[str, Any]]:

@@ -230,7 +230,7 @@ def _forget_modelopt() -> None:
         del sys.modules[name]
 
 
-def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_autocast_casts_where_it_is_installed(fake_modelopt: Path) -> None:
     onnx.save(network(), fake_modelopt / "a.onnx")
     assert modelopt.modelopt_version() == "of unknown version"
     settings = {"block_nodes": ["add"], "largest": {"wide": 6e4}}
@@ -243,5 +243,4 @@ def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.Captur
     assert said == {"kdc.head": '"logits"', "kdc.precision": '"fp16"'}
     assert (report.half_nodes, report.casts) == (5, 4) and report.overflowing == {"expand": 6e4, "add": 6e4}
     assert "(ModelOpt of unknown version AutoCast)" in report.line()
-    assert "without ModelOpt kdc's own pass would" in " ".join(capsys.readouterr().out.split())
     assert sorted(path.name for path in fake_modelopt.iterdir()) == ["a.onnx", "b.onnx", "site"]
