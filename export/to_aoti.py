@@ -72,7 +72,12 @@ def compile_package(
     ]
     made = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
     ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": made})
-    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": precision}
+    values = {
+        "ports": ports,
+        "preprocess": model.preprocess.to_dict(),
+        "model": model.spec().to_dict(),
+        "precision": precision,
+    }
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -119,9 +124,9 @@ def export_aoti(
     weights = student_file(run, settings.which)
     model = load_deployable(weights)
     head, input, dynamic_batch = settings.head, settings.input, settings.dynamic_batch
-    size = settings.size or export_size(run.card["data"]["size"], model.output_stride)
+    size = settings.size or export_size(run.image_size, model.output_stride)
     path = run.export / package_name(head, input, dynamic_batch, device, precision)
-    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     if precision not in DTYPES:

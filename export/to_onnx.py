@@ -121,10 +121,10 @@ def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
     weights = student_file(run, settings.which)
     model = load_deployable(weights)
     head, input, dynamic_batch, opset = settings.head, settings.input, settings.dynamic_batch, settings.opset
-    size = settings.size or export_size(run.card["data"]["size"], model.output_stride)
+    size = settings.size or export_size(run.image_size, model.output_stride)
     full = run.export / file_names(head, input, dynamic_batch)[0]
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
-    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
@@ -175,14 +175,15 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
         UsageError: a size, head, input or opset that is not accepted.
     """
     weights = student_file(run, settings.which)
-    spec = (read_card(weights) or {})["model"]
-    size = settings.size or export_size(run.card["data"]["size"], spec["output_stride"])
+    card = read_card(weights)
+    spec = card.model if card else run.card.student
+    size = settings.size or export_size(run.image_size, spec.output_stride)
     head, input = settings.head, settings.input
-    check_form(size, head, input, stride=spec["output_stride"], num_classes=spec["num_classes"])
+    check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
     _check_opset(settings.opset)
     names = file_names(head, input, settings.dynamic_batch)
     wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec["name"], "size": list(size), "onnx": wanted}
+    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
@@ -222,7 +223,7 @@ def _finished(
     del proto.graph.metadata_props[:], proto.metadata_props[:]
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
         del value.metadata_props[:]
-    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": "fp32"}
+    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec().to_dict(), "precision": "fp32"}
     values |= {"head": head, "input": input, **labels}
     helper.set_model_props(proto, {f"kdc.{key}": json.dumps(value) for key, value in values.items()})
     proto = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

@@ -226,9 +226,8 @@ def agree(
         size = next(iter(sizes))
     for source in chosen if size is None else ():
         run = source if isinstance(source, Run) else owner(source)
-        if run is not None and (run.card.get("data") or {}).get("size"):
-            height, width = run.card["data"]["size"]
-            size = export_size((height, width), run.card["student"]["output_stride"])
+        if run is not None and run.card.data.size:
+            size = export_size(run.card.data.size, run.card.student.output_stride)
             break
     engines = [source for source in chosen if is_engine(source)] if size is None else []
     for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet

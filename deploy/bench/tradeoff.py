@@ -32,7 +32,8 @@ FILE = "tradeoff"
 
 def family(run: Run) -> list[Run]:
     """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if found."""
-    others = (run.card.get("baseline") or run.card.get("tuned_from"), (run.card.get("teacher") or {}).get("run"))
+    card = run.card
+    others = (card.baseline or card.tuned_from, card.teacher.run if card.teacher else None)
     return [run, *(found for spec in others if (found := relative(run, spec)))]
 
 

@@ -156,6 +156,7 @@ def _of_torch(
     assisted: bool,
 ) -> Segmenter:
     from ...distill.evaluation.evaluate import model_predictor
+    from ...distill.run.card import DataCard
     from ...distill.run.checkpoint import load_deployable, load_student, read_card, student_file
     from ..runtimes.torch_runtime import need_device
 
@@ -165,13 +166,14 @@ def _of_torch(
     model = (load_student if assisted else load_deployable)(source)
     run = source if isinstance(source, Run) else owner(source)
     path = student_file(source) if isinstance(source, Run) else source
-    card = (run.card if run else read_card(path) or {}).get("data") or {}
-    own = export_size((card["size"][0], card["size"][1]), model.output_stride) if card.get("size") else None
+    card = run.card if run else read_card(path)
+    data = card.data if card else DataCard()
+    own = export_size(data.size, model.output_stride) if data.size else None
     tiling = windows.tiling(own)
     predict = _told(model_predictor(model, device, tiling=tiling), tiling)
-    palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
     facts = {"ran_on": f"torch {device}", **_fact(tiling)}
-    return Segmenter(predict, facts, model.num_classes, tuple(card.get("classes") or ()), palette, lambda: None)
+    return Segmenter(predict, facts, model.num_classes, tuple(data.classes), palette, lambda: None)
 
 
 def _fact(tiling: "Tiling | None") -> dict[str, Any]:

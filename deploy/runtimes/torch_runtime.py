@@ -14,6 +14,7 @@ from ...distill.errors import ExportError, UsageError, one_line
 from ...distill.evaluation.argmax import labels_of
 from ...distill.losses import upsample
 from ...distill.models import SegmentationModel
+from ...distill.run.card import DataCard
 from ...distill.run.checkpoint import load_deployable, read_card, student_file
 from ...distill.run.folder import Run
 from ..artefacts.beside import owner
@@ -128,7 +129,8 @@ class TorchRuntime(Runtime):
             torch.set_num_threads(threads)
         self.source = student_file(source) if isinstance(source, Run) else Path(source)
         run = source if isinstance(source, Run) else owner(source)
-        card = (run.card if run else read_card(self.source) or {}).get("data") or {}
+        card = run.card if run else read_card(self.source)
+        data = card.data if card else DataCard()
         self.device = device
         self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
@@ -141,11 +143,13 @@ class TorchRuntime(Runtime):
             # as a network it keeps its interface, which the type of what torch.compile returns does not say
             whole = torch.compile(self.model, fullgraph=True)
             self.model = whole  # pyright: ignore[reportAttributeAccessIssue]
-        if size is None and "size" not in card:
-            raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
-        height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
-        classes = tuple(card.get("classes") or ())
+        if size is None:
+            if data.size is None:
+                raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
+            size = export_size(data.size, self.model.output_stride)
+        height, width = size
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
+        classes = tuple(data.classes)
         self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
         self.provider = f"torch {device} {form.way}"
         self._stream = None

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+
+from .._made import Port, onnx_file
 
 K, H, W = 11, 32, 64
 Network = Callable[..., Path]
@@ -79,21 +81,10 @@ def write_network(path: Path, *, uint8: bool = False, batch: int = 1, opset: int
         node = helper.make_node
         nodes += [node("Cast", ["image"], ["f"], to=TensorProto.FLOAT), node("Sub", ["f", "mean"], ["centred"])]
         nodes += [node("Div", ["centred", "std"], ["d"]), node("Transpose", ["d"], ["x"], perm=[0, 3, 1, 2])]
-    shape, kind = ([batch, H, W, 3], TensorProto.UINT8) if uint8 else ([batch, 3, H, W], TensorProto.FLOAT)
-    graph = helper.make_graph(
-        [*nodes, *_nodes("x" if uint8 else "image")],
-        "net",
-        [helper.make_tensor_value_info("image", kind, shape)],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, K, H, W])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    classes = [f"c{k}" for k in range(K)]
-    properties = {"kdc.preprocess": json.dumps(IMAGENET.to_dict()), "kdc.classes": json.dumps(classes)}
-    helper.set_model_props(model, properties)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, str(path))
-    return path
+    image: Port = ([batch, H, W, 3], TensorProto.UINT8) if uint8 else [batch, 3, H, W]
+    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [f"c{k}" for k in range(K)]}
+    nodes += _nodes("x" if uint8 else "image")
+    return onnx_file(path, nodes, {"image": image}, {"logits": [batch, K, H, W]}, weights, opset=opset, facts=facts)
 
 
 def some_images(count: int, size: tuple[int, int] = (H, W)) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
     manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2))
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
-    assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"]["export/model.pt2"]
+    assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card.files["export/model.pt2"]
     assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
     assert manifest["ran"] == {"provider": "AOTInductor cpu", "precision": "fp32"}
     assert read_gates(gated_run)[-1]["stage"] == "aoti model" and read_gates(gated_run)[-1]["max_relative"] < 1e-4

@@ -73,7 +73,7 @@ def test_what_is_in_a_file(exported: Files, networks: dict[str, SegmentationMode
     said = {p.key: json.loads(p.value) for p in model.metadata_props}
     assert said["kdc.preprocess"]["order"] == "bgr"
     assert said["kdc.classes"][1] == "sky" and said["kdc.palette"][0] == [128, 64, 128]
-    assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec()))
+    assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec().to_dict()))
     assert (said["kdc.head"], said["kdc.input"]) == ("argmax", "uint8")
 
 
@@ -138,7 +138,7 @@ def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
     assert [each.path.name for each in done] == ["model.onnx", "model.fp16.onnx"]
     for each in done:
         manifest = json.loads((run.export / f"{each.path.name}.json").read_text())
-        assert manifest["sha256"] == sha256(each.path) == Run(run.path).card["files"][f"export/{each.path.name}"]
+        assert manifest["sha256"] == sha256(each.path) == Run(run.path).card.files[f"export/{each.path.name}"]
         assert read_info(each.path).shape == (1, 3, 40, 64)  # rounded up
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
     full, half = (each.manifest for each in done)
@@ -199,8 +199,8 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     to_onnx.export_run(run, ExportSettings(images=1))
     assert {path.name for path in run.export.iterdir()} == before, "the same network leaves what was made from it"
 
-    card = {"data": run.card["data"]}
-    save_student(weights, build("deeplabv3-mv2_050", run.card["data"]["num_classes"], seed=1), card)
+    card = {"data": run.card.data.to_dict()}
+    save_student(weights, build("deeplabv3-mv2_050", run.card.data.num_classes, seed=1), card)
     capsys.readouterr()
     to_onnx.export_run(run, ExportSettings(images=1))
     left = {path.name for path in run.export.iterdir()}
@@ -208,8 +208,8 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
     said = " ".join(capsys.readouterr().out.split())
     assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
-    assert set(Run(run.path).card["files"]) >= {"export/model.onnx"}
-    assert "export/model.fp16.onnx" not in Run(run.path).card["files"]
+    assert set(Run(run.path).card.files) >= {"export/model.onnx"}
+    assert "export/model.fp16.onnx" not in Run(run.path).card.files
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
     for manifest, name in ((full, "model.xml"), (half, "model.fp16.xml")):
         path = gated_run.export / name
         assert json.loads(manifest_path(path).read_text()) == json.loads(json.dumps(manifest, default=str))
-        assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"][f"export/{name}"]
+        assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card.files[f"export/{name}"]
         assert manifest["weights"]["sha256"] == sha256(path.with_suffix(".bin"))
         assert manifest["onnx"] == {"file": "model.onnx", "sha256": sha256(gated_run.export / "model.onnx")}
         assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
@@ -103,7 +103,7 @@ def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
 
 def test_another_network_takes_the_openvino_files_away(gated_run: Run) -> None:
     to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
-    data = gated_run.card["data"]
+    data = gated_run.card.data.to_dict()
     save_student(
         gated_run.checkpoints / "best.safetensors",
         build("deeplabv3-mv2_050", data["num_classes"], seed=1),

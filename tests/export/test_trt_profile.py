@@ -1,18 +1,18 @@
 """The shapes of an engine: each corner of a profile is tried before TensorRT is."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.distill.errors import UsageError
 from kdc.export import to_trt
 from kdc.export.to_trt import BuildFlags
+
+from .._made import onnx_file
 
 Files = Callable[..., Path]
 
@@ -20,29 +20,20 @@ Files = Callable[..., Path]
 def free_network(path: Path, pooled: bool = False, baked: bool = False) -> Path:
     """Write a foreign network whose batch, height and width are free; it may be made for one size all the same."""
     nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1], name="conv")]
-    stored = [numpy_helper.from_array(np.ones((5, 3, 3, 3), np.float32), "w")]
+    stored: dict[str, np.ndarray] = {"w": np.ones((5, 3, 3, 3), np.float32)}
     if pooled:  # the pooling of a pyramid: a matrix of one width
         nodes.append(helper.make_node("MatMul", ["z", "columns"], ["out"], name="pooling"))
-        stored.append(numpy_helper.from_array(np.ones((64, 64), np.float32), "columns"))
+        stored["columns"] = np.ones((64, 64), np.float32)
     elif baked:  # columns that are looked up: their numbers are beyond a smaller image
         nodes.append(helper.make_node("Gather", ["z", "at"], ["picked"], axis=3, name="gather"))
         nodes.append(helper.make_node("Resize", ["picked", "", "", "sizes"], ["out"], mode="nearest"))
         nodes.insert(0, helper.make_node("Shape", ["z"], ["sizes"]))
         nodes.insert(0, nodes.pop(1))
-        stored.append(numpy_helper.from_array(np.arange(60, 64), "at"))
+        stored["at"] = np.arange(60, 64)
     else:
         nodes.append(helper.make_node("Relu", ["z"], ["out"]))
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])
-    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n", 5, "h", "w"])
-    model = helper.make_model(
-        helper.make_graph(nodes, "net", [image], [out], stored),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    facts = {"kdc.model": json.dumps({"output_stride": 8})}
-    helper.set_model_props(model, facts)
-    onnx.save(model, path)
-    return path
+    facts = {"kdc.model": {"output_stride": 8}}
+    return onnx_file(path, nodes, {"image": ["n", 3, "h", "w"]}, {"out": ["n", 5, "h", "w"]}, stored, facts=facts)
 
 
 SIZES = ((32, 64), (32, 64), (48, 128))

@@ -13,7 +13,7 @@ from kdc.deploy.parity.produce import judge
 from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.run.folder import Run
 
-from .._made import judged
+from ..._made import judged
 
 
 def test_ledger_keeps_one_entry_a_stage(tmp_path: Path) -> None:

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show
@@ -16,6 +15,8 @@ from kdc.distill import models
 from kdc.distill.errors import DataError, UsageError, WeightsError
 from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.checkpoint import save_student
+
+from ..._made import onnx_file
 
 SIZE, K = (32, 64), 11
 
@@ -27,7 +28,7 @@ def run(tmp_path) -> Path:
     model = models.build("deeplabv3-mv2", K, seed=0)
     data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 3, "seed": 0}, "size": SIZE}
     save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
-    card = {"data": data, "student": model.spec(), "teacher": {"name": "deeplabv3-r18"}}
+    card = {"data": data, "student": model.spec().to_dict(), "teacher": {"name": "deeplabv3-r18"}}
     (folder / "run.json").write_text(json.dumps(card))
     constant(folder / "export" / "model.onnx", K)
     return folder
@@ -37,18 +38,9 @@ def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZ
     bias = np.zeros(classes, np.float32)
     bias[2] = 1
     weights = {"w": np.zeros((classes, 3, 1, 1), np.float32), "b": bias}
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, channels, *size])
-        for name, channels in (("image", 3), ("z", classes))
-    ]
     nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
-    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {"kdc.preprocess": json.dumps(IMAGENET.to_dict())})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, str(path))
-    return path
+    facts = {"kdc.preprocess": IMAGENET.to_dict()}
+    return onnx_file(path, nodes, {"image": [1, 3, *size]}, {"z": [1, classes, *size]}, weights, facts=facts)
 
 
 def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
@@ -117,7 +109,7 @@ def test_costs_of_a_run_are_those_of_student_and_teacher(run):
 
 def test_a_teacher_is_counted_as_it_was_loaded(run):
     card = json.loads((run / "run.json").read_text())
-    card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec()
+    card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec().to_dict()
     (run / "run.json").write_text(json.dumps(card))
     student, teacher = count([str(run)], counter="true")
     assert (student["output_stride"], teacher["output_stride"]) == (8, 16)

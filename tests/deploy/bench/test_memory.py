@@ -4,24 +4,20 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.deploy.bench import memory
 from kdc.deploy.bench.memory import bench_memory, show
 from kdc.deploy.bench.worker import _peak_resident, _resident
 
+from ..._made import onnx_file
+
 
 def heavy(path: Path, mebibytes: int) -> Path:
     """Write a network whose weights take so much memory; most of them are multiplied with one value."""
     weights = np.ones((mebibytes * 2**18 // 3, 3, 1, 1), np.float32)
-    ends = [
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 4, 4]) for n, c in (("x", 3), ("z", len(weights)))
-    ]
     node = helper.make_node("Conv", ["x", "w"], ["z"])
-    graph = helper.make_graph([node], "net", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), str(path))
-    return path
+    return onnx_file(path, [node], {"x": [1, 3, 4, 4]}, {"z": [1, len(weights), 4, 4]}, {"w": weights})
 
 
 def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):

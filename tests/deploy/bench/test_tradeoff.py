@@ -36,7 +36,9 @@ def run(tmp_path_factory) -> Run:
     model = models.build("deeplabv3-mv2_035", K, seed=0)
     data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 2, "seed": 0}, "size": SIZE}
     save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
-    (folder / "run.json").write_text(json.dumps({"data": data, "student": model.spec(), "baseline": "runs/alone"}))
+    (folder / "run.json").write_text(
+        json.dumps({"data": data, "student": model.spec().to_dict(), "baseline": "runs/alone"})
+    )
     return Run(folder)
 
 

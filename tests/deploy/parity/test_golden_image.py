@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from kdc import cli
 from kdc.deploy.artefacts.beside import golden_path
@@ -32,6 +31,8 @@ from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.files import sha256
 
+from ..._made import Port, onnx_file
+
 K, H, W = 3, 16, 24
 
 
@@ -39,18 +40,13 @@ def network(path: Path, scale: float = 1.0, preprocess: Any = IMAGENET, argmax: 
     """Write one convolution (and an argmax), its weights times ``scale``."""
     weights = np.random.default_rng(0).standard_normal((K, 3, 3, 3)).astype(np.float32) * scale
     nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1])]
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, K, H, W])
+    made: dict[str, Port] = {"z": [1, K, H, W]}
     if argmax:
         nodes.append(helper.make_node("ArgMax", ["z"], ["long"], axis=1, keepdims=0))
         nodes.append(helper.make_node("Cast", ["long"], ["mask"], to=TensorProto.UINT8))
-        out = helper.make_tensor_value_info("mask", TensorProto.UINT8, [1, H, W])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, H, W])
-    graph = helper.make_graph(nodes, "net", [image], [out], [numpy_helper.from_array(weights, "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    values = {"kdc.preprocess": preprocess.to_dict(), "kdc.classes": ["a", "b", "c"]}
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in values.items()})
-    onnx.save(model, str(path))
-    return path
+        made = {"mask": ([1, H, W], TensorProto.UINT8)}
+    facts = {"kdc.preprocess": preprocess.to_dict(), "kdc.classes": ["a", "b", "c"]}
+    return onnx_file(path, nodes, {"image": [1, 3, H, W]}, made, {"w": weights}, facts=facts)
 
 
 class Images(Dataset):

@@ -100,7 +100,7 @@ def test_without_manifests_names_tell_and_a_circle_is_no_end(run: Run) -> None:
 
 
 def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    before = run.card["files"]
+    before = run.card.files
     capsys.readouterr()
     assert cli.run(["parity", str(run.path), "--images", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -114,7 +114,7 @@ def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFix
     assert all(e["passed"] and e["sha256"] and e["reference_sha256"] for e in entries)
     int8 = next(e for e in entries if e["file"] == "model.int8.ort.onnx")
     assert int8["tolerances"]["agreement"] == 0.3, "what its flags allowed when it was made"
-    assert Run(run.path).card["files"]["gates.json"] != before["gates.json"], "sealed again"
+    assert Run(run.path).card.files["gates.json"] != before["gates.json"], "sealed again"
 
 
 @pytest.mark.parametrize(

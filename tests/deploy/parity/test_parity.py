@@ -14,7 +14,7 @@ from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import resolve
 
-from .._made import SIZE, Images, K, Made, judged
+from ..._made import SIZE, Images, K, Made, judged
 
 
 class Coarse(Made):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from kdc.deploy.bench.accuracy import evaluate_source
 from kdc.deploy.predict.segmenter import Segmenter, Windows, locate, open_segmenter
@@ -20,6 +19,8 @@ from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
 
+from ..._made import Port, onnx_file
+
 SIZE, K = (32, 64), 11
 
 
@@ -29,18 +30,12 @@ def channels(path: Path, head: str = "logits", batch: int = 1) -> Path:
     weight, bias = weight[:, :, None, None], np.full(K, -1e3, np.float32)
     bias[:3] = IMAGENET.mean
     nodes = [helper.make_node("Conv", ["image", "w", "b"], ["z"])]
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [batch, K, *SIZE])
+    made: dict[str, Port] = {"z": [batch, K, *SIZE]}
     if head == "argmax":
         nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0))
-        out = helper.make_tensor_value_info("y", TensorProto.INT64, [batch, *SIZE])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *SIZE])
-    stored = [numpy_helper.from_array(value, name) for name, value in (("w", weight), ("b", bias))]
-    graph = helper.make_graph(nodes, "net", [image], [out], stored)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        made = {"y": ([batch, *SIZE], TensorProto.INT64)}
     facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [str(k) for k in range(K)]}
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in facts.items()})
-    onnx.save(model, str(path))
-    return path
+    return onnx_file(path, nodes, {"image": [batch, 3, *SIZE]}, made, {"w": weight, "b": bias}, facts=facts)
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -61,7 +56,7 @@ def run(tmp_path: Path) -> Path:
     model = models.build("pspnet-mv2_035", K, seed=0)
     data = {"source": "builtin", "options": {"size": [60, 100], "val_count": 2}, "size": SIZE}
     save_student(tmp_path / "checkpoints" / "best.safetensors", model, {"data": data})
-    (tmp_path / "run.json").write_text(json.dumps({"data": data, "student": model.spec()}))
+    (tmp_path / "run.json").write_text(json.dumps({"data": data, "student": model.spec().to_dict()}))
     return tmp_path
 
 

@@ -1,14 +1,12 @@
 """OpenVINO: contracts read from its files, what it really computes in, refusals."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from kdc.deploy.artefacts.beside import weights_beside
 from kdc.deploy.runtimes.open import open_runtime
@@ -16,6 +14,8 @@ from kdc.deploy.runtimes.openvino_runtime import OpenvinoRuntime, read_ir
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN
+
+from ..._made import Port, onnx_file
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -32,20 +32,12 @@ def network(path: Path, *, shape=(1, 3, H, W), argmax: bool = False, metadata=KD
         helper.make_node("Relu", ["y"], ["r"]),
         helper.make_node("Conv", ["r", "b"], ["z"]),
     ]
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [shape[0], K, *shape[2:]])
+    made: dict[str, Port] = {"z": [shape[0], K, *shape[2:]]}
     if argmax:
         nodes.append(helper.make_node("ArgMax", ["z"], ["mask"], axis=1, keepdims=1))
-        out = helper.make_tensor_value_info("mask", TensorProto.INT64, [shape[0], 1, *shape[2:]])
-    weights = [numpy_helper.from_array(w.astype(np.float32), name) for w, name in ((FIRST, "a"), (LAST, "b"))]
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(shape))
-    model = helper.make_model(
-        helper.make_graph(nodes, "net", [image], [out], weights),
-        opset_imports=[helper.make_opsetid("", 20)],
-        ir_version=10,
-    )
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
-    onnx.save(model, str(path))
-    return path
+        made = {"mask": ([shape[0], 1, *shape[2:]], TensorProto.INT64)}
+    stored = {"a": FIRST.astype(np.float32), "b": LAST.astype(np.float32)}
+    return onnx_file(path, nodes, {"image": shape}, made, stored, facts=metadata)
 
 
 def ir(source: Path, *, compress: bool = False) -> Path:

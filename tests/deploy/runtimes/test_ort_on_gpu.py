@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.deploy.runtimes import ort_runtime
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_on_gpu import OrtOnGpu
 
+from ..._made import onnx_file
 from .trt.test_lane import Notes
 
 X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
@@ -20,12 +20,9 @@ X = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    weights = numpy_helper.from_array(np.random.default_rng(1).standard_normal((4, 3, 1, 1)).astype(np.float32), "w")
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, 8, 8])
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 4, 8, 8])
-    graph = helper.make_graph([helper.make_node("Conv", ["image", "w"], ["z"])], "net", [image], [out], [weights])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "a.onnx")
-    return tmp_path / "a.onnx"
+    weights = {"w": np.random.default_rng(1).standard_normal((4, 3, 1, 1)).astype(np.float32)}
+    nodes = [helper.make_node("Conv", ["image", "w"], ["z"])]
+    return onnx_file(tmp_path / "a.onnx", nodes, {"image": ["n", 3, 8, 8]}, {"z": ["n", 4, 8, 8]}, weights)
 
 
 class Binding:

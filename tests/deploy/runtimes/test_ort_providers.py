@@ -3,25 +3,22 @@
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import ExportError, UsageError
+
+from ..._made import onnx_file
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     import numpy as np
 
-    weights = numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w")
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 4, 8, 8])
-    graph = helper.make_graph([helper.make_node("Conv", ["image", "w"], ["z"])], "net", [image], [out], [weights])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "a.onnx")
-    return tmp_path / "a.onnx"
+    nodes, weights = [helper.make_node("Conv", ["image", "w"], ["z"])], {"w": np.ones((4, 3, 1, 1), np.float32)}
+    return onnx_file(tmp_path / "a.onnx", nodes, {"image": [1, 3, 8, 8]}, {"z": [1, 4, 8, 8]}, weights)
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ from kdc.distill.evaluation.evaluate import model_predictor
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.checkpoint import save_student
 
+from ..._made import Port, onnx_file
+
 K, H, W = 5, 16, 24
 WEIGHTS = np.random.default_rng(0).standard_normal((K, 3, 3, 3)).astype(np.float32)
 
@@ -26,17 +28,12 @@ WEIGHTS = np.random.default_rng(0).standard_normal((K, 3, 3, 3)).astype(np.float
 def network(path: Path, *, shape=(1, 3, H, W), metadata: dict | None = None, argmax: bool = False) -> Path:
     """Write one convolution (and an argmax) as ONNX."""
     nodes = [helper.make_node("Conv", ["image", "w"], ["z"], pads=[1, 1, 1, 1])]
-    out = helper.make_tensor_value_info("z", TensorProto.FLOAT, [shape[0], K, *shape[2:]])
+    made: dict[str, Port] = {"z": [shape[0], K, *shape[2:]]}
     if argmax:
         nodes.append(helper.make_node("ArgMax", ["z"], ["long"], axis=1, keepdims=0))
         nodes.append(helper.make_node("Cast", ["long"], ["mask"], to=TensorProto.UINT8))
-        out = helper.make_tensor_value_info("mask", TensorProto.UINT8, [shape[0], *shape[2:]])
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(shape))
-    graph = helper.make_graph(nodes, "net", [image], [out], [numpy_helper.from_array(WEIGHTS, "w")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    helper.set_model_props(model, {key: json.dumps(value) for key, value in (metadata or {}).items()})
-    onnx.save(model, str(path))
-    return path
+        made = {"mask": ([shape[0], *shape[2:]], TensorProto.UINT8)}
+    return onnx_file(path, nodes, {"image": shape}, made, {"w": WEIGHTS}, facts=metadata)
 
 
 KDC = {
@@ -316,17 +313,7 @@ def test_a_network_that_fails_when_it_runs_is_a_broken_file(tmp_path: Path) -> N
         onnx.helper.make_node("Gather", ["image", "far"], ["picked"], axis=1),
         onnx.helper.make_node("Conv", ["picked", "weight"], ["logits"]),
     ]
-    stored = [
-        onnx.numpy_helper.from_array(np.array([0, 1, 99]), "far"),
-        onnx.numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "weight"),
-    ]
-    ends = [
-        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, channels, 8, 8])]
-        for name, channels in (("image", 3), ("logits", 4))
-    ]
-    path = tmp_path / "far.onnx"
-    graph = onnx.helper.make_graph(nodes, "g", ends[0], ends[1], stored)
-    opset = [onnx.helper.make_opsetid("", 20)]
-    onnx.save(onnx.helper.make_model(graph, ir_version=10, opset_imports=opset), path)
+    stored = {"far": np.array([0, 1, 99]), "weight": np.ones((4, 3, 1, 1), np.float32)}
+    path = onnx_file(tmp_path / "far.onnx", nodes, {"image": [1, 3, 8, 8]}, {"logits": [1, 4, 8, 8]}, stored)
     with open_runtime(path) as runtime, pytest.raises(WeightsError, match=r"far\.onnx cannot be run: .*"):
         runtime.infer(np.zeros((1, 3, 8, 8), np.float32))

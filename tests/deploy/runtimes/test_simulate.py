@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime, read_info
 from kdc.deploy.runtimes.simulate import COMPUTED, twin
 
+from ..._made import onnx_file
+
 HALVES = {"bf16": (TensorProto.BFLOAT16, ml_dtypes.bfloat16), "fp16": (TensorProto.FLOAT16, np.float16)}
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-9, 9, (1, 3, 8, 8)).astype(np.float32)
@@ -18,11 +20,7 @@ WEIGHT = RNG.standard_normal((4, 3, 1, 1)).astype(np.float32)
 
 
 def saved(path: Path, nodes: list[onnx.NodeProto], stored: list[TensorProto]) -> Path:
-    given = helper.make_tensor_value_info("image", TensorProto.FLOAT, list(X.shape))
-    made = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 4, 8, 8])
-    graph = helper.make_graph(nodes, "g", [given], [made], stored)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10), str(path))
-    return path
+    return onnx_file(path, nodes, {"image": X.shape}, {"logits": [1, 4, 8, 8]}, stored, opset=22)
 
 
 def raw(name: str, kind: int, values: np.ndarray) -> TensorProto:

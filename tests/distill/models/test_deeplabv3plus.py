@@ -15,6 +15,7 @@ from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
 from kdc.distill.probe.dry_run import estimate_memory
+from kdc.distill.run.card import DataCard
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
@@ -223,10 +224,10 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_default_stride_is_the_architectures(tmp_path: Path) -> None:
-    data: dict[str, Any] = {"name": "streets", "source": "streets", "num_classes": 4, "fingerprint": "f" * 8}
+    data = DataCard("streets", "streets", num_classes=4, fingerprint="f" * 8)
     for stride in (16, 8):
         network = models.build(SMALL, 4, output_stride=stride, seed=stride)
-        card = {"kind": "train", "status": "finished", "student": network.spec(), "data": data}
+        card = {"kind": "train", "status": "finished", "student": network.spec().to_dict(), "data": data.to_dict()}
         run = Run.create("run", Config(), out=tmp_path / str(stride), created=f"2026-01-{30 - stride}", **card)
         save_student(run.checkpoints / "best.safetensors", network, {})
         run.unlock()
