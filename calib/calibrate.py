@@ -1,12 +1,10 @@
 """From a run's float32 ONNX file to a smaller one for a target: calibrated, quantised or cast, and through its gate."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
@@ -25,11 +23,11 @@ from ..distill.errors import DataError, ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_json
 from ..distill.run.folder import Run
 from ..distill.settings.config import Quantise
+from .calibration import Calibration
 from .cast import CastReport
 from .heldout import HeldOut, held_out
-from .histograms import Statistics, cache_path, collect, fingerprint
 from .images import CalibrationSet, choose
-from .low_precision import CALIBRATOR, Form, Maker
+from .low_precision import CALIBRATOR, CASTERS, Form, LowPrecisionWriter, check_caster
 from .onnx_graph import resolve
 from .openvino_int8 import tools
 from .sensitivity import Sensitivity, best, compare, rescue
@@ -72,6 +70,7 @@ class Settings:
         sensitivity: measure what each group costs and leave groups high until the limits hold.
         keep: names of nodes or groups left high.
         high: what the rest of a quantised file for trt computes in, "fp32" or "fp16" (the default there).
+        caster: what casts to FP16 and BF16: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
         seed: of the choice.
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -89,6 +88,7 @@ class Settings:
     sensitivity: bool = False
     keep: Sequence[str] = ()
     high: str | None = None
+    caster: str = CASTERS[0]
     seed: int = 0
     gate_images: int | None = 16
     agreement: float | None = None
@@ -113,8 +113,8 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
     form, full = checked(run, asked)
     keep, calibrator = list(asked.keep), calibrator_of(run, form, asked)
     limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
-    dataset, chosen, maker = prepared(run, form, full, asked)
-    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
+    dataset, chosen, writer = prepared(run, form, full, asked)
+    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": writer.calibration.fingerprint}}
     if aware := _aware(run, form):
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
         facts["qat"] = {"from": run.card.tuned_from, "layers": len(aware.layers), "grid": aware.grid}
@@ -123,25 +123,25 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
                 f"{run.path.name} was trained with weights of 8 bits; their products may saturate on this CPU, which "
                 "has no VNNI: --qat here trains with 7"
             )
-    names = resolve(maker.model.graph, keep)
+    names = resolve(writer.model.graph, keep)
     found: Sensitivity | None = None
     if asked.compared or asked.sensitivity:
         with open_runtime(full) as reference:
             others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=asked.seed))
         if asked.compared:
-            outcomes = compare(maker, others)
+            outcomes = compare(writer, others)
             calibrator = asked.calibrator or best(outcomes)
             facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
         if asked.sensitivity:
             bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
-            found = rescue(maker, others, **bars, calibrator=calibrator, keep=names)
+            found = rescue(writer, others, **bars, calibrator=calibrator, keep=names)
             facts["sensitivity"] = found.to_dict()
-            names = resolve(maker.model.graph, [*keep, *found.rescued])
+            names = resolve(writer.model.graph, [*keep, *found.rescued])
     path, judged = form.path(full), run.open_data(run.config.data.split)
     if form.target != "openvino":
-        maker.statistics  # noqa: B018 - what refuses an image or an activation does so before a good file goes
+        writer.calibration.statistics  # noqa: B018 - what refuses an image or an activation does so before a good file goes
     discard(run, [path])  # a file without a manifest is unproven
-    report = maker.make(path, calibrator=calibrator, keep=names)
+    report = writer.write(path, calibrator=calibrator, keep=names)
     console.say(report.line())
     facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
     left: dict[str, Any] = {"left_high": [*keep, *(found.rescued if found else ())]}
@@ -160,9 +160,9 @@ def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
     asked = Settings(**settings)
     form, full = checked(run, asked)
     limits = tolerances(form.precision, run, agreement=asked.agreement, miou_drop=asked.max_drop)
-    chosen, maker = prepared(run, form, full, asked)[1:]
-    resolve(maker.model.graph, asked.keep)
-    cache = cache_path(run.calib, maker.fingerprint)
+    chosen, writer = prepared(run, form, full, asked)[1:]
+    resolve(writer.model.graph, asked.keep)
+    cache = writer.calibration.cache
     return {
         "source": str(full),
         "file": str(form.path(full)),
@@ -172,7 +172,7 @@ def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
         "data": chosen.data,
         "calibrator": calibrator_of(run, form, asked) if form.grid else None,
         "statistics": str(cache),
-        "cached": cache.is_file(),
+        "cached": cache is not None and cache.is_file(),
         "keep": list(asked.keep),
         "limits": asdict(limits),
         "audit": chosen.audit,
@@ -212,20 +212,21 @@ def checked(run: Run, asked: Settings) -> tuple[Form, Path]:
         )
     if form.target == "openvino":
         tools()
+    if asked.caster != CASTERS[0] and not form.is_cast:
+        raise UsageError(f"--caster is for FP16 and BF16; --to {asked.to} is quantised by kdc: leave it out")
+    check_caster(asked.caster)
     full = asked.source or float_file(run)
     if (precision := read_info(full).precision) != "fp32":
         raise WeightsError(f"{full} is {precision} already; {asked.to} is made from the float32 file")
     return form, full
 
 
-def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset, CalibrationSet, Maker]:
-    """Choose the calibration images and return what makes the file; nothing is calibrated before that is asked to."""
+def prepared(run: Run, form: Form, full: Path, asked: Settings) -> tuple[Dataset, CalibrationSet, LowPrecisionWriter]:
+    """Choose the calibration images and return the writer of the file; calibration runs lazily."""
     dataset = _data(run, asked)
     chosen = choose(dataset, asked.images, seed=asked.seed)
-    name = fingerprint(full, chosen.fingerprint, chosen.keys)
-    seen = lambda: _statistics(run, full, dataset, chosen, name)  # noqa: E731
-    aware = _aware(run, form)
-    return dataset, chosen, Maker(full, form, seen, lambda: _pictures(dataset, chosen), name, aware)
+    calibration = Calibration.of(full, dataset, chosen, run.calib)
+    return dataset, chosen, LowPrecisionWriter(form, calibration, _aware(run, form), asked.caster)
 
 
 def _data(run: Run, asked: Settings) -> Dataset:
@@ -250,22 +251,6 @@ def _aware(run: Run, form: Form) -> Quantise | None:
     """Return what a run was trained to feel, where this form rounds so."""
     aware = run.config.quantise
     return aware if aware is not None and aware.grid == form.grid else None
-
-
-def _statistics(run: Run, full: Path, dataset: Dataset, chosen: CalibrationSet, name: str) -> Statistics:
-    path = cache_path(run.calib, name)
-    if known := Statistics.load(path, name):
-        console.say(f"statistics of {known.images} images of {chosen.data} from {path.name}")
-        return known
-    console.say(f"calibrating {full.name} on {len(chosen.indices)} images of {chosen.data}")
-    pictures = console.progress(_pictures(dataset, chosen), total=len(chosen.indices), label="calibrating")
-    made = collect(full, pictures, name)
-    made.save(path)
-    return made
-
-
-def _pictures(dataset: Dataset, chosen: CalibrationSet) -> Iterator[np.ndarray]:
-    return (dataset.read(i)[0] for i in chosen.indices)
 
 
 def _manifest(path: Path, full: Path, form: Form, result: GateResult) -> dict[str, Any]:

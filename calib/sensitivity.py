@@ -9,7 +9,7 @@ from typing import Any
 
 from ..distill import console
 from .heldout import HeldOut, Outcome
-from .low_precision import Maker
+from .low_precision import LowPrecisionWriter
 from .onnx_graph import groups
 
 
@@ -51,12 +51,12 @@ class Sensitivity:
         return asdict(self)
 
 
-def compare(maker: Maker, images: HeldOut) -> dict[str, Outcome]:
+def compare(writer: LowPrecisionWriter, images: HeldOut) -> dict[str, Outcome]:
     """Make the file with every calibrator and print how each does on held-out images."""
     outcomes: dict[str, Outcome] = {}
-    for name in console.progress(maker.form.calibrators(), label="comparing calibrators"):
-        outcomes[name] = maker.score(images, calibrator=name)
-    title = f"calibrators for {maker.form.precision} on {maker.form.target}, {len(images.keys)} held-out images"
+    for name in console.progress(writer.form.calibrators(), label="comparing calibrators"):
+        outcomes[name] = writer.score(images, calibrator=name)
+    title = f"calibrators for {writer.form.precision} on {writer.form.target}, {len(images.keys)} held-out images"
     columns = ["calibrator", "pixels that agree %", "mIoU %", "mIoU drop"]
     console.table(title, columns, [[name, *each.cells] for name, each in outcomes.items()])
     return outcomes
@@ -68,7 +68,7 @@ def best(outcomes: dict[str, Outcome]) -> str:
 
 
 def rescue(
-    maker: Maker,
+    writer: LowPrecisionWriter,
     images: HeldOut,
     *,
     agreement: float,
@@ -79,18 +79,18 @@ def rescue(
     """Measure every group, then leave the costliest ones that help high, one by one, until both limits hold.
 
     Args:
-        maker: of the file.
+        writer: of the file.
         images: those that neither calibration nor gate use.
         agreement: least share of agreeing pixels.
         drop: largest loss of mIoU in points.
         calibrator: see ``ranges``.
         keep: nodes that always stay high.
     """
-    everything = maker.score(images, calibrator=calibrator, keep=keep)
-    blocks = {name: nodes for name, nodes in groups(maker.model.graph).items() if not set(nodes) <= set(keep)}
+    everything = writer.score(images, calibrator=calibrator, keep=keep)
+    blocks = {name: nodes for name, nodes in groups(writer.model.graph).items() if not set(nodes) <= set(keep)}
     costs = []
     for name, nodes in console.progress(blocks.items(), total=len(blocks), label="leaving one group out"):
-        without = maker.score(images, calibrator=calibrator, keep=[*keep, *nodes])
+        without = writer.score(images, calibrator=calibrator, keep=[*keep, *nodes])
         points = 100 * (without.agreement - everything.agreement)
         gain = None if without.drop is None or everything.drop is None else everything.drop - without.drop
         nearer = everything.short_of(agreement, drop) - without.short_of(agreement, drop)
@@ -104,7 +104,7 @@ def rescue(
     # a group that does not help at its turn may help after another one: stop when a whole round does not help
     while reached.short_of(agreement, drop) and tried < len(waiting):
         group = waiting.pop(0)
-        outcome = maker.score(images, calibrator=calibrator, keep=[*high, *blocks[group]])
+        outcome = writer.score(images, calibrator=calibrator, keep=[*high, *blocks[group]])
         if outcome.short_of(agreement, drop) >= reached.short_of(agreement, drop):
             waiting.append(group)
             tried += 1
@@ -113,19 +113,19 @@ def rescue(
         high += blocks[group]
         rescued.append(group)
         steps.append(reached)
-        console.say(f"{group} left in {maker.form.high}: {100 * reached.agreement:.3f} % of pixels agree")
+        console.say(f"{group} left in {writer.form.high}: {100 * reached.agreement:.3f} % of pixels agree")
 
     result = Sensitivity(everything, costs, rescued, steps, not reached.short_of(agreement, drop), images.keys)
-    show_sensitivity(result, maker)
+    show_sensitivity(result, writer)
     return result
 
 
-def show_sensitivity(result: Sensitivity, maker: Maker, most: int = 12) -> None:
+def show_sensitivity(result: Sensitivity, writer: LowPrecisionWriter, most: int = 12) -> None:
     """Print the costliest groups and which of them were left high."""
     rows = []
     for each in result.costs[:most]:
         miou = "-" if each.miou is None else f"{each.miou:+.3f}"
-        state = f"left in {maker.form.high}" if each.group in result.rescued else maker.form.to
+        state = f"left in {writer.form.high}" if each.group in result.rescued else writer.form.to
         rows.append([each.group, f"{each.agreement:+.3f}", miou, state])
     title = f"what leaving one group high wins back, in points ({len(result.costs)} groups, the costliest first)"
     console.table(title, ["group", "pixels that agree", "mIoU", ""], rows)

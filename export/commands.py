@@ -12,6 +12,7 @@ from .flags import (
     FORM,
     Agreement,
     Batches,
+    Caster,
     Dry,
     Dynamic,
     Flavour,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from ..distill.run.folder import Run
 
 #: flags of ``kdc export onnx`` that an ONNX file that exists has no use for
-_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32")
+_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32", "caster")
 
 
 def register(app: typer.Typer) -> None:
@@ -83,6 +84,7 @@ def onnx(
     images: Images = None,
     agreement: Agreement = None,
     keep_fp32: KeepFloat = None,
+    caster: Caster = None,
     which: Which = None,
     dry_run: Dry = False,
     json: Json = False,
@@ -91,7 +93,9 @@ def onnx(
 
     A file beyond the gate's tolerance is removed (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
+    settings = export_settings(
+        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
+    )
     console.json_mode = json
     result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
     if json:
@@ -110,6 +114,7 @@ def trt(
     images: Images = None,
     agreement: Agreement = None,
     keep_fp32: KeepFloat = None,
+    caster: Caster = None,
     which: Which = None,
     flavour: Flavour = None,
     target: Target = None,
@@ -130,7 +135,9 @@ def trt(
     from . import to_trt
 
     precision = "both" if precision is None else precision
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
+    settings = export_settings(
+        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
+    )
     building = BuildFlags(
         flavour_name=flavour,
         targets=target or (),

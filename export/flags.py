@@ -42,6 +42,9 @@ KeepFloat = Annotated[
     list[str] | None,
     typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated."),
 ]
+Caster = Annotated[
+    str | None, typer.Option(help="What casts the fp16 file: kdc (default), or modelopt (NVIDIA ModelOpt's AutoCast).")
+]
 Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
@@ -96,6 +99,7 @@ def export_settings(
     precision: str | None = None,
     opset: int | None = None,
     keep_fp32: list[str] | None = None,
+    caster: str | None = None,
 ) -> ExportSettings:
     """Make settings of the flags on the command line; None stands for the default of ``ExportSettings``.
 
@@ -115,8 +119,12 @@ def export_settings(
         images=images,
         agreement=agreement,
         block_nodes=keep_fp32,
+        caster=caster,
     )
-    return ExportSettings(**values)
+    settings = ExportSettings(**values)
+    if caster is not None and "fp16" not in settings.precisions:
+        raise UsageError("--caster is for the fp16 file: add --precision fp16 or both")
+    return settings
 
 
 def typed(**flags: Any) -> dict[str, Any]:

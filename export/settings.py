@@ -27,6 +27,7 @@ class ExportSettings:
         images: validation images of every gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
         block_nodes: nodes that stay in float32 in the float16 file.
+        caster: what casts it: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
     """
 
     size: tuple[int, int] | None = None
@@ -39,6 +40,7 @@ class ExportSettings:
     images: int | None = 16
     agreement: float | None = None
     block_nodes: Sequence[str] = ()
+    caster: str = "kdc"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto, helper, shape_inference
 
 from ..calib.calibrate import calibrate_run
+from ..calib.low_precision import check_caster
 from ..deploy.artefacts.beside import manifest_path
 from ..deploy.artefacts.ledger import discard
 from ..deploy.artefacts.lock import alone
@@ -128,6 +129,7 @@ def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
+    check_caster(settings.caster)
     limits = tolerances("fp32", run, agreement=settings.agreement)
     discard(run, [full])  # no manifest is written before the gate: without it a file is unproven
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
@@ -141,7 +143,8 @@ def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
     discard_stale(run, [weights])
     if "fp16" in settings.precisions:
         gate_flags = {"gate_images": settings.images, "agreement": settings.agreement}
-        cast = calibrate_run(run, to="fp16", source=full, keep=settings.block_nodes, **gate_flags)
+        how = {"keep": settings.block_nodes, "caster": settings.caster}
+        cast = calibrate_run(run, to="fp16", source=full, **how, **gate_flags)
         done.append(Exported(cast.path, cast.precision, cast.gate, cast.manifest))
     run.remember_command()
     run.seal()
@@ -181,6 +184,7 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     head, input = settings.head, settings.input
     check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
     _check_opset(settings.opset)
+    check_caster(settings.caster)
     names = file_names(head, input, settings.dynamic_batch)
     wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
     return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
