@@ -60,7 +60,7 @@ def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
             name: run.card.miou for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
         },
         "gates": read_gates(student),
-        "latency": latency,
+        "latency": latency.to_dict(),
         "engine": engine,
         "runs": {"teacher": str(teacher.path), "baseline": str(baseline.path), "distilled": str(student.path)},
         "report": str(report),

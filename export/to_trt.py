@@ -163,7 +163,7 @@ def _device(device: Gpu | None) -> dict[str, Any]:
     """Return what the manifest says of the GPU that an engine was built on, beside its name."""
     if device is None:
         return {"compute_capability": None, "cuda": None, "driver": None}
-    driver = next((each["driver"] for each in gpus()), None)
+    driver = next((each.driver for each in gpus()), None)
     return {"compute_capability": "{}.{}".format(*device.capability), "cuda": device.cuda, "driver": driver}
 
 

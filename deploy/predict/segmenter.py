@@ -15,7 +15,7 @@ from ...distill.run.folder import Run, find_run
 from ...distill.settings.config import parse_size
 from ..artefacts.beside import MODEL_FILES, owner
 from ..runtimes.base import Runtime, enlarged, export_size
-from ..runtimes.options import CPU, Where, is_torch
+from ..runtimes.options import CPU, RuntimeOptions, is_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
 def open_segmenter(
     source: Path | Run,
     *,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
     resize: bool = False,
@@ -122,7 +122,7 @@ def open_segmenter(
 
     Args:
         source: from ``locate``.
-        where: what runs it, and where.
+        options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
         resize: see above.
@@ -134,11 +134,11 @@ def open_segmenter(
         ExportError: a device, provider or runtime that is not to be had here.
     """
     windows = windows or Windows()
-    where.refuse_idle([source])
+    options.refuse_unused([source])
     if is_torch(source):
-        where.refuse_forms()
-        return _of_torch(source, where.device, size, windows, assisted)
-    runtime = where.open(source, size or windows.size)
+        options.refuse_torch_modes()
+        return _of_torch(source, options.device, size, windows, assisted)
+    runtime = options.open(source, size or windows.size)
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size

@@ -15,7 +15,7 @@ from kdc.calib import calibrate, calibration
 from kdc.calib.calibrate import calibrate_run
 from kdc.calib.low_precision import Form
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
-from kdc.deploy.bench.plan import expand
+from kdc.deploy.bench.plan import NotMeasured, select
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
@@ -254,9 +254,9 @@ def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.Monkey
 def test_files_for_tensorrt_are_not_timed_on_a_cpu(run: Run) -> None:
     for name in ("model.int8.trt.onnx", "model.int8.ort.onnx"):
         (run.export / name).write_bytes((run.export / "model.onnx").read_bytes())
-    chosen, missing, _ = expand([run], "cpu")
-    assert [path.name for path in chosen if isinstance(path, Path)] == ["model.onnx", "model.int8.ort.onnx"]
-    assert missing == [{"file": "model.int8.trt.onnx", "why": "not measured: typed for TensorRT, its engine is"}]
+    selection = select([run], "cpu")
+    assert [each.path.name for each in selection.candidates[1:]] == ["model.onnx", "model.int8.ort.onnx"]
+    assert selection.missing == [NotMeasured("model.int8.trt.onnx", "not measured: typed for TensorRT, its engine is")]
 
 
 def test_forms() -> None:

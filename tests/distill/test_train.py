@@ -152,7 +152,7 @@ def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
         torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["none", "kd", "cwd"])
+@pytest.mark.parametrize("method", ["kd", *(pytest.param(name, marks=pytest.mark.process) for name in ("none", "cwd"))])
 def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {
         "train.batch": 4,
@@ -177,6 +177,7 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["adv+cirkd+ka", "label-assisted"])
 def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {"train.batch": 4, "train.iters": 2, "train.devices": 2, "train.device": "cpu", "method.name": method}
@@ -223,7 +224,9 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, mo
     assert run.card.status == "failed"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.process), (signal.SIGTERM, 143)]
+)
 def test_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(config(train__iters=100000, train__save_every=100000, train__val_every=100000).to_yaml())
@@ -380,6 +383,7 @@ def test_a_stop_leaves_no_trace_in_the_metrics(root: Path, tmp_path: Path, monke
     assert equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.process
 def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     far = {"train__iters": 100000, "train__save_every": 100000, "train__val_every": 100000}

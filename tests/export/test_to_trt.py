@@ -147,6 +147,7 @@ def test_a_dying_builder_is_reported(
     assert [path.name for path in fake.iterdir()] == ["site"], "no half engine, no manifest"
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     # a test run that was started in the background ignores SIGINT, and so would its children
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -18,7 +18,7 @@ from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity.chain import arrows, compare, walk
 from kdc.deploy.parity.layers import FACTOR, explain, module_of
 from kdc.deploy.runtimes.open import open_runtime
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError, ExportError, UsageError
 from kdc.distill.models import build
@@ -181,14 +181,14 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
 
 
 def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Where.open
+    opened = RuntimeOptions.open
 
-    def refusing(where: Where, source: Any, size: Any = None) -> Any:
+    def refusing(options: RuntimeOptions, source: Any, size: Any = None) -> Any:
         if Path(source).name == "model.fp16.onnx":
             raise UsageError("compiled for cuda: open it with --device cuda")
-        return opened(where, source, size)
+        return opened(options, source, size)
 
-    monkeypatch.setattr(Where, "open", refusing)
+    monkeypatch.setattr(RuntimeOptions, "open", refusing)
     outcomes = {each.arrow.stage: each for each in walk(run, images=1)}
     assert outcomes["onnx model.fp16"].unrun.startswith("compiled for cuda") and not outcomes["onnx model.fp16"].failed
 
