@@ -1,8 +1,8 @@
 """How much a quantised network loses on images that neither its calibration nor its gate uses."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..deploy.runtimes.base import Runtime
 from ..distill import console
 from ..distill.errors import DataError
 from ..distill.evaluation.metrics import Scores
+from ..distill.run.records import Record
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -20,7 +21,7 @@ IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Record):
     """Agreement and mIoU of a quantised network against the float32 one."""
 
     #: share of pixels with the same class
@@ -40,10 +41,6 @@ class Outcome:
         """Agreement, mIoU and its loss in percent and points, as text."""
         scores = [f"{100 * self.miou:.2f}", f"{self.drop:+.2f}"] if self.miou is not None else ["-", "-"]
         return [f"{100 * self.agreement:.3f}", *scores]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
 
 def held_out(dataset: "Dataset", used: Sequence[int], count: int = IMAGES, *, seed: int = 0) -> list[int]:

@@ -1,13 +1,14 @@
 """Which images a quantised network is calibrated on: a few that show every class."""
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..distill import console
 from ..distill.errors import DataError, UsageError
+from ..distill.run.records import Record
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -19,7 +20,7 @@ ENOUGH = 128
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
+class CalibrationSet(Record):
     """The calibration images, in the order of choice, and their content."""
 
     indices: list[int]
@@ -34,10 +35,6 @@ class CalibrationSet:
     seed: int
     #: weaknesses of the set, in words
     audit: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
 
 def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan: int = SCAN) -> CalibrationSet:

@@ -2,13 +2,14 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from onnx import ModelProto, numpy_helper
 
+from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import UsageError, WeightsError, closest
@@ -152,16 +153,22 @@ class LowPrecisionWriter:
             model, narrow = self._quantised(calibrator, keep)
             with replacing(out) as beside:
                 save_own(model, beside)
-            report = inspect(model.graph)
-            report.precision, report.target, report.calibrator = form.to, form.target, calibrator
-            report.images, report.high = self.calibration.statistics.images, form.high
-            report.reduced_range = narrow
+            report = replace(
+                inspect(model.graph),
+                precision=form.to,
+                target=form.target,
+                calibrator=calibrator,
+                images=self.calibration.statistics.images,
+                high=form.high,
+                reduced_range=narrow,
+            )
 
-        report.left_high = [*keep, *(name for name in tail(self.model.graph) if name not in keep)]
-        report.bytes_before = self.source.stat().st_size
-        weights = out.with_suffix(".bin")
-        report.bytes_after = out.stat().st_size + (weights.stat().st_size if form.target == "openvino" else 0)
-        return report
+        return replace(
+            report,
+            left_high=[*keep, *(name for name in tail(self.model.graph) if name not in keep)],
+            bytes_before=self.source.stat().st_size,
+            bytes_after=artefact_bytes(out),
+        )
 
     def score(self, images: HeldOut, *, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> Outcome:
         """Write a temporary file and compare it with the float32 one on held-out images."""

@@ -7,13 +7,13 @@ activation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..distill.errors import ExportError
+from ..distill.run.records import Record
 from ..distill.training.fake_quantise import TOP
 from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
 
@@ -27,8 +27,8 @@ _FLOOR = {"fp16": 2.0**-14, "fp32": 2.0**-60}
 OPSET = 19
 
 
-@dataclass
-class Quantised:
+@dataclass(frozen=True)
+class Quantised(Record):
     """Which part of a graph is quantised, and how."""
 
     precision: str
@@ -47,10 +47,6 @@ class Quantised:
     bytes_after: int = 0
     #: weights use 7 bits, because this CPU's 8-bit products would saturate
     reduced_range: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """Summarise it in one line."""

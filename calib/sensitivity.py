@@ -4,17 +4,17 @@ Leave one group out: all but one block is quantised, and the gain in mask agreem
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from ..distill import console
+from ..distill.run.records import Record
 from .heldout import HeldOut, Outcome
 from .low_precision import LowPrecisionWriter
 from .onnx_graph import groups
 
 
 @dataclass(frozen=True)
-class GroupCost:
+class GroupCost(Record):
     """The cost of quantising one group."""
 
     group: str
@@ -27,13 +27,9 @@ class GroupCost:
     #: by how much leaving it high comes nearer to the limits; where they hold anyway, the gain in all
     cost: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Record):
     """All groups, the costliest first, and those that were left high in the end."""
 
     everything: Outcome
@@ -45,10 +41,6 @@ class Sensitivity:
     #: whether the limits hold on the held-out images
     holds: bool
     keys: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
 
 def compare(writer: LowPrecisionWriter, images: HeldOut) -> dict[str, Outcome]:
