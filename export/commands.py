@@ -131,7 +131,7 @@ def trt(
     dry_run: Dry = False,
     json: Json = False,
 ) -> None:
-    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
+    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
     from . import to_trt
 
     precision = "both" if precision is None else precision

@@ -48,7 +48,7 @@ Caster = Annotated[
 Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
+Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the installed one.")]
 Target = Annotated[
     list[str] | None,
     typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
@@ -108,7 +108,7 @@ def export_settings(
     """
     if which not in (None, "best", "last"):
         raise UsageError(f"--which {which!r}: accepted are best and last")
-    values = typed(
+    values = _without_none(
         size=None if size is None else _size(size),
         head=head,
         input=input,
@@ -127,13 +127,12 @@ def export_settings(
     return settings
 
 
-def typed(**flags: Any) -> dict[str, Any]:
-    """Return the flags that stand on the command line: the others keep the defaults of the Python interface."""
+def _without_none(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
 def refuse_idle(context: typer.Context, names: Collection[str], why: str) -> None:
-    """Refuse those of some flags that stand on the command line (UsageError)."""
+    """Refuse flags that are on the command line and have no effect (UsageError)."""
     words = []
     for option in context.command.params:
         origin = context.get_parameter_source(option.name or "")

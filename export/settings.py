@@ -48,7 +48,7 @@ class BuildFlags:
     """How an engine is built.
 
     Attributes:
-        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
+        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes the installed one.
         targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
         batches: min, opt, max of the profile where the batch is free (default 1, 4, 16).
         sizes: min, opt, max (H, W) in pixels of the profile, where height and width are free.

@@ -154,7 +154,7 @@ def bundle(
 ) -> None:
     """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
 
-    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check proves it.
+    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
     from .to_bundle import export_bundle
     from .to_onnx import gated_onnx

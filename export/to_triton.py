@@ -154,7 +154,7 @@ def export_triton(
     write_json(folder / "kdc.json", model.to_dict())
 
     if not (manifest.get("gate") or {}).get("passed"):
-        console.warn(f"{source.name} has passed no gate that is written beside it: what is served is not proved")
+        console.warn(f"{source.name} has passed no gate: the served network may differ from the trained one")
     if backend == "openvino":
         console.warn("on a CPU with bfloat16 Triton's OpenVINO may use it by itself, where kdc's gate ran in float32")
     if backend == "tensorrt":

@@ -25,21 +25,11 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build, and how.
+    """What to build, and how: ``BuildFlags`` in TensorRT's names, for a file with its weights inside.
 
     Attributes:
-        flavour: "tensorrt" or "tensorrt_rtx".
-        targets: compute capabilities such as "sm86".
         profile: shapes of the input by "min", "opt" and "max"; None where the file leaves nothing free.
-        workspace_mib: scratch memory that the engine may use.
-        opt_level: 0 to 5.
-        timing_cache: file of it.
-        parent: number of the process that asks; the builder ends with it.
-        flags: TensorRT's names of the builder flags that are on.
-        tf32: whether products of float32 may be computed in TF32.
-        hardware: TensorRT's name of the compatibility level.
-        onnx: the file to parse, with its weights inside.
-        engine: where the plan goes.
+        parent: number of the process that waits; the builder ends with it.
     """
 
     flavour: str
