@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from . import console, methods, models
 from .console import note, say, warn
 from .data import Dataset, open_data
-from .data._check import check
+from .data._check import check_data
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
@@ -196,7 +196,7 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
         warn(f"{data.name} {val.split} has no labels: nothing is validated, the last weights are kept")
         val = None
     if decode and data.name != "builtin":
-        report = check(config.data.source, **options)
+        report = check_data(config.data.source, **options)
         if report.problems:
             more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
             raise DataError(f"{report.problems[0]}{more}; see all with: kdc data check {config.data.source}")

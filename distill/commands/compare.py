@@ -97,18 +97,26 @@ def compare(
             )
         from ..compare.compare import recollect
 
-        result = recollect(out)
+        results = recollect(out)
         if json:
-            console.emit(result)
+            console.emit(results.to_dict())
         return
+
     from ..compare.compare import compare as run_comparison
+    from ..compare.compare import plan_comparison
     from ..compare.plan import make_entries, parse_grid, parse_methods
 
     base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
-    result = run_comparison(base, entries, out=out, dry=dry_run)
+    if dry_run:
+        plan = plan_comparison(base, entries, out=out)
+        if json:
+            console.emit(plan.to_dict())
+        return
+
+    results = run_comparison(base, entries, out=out)
     if json:
-        console.emit(result)
-    if failed := result.get("failed"):
+        console.emit(results.to_dict())
+    if failed := results.failed:
         raise NumbersError(
-            f"{len(failed)} of {len(result['runs'])} runs failed ({', '.join(failed)}); the table is of the others"
+            f"{len(failed)} of {len(results.runs)} runs failed ({', '.join(failed)}); the table is of the others"
         )

@@ -41,12 +41,12 @@ def data_check(
     source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None, json: Json = False
 ) -> None:
     """Decode every image and mask, list every problem and count the classes."""
-    from ..data._check import check
+    from ..data._check import check_data
     from ..settings.config import resolve
 
     console.json_mode = json
     config = resolve({"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}, sets or [])
-    report = check(source, **config.data.options())
+    report = check_data(source, **config.data.options())
     report.show()
     if json:
         console.emit(report.to_dict())

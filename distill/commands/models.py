@@ -12,10 +12,10 @@ def models_ls(json: Json = False) -> None:
     from .. import models
 
     rows = [models.describe(name) for name in models.names()]
-    cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["stem"]) for r in rows]
+    cells = [(r.name, f"{r.params:,}", r.imagenet or "none", r.stem) for r in rows]
     _show(
         json,
-        {"models": rows},
+        {"models": [vars(r) for r in rows]},
         "networks (parameters at 19 classes, aux head included)",
         ("name", "params", "ImageNet start", "stem"),
         cells,

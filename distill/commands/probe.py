@@ -78,4 +78,4 @@ def probe(
 
     result = measure(resolve_flags(flags, sets or [], config, preset, method, at), images=images, batches=batches)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())

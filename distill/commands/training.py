@@ -141,11 +141,11 @@ def _train(
     else:
         config = resolve_flags(flags, sets or [], file, preset, method, at)
         if dry_run:
-            from ..probe.dry_run import plan
+            from ..probe.dry_run import plan_run
 
-            result = plan(config)
+            plan = plan_run(config)
             if json:
-                console.emit(result)
+                console.emit(plan.to_dict())
             return
         from ..job import run_job
 

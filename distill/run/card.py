@@ -104,6 +104,11 @@ class FinalScores:
     classes: list[str] = field(default_factory=list)
     images: int | None = None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FinalScores":
+        """Read what ``Scores.to_dict`` gave."""
+        return cls(**_known(cls, values))
+
 
 @dataclass(frozen=True)
 class RunCard:
@@ -148,7 +153,7 @@ class RunCard:
             "teacher": TeacherCard.from_dict,
             "student": NetworkSpec.from_dict,
             "data": DataCard.from_dict,
-            "final": lambda final: FinalScores(**_known(FinalScores, final)),
+            "final": FinalScores.from_dict,
         }
         return cls(**known | {key: read(known[key]) for key, read in parts.items() if key in known})
 

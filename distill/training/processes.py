@@ -9,12 +9,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..batch import IGNORE, Batch
+from ..data._loader import SampleBatch
 from ..errors import DataError, KdcError
 
 
-def fetch(
-    fabric: Fabric, stream: Iterator[dict[str, Any]], step: int, count: int
-) -> tuple[list[Batch], KdcError | None]:
+def fetch(fabric: Fabric, stream: Iterator[SampleBatch], step: int, count: int) -> tuple[list[Batch], KdcError | None]:
     """Return the micro-batches of a step; an error is handed on, for the other ranks must hear of it."""
     try:
         first = fabric.global_rank * count
@@ -23,7 +22,7 @@ def fetch(
         return [], error
 
 
-def _to(device: torch.device, sample: dict[str, Any], step: int, part: int) -> Batch:
+def _to(device: torch.device, sample: SampleBatch, step: int, part: int) -> Batch:
     images = sample["image"].to(device, non_blocking=True)
     return Batch(images, sample["label"].to(device, non_blocking=True).long(), step, part)
 

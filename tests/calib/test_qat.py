@@ -43,7 +43,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(**changed: Any) -> Config:
     small = {"data.size": (32, 64), "data.val_count": 4, "data.count": 12, "train.crop": (32, 64)}
-    small |= {"train.batch": 2, "train.iters": 10, "train.workers": 0, "model.student": "deeplabv3-mv2_050"}
+    small |= {
+        "train.batch": 2,
+        "train.iters": 10,
+        "train.workers": 0,
+        "train.threads": 1,
+        "model.student": "deeplabv3-mv2_050",
+    }
     return resolve({**small, **changed}, layers=[recipe("builtin")])
 
 
