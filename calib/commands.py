@@ -144,14 +144,14 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
         )
 
         if dry_run:
-            plan = plan_qat(folder, tuning, settings) if tuning else plan_run(folder, **vars(settings))
+            plan = plan_qat(folder, tuning, settings) if tuning else plan_run(folder, settings)
             for name, value in plan.items():
                 console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
             if as_json:
                 console.emit(plan)
             return
 
-        file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, **vars(settings))
-        console.say(f"{file.path} ({file.manifest['bytes'] / 1e6:.1f} MB)")
+        file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)
+        console.say(f"{file.path} ({file.manifest.bytes / 1e6:.1f} MB)")
         if as_json:
-            console.emit({"path": str(file.path), **file.manifest})
+            console.emit({"path": str(file.path), **file.manifest.to_dict()})

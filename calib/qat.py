@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..deploy.machine.passport import has_vnni
+from ..deploy.parity.produce import Product
 from ..deploy.parity.tolerances import tolerances
 from ..distill import console
 from ..distill.errors import UsageError, WeightsError
@@ -17,7 +18,7 @@ from ..distill.job import run_job
 from ..distill.run.checkpoint import student_file
 from ..distill.run.folder import Run
 from ..distill.settings.config import Config, Quantise
-from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
+from .calibrate import LowPrecisionManifest, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
 from .low_precision import Form
 from .onnx_graph import before_network, inputs, resolve, tail
 
@@ -50,7 +51,7 @@ class Tuning:
     lr: float | None = None
 
 
-def tune_and_calibrate(run: Run, tuning: Tuning, settings: Settings) -> Calibrated:
+def tune_and_calibrate(run: Run, tuning: Tuning, settings: Settings) -> Product[LowPrecisionManifest]:
     """Train a run's student on with rounding convolutions, by distill's own loop, and quantise the new run's network.
 
     Args:
@@ -69,13 +70,13 @@ def tune_and_calibrate(run: Run, tuning: Tuning, settings: Settings) -> Calibrat
     before, after = (each.card.miou for each in (run, tuned))
     if before is not None and after is not None:
         console.say(f"validation mIoU in float32: {100 * before:.2f} % before, {100 * after:.2f} % trained on")
-    return calibrate_run(tuned, **vars(replace(settings, source=tuning.export(tuned, full))))
+    return calibrate_run(tuned, replace(settings, source=tuning.export(tuned, full)))
 
 
 def plan_qat(run: Run, tuning: Tuning, settings: Settings) -> dict[str, Any]:
     """Return what ``tune_and_calibrate`` would do, refusing all that it refuses before it calibrates."""
     config = check_qat(run, tuning, settings)[-1]
-    plan = plan_run(run, **vars(settings))
+    plan = plan_run(run, settings)
     plan["file"] = f"export/{Path(plan['file']).name} of a new run"
     teaching = {"teacher": config.model.teacher, "method": config.method.name}
     return plan | {"qat": {**teaching, "iters": config.train.iters, "lr": config.train.lr}}

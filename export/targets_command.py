@@ -72,7 +72,8 @@ def openvino(
     place = _file_or_run(source)
     if isinstance(place, Path):
         refuse_idle(context, FORM, f"{source} has the form that it was exported in")
-    _emit(json, {"files": export_openvino(place, precisions=_PRECISIONS[precision], settings=settings)})
+    manifests = export_openvino(place, precisions=_PRECISIONS[precision], settings=settings)
+    _emit(json, {"files": [each.to_dict() for each in manifests]})
 
 
 def aoti(
@@ -97,7 +98,7 @@ def aoti(
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision))
+    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision).to_dict())
 
 
 def triton(
@@ -162,9 +163,9 @@ def bundle(
     console.json_mode = json
     place = _file_or_run(source)
     file = place if isinstance(place, Path) else gated_onnx(place)
-    result = export_bundle(file, out, golden_image=golden_image)
-    console.say(f"{result['path']} ({result['bytes'] / 1e6:.1f} MB): unzip it, then python run.py --check")
-    _emit(json, result)
+    product = export_bundle(file, out, golden_image=golden_image)
+    console.say(f"{product.path} ({product.manifest.bytes / 1e6:.1f} MB): unzip it, then python run.py --check")
+    _emit(json, product.manifest.to_dict() | {"path": str(product.path)})
 
 
 def _file_or_run(source: str | None) -> "Path | Run":

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import ENGINES, owner, weights_beside
+from ..deploy.artefacts.beside import ENGINES, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir
@@ -234,7 +233,7 @@ def _read_served(source: Path, trust: bool) -> Served:
         return _read_engine(source, trust)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_input_of(info), info.made, None, classes, manifest_of(source))
+    return Served(_input_of(info), info.made, None, classes, manifest_of(source).values)
 
 
 def _read_engine(source: Path, trust: bool) -> Served:

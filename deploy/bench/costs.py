@@ -170,7 +170,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(manifest_beside(path)) or shape
+            shape = engine_size(manifest_beside(path).values) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

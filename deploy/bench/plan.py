@@ -306,7 +306,7 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
 
     engines = [candidate.source for candidate in candidates if is_engine(candidate.source)]
     for engine in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        if size := engine_size(manifest_beside(engine)):
+        if size := engine_size(manifest_beside(engine).values):
             return size
     for engine in engines:  # what it lacks most is a manifest
         vouched(engine, "engine", trust=trust)

@@ -85,9 +85,14 @@ def parity(
     if explanation is not None:
         _show_layers(explanation)
     if json:
-        result: dict[str, Any] = {"kind": "parity", "arrows": [each.to_dict() for each in outcomes]}
-        result |= {"first_broken": broken.arrow.stage if broken else None}
-        console.emit(result | {"explanation": explanation.to_dict() if explanation else None})
+        console.emit(
+            {
+                "kind": "parity",
+                "arrows": [each.to_dict() for each in outcomes],
+                "first_broken": broken.arrow.stage if broken else None,
+                "explanation": explanation.to_dict() if explanation else None,
+            }
+        )
     if broken is not None:
         raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}")
 
@@ -122,7 +127,7 @@ def _show(outcomes: "list[Outcome]") -> None:
             rows.append([name, "BROKEN" if each.broken else "not run", *["-"] * 8])
             continue
         r = each.result
-        worst = f"{r.worst_class['name']} {r.worst_class['drop']:+.2f}" if r.worst_class else "-"
+        worst = f"{r.worst_class.name} {r.worst_class.drop:+.2f}" if r.worst_class else "-"
         rows.append(
             [
                 name,

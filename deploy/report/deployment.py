@@ -35,7 +35,7 @@ def deployment(run: Run) -> dict[str, Any]:
 
 def _quantised(path: Path) -> dict[str, Any] | None:
     """Return how a file was calibrated: on what, what was compared, what was left high; None where it was not."""
-    facts = manifest_beside(path)
+    facts = manifest_beside(path).values
     if "calibration" not in facts:
         return None
     report = facts.get("int8") or facts.get("fp8")
@@ -55,7 +55,7 @@ def _quantised(path: Path) -> dict[str, Any] | None:
 
 
 def _engine(path: Path) -> dict[str, Any] | None:
-    if not (manifest := manifest_beside(path)):
+    if not (manifest := manifest_beside(path).values):
         return None
     asked = ("precision", "flavour", "version", "target", "bytes", "layers", "build_seconds", "gpu")
     return {key: manifest.get(key) for key in asked} | {"name": path.name, "proof": manifest.get("proof")}
