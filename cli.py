@@ -53,7 +53,7 @@ def demo(
 
     result = run_demo(seed)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

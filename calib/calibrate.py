@@ -19,6 +19,7 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
+from ..distill.run import records
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.settings.config import Quantise
@@ -187,27 +188,58 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     return produce(run, form.path(full), write, trial, checkpoints=checkpoints)
 
 
-def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingPlan(records.Record):
+    """How ``--qat`` would train."""
+
+    teacher: str | None
+    method: str
+    iters: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class CalibrationPlan(records.Record):
+    """What ``calibrate_run`` would write, from which images and within which limits."""
+
+    OPTIONAL = ("qat",)
+
+    source: str
+    file: str
+    precision: str
+    target: str
+    images: int
+    data: str
+    calibrator: str | None
+    statistics: str
+    cached: bool
+    keep: list[str]
+    limits: dict[str, float | None]
+    audit: list[str]
+    qat: TrainingPlan | None = None
+
+
+def plan_run(run: Run, settings: Settings = DEFAULTS) -> CalibrationPlan:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
     chosen, writer = prepared(run, form, full, settings)[1:]
     resolve(writer.model.graph, settings.keep)
     cache = writer.calibration.cache
-    return {
-        "source": str(full),
-        "file": str(form.path(full)),
-        "precision": form.precision,
-        "target": form.target,
-        "images": len(chosen.indices),
-        "data": chosen.data,
-        "calibrator": calibrator_of(run, form, settings) if form.grid else None,
-        "statistics": str(cache),
-        "cached": cache is not None and cache.is_file(),
-        "keep": list(settings.keep),
-        "limits": asdict(limits),
-        "audit": chosen.audit,
-    }
+    return CalibrationPlan(
+        source=str(full),
+        file=str(form.path(full)),
+        precision=form.precision,
+        target=form.target,
+        images=len(chosen.indices),
+        data=chosen.data,
+        calibrator=calibrator_of(run, form, settings) if form.grid else None,
+        statistics=str(cache),
+        cached=cache is not None and cache.is_file(),
+        keep=list(settings.keep),
+        limits=asdict(limits),
+        audit=chosen.audit,
+    )
 
 
 def float_file(run: Run) -> Path:

@@ -145,10 +145,10 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
 
         if dry_run:
             plan = plan_qat(folder, tuning, settings) if tuning else plan_run(folder, settings)
-            for name, value in plan.items():
+            for name, value in plan.to_dict().items():
                 console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
             if as_json:
-                console.emit(plan)
+                console.emit(plan.to_dict())
             return
 
         file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)

@@ -7,7 +7,7 @@ float32 network.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product
@@ -18,7 +18,17 @@ from ..distill.job import run_job
 from ..distill.run.checkpoint import student_file
 from ..distill.run.folder import Run
 from ..distill.settings.config import Config, Quantise
-from .calibrate import LowPrecisionManifest, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
+from .calibrate import (
+    CalibrationPlan,
+    LowPrecisionManifest,
+    Settings,
+    TrainingPlan,
+    calibrate_run,
+    calibrator_of,
+    checked,
+    plan_run,
+    prepared,
+)
 from .low_precision import Form
 from .onnx_graph import before_network, inputs, resolve, tail
 
@@ -73,13 +83,12 @@ def tune_and_calibrate(run: Run, tuning: Tuning, settings: Settings) -> Product[
     return calibrate_run(tuned, replace(settings, source=tuning.export(tuned, full)))
 
 
-def plan_qat(run: Run, tuning: Tuning, settings: Settings) -> dict[str, Any]:
+def plan_qat(run: Run, tuning: Tuning, settings: Settings) -> CalibrationPlan:
     """Return what ``tune_and_calibrate`` would do, refusing all that it refuses before it calibrates."""
     config = check_qat(run, tuning, settings)[-1]
     plan = plan_run(run, settings)
-    plan["file"] = f"export/{Path(plan['file']).name} of a new run"
-    teaching = {"teacher": config.model.teacher, "method": config.method.name}
-    return plan | {"qat": {**teaching, "iters": config.train.iters, "lr": config.train.lr}}
+    training = TrainingPlan(config.model.teacher, config.method.name, config.train.iters, config.train.lr)
+    return replace(plan, file=f"export/{Path(plan.file).name} of a new run", qat=training)
 
 
 def check_qat(run: Run, tuning: Tuning, settings: Settings) -> tuple[Form, Path, Config]:

@@ -59,7 +59,7 @@ def openvino(
 ) -> None:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
-    A file beyond the gate's tolerance is removed (exit 6).
+    A file beyond the gate's tolerance is not kept (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     if precision not in _PRECISIONS:
@@ -91,7 +91,7 @@ def aoti(
 ) -> None:
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
-    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
+    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     from ..distill.run.folder import find_run

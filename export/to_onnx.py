@@ -25,6 +25,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
+from ..distill.run import records
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
 from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
@@ -196,10 +197,21 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     input = "uint8" if info.layout == "NHWC" else "float"
     form = ExportSettings((height, width), info.head, input, dynamic_batch=info.shape[0] is None, opset=opset)
-    return Path(plan_run(run, form)["onnx"][0]) if dry else export_run(run, form)[0].path
+    return Path(plan_run(run, form).onnx[0]) if dry else export_run(run, form)[0].path
 
 
-def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportPlan(records.Record):
+    """What ``export_run`` would write, from which weights."""
+
+    run: str
+    weights: str
+    model: str
+    size: tuple[int, int]
+    onnx: list[str]
+
+
+def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> ExportPlan:
     """Return what ``export_run`` would do with the same settings; nothing is written.
 
     Raises:
@@ -214,8 +226,8 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     _check_opset(settings.opset)
     check_caster(settings.caster)
     names = file_names(head, input, settings.dynamic_batch)
-    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
+    files = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
+    return ExportPlan(str(run.path), str(weights), spec.name, size, files)
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:

@@ -121,7 +121,7 @@ def describe(
         platform=this_platform(),
         compute_capability=device and "{}.{}".format(*device.capability),
         cuda=device and device.cuda,
-        driver=next((each["driver"] for each in gpus()), None) if device else None,
+        driver=next((each.driver for each in gpus()), None) if device else None,
         host=f"{platform.node()}, {platform.platform()}",
         versions=versions(),
     )
