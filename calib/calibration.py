@@ -45,10 +45,10 @@ class Calibration:
     cache: Path | None = None
 
     @classmethod
-    def of(cls, source: Path, dataset: "Dataset", chosen: CalibrationSet, folder: Path) -> "Calibration":
+    def of(cls, source: Path, dataset: "Dataset", images: CalibrationSet, folder: Path) -> "Calibration":
         """Calibrate a file on chosen images of a dataset, and keep the statistics in a folder."""
-        name = fingerprint(source, chosen.fingerprint, chosen.keys)
-        return cls(source, Pictures(dataset, chosen.indices), chosen.data, name, cache_path(folder, name))
+        name = fingerprint(source, images.fingerprint, images.keys)
+        return cls(source, Pictures(dataset, images.indices), images.data, name, cache_path(folder, name))
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -122,6 +122,7 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
         if source and not source.is_file():
             raise WeightsError(f"{source} does not exist; name a run, or a float32 ONNX file in a run's export folder")
         folder = find_run(run)
+
         if not qat and (qat_iters is not None or qat_lr is not None):
             raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")
         tuning = Tuning(export_like, qat_iters, qat_lr) if qat else None

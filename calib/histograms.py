@@ -139,6 +139,7 @@ def collect(path: Path, images: Iterable[np.ndarray], fingerprint: str = "") -> 
         NumbersError: an activation is not finite.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+
     with open_runtime(path) as runtime:
         batch = runtime.spec.batch or 1
         sizes = activations(model.graph)

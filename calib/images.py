@@ -71,14 +71,14 @@ def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan:
     if dataset.labelled:
         candidates = sorted(order[: max(scan, count)])
         pixels = np.stack([_histogram(dataset, i) for i in console.progress(candidates, label="choosing images")])
-        chosen = [candidates[i] for i in greedy(pixels, count)]
-        held = np.stack([pixels[candidates.index(i)] for i in chosen]).sum(0)
+        indices = [candidates[i] for i in greedy(pixels, count)]
+        held = np.stack([pixels[candidates.index(i)] for i in indices]).sum(0)
         coverage = [round(float(share), 6) for share in held / max(1, held.sum())]
         missing = [name for name, count in zip(dataset.classes, held, strict=True) if not count]
         if missing:
             audit.append(f"no calibration image holds {', '.join(missing)}: these classes may suffer from quantisation")
     else:
-        chosen = order[:count]
+        indices = order[:count]
         audit.append(f"{dataset.name} {dataset.split} has no labels: the images are drawn at random, not by class")
 
     if count < ENOUGH:
@@ -86,24 +86,24 @@ def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan:
     for line in audit:
         console.warn(line)
 
-    keys = [dataset.key(i) for i in chosen]
+    keys = [dataset.key(i) for i in indices]
     name = f"{dataset.name} {dataset.split}"
-    pictures = hashlib.sha256("".join(sorted(_hash_of(dataset.read(i)[0]) for i in chosen)).encode())
-    return CalibrationSet(chosen, keys, coverage, missing, name, pictures.hexdigest(), seed, audit)
+    pictures = hashlib.sha256("".join(sorted(_hash_of(dataset.read(i)[0]) for i in indices)).encode())
+    return CalibrationSet(indices, keys, coverage, missing, name, pictures.hexdigest(), seed, audit)
 
 
 def greedy(pixels: np.ndarray, count: int) -> list[int]:
     """Choose rows of ``(images, classes)`` pixel counts that maximise the sum of square roots of their column sums."""
     held = np.zeros(pixels.shape[1])
     free = np.ones(len(pixels), bool)
-    chosen: list[int] = []
+    rows: list[int] = []
     for _ in range(min(count, len(pixels))):
         gain = np.sqrt(held + pixels).sum(1) - np.sqrt(held).sum()
         best = int(np.where(free, gain, -np.inf).argmax())
-        chosen.append(best)
+        rows.append(best)
         held += pixels[best]
         free[best] = False
-    return chosen
+    return rows
 
 
 def _hash_of(image: np.ndarray) -> str:

@@ -59,6 +59,7 @@ def quantise_for_openvino(
 
     with open_runtime(source) as runtime, quiet(), signal_stack_kept():
         batch = runtime.spec.batch or 1
+
         try:
             model = ov.Core().read_model(str(source))
             # unfolded, its depthwise convolutions have no constant weights: NNCF would leave them in float32
@@ -78,6 +79,7 @@ def quantise_for_openvino(
             raise ExportError(
                 f"NNCF cannot quantise {source.name}: {str(error).strip().splitlines()[-1][:200]}"
             ) from error
+
         model.set_rt_info('"int8"', ["framework", "kdc.precision"])
         _save(ov, model, out)
 

@@ -44,6 +44,7 @@ def quantise_for_ort(
         name: quantization.TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
+
     narrow = has_vnni() is False if narrow is None else narrow
     copy = ModelProto()
     copy.CopyFrom(model)

@@ -80,6 +80,8 @@ def rescue(
     """
     everything = writer.score(images, calibrator=calibrator, keep=keep)
     blocks = {name: nodes for name, nodes in groups(writer.model.graph).items() if not set(nodes) <= set(keep)}
+
+    # without each group in turn
     costs = []
     for name, nodes in console.progress(blocks.items(), total=len(blocks), label="leaving one group out"):
         without = writer.score(images, calibrator=calibrator, keep=[*keep, *nodes])
@@ -90,6 +92,7 @@ def rescue(
         costs.append(GroupCost(name, len(nodes), without, points, gain, points + (gain or 0.0) if within else nearer))
     costs.sort(key=lambda each: -each.cost)
 
+    # the costliest, until the limits hold
     rescued: list[str] = []
     steps, high, reached = [], list(keep), everything
     waiting, tried = [each.group for each in costs], 0

@@ -126,6 +126,7 @@ def read_image(path: Path) -> np.ndarray:
     if path.suffix in (".ppm", ".pgm"):
         image = read_pnm(path)
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
     try:
         import cv2
 
@@ -135,6 +136,7 @@ def read_image(path: Path) -> np.ndarray:
         return np.ascontiguousarray(picture[..., ::-1])
     except ImportError:
         pass
+
     try:
         from PIL import Image
     except ImportError:

@@ -170,6 +170,7 @@ def trt(
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
             to_trt.check_flags(building)
+
         if dry_run:
             plan = _plan(run, settings)
             files, result = [Path(file) for file in plan.onnx], plan.to_dict()

@@ -62,6 +62,7 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
     """
     start = time.perf_counter()
     console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
+
     _step(1, f"fit the teacher, {TEACHER}")
     teacher = run_job(_config(seed, TEACHER), root=root, kind="teacher")
     _step(2, f"fit the student alone, {STUDENT}: the baseline")
@@ -99,8 +100,8 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
 
 def _config(seed: int, network: str, method: str = "none", teacher: str | None = None) -> Config:
     iters = TEACHER_ITERS if network == TEACHER else ITERS
-    chosen = {"model.student": network, "model.teacher": teacher, "method.name": method}
-    return resolve({**chosen, "train.iters": iters, "train.seed": seed}, layers=[recipe("builtin")])
+    networks = {"model.student": network, "model.teacher": teacher, "method.name": method}
+    return resolve({**networks, "train.iters": iters, "train.seed": seed}, layers=[recipe("builtin")])
 
 
 def _step(number: int, text: str) -> None:

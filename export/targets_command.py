@@ -136,10 +136,10 @@ def triton(
 
     serving = Serving(max_batch, device, instances, queue_delay, preferred or (), cuda_graph, warmup)
     model = export_triton(file, folder, serving, name=name, trust=trust)
-    console.say(f"{model.path}: {model.backend}, max_batch_size {model.max_batch_size}")
+    console.say(f"{model.path}: {model.facts.backend}, max_batch_size {model.facts.max_batch_size}")
     console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
     _seal(file)
-    _emit(json, model.to_dict() | {"path": str(model.path), "config": model.config})
+    _emit(json, model.facts.to_dict() | {"path": str(model.path), "config": model.config})
 
 
 def bundle(

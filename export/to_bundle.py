@@ -64,6 +64,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     info = read_info(source)
     if out is not None and out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")
+
     with open_runtime(source) as runtime:
         spec = runtime.spec
         if info.head == "logits" and info.made.shape[2:] != spec.size:

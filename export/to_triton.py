@@ -20,6 +20,7 @@ from ..deploy.runtimes.trt.manifest import ports, read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
+from ..distill.run.records import Record
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
 BACKENDS = {
@@ -75,27 +76,28 @@ class Served:
 
 
 @dataclass(frozen=True)
-class TritonModel:
-    """A model in the repository."""
+class TritonFacts(Record):
+    """The content of kdc.json: ``source`` is the manifest of the file that was copied, ``proved`` its gate."""
 
+    kind: str
     name: str
     backend: str
     device: str
     max_batch_size: int
-    #: name of the file that was copied, its hash and its manifest
     file: str
     sha256: str
+    proved: Any
     source: dict[str, Any]
     versions: dict[str, str]
-    path: Path
-    #: text of config.pbtxt
-    config: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content of kdc.json."""
-        values: dict[str, Any] = {"kind": "triton", "name": self.name, "backend": self.backend, "device": self.device}
-        values |= {"max_batch_size": self.max_batch_size, "file": self.file, "sha256": self.sha256}
-        return values | {"proved": self.source.get("gate"), "source": self.source, "versions": self.versions}
+
+@dataclass(frozen=True)
+class TritonModel:
+    """A model in the repository; ``config`` is the text of its config.pbtxt."""
+
+    path: Path
+    config: str
+    facts: TritonFacts
 
 
 DEFAULTS = Serving()
@@ -148,18 +150,28 @@ def export_triton(
     _lay_out(source, folder, file_name)
     write_bytes(folder / "config.pbtxt", config.encode())
     write_bytes(folder / "labels.txt", "".join(f"{label}\n" for label in served.classes).encode())
-    digest = sha256(source)
-    model = TritonModel(name, backend, device, max_batch, source.name, digest, manifest, versions(), folder, config)
-    write_json(folder / "kdc.json", model.to_dict())
+    facts = TritonFacts(
+        kind="triton",
+        name=name,
+        backend=backend,
+        device=device,
+        max_batch_size=max_batch,
+        file=source.name,
+        sha256=sha256(source),
+        proved=manifest.get("gate"),
+        source=manifest,
+        versions=versions(),
+    )
+    write_json(folder / "kdc.json", facts.to_dict())
 
-    if not (manifest.get("gate") or {}).get("passed"):
+    if not (facts.proved or {}).get("passed"):
         console.warn(f"{source.name} has passed no gate: the served network may differ from the trained one")
     if backend == "openvino":
         console.warn("on a CPU with bfloat16 Triton's OpenVINO may use it by itself, where kdc's gate ran in float32")
     if backend == "tensorrt":
         built = f"{manifest.get('flavour', 'TensorRT')} {manifest.get('version', 'of unknown version')}"
         console.warn(f"the server must hold the TensorRT that built the engine ({built}): take the container with it")
-    return model
+    return TritonModel(folder, config, facts)
 
 
 def render(name: str, backend: str, file_name: str, served: Served, serving: Serving, max_batch: int) -> str:
@@ -170,6 +182,7 @@ def render(name: str, backend: str, file_name: str, served: Served, serving: Ser
     first = 1 if max_batch else 0
     source, target = served.input, served.output
     data_type, dims = _type(source), _dims(source, first)
+
     config = {
         "name": name,
         "backend": backend,
@@ -194,6 +207,7 @@ def render(name: str, backend: str, file_name: str, served: Served, serving: Ser
             "preferred_batch_size": list(serving.preferred),
             "max_queue_delay_microseconds": serving.queue_us,
         }
+
     if serving.cuda_graphs:
         config["optimization"] = {"cuda": {"graphs": True}}
     if serving.warmup:

@@ -39,6 +39,7 @@ def plan_profile(
         raise UsageError(
             f"--sizes does nothing for {path}, which is made for {info.size[0]}x{info.size[1]}; leave it out"
         )
+
     if sizes is None and None in info.size:
         raise UsageError(
             f"{path} leaves height or width free: name the smallest, usual and largest, "
@@ -46,6 +47,7 @@ def plan_profile(
         )
     if info.shape[0] is not None and sizes is None:
         return None
+
     if sizes is not None:
         _check_sizes(path, info, sizes)
 
