@@ -147,8 +147,8 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     form, full = checked(run, settings)
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    dataset, chosen, writer = prepared(run, form, full, settings)
-    facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": writer.calibration.fingerprint}}
+    dataset, images, writer = prepared(run, form, full, settings)
+    facts: dict[str, Any] = {"calibration": images.to_dict() | {"statistics": writer.calibration.fingerprint}}
 
     # what the run was trained with
     if aware := _aware(run, form):
@@ -164,7 +164,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     names, rescued = resolve(writer.model.graph, keep), list[str]()
     if settings.compared or settings.sensitivity:
         with open_runtime(full) as reference:
-            others = HeldOut(reference, dataset, held_out(dataset, chosen.indices, seed=settings.seed))
+            others = HeldOut(reference, dataset, held_out(dataset, images.indices, seed=settings.seed))
         if settings.compared:
             outcomes = compare(writer, others)
             calibrator = settings.calibrator or best(outcomes)
@@ -223,7 +223,7 @@ def plan_run(run: Run, settings: Settings = DEFAULTS) -> CalibrationPlan:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    chosen, writer = prepared(run, form, full, settings)[1:]
+    images, writer = prepared(run, form, full, settings)[1:]
     resolve(writer.model.graph, settings.keep)
     cache = writer.calibration.cache
     return CalibrationPlan(
@@ -231,14 +231,14 @@ def plan_run(run: Run, settings: Settings = DEFAULTS) -> CalibrationPlan:
         file=str(form.path(full)),
         precision=form.precision,
         target=form.target,
-        images=len(chosen.indices),
-        data=chosen.data,
+        images=len(images.indices),
+        data=images.data,
         calibrator=calibrator_of(run, form, settings) if form.grid else None,
         statistics=str(cache),
         cached=cache is not None and cache.is_file(),
         keep=list(settings.keep),
         limits=asdict(limits),
-        audit=chosen.audit,
+        audit=images.audit,
     )
 
 
@@ -266,6 +266,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
         raise UsageError(
             f"--sensitivity is for INT8 and FP8; --to {settings.to} keeps what leaves its range in float32 by itself"
         )
+
     aware = _aware(run, form)
     if aware and (settings.compared or (settings.calibrator or aware.calibrator) != aware.calibrator):
         flag = "--compare" if settings.compared else f"--calibrator {settings.calibrator}"
@@ -273,6 +274,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
             f"{flag}: {run.path.name} was trained with the ranges of {aware.calibrator}, which its file keeps; leave "
             "it out"
         )
+
     if form.target == "openvino":
         tools()
     if settings.caster != CASTERS[0] and not form.is_cast:
@@ -289,9 +291,9 @@ def prepared(
 ) -> tuple[Dataset, CalibrationSet, LowPrecisionWriter]:
     """Choose the calibration images and return the writer of the file; calibration runs lazily."""
     dataset = _data(run, settings)
-    chosen = choose(dataset, settings.images, seed=settings.seed)
-    calibration = Calibration.of(full, dataset, chosen, run.calib)
-    return dataset, chosen, LowPrecisionWriter(form, calibration, _aware(run, form), settings.caster)
+    images = choose(dataset, settings.images, seed=settings.seed)
+    calibration = Calibration.of(full, dataset, images, run.calib)
+    return dataset, images, LowPrecisionWriter(form, calibration, _aware(run, form), settings.caster)
 
 
 def _data(run: Run, settings: Settings) -> Dataset:

@@ -45,7 +45,7 @@ def evaluate(
     blend: Blend = None,
     json: Json = False,
 ) -> None:
-    """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
+    """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
@@ -57,7 +57,7 @@ def evaluate(
         options=options,
         size=read_size(size),
         limit=limit,
-        windows=Windows.typed(tile, overlap, blend),
+        windows=Windows.from_flags(tile, overlap, blend),
         **described(data, classes, ignore_index),
     )
     show_evaluation(result)

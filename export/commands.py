@@ -94,7 +94,7 @@ def onnx(
 ) -> None:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
-    A file beyond the gate's tolerance is not kept (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
     settings = export_settings(
         size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster

@@ -59,7 +59,7 @@ def openvino(
 ) -> None:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
-    A file beyond the gate's tolerance is not kept (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     if precision not in _PRECISIONS:

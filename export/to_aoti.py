@@ -165,6 +165,7 @@ def export_aoti(
             classes=run.card.data.classes,
             palette=run.card.data.palette,
         )
+
         return AotiManifest(
             file=path.name,
             sha256=sha256(path),

@@ -67,7 +67,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
 
     with open_runtime(source) as runtime:
         spec = runtime.spec
-        if info.head == "logits" and info.made.shape[2:] != spec.size:
+        if info.head == "logits" and info.output_port.shape[2:] != spec.size:
             raise UsageError(f"{source} gives logits of another size than its input; kdc export onnx makes them equal")
         if "simulated" in runtime.provider:
             raise ExportError(

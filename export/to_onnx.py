@@ -109,6 +109,7 @@ def export_onnx(
     example = graph.example(2 if dynamic_batch else 1)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     output = "logits" if head == "logits" else "mask"
+
     try:
         with quiet():
             program = torch.onnx.export(
@@ -129,6 +130,7 @@ def export_onnx(
         raise ExportError(
             f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}"
         ) from error
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_own(proto, beside)

@@ -16,7 +16,7 @@ from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.runtimes.trt.manifest import ports, read_manifest
+from ..deploy.runtimes.trt.manifest import read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
@@ -247,26 +247,25 @@ def _read_served(source: Path, trust: bool) -> Served:
         return _read_engine(source, trust)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_input_of(info), info.made, None, classes, manifest_of(source).values)
+    return Served(_input_of(info), info.output_port, None, classes, manifest_of(source).values)
 
 
 def _read_engine(source: Path, trust: bool) -> Served:
-    manifest = read_manifest(source, trust)
-    if not manifest:
+    card = read_manifest(source, trust)
+    if card is None:
         raise WeightsError(f"{source} has no manifest, so what it takes and gives is not known; build it with kdc")
-    if manifest["flavour"] != "tensorrt" or manifest.get("stripped"):
-        fault = "was built without its weights" if manifest.get("stripped") else f"is {manifest['flavour']}'s"
+    if card.flavour != "tensorrt" or card.stripped:
+        fault = "was built without its weights" if card.stripped else f"is {card.flavour}'s"
         raise ExportError(
             f"{source.name} {fault}, which Triton's TensorRT backend does not load; build another: kdc export trt "
             "--flavour tensorrt"
         )
-    classes = tuple(manifest.get("classes") or ())
-    inputs, outputs = ports(manifest, "inputs"), ports(manifest, "outputs")
-    info = file_info(source, inputs, outputs, manifest["precision"], {"kdc.classes": classes})
-    profile = None
-    if shapes := manifest.get("profile"):
-        profile = int(shapes["min"][0]), int(shapes["opt"][0]), int(shapes["max"][0])
-    return Served(_input_of(info), info.made, profile, classes, manifest)
+    classes = tuple(card.network.get("kdc.classes") or ())
+    info = file_info(source, card.inputs, card.outputs, card.precision, {"kdc.classes": classes})
+    batches = None
+    if card.profile:
+        batches = int(card.profile["min"][0]), int(card.profile["opt"][0]), int(card.profile["max"][0])
+    return Served(_input_of(info), info.output_port, batches, classes, manifest_of(source).values)
 
 
 def _input_of(info: FileInfo) -> Port:

@@ -5,12 +5,10 @@ no precision flags. The builder is native code that can die or take minutes, so 
 Where there is a GPU the engine then runs: it must compute in the precision that its file asks for, and segment as that.
 """
 
-import contextlib
 import importlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,10 +23,9 @@ from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
-from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits
+from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import write_json
@@ -44,18 +41,19 @@ HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
 
 
-def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
-    """Import the TensorRT that is there: module, name, version.
+def flavour(named: str | None = None) -> tuple[ModuleType, str, str]:
+    """Import the TensorRT that is installed: module, name, version.
 
     ``tensorrt`` needs a GPU to build, so without one ``tensorrt_rtx`` goes first where both are installed.
 
     Raises:
         ExportError: none is installed (the message says what to do), or it is too old.
-        UsageError: ``wanted`` is no flavour.
+        UsageError: ``named`` is no flavour.
     """
-    if wanted is not None and wanted not in FLAVOURS:
-        raise UsageError(f"--flavour {wanted!r}: accepted are {' and '.join(FLAVOURS)}{closest(wanted, FLAVOURS)}")
-    order = [wanted] if wanted else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
+    if named is not None and named not in FLAVOURS:
+        raise UsageError(f"--flavour {named!r}: accepted are {' and '.join(FLAVOURS)}{closest(named, FLAVOURS)}")
+
+    order = [named] if named else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
     for name in order:
         if find_spec(name) is None:
             continue
@@ -106,9 +104,9 @@ def build_engine(
         ResourceError: the builder was killed, as when memory runs out.
     """
     # what can be refused, before minutes of building
+    weights, info = external(onnx_path), read_info(onnx_path)
     name, version = check_flags(flags)
-    info = read_info(onnx_path)
-    if flags.strip_weights and (weights := external(onnx_path)):
+    if flags.strip_weights and weights:
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
     profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
     if golden_path(onnx_path).is_file():
@@ -123,9 +121,18 @@ def build_engine(
         default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
         target = ", ".join(targets) or default
         console.warn(f"{name} {version} builds {path.name} for {target}")
-        built = _build(onnx_path, path, name, flags, profile)
+        with tempfile.TemporaryDirectory() as folder:
+            single = onnx_path
+            if weights:  # the builder reads one file
+                single = Path(folder) / onnx_path.name
+                single.write_bytes(whole(onnx_path))
+            request = _request(single, path, name, flags, profile)
+            built = _in_child("export.trt_builder", request, f"the {name} builder died on {onnx_path}")
+        _say_notes(built, name, path)
         manifest = describe(onnx_path, path, built, flags, info, device, target)
-        if flags.strip_weights:  # its weights come back from the file beside it
+
+        # where it first runs it needs its manifest, its golden image, and the weights that it was stripped of
+        if flags.strip_weights:
             path.with_name(onnx_path.name).symlink_to(onnx_path.resolve())
         write_json(manifest_path(path), manifest.to_dict())
         hand_on(onnx_path, path)
@@ -138,9 +145,9 @@ def build_engine(
     return produce(run, engine_path, write, trial).manifest
 
 
-def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
-    """Let the builder write the engine, and say what it said; return its report."""
-    request = {
+def _request(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
+    """Tell the builder what to build."""
+    return {
         "flavour": name,
         "targets": [each.lower() for each in flags.targets],
         "profile": profile,
@@ -151,30 +158,17 @@ def _build(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: A
         "flags": list(flags.builder_flags.values()),
         "tf32": flags.tf32,
         "hardware": flags.hardware and HARDWARE[flags.hardware],
+        "onnx": str(onnx_path),
         "engine": str(path),
     }
-    with _single(onnx_path) as single:
-        subject = f"the {name} builder died on {onnx_path}"
-        built = _in_child("export.trt_builder", request | {"onnx": str(single)}, subject)
+
+
+def _say_notes(built: dict[str, Any], name: str, path: Path) -> None:
+    """Print the notes of a build, and how many warnings it gave."""
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
         console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(path).name}")
-    built["notes"] += built.pop("said")
-    built |= {key: [Port(**each) for each in built[key]] for key in ("inputs", "outputs")}
-    return built
-
-
-@contextlib.contextmanager
-def _single(onnx_path: Path) -> Iterator[Path]:
-    """Yield the file, or a copy with its external data in it: the builder reads one file."""
-    if not external(onnx_path):
-        yield onnx_path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / onnx_path.name
-        copy.write_bytes(whole(onnx_path))
-        yield copy
 
 
 def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | None) -> EngineManifest:
@@ -187,7 +181,7 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     if device is None:
         return manifest
     try:
-        check_fits(manifest.to_dict(), final, manifest.version, device)
+        check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
     except ExportError as error:
         console.warn(f"{path.name} was built and is not proven: {error}")
         return manifest
@@ -224,6 +218,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
     if flags.hardware is not None and flags.hardware not in HARDWARE:
         near = closest(flags.hardware, HARDWARE)
         raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+
     module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
         _check_rtx(flags)
@@ -273,5 +268,5 @@ _TYPED = {"fp16", "bf16", "int8", "fp8"}
 def engine_path(onnx: Path) -> Path:
     """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
     stem = onnx.name.removesuffix(".onnx")
-    typed = not _TYPED.isdisjoint(stem.split("."))
-    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")
+    named = not _TYPED.isdisjoint(stem.split("."))
+    return onnx.with_name(f"{stem}.engine" if named else f"{stem}.fp32.engine")

@@ -127,7 +127,7 @@ def build(request: BuildRequest) -> BuildReport:
         profile=request.profile,
         notes=notes,
         warnings=logger.warnings,
-        said=list(logger.said),
+        said=list(logger.messages),
     )
 
 

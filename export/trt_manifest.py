@@ -100,6 +100,9 @@ def describe(
     """
     made_from = manifest_of(onnx_path)
     calibration = ("calibration", "sensitivity", "left_high", "qat")
+    built = built | {key: [Port(**each) for each in built[key]] for key in ("inputs", "outputs")}
+    built["notes"] += built.pop("said")
+
     return EngineManifest(
         file=path.name,
         sha256=sha256(path),

@@ -48,7 +48,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        values: dict[str, Any] = {}
+        values = {}
         for name in (each.name for each in fields(self)):
             value = getattr(self, name)
             if name in self.spread:

@@ -13,7 +13,7 @@ from ...distill.evaluation.metrics import Scores
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ..machine.passport import Passport, passport
-from ..predict.segmenter import Windows, locate, open_segmenter
+from ..predict.segmenter import Ran, Windows, locate, open_segmenter
 from ..runtimes.options import CPU, RuntimeOptions, is_torch
 from .plan import Candidate, NotMeasured, Plan, Source, make_plan, nothing_left
 from .record import keep, show_rest
@@ -28,17 +28,14 @@ class Evaluation(Record):
 
     Attributes:
         source: the run or file.
-        ran_on: what ran it, as ``precision`` and ``tiling`` where there are such.
         privileged: a label-assisted teacher is shown the label: its scores are no student's.
         fingerprint: of the data.
     """
 
-    OPTIONAL: ClassVar = ("precision", "tiling")
+    MERGED: ClassVar = ("ran",)
 
     source: str
-    ran_on: str
-    precision: str | None
-    tiling: dict[str, Any] | None
+    ran: Ran
     privileged: bool
     data: str
     split: str
@@ -113,7 +110,7 @@ def evaluate_source(
     elif run is not None:
         dataset = run.open_data(split)
     else:
-        raise UsageError(f"{network} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
+        raise UsageError(f"{network} is not in a run folder, so its data are unknown; name them: --data NAME|DIR")
 
     segmenter = open_segmenter(network, options=options, size=size, windows=windows, assisted=True)
     try:
@@ -122,6 +119,7 @@ def evaluate_source(
             raise DataError(
                 f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
             )
+
         indices = range(min(limit, len(dataset))) if limit else None
         start = time.perf_counter()
         scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
@@ -130,9 +128,7 @@ def evaluate_source(
 
     return Evaluation(
         source=str(network.path if isinstance(network, Run) else network),
-        ran_on=segmenter.facts["ran_on"],
-        precision=segmenter.facts.get("precision"),
-        tiling=segmenter.facts.get("tiling"),
+        ran=segmenter.ran,
         privileged=bool(getattr(segmenter.predict, "privileged", False)),
         data=dataset.name,
         split=dataset.split,
@@ -190,7 +186,7 @@ def bench_accuracy(
 def evaluate_plan(
     plan: Plan, data: str | None, split: str, limit: int | None, **data_options: Any
 ) -> dict[str, Evaluation]:
-    """Evaluate every candidate of a plan on one data set, by row; what cannot be joins ``plan.missing``.
+    """Evaluate every candidate of a plan on one data set, by label; those that cannot run join ``plan.missing``.
 
     Raises:
         KdcError: as ``bench_accuracy``.
@@ -203,14 +199,14 @@ def evaluate_plan(
     elif plan.home is not None:
         dataset = plan.home.open_data(split)
     else:
-        raise UsageError("these files lie in no run folder, so their data are not known; name them: --data NAME|DIR")
+        raise UsageError("these files are not in a run folder, so their data are unknown; name them: --data NAME|DIR")
 
     evaluations: dict[str, Evaluation] = {}
     kind = UsageError
     for candidate in plan.candidates:
         try:
             evaluations[candidate.label] = _evaluate(candidate, plan, dataset, limit)
-        except UsageError as error:  # made for smaller images: its latency may be measured all the same
+        except UsageError as error:  # made for smaller images: its latency can still be measured
             plan.missing.append(NotMeasured(candidate.label, f"accuracy not measured: {error}"))
         except KdcError as error:
             if not candidate.may_be_refused(error):
@@ -218,7 +214,7 @@ def evaluate_plan(
             kind = ExportError
             plan.missing.append(NotMeasured(candidate.label, f"not measured: {error}"))
     if not evaluations:
-        raise kind(nothing_left(plan.missing, "judge"))
+        raise kind(nothing_left(plan.missing, "evaluate"))
     return evaluations
 
 
@@ -231,7 +227,7 @@ def _evaluate(candidate: Candidate, plan: Plan, dataset: "Dataset", limit: int |
 def show_evaluation(result: Evaluation) -> None:
     """Print an evaluation for people."""
     scores = result.scores
-    title = f"{result.source} ({result.ran_on}) on {result.data} {result.split}, {scores.images} images"
+    title = f"{result.source} ({result.ran.ran_on}) on {result.data} {result.split}, {scores.images} images"
     title += ", PRIVILEGED: it is shown the label" if result.privileged else ""
     rows = [[name, f"{100 * iou:.2f}"] for name, iou in zip(scores.classes, scores.iou, strict=True)]
     console.table(title, ["class", "IoU %"], rows)
@@ -251,7 +247,7 @@ def show_accuracy(result: AccuracyRecord) -> None:
     for row in result.rows:
         evaluation, scores = row.evaluation, row.evaluation.scores
         each = (scores.miou, scores.miou_present, scores.boundary_miou, scores.pixel_accuracy)
-        line = [row.name, evaluation.precision or "fp32", evaluation.ran_on, *map(percent, each)]
+        line = [row.name, evaluation.ran.precision or "fp32", evaluation.ran.ran_on, *map(percent, each)]
         cells.append([*line, f"{100 * row.change:+.2f}"])
 
     title = f"accuracy in per cent on {result.data} {result.split}, {result.images} images"

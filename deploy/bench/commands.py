@@ -69,16 +69,14 @@ def latency(
     from .latency import time_plan
     from .latency_record import show_latency
     from .plan import make_plans
-    from .record import check_protocol
+    from .record import Effort
 
     console.json_mode = json
     batches = read_numbers(batch, "--batch")
-    check_protocol(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
+    effort = Effort(seconds, runs, rounds, mode, codec, threads, seed)
     results = []
     for plan in make_plans(sources or None, sizes=read_sizes(size), batches=batches, options=options):
-        result = time_plan(
-            plan, threads=threads, seconds=seconds, runs=runs, rounds=rounds, mode=mode, codec=codec, out=out, seed=seed
-        )
+        result = time_plan(plan, effort, out)
         show_latency(result)
         results.append(result.to_dict())
     if json:
@@ -208,7 +206,7 @@ def accuracy(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
     from .accuracy import bench_accuracy, show_accuracy
 
     console.json_mode = json

@@ -11,7 +11,7 @@ from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
-from ..artefacts.beside import ENGINES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size
@@ -57,7 +57,7 @@ class Cost(Record):
 
 @dataclass(frozen=True)
 class _Network:
-    """What is counted: a name of a model, what rebuilds one, or an ONNX file, and the size that it is for, if any."""
+    """A network to count: the name of a model, a specification or an ONNX file, and the size that it is for."""
 
     spec: NetworkSpec | str | Path
     label: str = ""
@@ -86,7 +86,7 @@ def count(
 
     Raises:
         UsageError: neither a model, a run nor a file, or an ONNX file that does not go with ``size`` or ``counter``.
-        WeightsError: a file that is missing or does not tell what it holds.
+        WeightsError: a file that is missing or does not say which network it holds.
     """
     import torch
 
@@ -94,6 +94,8 @@ def count(
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
+
+    # what is to be counted
     networks: list[_Network] = []
     usual: Size | None = None
     for source in sources or [find_run(None)]:
@@ -120,6 +122,7 @@ def count(
                 model = models.build(network.spec, classes or 19, output_stride=output_stride)
             else:
                 model = models.rebuild(network.spec)
+
         arithmetic = None
         if counter:
             shape = shape or (512, 1024)
@@ -144,7 +147,7 @@ def _networks_of(run: Run) -> Iterator[_Network]:
 
 
 def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int | None]:
-    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they cannot be known.
+    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they are unknown.
 
     Every file of a run costs what the run's student costs: a file that was folded or quantised is the same network.
     Nothing is raised for a file that cannot be counted: a measurement is worth keeping without its cost.
@@ -170,7 +173,7 @@ def _own_size(path: Path) -> Size | None:
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(manifest_beside(path).values) or shape
+            shape = engine_size(path) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape

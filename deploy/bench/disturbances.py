@@ -1,4 +1,4 @@
-"""What makes the numbers of a measurement less than sure, in words."""
+"""What may have disturbed a measurement, in words."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from .protocol import Identity
 
 #: Fewer samples than this make a p99 of a single run.
 ENOUGH = 100
-#: A coefficient of variation above this is said.
+#: A coefficient of variation above this is reported.
 NOISY = 0.05
 #: Fewer rounds than this cannot hold a median with 95 %: it lies outside all of n with a chance of 2^(1 - n).
 ENOUGH_ROUNDS = 6
@@ -31,7 +31,7 @@ def latency_flags(
         after: the one after the last round, when they were still open.
         device: "cpu" or "cuda".
         rounds: how often the backends took turns.
-        planned: how often they should have, where the time was too short for it; None is as often as they did.
+        planned: how many rounds were asked for, where the time was too short for them; None is ``rounds``.
     """
     flags = []
     if noisy := listed((row.name, f"{row.times.cv:.0%}") for row in rows if row.times.cv > NOISY):
@@ -43,7 +43,8 @@ def latency_flags(
 
     if len(rows) > 1 and rounds < ENOUGH_ROUNDS:
         planned = rounds if planned is None else planned
-        cure = " and ".join(["--rounds"] * (planned < ENOUGH_ROUNDS) + ["--seconds"] * (rounds < planned))
+        cures = (("--rounds", planned < ENOUGH_ROUNDS), ("--seconds", rounds < planned))
+        cure = " and ".join(flag for flag, helps in cures if helps)
         flags.append(f"only {rounds} rounds: the interval of the ratio is too narrow for 95 %; raise {cure}")
 
     backends = [row.backend for row in rows]
@@ -86,7 +87,7 @@ def listed(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def _part_flags(row: LatencyRow) -> list[str]:
-    """Say where a GPU waits for its host, as trtexec does."""
+    """Report a GPU that waits for its host, as trtexec does."""
     parts = {name: part.p50 for name, part in (row.parts or {}).items()}
     if "compute" not in parts:
         return []

@@ -17,11 +17,11 @@ from ..machine.roofline import share
 from ..runtimes.options import CPU, RuntimeOptions
 from .costs import deployed
 from .disturbances import latency_flags
-from .latency_record import LatencyProtocol, LatencyRecord, LatencyRow, OnGpu
+from .latency_record import LatencyRecord, LatencyRow, OnGpu
 from .plan import Plan, Source, make_plan
 from .process import Backend, open_all, started
 from .protocol import Task, Warmup
-from .record import ROUNDS, check_protocol, keep
+from .record import ROUNDS, Effort, Protocol, keep
 from .statistics import parts_summary, percentiles, ratio
 from .worker import INPUTS
 
@@ -85,72 +85,45 @@ def bench_latency(
         in_process: measure within this process: quicker to start, but backends disturb each other.
 
     Returns:
-        The record without its raw samples: milliseconds per query in ``backends``, what was not measured and why,
-        ``flags`` (what disturbs these numbers), the device passport, and the file that holds all of it.
+        The record; the file that holds it has the raw samples too.
 
     Raises:
         UsageError: nothing to measure, or flags that do not fit the files.
         WeightsError: a broken file.
-        ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
+        ExportError: a backend, device or provider that is not available; a fallback is refused, never measured.
     """
-    check_protocol(mode=mode, seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plan = make_plan(sources, size=size, batch=batch, options=options)
-    return time_plan(
-        plan,
-        threads=threads,
-        seconds=seconds,
-        runs=runs,
-        rounds=rounds,
-        mode=mode,
-        codec=codec,
-        out=out,
-        seed=seed,
-        in_process=in_process,
-    )
+    effort = Effort(seconds, runs, rounds, mode, codec, threads, seed, in_process)
+    return time_plan(make_plan(sources, size=size, batch=batch, options=options), effort, out)
 
 
-def time_plan(
-    plan: Plan,
-    *,
-    threads: int | None,
-    seconds: float,
-    runs: int,
-    rounds: int,
-    mode: str,
-    codec: str,
-    out: Path | None,
-    seed: int,
-    in_process: bool = False,
-    before: Passport | None = None,
-) -> LatencyRecord:
-    """Do what ``bench_latency`` describes with a plan that is made already; ``before`` is an earlier passport."""
-    threads = threads or cores()
+def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | None = None) -> LatencyRecord:
+    """Measure a plan as ``bench_latency`` does; ``before`` is an earlier passport."""
+    threads, seconds, runs = effort.threads or cores(), effort.seconds, effort.runs
     before = before or passport()
     on_gpu = plan.options.device == "cuda"
     meter, no_meter = open_meter() if on_gpu else (None, "")
 
-    with started(plan, threads, in_process) as backends:
-        available = open_all(backends, plan, Task(mode, threads, seed, codec=codec))
+    with started(plan, threads, effort.in_process) as backends:
+        available = open_all(backends, plan, Task(effort.mode, threads, effort.seed, codec=effort.codec))
         timings = [Timing(backend, backend.warm(min(10.0, 2 * seconds))) for backend in available]
-        planned = rounds
-        rounds = min(rounds, *(_rounds_of(timing.warmup.ms / 1e3, seconds, runs) for timing in timings))
+        rounds = min(effort.rounds, *(_rounds_of(timing.warmup.ms / 1e3, seconds, runs) for timing in timings))
         cap = PATIENCE * seconds / rounds if runs > 1 else None
         for _ in console.progress(range(rounds), rounds, "measuring"):
             for timing in timings:
                 timing.turn(meter, seconds / rounds, math.ceil(runs / rounds), cap)
+
         after = passport()  # while they are open: clocks and throttling are those of the work
 
     gpu = first_gpu(before.gpus) if on_gpu else None
     rows = [_row(timing, timings[0], plan, gpu.name if gpu else None) for timing in timings]
-    flags = latency_flags(rows, before, after, plan.options.device, rounds, planned)
+    flags = latency_flags(rows, before, after, plan.options.device, rounds, effort.rounds)
     if no_meter:
         flags.append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
-    protocol = LatencyProtocol(
-        rounds, seconds, runs, INPUTS, seed, processes=not in_process, codec=codec if mode == "e2e" else None
-    )
+    codec = effort.codec if effort.mode == "e2e" else None
+    protocol = Protocol(rounds, seconds, runs, INPUTS, effort.seed, not effort.in_process, codec)
 
     record = LatencyRecord(
-        mode=mode,
+        mode=effort.mode,
         device=plan.options.device,
         size=plan.size,
         batch=plan.batch,
@@ -163,6 +136,7 @@ def time_plan(
         load_after=after.cpu.load,
         gpus_after=after.gpus,
     )
+
     samples = [[[round(ms, 4) for ms in turn] for turn in timing.samples] for timing in timings]
     parts = [{name: [round(ms, 4) for ms in all_] for name, all_ in timing.parts.items()} for timing in timings]
     return keep(record, plan.home, out, samples_ms=samples, parts_ms=parts)
@@ -181,6 +155,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
     backend = timing.backend.identity()
     times = percentiles(timing.samples)
     parts = parts_summary(timing.parts) if timing.parts else None
+
     on_gpu = None
     if plan.options.device == "cuda":
         macs = deployed(timing.backend.candidate.source, plan.size)[1]
@@ -189,6 +164,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
             summary(timing.readings, plan.batch * timing.queries),
             share(gpu, backend.precision, backend.tf32, macs, plan.batch, ms),
         )
+
     return LatencyRow(
         backend=backend,
         times=times,

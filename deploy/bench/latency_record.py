@@ -11,7 +11,7 @@ from ..machine.passport import Gpu, Passport
 from ..machine.roofline import Roofline
 from .plan import NotMeasured, Size
 from .protocol import Identity, Warmup
-from .record import MODES, conditions, show_rest
+from .record import MODES, Protocol, conditions, show_rest
 from .statistics import PartTimes, Percentiles, Ratio
 
 
@@ -50,21 +50,6 @@ class LatencyRow(Record):
         return self.backend.name
 
 
-@dataclass(frozen=True)
-class LatencyProtocol(Record):
-    """How it was measured: ``seconds`` of each backend in ``rounds``, ``runs`` at least; codec of mode "e2e"."""
-
-    OPTIONAL: ClassVar = ("codec",)
-
-    rounds: int
-    seconds: float
-    runs: int
-    inputs: int
-    seed: int
-    processes: bool
-    codec: str | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class LatencyRecord(Record):
     """Latency side by side; the file ``record`` holds it with its raw samples.
@@ -90,7 +75,7 @@ class LatencyRecord(Record):
     size: Size
     batch: int
     threads: int
-    protocol: LatencyProtocol
+    protocol: Protocol
     backends: list[LatencyRow]
     not_measured: list[NotMeasured]
     flags: list[str]

@@ -16,7 +16,7 @@ from .disturbances import device_flags
 from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .protocol import Identity, Task
-from .record import check_protocol, conditions, keep, show_rest
+from .record import Effort, Protocol, conditions, keep, show_rest
 
 RUNS = 3
 
@@ -44,15 +44,6 @@ class MemoryRow(Record):
     cuda_peak_mib: float | None
 
 
-@dataclass(frozen=True)
-class MemoryProtocol(Record):
-    """How it was measured: after ``runs`` queries."""
-
-    runs: int
-    seed: int
-    processes: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class MemoryRecord(Record):
     """Memory by backend and batch; the file ``record`` holds it.
@@ -69,7 +60,7 @@ class MemoryRecord(Record):
     device: str
     size: Size
     threads: int
-    protocol: MemoryProtocol
+    protocol: Protocol
     rows: list[MemoryRow]
     not_measured: list[NotMeasured]
     flags: list[str]
@@ -103,10 +94,9 @@ def bench_memory(
     Raises:
         KdcError: as ``bench_latency``.
     """
-    for batch in batches:
-        check_protocol(mode="net", seconds=1, rounds=1, batch=batch, threads=threads)
+    effort = Effort(threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
-    threads = threads or cores()
+    threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
 
@@ -129,7 +119,7 @@ def bench_memory(
         device=options.device,
         size=plans[0].size,
         threads=threads,
-        protocol=MemoryProtocol(runs, seed, processes=True),
+        protocol=Protocol(runs=runs, seed=seed),
         rows=rows,
         not_measured=missing,
         flags=flags,
@@ -146,6 +136,7 @@ def _measure(backend: Backend, plan: Plan, task: Task, runs: int, meter: Meter |
     with meter.turn(readings) if meter else contextlib.nullcontext():
         use = backend.memory(runs) if open_one(backend, plan, task) else None
     backend.end()
+
     if use is None:
         return None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
-from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
@@ -34,12 +34,12 @@ class NotMeasured(Record):
 
 
 def nothing_left(missing: Sequence[NotMeasured], do: str = "measure") -> str:
-    """Say that there is nothing to do here, and of each source why."""
+    """Say that there is nothing to do, and why each source was left out."""
     return f"nothing to {do} here: " + "; ".join(f"{m.file}: {m.why}" for m in missing)
 
 
 class NothingToMeasure(UsageError):
-    """No source fits; ``missing`` says of each why."""
+    """No source fits; ``missing`` says why."""
 
     def __init__(self, missing: list[NotMeasured]) -> None:
         super().__init__(nothing_left(missing))
@@ -52,12 +52,14 @@ class Candidate:
 
     Attributes:
         source: what is opened.
+        run: the run that it is, or belongs to.
         info: what a file takes and gives; None where it takes any input, or where only opening it tells.
         named: whether the user named this file, rather than the run that holds it.
-        label: the name of its row, as short as the candidates of a plan can be told apart.
+        label: the name of its row, short and unique in its plan.
     """
 
     source: Path | Run
+    run: Run | None
     info: "FileInfo | None"
     named: bool
     label: str = ""
@@ -66,11 +68,6 @@ class Candidate:
     def path(self) -> Path:
         """The file, or the folder of the run."""
         return self.source.path if isinstance(self.source, Run) else self.source
-
-    @property
-    def run(self) -> Run | None:
-        """The run that it is, or belongs to."""
-        return self.source if isinstance(self.source, Run) else owner(self.source)
 
     @property
     def size(self) -> Size | None:
@@ -122,21 +119,21 @@ class Plan:
 def make_plan(
     sources: Sequence[Source] | None, *, size: Size | None, batch: int | None, options: RuntimeOptions = CPU
 ) -> Plan:
-    """Choose what is measured, or say why nothing can be; a batch of None takes files of any.
+    """Choose what is measured; a batch of None takes files of any.
 
     Raises:
         NothingToMeasure: no source fits.
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    return _plan(select(sources, options.device), size, batch, options)
+    return make_plans(sources, sizes=[size], batches=[batch], options=options)[0]
 
 
 def make_plans(
     sources: Sequence[Source] | None,
     *,
     sizes: Sequence[Size | None],
-    batches: Sequence[int],
+    batches: Sequence[int | None],
     options: RuntimeOptions = CPU,
 ) -> list[Plan]:
     """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
@@ -146,6 +143,9 @@ def make_plans(
     Raises:
         KdcError: as ``make_plan``; NothingToMeasure where no plan is left.
     """
+    for batch in batches:
+        if batch is not None and batch < 1:
+            raise UsageError(f"--batch {batch}: it must be above 0")
     selection = select(sources, options.device)
     plans: list[Plan] = []
     misfits: list[NothingToMeasure] = []
@@ -185,33 +185,34 @@ def select(sources: Sequence[Source] | None, device: str) -> Selection:
         UsageError: no such run.
         WeightsError: a missing or broken file.
     """
-    members: list[Path | Run] = []
+    members: list[tuple[Path | Run, Run | None]] = []
     missing: list[NotMeasured] = []
-    home: Run | None = None
     for source in sources or [find_run(None)]:
         suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
-        if suffix in MODEL_FILES:
-            path = Path(str(source))
-            if not path.is_file():
-                raise WeightsError(f"{path} does not exist")
-            if suffix in ENGINES and device == "cpu":
-                missing.append(_no_gpu(path))
-            else:
-                members.append(path)
-                home = home or owner(path)
-        else:
+        if suffix not in MODEL_FILES:
             run = source if isinstance(source, Run) else find_run(source)
-            home = home or run
             files, lacks = _exported(run, device)
-            members += [run, *files]
+            members += [(run, run), *((path, run) for path in files)]
             missing += lacks
+            continue
 
-    unique: dict[Path, Path | Run] = {}
-    for member in members:  # a run and its own file may both be named
-        unique.setdefault((member.path if isinstance(member, Run) else member).resolve(), member)
+        path = Path(str(source))
+        if not path.is_file():
+            raise WeightsError(f"{path} does not exist")
+        if suffix in ENGINES and device == "cpu":
+            missing.append(_no_gpu(path))
+        else:
+            members.append((path, owner(path)))
+
     named = {Path(source).resolve() for source in sources or () if not isinstance(source, Run)}
-    candidates = [Candidate(member, info_of(member), path in named) for path, member in unique.items()]
-    return Selection(candidates, missing, home)
+    candidates: dict[Path, Candidate] = {}
+    for member, run in members:
+        path = (member.path if isinstance(member, Run) else member).resolve()
+        if path not in candidates:  # a run and its own file may both be named
+            candidates[path] = Candidate(member, run, info_of(member), path in named)
+
+    home = next((run for _, run in members if run), None)
+    return Selection(list(candidates.values()), missing, home)
 
 
 def _exported(run: Run, device: str) -> tuple[list[Path], list[NotMeasured]]:
@@ -264,7 +265,7 @@ def info_of(source: Path | Run) -> "FileInfo | None":
 def fitting(
     candidates: Sequence[Candidate], batch: int | None, size: Size | None
 ) -> tuple[list[Candidate], list[NotMeasured]]:
-    """Part what takes ``batch`` images (None: any number) of ``size`` from the files made for others, and say why."""
+    """Separate what takes ``batch`` images (None: any number) of ``size`` from the files made for others."""
     fit: list[Candidate] = []
     missing: list[NotMeasured] = []
     for candidate in candidates:
@@ -286,7 +287,7 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
     """Find the input size that all candidates are measured with.
 
     Raises:
-        UsageError: the files are made for several sizes, or for none that is known.
+        UsageError: the files are made for several sizes, or no size is known.
         ExportError: the latter, and nothing vouches for an engine.
     """
     sizes: dict[Size, str] = {}
@@ -300,13 +301,13 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
         return next(iter(sizes))
 
     for candidate in candidates:
-        run = candidate.run
-        if run is not None and run.card.data.size:
-            return export_size(run.card.data.size, run.card.student.output_stride)
+        card = candidate.run.card if candidate.run else None
+        if card and card.data.size:
+            return export_size(card.data.size, card.student.output_stride)
 
     engines = [candidate.source for candidate in candidates if is_engine(candidate.source)]
     for engine in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        if size := engine_size(manifest_beside(engine).values):
+        if size := engine_size(engine):
             return size
     for engine in engines:  # what it lacks most is a manifest
         vouched(engine, "engine", trust=trust)
@@ -314,13 +315,12 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
 
 
 def row_names(candidates: Sequence[Candidate]) -> list[str]:
-    """Name the rows as shortly as they can be told apart."""
+    """Give the rows short and unique names."""
     short = ["torch" if is_torch(candidate.source) else candidate.path.name for candidate in candidates]
     names = []
-    for candidate, label in zip(candidates, short, strict=True):
-        run = candidate.run
-        unique = short.count(label) == 1
-        names.append(label if unique else f"{label} of {run.path.name if run else candidate.path}")
+    for candidate, name in zip(candidates, short, strict=True):
+        home = candidate.run.path.name if candidate.run else candidate.path
+        names.append(name if short.count(name) == 1 else f"{name} of {home}")
     return [
         name if names.count(name) == 1 else str(candidate.path)
         for name, candidate in zip(names, candidates, strict=True)

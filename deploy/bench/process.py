@@ -21,7 +21,7 @@ from .worker import Worker
 
 
 class Backend:
-    """A worker process, or a worker within this process; every order raises a user's mistake as it was there.
+    """A worker process, or a worker within this process; an order raises the error that it met there.
 
     Attributes:
         candidate: what it opens.

@@ -1,4 +1,4 @@
-"""What a measurement orders from the process that holds a network, and what that answers."""
+"""The orders of a measurement to the process that holds a network, and its answers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Task(Record):
+class Task:
     """What a network is opened for.
 
     Attributes:
@@ -42,7 +42,7 @@ class Opening:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Opening":
-        """Read what ``dataclasses.asdict`` made of one and JSON may have carried."""
+        """Read the values of ``dataclasses.asdict``, in JSON or not."""
         from ..runtimes.options import RuntimeOptions
 
         height, width = values.pop("size")
@@ -52,7 +52,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Input(Record):
-    """What a network was given."""
+    """The input of a network."""
 
     shape: list[int]
     dtype: str
@@ -83,8 +83,8 @@ class Opened(Record):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Opened":
         """Read what ``to_dict`` wrote."""
-        given = Input(**values.pop("input"))
-        return cls(**values, input=given)
+        input_ = Input(**values.pop("input"))
+        return cls(**values, input=input_)
 
     @property
     def ran_on(self) -> str:

@@ -1,12 +1,12 @@
-"""The record of a measurement: where it is kept, and the conditions it was taken under."""
+"""The records of measurements: where they are kept, and the settings and conditions of a measurement."""
 
 import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ...distill import console
 from ...distill.errors import UsageError
@@ -22,15 +22,54 @@ ROUNDS = 10
 MODES = {"net": "network alone", "e2e": "compressed image to mask"}
 
 
-def check_protocol(*, mode: str, seconds: float, rounds: int, batch: int, threads: int | None) -> None:
-    """Refuse settings that cannot be measured with (UsageError)."""
-    if mode not in MODES:
-        raise UsageError(f"mode '{mode}' is not known; accepted: {', '.join(MODES)}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UsageError(f"--seconds {seconds}: it must be above 0 and end, such as 6")
-    for flag, value in (("--rounds", rounds), ("--batch", batch), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: it must be above 0")
+@dataclass(frozen=True)
+class Effort:
+    """The settings of a measurement.
+
+    Attributes:
+        seconds: measuring time of each backend, warm-up apart.
+        runs: how many runs each backend does at least, unless that takes ten times ``seconds``.
+        rounds: how often the backends take turns.
+        mode: one of ``MODES``.
+        codec: of the images in mode "e2e": "jpg" or "png".
+        threads: CPU threads of each backend; None is the cores of this process.
+        seed: of the input images.
+        in_process: within this process: quicker to start, but backends disturb each other.
+    """
+
+    seconds: float = 6.0
+    runs: int = 1
+    rounds: int = ROUNDS
+    mode: str = "net"
+    codec: str = "jpg"
+    threads: int | None = None
+    seed: int = 0
+    in_process: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be measured with (UsageError)."""
+        if self.mode not in MODES:
+            raise UsageError(f"mode '{self.mode}' is not known; accepted: {', '.join(MODES)}")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise UsageError(f"--seconds {self.seconds}: it must be above 0 and end, such as 6")
+        for flag, value in (("--rounds", self.rounds), ("--threads", self.threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{flag} {value}: it must be above 0")
+
+
+@dataclass(frozen=True)
+class Protocol(Record):
+    """The settings in a record; each kind of measurement has its own of these."""
+
+    OPTIONAL: ClassVar = ("rounds", "seconds", "runs", "inputs", "codec")
+
+    rounds: int | None = None
+    seconds: float | None = None
+    runs: int | None = None
+    inputs: int | None = None
+    seed: int = 0
+    processes: bool = True
+    codec: str | None = None
 
 
 def keep(record: R, home: Run | None, out: Path | None, **raw: Any) -> R:

@@ -21,7 +21,7 @@ from .disturbances import NOISY, device_flags, listed
 from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .protocol import Identity, Task
-from .record import check_protocol, conditions, keep, show_rest
+from .record import Effort, Protocol, conditions, keep, show_rest
 
 ROUNDS = 5
 
@@ -83,16 +83,6 @@ class Best(Record):
     streams: int
 
 
-@dataclass(frozen=True)
-class ThroughputProtocol(Record):
-    """How it was measured: ``seconds`` of each backend at each setting, in ``rounds``."""
-
-    rounds: int
-    seconds: float
-    seed: int
-    processes: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class ThroughputRecord(Record):
     """Images per second by backend, batch and streams; the file ``record`` holds it.
@@ -111,7 +101,7 @@ class ThroughputRecord(Record):
     device: str
     size: Size
     threads: int
-    protocol: ThroughputProtocol
+    protocol: Protocol
     rows: list[ThroughputRow]
     best: dict[str, Best]
     not_measured: list[NotMeasured]
@@ -121,7 +111,7 @@ class ThroughputRecord(Record):
 
 
 @dataclass
-class Flowing:
+class RateSamples:
     """The rounds of one backend at one setting so far."""
 
     backend: Backend
@@ -167,13 +157,13 @@ def bench_throughput(
     """
     if not streams or min(streams) < 1:
         raise UsageError("--streams must be above 0")
-    for batch in batches:
-        check_protocol(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    effort = Effort(seconds=seconds, rounds=rounds, threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
-    threads = threads or cores()
+    threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
 
+    # every batch in processes of its own, every number of streams in the same
     rows: list[ThroughputRow] = []
     missing: list[NotMeasured] = []
     for plan in plans:
@@ -184,11 +174,11 @@ def bench_throughput(
                 backends = [backend for backend in backends if open_one(backend, plan, task)]
                 if not backends:
                     break
-                for flow in _measure(backends, plan, seconds, rounds, meter):
-                    on_gpu = OnGpu(summary(flow.readings, flow.images)) if options.device == "cuda" else None
-                    rates = Rates.of(flow.rates)
-                    rows.append(ThroughputRow(flow.backend.identity(), plan.batch, count, rates, on_gpu))
-                    flow.backend.close()
+                for samples in _measure(backends, plan, seconds, rounds, meter):
+                    on_gpu = OnGpu(summary(samples.readings, samples.images)) if options.device == "cuda" else None
+                    rates = Rates.of(samples.rates)
+                    rows.append(ThroughputRow(samples.backend.identity(), plan.batch, count, rates, on_gpu))
+                    samples.backend.close()
         missing += [lack for lack in plan.missing if lack not in missing]
     if not rows:  # only opening tells which batches an engine takes
         raise ExportError(nothing_left(missing))
@@ -200,7 +190,7 @@ def bench_throughput(
         device=options.device,
         size=plans[0].size,
         threads=threads,
-        protocol=ThroughputProtocol(rounds, seconds, seed, processes=not in_process),
+        protocol=Protocol(rounds, seconds, seed=seed, processes=not in_process),
         rows=rows,
         best=_best(rows),
         not_measured=missing,
@@ -212,20 +202,20 @@ def bench_throughput(
 
 def _measure(
     backends: Sequence[Backend], plan: Plan, seconds: float, rounds: int, meter: Meter | None
-) -> list[Flowing]:
+) -> list[RateSamples]:
     """Let the backends take turns."""
-    flows = [Flowing(backend) for backend in backends]
+    all_samples = [RateSamples(backend) for backend in backends]
     for backend in backends:
         backend.warm(min(5.0, 2 * seconds))
 
     for _ in console.progress(range(rounds), rounds, f"batch {plan.batch}"):
-        for flow in flows:
-            with meter.turn(flow.readings) if meter else contextlib.nullcontext():
-                turn = flow.backend.flow(seconds / rounds)
-            flow.rates.append(turn.images / turn.seconds)
-            # every query has cost energy, those that are too early to count in the rate too
-            flow.images += plan.batch * turn.queries
-    return flows
+        for samples in all_samples:
+            with meter.turn(samples.readings) if meter else contextlib.nullcontext():
+                flow = samples.backend.flow(seconds / rounds)
+            samples.rates.append(flow.images / flow.seconds)
+            # every query costs energy, those that are too early to count in the rate too
+            samples.images += plan.batch * flow.queries
+    return all_samples
 
 
 def _best(rows: Sequence[ThroughputRow]) -> dict[str, Best]:

@@ -21,7 +21,7 @@ from .costs import deployed
 from .latency import time_plan
 from .latency_record import LatencyRow
 from .plan import Candidate, NotMeasured, Size, Source, make_plan
-from .record import ROUNDS, check_protocol, conditions, record_path, show_rest
+from .record import ROUNDS, Effort, conditions, record_path, show_rest
 from .tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
 
 FILE = "tradeoff"
@@ -60,10 +60,10 @@ class TradeoffRecord(Record):
 
 
 def family(run: Run) -> list[Run]:
-    """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if found."""
+    """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if known."""
     card = run.card
     others = (card.baseline or card.tuned_from, card.teacher.run if card.teacher else None)
-    return [run, *(found for spec in others if (found := relative(run, spec)))]
+    return [run, *(other for spec in others if (other := relative(run, spec)))]
 
 
 def bench_tradeoff(
@@ -95,29 +95,18 @@ def bench_tradeoff(
     Raises:
         KdcError: as ``bench_latency`` and ``bench_accuracy``.
     """
-    check_protocol(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    effort = Effort(seconds, runs, rounds, threads=threads, seed=seed, in_process=in_process)
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
-    # accuracy first: it is what fails, where something does
+    # accuracy first: it is what fails, if anything does
     evaluations = evaluate_plan(plan, data, split, limit, **data_options)
-    timed = time_plan(
-        plan,
-        threads=threads,
-        seconds=seconds,
-        runs=runs,
-        rounds=rounds,
-        mode="net",
-        codec="jpg",
-        out=out,
-        seed=seed,
-        in_process=in_process,
-        before=before,
-    )
+    timed = time_plan(plan, effort, out, before)
 
     candidates = {candidate.label: candidate for candidate in plan.candidates}
     rows = [_row(row, candidates[row.name], evaluations.get(row.name), plan.size) for row in timed.backends]
     rows = [replace(row, pareto={cost: on_front(row, rows, cost) for cost in COSTS}) for row in rows]
     rows.sort(key=lambda row: -(row.miou if row.miou is not None else -1.0))
+
     first = next(iter(evaluations.values()))
     result = TradeoffRecord(
         device=timed.device,

@@ -105,7 +105,9 @@ def _panel(
     log = min(values) > 0 and max(values) > _WIDE * min(values)
     x = Scale(log_ticks(min(values), max(values)), inset, True) if log else fitted([0.0, *values], inset)
     parts = [rule(x(tick), _BOTTOM, x(tick), _BOTTOM + 4, "soft") for tick in x.ticks]
-    parts += below([(x(tick), short(tick)) for tick in x.ticks], f"{title}{', log scale' * log}", right, _BOTTOM)
+    parts += below(
+        [(x(tick), short(tick)) for tick in x.ticks], f"{title}, log scale" if log else title, right, _BOTTOM
+    )
 
     places = {i: (x(value), y(100 * miou)) for i, (miou, value) in known.items()}
     kinds = {i: colours[points[i].network] for i in known}

@@ -1,4 +1,4 @@
-"""The process that holds one backend of a measurement and answers the bench's orders, one JSON line each."""
+"""The process that holds one backend of a measurement and carries out the bench's orders."""
 
 import itertools
 import os
@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ...distill import console
@@ -76,12 +76,12 @@ class Worker:
     def _opened(self, name: str, threads: int) -> Opened:
         runtime = self._runtimes[0]
         spec = runtime.spec
-        return Opened(
+        opened = Opened(
             name=name,
             runtime=runtime.name,
             version=_version(runtime.name),
             provider=runtime.provider,
-            nodes_on_cpu=getattr(runtime, "on_cpu", 0),
+            nodes_on_cpu=runtime.on_cpu,
             precision=runtime.precision,
             tf32=runtime.tf32,
             head=spec.head,
@@ -89,8 +89,8 @@ class Worker:
             file=str(runtime.source),
             threads=threads,
             pid=os.getpid(),
-            **getattr(runtime, "facts", {}),
         )
+        return replace(opened, **runtime.facts)
 
     def warm(self, cap_s: float) -> Warmup:
         """Run until 500 ms and 10 runs are over and two medians of five agree to 5 %, or ``cap_s`` is over.
@@ -178,7 +178,7 @@ class Worker:
         return Flow(self._batch * sum(done), spent, len(done) + sum(done))
 
     def memory(self, runs: int) -> MemoryUse:
-        """Run ``runs`` times; what is held is what was held before."""
+        """Run ``runs`` times; ``held`` is the memory before them."""
         held = _resident()
         for _ in range(runs):
             next(self._queries[0])()

@@ -110,7 +110,7 @@ class Meter:
                 readings.energy_j.append((after - before) / 1e3)
 
     def memory_mib(self) -> float | None:
-        """Return the memory in use on the device, everybody's, in MiB."""
+        """Return the memory in use on the device, by all processes, in MiB."""
         used = self._ask("nvmlDeviceGetMemoryInfo")
         return None if used is None else round(used.used / 2**20, 1)
 
@@ -169,7 +169,7 @@ def open_meter(module: ModuleType | None = None) -> tuple[Meter | None, str]:
 
 
 def throttling(reasons: int) -> list[str]:
-    """Name the bits of NVML's, or nvidia-smi's, clock event reasons that are throttling."""
+    """Name the clock event reasons of NVML or nvidia-smi that are throttling."""
     return [name for bit, name in THROTTLING.items() if reasons & bit]
 
 
@@ -201,7 +201,7 @@ def summary(readings: Readings, images: int) -> GpuUse | None:
 
 
 def meter_flags(name: str, use: GpuUse | None) -> list[str]:
-    """Say what on the GPU disturbed the row called ``name``."""
+    """List what on the GPU disturbed the row called ``name``."""
     flags = []
     if use and use.throttling:
         flags.append(f"{name}: the GPU held its clocks back ({', '.join(use.throttling)})")

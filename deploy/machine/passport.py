@@ -1,4 +1,4 @@
-"""The device passport: on what a number was measured, and what may have disturbed it."""
+"""The device passport: the machine that a number was measured on, and what may have disturbed it."""
 
 import os
 import platform
@@ -32,27 +32,13 @@ FEATURES = (
     "bf16",
 )
 _ALSO = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino", "triton")
-#: field of ``Gpu`` -> what nvidia-smi calls it
-_QUERY = {
-    "name": "name",
-    "driver": "driver_version",
-    "memory_mib": "memory.total",
-    "memory_used_mib": "memory.used",
-    "sm_mhz": "clocks.sm",
-    "sm_max_mhz": "clocks.max.sm",
-    "memory_mhz": "clocks.mem",
-    "power_w": "power.draw",
-    "power_limit_w": "power.limit",
-    "temperature_c": "temperature.gpu",
-    "persistence": "persistence_mode",
-    "ecc": "ecc.mode.current",
-    "mig": "mig.mode.current",
-    "capability": "compute_cap",
-    "uuid": "uuid",
-    "throttle": "clocks_throttle_reasons.active",
-}
-#: what newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
-_RENAMED = {"throttle": "clocks_event_reasons.active"}
+#: what nvidia-smi calls the fields of ``Gpu``, in their order
+_QUERY = (
+    "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,"
+    "temperature.gpu,persistence_mode,ecc.mode.current,mig.mode.current,compute_cap,uuid,clocks_throttle_reasons.active"
+)
+#: as newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
+_RENAMED = _QUERY.replace("clocks_throttle_reasons", "clocks_event_reasons")
 
 
 @dataclass(frozen=True)
@@ -145,7 +131,7 @@ def cores() -> int:
 
 
 def cpu_features() -> list[str]:
-    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not tell."""
+    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not say."""
     words: set[str] = set()
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
@@ -156,7 +142,7 @@ def cpu_features() -> list[str]:
 
 
 def has_vnni() -> bool | None:
-    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not tell."""
+    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not say."""
     if not Path("/proc/cpuinfo").exists():
         return None
     return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"} & set(cpu_features()))
@@ -174,9 +160,8 @@ def memory_gib() -> float:
 
 def gpus() -> list[Gpu]:
     """Ask nvidia-smi about every GPU; an empty list without a driver."""
-    queries = (_QUERY, _QUERY | _RENAMED)
-    rows = next((rows for each in queries if (rows := _smi(f"--query-gpu={','.join(each.values())}"))), [])
-    described = [Gpu(**{key: _number(value) for key, value in zip(_QUERY, row, strict=False)}) for row in rows]
+    rows = _smi(f"--query-gpu={_QUERY}") or _smi(f"--query-gpu={_RENAMED}")
+    described = [Gpu(*map(_number, row)) for row in rows]
     users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if described else []
     return [replace(gpu, processes=users.count(str(gpu.uuid))) for gpu in described]
 
@@ -188,7 +173,7 @@ def first_gpu(installed: list[Gpu]) -> Gpu | None:
 
 
 def gpu_flags(installed: list[Gpu], own: int = 0) -> list[str]:
-    """Say what on the first GPU, which is the one measured, may have disturbed ``own`` processes on it."""
+    """List what may have disturbed ``own`` processes on the first GPU, which is the one measured."""
     gpu = first_gpu(installed)
     if gpu is None:
         return []

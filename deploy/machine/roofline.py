@@ -47,7 +47,7 @@ def share(
 
     Args:
         device: the GPU's name.
-        precision: of the network: "fp32", "fp16", "bf16", "int8" or "fp8"; of a mixed one nothing is said.
+        precision: of the network: "fp32", "fp16", "bf16", "int8" or "fp8"; a mixed one has no peak.
         tf32: whether float32 products may run as TF32, whose peak is then the one to reach.
         macs: multiply-adds of one image.
         batch: images of a query.

@@ -1,5 +1,6 @@
 """How far two forms of one network are apart: what is measured, what may differ, and the record of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,6 +86,14 @@ class Difference:
         if logits is not None and tie and len(n):
             best, other = (logits[n, mask[n, y, x], y, x].astype(np.float64) for mask in (reference, candidate))
             self.ties += int((best - other <= tie * np.maximum(1, np.abs(best))).sum())
+
+
+def add_scores(both: tuple[Scores, Scores], masks: Sequence[np.ndarray], truths: Sequence[np.ndarray | None]) -> None:
+    """Score the masks ``(N, H, W)`` of reference and candidate on labels of N images, which may be smaller."""
+    for n, truth in enumerate(truths):
+        if truth is not None:
+            for scores, mask in zip(both, masks, strict=True):
+                scores.add(np.ascontiguousarray(mask[n, : truth.shape[0], : truth.shape[1]]), truth)
 
 
 def reasons(

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from ...distill.errors import DataError, NumbersError
 from ...distill.evaluation.metrics import Scores
 from ...distill.run.files import sha256
 from ..runtimes.base import Runtime, answers
-from .difference import Difference, boundary_drop, reasons, worst_class
+from .difference import Difference, add_scores, boundary_drop, reasons, worst_class
 from .golden import Golden, GoldenFacts, capture
 from .result import GateResult
 from .tolerances import Tolerances
@@ -77,7 +77,7 @@ def gate(
             trusted = outputs[0] if outputs[0].ndim == 4 else None
             difference.add_masks(masks[0], masks[1], trusted, allowed.tie)
             if dataset.labelled:
-                _score(both, masks, [label for _, _, label in group])
+                add_scores(both, masks, [label for _, _, label in group])
             keys += [key for key, _, _ in group]
             for n, (key, _, _) in enumerate(group):
                 # the image that proves most is the one with the most classes
@@ -133,13 +133,6 @@ def gate(
 
 def _digest(runtime: Runtime) -> str:
     return sha256(runtime.source) if runtime.source.is_file() else ""
-
-
-def _score(both: tuple[Scores, Scores], masks: list[np.ndarray], truths: "Iterable[np.ndarray | None]") -> None:
-    for n, truth in enumerate(truths):
-        if truth is not None:
-            for scores, mask in zip(both, masks, strict=True):
-                scores.add(np.ascontiguousarray(mask[n, : truth.shape[0], : truth.shape[1]]), truth)
 
 
 def _batches(indices: list[int], batch: int | None) -> Iterator[list[int]]:

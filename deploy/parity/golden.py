@@ -197,6 +197,7 @@ def read_golden(artefact: Path) -> Golden:
             f"{path} is not there: copy it along with {artefact.name}, or compare with what the file was made from: "
             f"kdc parity OTHER {artefact} --data NAME|DIR"
         )
+
     try:
         with np.load(path, allow_pickle=False) as file:
             image, mask = _picture(file["image"]), _picture(file["mask"])

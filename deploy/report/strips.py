@@ -9,7 +9,7 @@ from ...distill.evaluation.evaluate import Predict, ask
 from ...distill.evaluation.metrics import confusion, iou_of
 from ..pictures import colour_mask, data_uri, error_map
 
-#: images judged to choose from: enough to find hard ones, few enough for a report to take seconds
+#: images scored to choose from: enough to find hard ones, few enough for a report to take seconds
 CANDIDATES = 16
 
 
@@ -38,18 +38,18 @@ def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]
     """Choose and draw up to four images: the hardest, a typical one, and those where distillation changed most.
 
     Args:
-        dataset: a labelled split; up to ``CANDIDATES`` of its images, evenly spread, are judged.
+        dataset: a labelled split; up to ``CANDIDATES`` of its images, evenly spread, are scored.
         predicts: "after" (the run's student) and, where there are any, "before" (the baseline), "teacher" and others.
         names: the roles to show, in order, and what the page calls them.
     """
     indices = sorted(set(np.linspace(0, len(dataset) - 1, min(CANDIDATES, len(dataset))).astype(int).tolist()))
-    judged = [role for role in ("after", "before") if role in predicts]
+    scored = [role for role in ("after", "before") if role in predicts]
     masks: dict[int, dict[str, np.ndarray]] = {}
     scores: dict[int, dict[str, float]] = {}
     for i in indices:
         image, truth = dataset.read(i)
         assert truth is not None
-        masks[i] = {role: ask(predicts[role], image, truth) for role in judged}
+        masks[i] = {role: ask(predicts[role], image, truth) for role in scored}
         scores[i] = {role: score(mask, truth, dataset.num_classes) for role, mask in masks[i].items()}
     return [_draw(dataset, i, why, predicts, names, masks[i]) for i, why in choose(scores)]
 
@@ -99,14 +99,14 @@ def choose(scores: dict[int, dict[str, float]]) -> list[tuple[int, str]]:
     order = sorted(scores, key=lambda i: scores[i]["after"])
     if not order:
         return []
-    wanted = [(order[0], "the hardest"), (order[len(order) // 2], "typical")]
+    picks = [(order[0], "the hardest"), (order[len(order) // 2], "typical")]
     if "before" in scores[order[0]]:
         gains = {i: s["after"] - s["before"] for i, s in scores.items()}
         best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
-        wanted += [(best, "gained most")] * (gains[best] > 0) + [(worst, "lost most")] * (gains[worst] < 0)
+        picks += [(best, "gained most")] * (gains[best] > 0) + [(worst, "lost most")] * (gains[worst] < 0)
     else:
-        wanted.append((order[-1], "the easiest"))
+        picks.append((order[-1], "the easiest"))
     reasons: dict[int, list[str]] = {}
-    for i, why in wanted:
+    for i, why in picks:
         reasons.setdefault(i, []).append(why)
     return [(i, " and ".join(whys)) for i, whys in reasons.items()]

@@ -9,7 +9,7 @@ class Record:
     """Base of such dataclasses: its JSON has a key for each field, in their order.
 
     Attributes:
-        MERGED: fields that are records themselves (or None), whose keys stand among those of this one.
+        MERGED: fields with a ``to_dict`` of their own (or None), whose keys stand among those of this one.
         OPTIONAL: fields that are left out where they are None.
     """
 

@@ -50,7 +50,7 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
     run: Run, to: str, target: str | None, high: str | None, name: str, precision: str
 ) -> None:
     done = calibrate_run(run, Settings(to=to, target=target, high=high, **LOOSE))
-    assert done.path == run.export / name and done.gate and done.gate.passed
+    assert done.path == run.export / name and done.gate is not None and done.gate.passed
     manifest = json.loads((run.export / f"{name}.json").read_text())
     assert (manifest["precision"], manifest["sha256"]) == (precision, sha256(done.path))
     assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}

@@ -167,11 +167,8 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     settings["source"] = made.export / source.name
     again = calibrate_run(made, Settings(**settings))  # without --qat: the same file
     assert again.manifest.to_dict()["sha256"] == done.manifest.to_dict()["sha256"]
-    refused: list[tuple[dict[str, Any], str]] = [
-        ({"compared": True}, "--compare"),
-        ({"calibrator": "minmax"}, "--calibrator minmax"),
-    ]
-    for typed, flag in refused:
+    typed: dict[str, Any]
+    for typed, flag in (({"compared": True}, "--compare"), ({"calibrator": "minmax"}, "--calibrator minmax")):
         with pytest.raises(UsageError, match=rf"{flag}: {made.path.name} was trained with the ranges of mse"):
             calibrate_run(made, Settings(**settings, **typed))
     assert again.path.is_file()

@@ -46,7 +46,7 @@ def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZ
 def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
     result = evaluate_source(run / "export" / "model.onnx")
     scores = result.scores
-    assert result.ran_on == "onnxruntime CPUExecutionProvider"
+    assert result.ran.ran_on == "onnxruntime CPUExecutionProvider"
     assert scores.images == 3
     assert scores.iou[2] == pytest.approx(scores.pixel_accuracy)  # all pixels are class 2: its IoU is its share
     assert scores.miou == pytest.approx(scores.iou[2] / K)
@@ -74,7 +74,7 @@ def test_checkpoint_and_run_are_the_same(run):
     one, other = evaluate_source(str(run), limit=2), evaluate_source(run / "checkpoints" / "best.safetensors", limit=2)
     assert one.scores.to_dict() == other.scores.to_dict()
     assert one.scores.images == 2
-    assert one.ran_on == "torch cpu" and "precision" not in one.to_dict()
+    assert one.ran.ran_on == "torch cpu" and "precision" not in one.to_dict()
 
 
 def test_refusals(run, tmp_path):

@@ -20,6 +20,7 @@ from kdc.deploy.bench.latency_record import OnGpu, show_latency
 from kdc.deploy.bench.plan import Candidate, NotMeasured
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.protocol import Task
+from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.statistics import Ratio, parts_summary, percentiles, ratio
 from kdc.deploy.bench.worker import Worker
 from kdc.deploy.flags import read_sizes
@@ -297,8 +298,8 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
         return process.open_all(backends, plan, task)
 
     monkeypatch.setattr(latency, "open_all", on_cpu)
-    protocol = {"threads": 1, "seconds": 0.05, "runs": 1, "rounds": 1, "mode": "net", "codec": "jpg", "seed": 0}
-    result = latency.time_plan(plan, **protocol, out=tmp_path / "bench", in_process=True)
+    effort = Effort(seconds=0.05, rounds=1, threads=1, in_process=True)
+    result = latency.time_plan(plan, effort, tmp_path / "bench")
     (row,) = json.loads(Path(str(result.record)).read_text())["backends"]
     assert row["p50"] > 0 and row["roofline"] is None
     assert list(row)[-4:] == ["warmup", "ratio", "gpu", "roofline"]
@@ -345,7 +346,7 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     assert by_source[found].may_be_refused(gone)
     assert not by_source[named].may_be_refused(gone)
     assert not plan.candidates[0].may_be_refused(gone)  # the run
-    unread = Candidate(engine, info=None, named=True)
+    unread = Candidate(engine, run=None, info=None, named=True)
     assert unread.may_be_refused(gone)  # only opening tells whether it can be run
     assert not unread.may_be_refused(WeightsError("no such engine"))
 
@@ -354,7 +355,7 @@ def test_rows_of_one_name_are_told_apart(network, tmp_path):
     run = planning.Run(make_run(tmp_path / "one"))
     files = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
     for sources, labels in ((files, [str(path) for path in files]), ([run, files[0]], ["torch", "m.onnx"])):
-        assert planning.row_names([Candidate(source, None, False) for source in sources]) == labels
+        assert planning.row_names([Candidate(source, run, None, False) for source in sources]) == labels
 
 
 @pytest.mark.gpu

@@ -14,7 +14,7 @@ from kdc import cli
 from kdc.deploy.bench import throughput
 from kdc.deploy.bench.plan import NotMeasured
 from kdc.deploy.bench.protocol import Flow
-from kdc.deploy.bench.throughput import Rates, ThroughputRow, bench_throughput, show_throughput
+from kdc.deploy.bench.throughput import OnGpu, Rates, ThroughputRow, bench_throughput, show_throughput
 from kdc.deploy.bench.worker import Worker
 from kdc.deploy.machine.gpu_meter import Readings, summary
 from kdc.distill.errors import ExportError, UsageError
@@ -87,6 +87,8 @@ def test_noise_is_flagged():
     assert throughput._flags([row], card, card, "cpu") == ["rounds vary by more than 5% (a batch 1 streams 2 30%)"]
     quiet = replace(row, rates=replace(row.rates, cv=0.01))
     assert throughput._flags([quiet], card, card, "cpu") == []
+    assert "gpu" not in row.to_dict()
+    assert list(replace(row, on_gpu=OnGpu(None)).to_dict().items())[-1] == ("gpu", None)  # nothing was read
 
 
 def test_refusals(network, tmp_path):

@@ -119,7 +119,7 @@ def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
     show_accuracy(result)
     out = capsys.readouterr().out
     assert "mIoU change" in out and record.name in out
-    with pytest.raises(UsageError, match="lie in no run folder"):
+    with pytest.raises(UsageError, match="are not in a run folder"):
         bench_accuracy(files[1:])
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, 
     one = network(alone.path / "one.onnx", size=SIZE, classes=K)  # the same weights
     (same,) = bench_accuracy([one], limit=1).rows
     assert same.evaluation.scores.to_dict() == result.rows[1].evaluation.scores.to_dict()
-    with pytest.raises(ExportError, match=r"nothing to judge here: model\.pt2"):
+    with pytest.raises(ExportError, match=r"nothing to evaluate here: model\.pt2"):
         bench_accuracy([foreign], limit=1)
     four.unlink()
     both = bench_tradeoff([alone], seconds=0.05, rounds=1, threads=1, in_process=True, limit=1)
@@ -200,14 +200,10 @@ def test_files_are_counted_at_the_size_they_were_made_for(alone, network, tmp_pa
 def test_the_front_is_what_nothing_else_beats():
     rng = random.Random(0)
     for _ in range(50):
-        rows = [row(str(i), rng.randint(1, 6) / 10, rng.randint(1, 6)) for i in range(8)]
-        for mine in rows:
-            better = [
-                r
-                for r in rows
-                if (r.miou > mine.miou and r.latency_ms <= mine.latency_ms)
-                or (r.miou >= mine.miou and r.latency_ms < mine.latency_ms)
-            ]
+        points = [(rng.randint(1, 6) / 10, rng.randint(1, 6)) for _ in range(8)]
+        rows = [row(str(i), miou, ms) for i, (miou, ms) in enumerate(points)]
+        for mine, (miou, ms) in zip(rows, points, strict=True):
+            better = [p for p in points if (p[0] > miou and p[1] <= ms) or (p[0] >= miou and p[1] < ms)]
             assert on_front(mine, rows, "latency_ms") is not bool(better)
     unknown = row("x", None, 1.0)
     assert on_front(unknown, [*rows, unknown], "latency_ms") is None

@@ -49,7 +49,11 @@ def test_gpu_is_read_from_nvidia_smi_and_throttling_flagged(monkeypatch):
     monkeypatch.setattr(passport, "_smi", smi)
     (gpu,) = passport.gpus()
     assert (gpu.name, gpu.memory_mib, gpu.power_w, gpu.capability) == ("NVIDIA H200", 143771, 76.2, 9.0)
-    assert list(gpu.to_dict()) == [*passport._QUERY, "processes"]
+    assert list(gpu.to_dict()) == [
+        *("name", "driver", "memory_mib", "memory_used_mib", "sm_mhz", "sm_max_mhz", "memory_mhz", "power_w"),
+        *("power_limit_w", "temperature_c", "persistence", "ecc", "mig", "capability", "uuid", "throttle", "processes"),
+    ]
+    assert (gpu.sm_max_mhz, gpu.temperature_c, gpu.mig, gpu.processes) == (1980, 30, "Disabled", 2)
     flags = "\n".join(passport.gpu_flags([gpu], own=1))
     assert "clocks are held back (power cap, as nvidia-smi says)" in flags
     assert "other processes compute on it (1)" in flags

@@ -96,7 +96,7 @@ def test_a_file_comes_with_all_that_belongs_to_it(run: Run, name: str, capsys: p
     assert (read_golden(path).facts.artefact, read_golden(path).facts.sha256) == (name, sha256(path))
     weights = {"model.bin"} if name == "model.xml" else set()
     assert {each.name for each in run.export.iterdir()} == {name, f"{name}.json", f"{name}.golden.npz", *weights}
-    assert Run(run.path).card["files"][f"export/{name}"] == sha256(path)
+    assert Run(run.path).card.files[f"export/{name}"] == sha256(path)
     assert f"gate {row.stage}: passed" in capsys.readouterr().out
 
 
@@ -129,7 +129,7 @@ def test_an_error_or_ctrl_c(run: Run, where: str, stopped: BaseException, monkey
     if where == "gate":
         monkeypatch.setattr(road, "_gate_file", stop)
     with pytest.raises(type(stopped)):
-        made(run, path, NEW, **({"write": stop} if where == "write" else {}))
+        made(run, path, NEW, write=stop if where == "write" else writing(NEW))
     assert everything(run) == before
 
 
@@ -153,7 +153,7 @@ def test_a_kill_at_the_gate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (debris,) = run.export.glob(".new-*")
     assert {name: content for name, content in everything(run).items() if ".new-" not in name} == before
     run.seal()
-    assert not [name for name in run.card["files"] if ".new-" in name]
+    assert not [name for name in run.card.files if ".new-" in name]
     with held(debris, wait=False):
         made(run, run.export / "other.onnx")
         assert debris.exists(), "a living process holds it"

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from kdc.deploy.artefacts.manifest import describe
 from kdc.deploy.runtimes import aoti_runtime
-from kdc.deploy.runtimes.aoti_runtime import read_package
+from kdc.deploy.runtimes.aoti_runtime import Target, read_package
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.models import SegmentationModel
+from kdc.distill.network_spec import NetworkSpec
 from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.files import write_json
@@ -40,8 +41,8 @@ class Tiny(SegmentationModel):
     def forward(self, images: Tensor, hint: Tensor | None = None) -> Output:
         return Output(self.conv(images / 100))
 
-    def spec(self) -> dict[str, str]:
-        return {"name": self.name}
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec(self.name)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def test_its_contract_is_read_without_running_it(package: Path, monkeypatch: pyt
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("it was loaded"))
     info = read_package(package)
     assert (info.shape, info.dtype, info.layout, info.head) == ((None, *SIZE, 3), "uint8", "NHWC", "argmax")
-    assert info.metadata["kdc.classes"] == list(CLASSES) and info.metadata["kdc.model"] == {"name": "tiny"}
+    assert info.metadata["kdc.classes"] == list(CLASSES) and info.metadata["kdc.model"] == NetworkSpec("tiny").to_dict()
 
 
 def test_the_thread_count_is_not_compiled_in(package: Path) -> None:
@@ -153,7 +154,7 @@ def test_code_for_another_machine_is_refused_before_it_is_loaded(
 def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aoti_runtime, "cpu_features", lambda: ["avx2"])
     with pytest.raises(ExportError, match="uses avx512_vnni, avx512f, which this CPU lacks"):
-        aoti_runtime._refuse_other_machine(Path("m.pt2"), "cpu", {"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, {})
+        aoti_runtime._check_target(Path("m.pt2"), Target.from_dict({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}), "cpu", None)
 
 
 @pytest.mark.process
