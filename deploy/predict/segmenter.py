@@ -1,6 +1,5 @@
 """A network made ready for images of any size: whole, padded, resized or in tiles, said once."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,16 +199,17 @@ def _announcing(predict: "Predict", tiling: "Tiling | None") -> "Predict":
     """Let the first image that is tiled say how."""
     if tiling is None:
         return predict
+    from ...distill.evaluation.evaluate import Privileged
+
     once = Once()
 
-    @functools.wraps(predict)  # which also keeps the mark of a privileged network
     def announcing(image: np.ndarray, *label: np.ndarray) -> np.ndarray:
         size = (image.shape[0], image.shape[1])
         if not tiling.covers(size):
             once("tiles", f"tiles: {tiling.describe(size)}")
         return predict(image, *label)
 
-    return announcing
+    return Privileged(announcing) if isinstance(predict, Privileged) else announcing
 
 
 def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":

@@ -48,7 +48,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -
     x = Scale(ends, (_LEFT, _RIGHT))
 
     places = [(x(tick), short(tick)) for tick in ticks(*ends, 4, inside=True)]
-    parts = rows(y, _LEFT, _RIGHT) + below(places, f"step{', log scale' * log}", _RIGHT, _BOTTOM, 31)
+    parts = rows(y, _LEFT, _RIGHT) + below(places, "step, log scale" if log else "step", _RIGHT, _BOTTOM, 31)
     for s, points in drawn:
         path = [(x(step), y(value)) for step, value in points]
         parts += [line(path, f"line {s.role}"), dot(*path[-1], 3, f"dot {s.role}")]

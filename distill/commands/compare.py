@@ -7,33 +7,14 @@ import typer
 
 from .. import console
 from ..errors import NumbersError, UsageError
-from .flags import (
-    Arch,
-    BatchSize,
-    Classes,
-    Compile,
-    ConfigFile,
-    Crop,
-    Data,
-    Device,
-    Ignore,
-    Init,
-    Iters,
-    Json,
-    Lr,
-    Precision,
-    Sets,
-    SizeOption,
-    Split,
-    Student,
-    StudentWeights,
-    Teacher,
-    TeacherWeights,
-    Workers,
-    flags_of,
+from .flags import ConfigFile, Json, Sets, TrainingFlags, takes_training_flags
+
+
+@takes_training_flags(
+    before="out",
+    without=("devices", "nodes"),
+    seed=Annotated[int | None, typer.Option(help="The first seed, where --seeds says how many.")],
 )
-
-
 def compare(
     methods: Annotated[
         str | None,
@@ -51,26 +32,8 @@ def compare(
             help="Go over values of a setting, such as method.lad.ad=1,3,10; several make all combinations.",
         ),
     ] = None,
-    teacher: Teacher = None,
-    student: Student = None,
-    data: Data = None,
-    classes: Classes = None,
-    ignore_index: Ignore = None,
-    split: Split = None,
-    size: SizeOption = None,
-    iters: Iters = None,
-    batch: BatchSize = None,
-    crop: Crop = None,
-    lr: Lr = None,
-    seed: Annotated[int | None, typer.Option(help="The first seed, where --seeds says how many.")] = None,
-    arch: Arch = None,
-    teacher_weights: TeacherWeights = None,
-    student_weights: StudentWeights = None,
-    init: Init = None,
-    workers: Workers = None,
-    device: Device = None,
-    precision: Precision = None,
-    compile: Compile = None,
+    *,
+    flags: TrainingFlags,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -88,10 +51,10 @@ def compare(
 
     The same command goes on where it was stopped; another method, seed or grid value extends the folder.
     """
-    flags = flags_of(locals())
     console.json_mode = json
+
     if methods is None:
-        if out is None or flags or sets or grid or config or dry_run:
+        if out is None or flags.names() or sets or grid or config or dry_run:
             raise UsageError(
                 "no methods named; give --methods kd,cwd,kt, or --out DIR alone to make the table of a comparison again"
             )
@@ -106,7 +69,8 @@ def compare(
     from ..compare.compare import plan_comparison
     from ..compare.plan import make_entries, parse_grid, parse_methods
 
-    base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
+    settings = flags.settings()
+    base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), settings, sets or [], config)
     if dry_run:
         plan = plan_comparison(base, entries, out=out)
         if json:

@@ -106,7 +106,7 @@ def parse_methods(text: str) -> list[Choice]:
 
 
 def _of_preset(name: str) -> Choice:
-    spec = preset(name).get("method.name", BASELINE)
+    spec = str(preset(name).get("method.name", BASELINE))
     if spec == BASELINE:
         raise UsageError(f"--methods: preset {name} sets no method, so there is nothing to compare")
     return Choice(f"preset:{name}", spec, name)

@@ -215,14 +215,8 @@ def _tree(c: _Canvas, s: float, side: int) -> None:
     c.upright(c.instance(TREE, draw.colour(_WARM, _GREY[:2]), LEAF), x, 0.09, 0, stem, s)
     crown = c.instance(TREE, draw.colour(_GREEN, _GREEN, _GREEN, _WARM), LEAF)
     for _ in range(3):
-        c.disc(
-            crown,
-            x + draw.between(-0.5, 0.5) * r,
-            stem + draw.between(0, 1) * r,
-            r * 0.75,
-            r * draw.between(0.6, 0.9),
-            s,
-        )
+        middle, height = x + draw.between(-0.5, 0.5) * r, stem + draw.between(0, 1) * r
+        c.disc(crown, middle, height, r * 0.75, r * draw.between(0.6, 0.9), s)
 
 
 def _pole(c: _Canvas, s: float, side: int) -> None:
@@ -263,20 +257,10 @@ def _car(c: _Canvas, s: float, side: int) -> None:
     for wheel in (-0.75, 0.75):
         c.upright(tyre, x + wheel * half, half * 0.18, 0, 0.3, s)
     c.upright(body, x, half, 0.18, tall * 0.6, s)
-    c.quad(
-        body,
-        (x - half * 0.9, tall * 0.55, s),
-        (x + half * 0.9, tall * 0.55, s),
-        (x + half * 0.65, tall, s),
-        (x - half * 0.65, tall, s),
-    )
-    c.quad(
-        glass,
-        (x - half * 0.72, tall * 0.6, s),
-        (x + half * 0.72, tall * 0.6, s),
-        (x + half * 0.55, tall * 0.93, s),
-        (x - half * 0.55, tall * 0.93, s),
-    )
+    for part, foot, top, low, high in ((body, 0.9, 0.65, 0.55, 1.0), (glass, 0.72, 0.55, 0.6, 0.93)):
+        below, above = tall * low, tall * high
+        lower = (x - half * foot, below, s), (x + half * foot, below, s)
+        c.quad(part, *lower, (x + half * top, above, s), (x - half * top, above, s))
 
     lamp = c.instance(CAR, draw.colour(_VIVID[:1], ((235, 230, 200),)))
     for lamp_x in (-0.82, 0.82):

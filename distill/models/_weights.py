@@ -78,6 +78,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path.name} cannot be read as weights ({reason[:160]}); accepted are .safetensors and .pth files that "
             "hold tensors only: save the state dict alone"
         ) from error
+
     if not tensors:
         raise WeightsError(f"{path.name} holds no tensors; accepted is a state dict, bare or under 'state_dict'")
     bad = [name for name, x in tensors.items() if x.is_floating_point() and not torch.isfinite(x).all()]

@@ -117,6 +117,7 @@ def verify(
     mine = [v for v in verdicts if v.claim.paper in names_shown]
     clashes = [c for c in contradictions(verdicts) if any(v.claim.paper in names_shown for v in c.verdicts)]
     unmatched = compare_runs(mine, [run if isinstance(run, Run) else find_run(run) for run in trained], within)
+
     result = Verification(shown, mine, clashes, unmatched, within)
     if out:
         write_json(out, result.to_dict())

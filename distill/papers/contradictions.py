@@ -24,13 +24,12 @@ class Print:
     of: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contradiction:
-    """Claims of one quantity that cannot all be true: ``kind`` is a key of ``KINDS``, ``why`` says more."""
+    """Claims of one quantity that cannot all be true; ``kind`` is a key of ``KINDS``."""
 
     kind: str
     verdicts: list[Verdict]
-    why: str
 
     @property
     def quantity(self) -> str:
@@ -40,13 +39,35 @@ class Contradiction:
             return f"{claim.model} {'parameters' if claim.metric == 'params' else 'FLOPs'}"
         return f"{claim.model} {claim.dataset} {claim.split} mIoU, {name_method(claim.method)}"
 
+    @property
+    def why(self) -> str:
+        """The explanation, in words; empty where the numbers that are listed with it show it."""
+        if self.kind in ("recipe", "convention"):
+            return ""
+        if self.kind == "label":
+            rows = {v.claim.printed: f"({v.claim.paper}) is {v.row_is}" for v in self.verdicts if v.row_is}
+            return "; ".join(f"the row of {printed} {text}" for printed, text in rows.items())
+        if self.verdicts[0].claim.metric == "miou":
+            return f"recipe {self.verdicts[0].claim.recipe} in all of them"
+        return "; ".join(
+            dict.fromkeys(
+                f"{v.claim.printed} ({v.claim.paper}, {v.claim.dataset}): "
+                + ("no convention gives it" if v.status == "unexplained" else f"only {v.how}")
+                for v in self.verdicts
+                if v.failed
+            )
+        )
+
     def prints(self) -> list[Print]:
         """Return the numbers that differ, each as it is printed most coarsely."""
         groups: list[list[Verdict]] = []
         for verdict in sorted(self.verdicts, key=lambda v: -v.claim.tolerance):
-            alike = (g for g in groups if _agree(g[0].claim, verdict.claim) and self._of(g[0]) == self._of(verdict))
-            group = next(alike, None)
-            groups.append([verdict]) if group is None else group.append(verdict)
+            for group in groups:
+                if _agree(group[0].claim, verdict.claim) and self._of(group[0]) == self._of(verdict):
+                    group.append(verdict)
+                    break
+            else:
+                groups.append([verdict])
         return [Print(group[0].claim.printed, self._label(group)) for group in groups]
 
     def _of(self, verdict: Verdict) -> str:
@@ -97,9 +118,7 @@ def contradictions(verdicts: Sequence[Verdict]) -> list[Contradiction]:
                 if kind == "contradiction" and mine.metric == "miou":
                     a.contradicted = b.contradicted = True
 
-    items = [Contradiction(key[0], list(parties.values()), "") for key, parties in clashes.items()]
-    for item in items:
-        item.why = _why(item)
+    items = [Contradiction(key[0], list(parties.values())) for key, parties in clashes.items()]
     order = list(KINDS)
     return sorted(items, key=lambda item: order.index(item.kind))
 
@@ -127,21 +146,3 @@ def _kind(a: Verdict, b: Verdict) -> str:
     # an unexplained number may be a slip for any number at that input, whatever the classes
     loose = "unexplained" in (a.status, b.status) and (one.size or one.crop) == (other.size or other.crop)
     return "contradiction" if same_data or loose else ""
-
-
-def _why(item: Contradiction) -> str:
-    if item.kind in ("recipe", "convention"):
-        return ""  # the numbers are listed with it
-    if item.kind == "label":
-        rows = {v.claim.printed: f"({v.claim.paper}) is {v.row_is}" for v in item.verdicts if v.row_is}
-        return "; ".join(f"the row of {printed} {text}" for printed, text in rows.items())
-    if item.verdicts[0].claim.metric == "miou":
-        return f"recipe {item.verdicts[0].claim.recipe} in all of them"
-    return "; ".join(
-        dict.fromkeys(
-            f"{v.claim.printed} ({v.claim.paper}, {v.claim.dataset}): "
-            + ("no convention gives it" if v.status == "unexplained" else f"only {v.how}")
-            for v in item.verdicts
-            if v.failed
-        )
-    )

@@ -120,6 +120,7 @@ def rehearse(
             batch = Batch(images, labels, step)
             if step == 0:  # the first pass through a network is slower than those of a long run
                 rehearsal.peak_mib = _peak(device, lambda batch=batch: _Pass(learner, teacher, batch, fabric).total())
+
             one = _Pass(learner, teacher, batch, fabric, clock)
             _measure(rehearsal, one)
             if step == batches - 1:

@@ -61,9 +61,9 @@ def estimate_memory(
             size=(height, width),
             settings=config.method.settings(),
         )
-        own = cost["parameters"]
+        own = cost.parameters
         weights += 4 * (own["trained"] * states + own["critics"] * 4 + own["fixed"] + own["buffers"])
-        activations += images * cost["kept_mib"] * 2**20
+        activations += images * cost.kept_mib * 2**20
 
     mib = round(weights / 2**20), round(activations / 2**20)
     return Memory(*mib, sum(mib))

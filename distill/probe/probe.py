@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..job import Parts, lineage, prepare
 from ..methods import Composite, Phase
 from ..models import SegmentationModel
 from ..run.folder import all_runs
-from ..run.phase_results import Artefacts
+from ..run.phase_results import Artefacts, Lineage
 from ..settings.config import Config
 from ..training.batches import Batches
 from ..training.devices import launch
@@ -75,7 +76,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
         raise WeightsError(_fit_first(config, teacher))
 
     stream = Batches(parts.data, one, fabric).stream("main", 0, batches)
-    origin = lineage(parts, fabric) | {"processes": options.devices * options.nodes}
+    origin = replace(lineage(parts, fabric), processes=options.devices * options.nodes)
     rehearsal = rehearse(
         one, fabric, parts.student, parts.method, teacher.model, stream, batches, lambda p: _ready(p, origin, root)
     )
@@ -105,6 +106,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
         advice=advice,
         settings=[each.setting for each in advice if each.setting],
     )
+
     show_probe(result)
     return result
 
@@ -129,7 +131,7 @@ def _start(config: Config) -> str:
     return f"a trained backbone ({config.model.student_weights})" if config.model.student_weights else "random"
 
 
-def _ready(phase: Phase, origin: dict[str, Any], root: Path | None) -> bool:
+def _ready(phase: Phase, origin: Lineage, root: Path | None) -> bool:
     """Load the result of an equal phase into this one, if a run has left it, and say whether it has."""
     for run in all_runs(root):
         kept = Artefacts(run, origin)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed, renamed."""
+"""Files that are either whole or absent: written under another name, flushed, renamed."""
 
 import contextlib
 import hashlib
@@ -48,7 +48,7 @@ def sha256(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers of a run depend on."""
+    """Return the versions of the packages that the numbers of a run depend on."""
     names = (
         "torch",
         "torchvision",
@@ -60,8 +60,8 @@ def versions() -> dict[str, str]:
         "onnx",
         "onnxruntime",
     )
-    found = {"kdc": __version__, "python": sys.version.split()[0]}
+    installed = {"kdc": __version__, "python": sys.version.split()[0]}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

@@ -125,7 +125,7 @@ def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path
         part = copy.deepcopy(learner)
         part.method.terms = terms
         part.method.losses = lambda *given: {t: learner.method.losses(*given)[t] for t in terms}  # type: ignore[method-assign]
-        part(batch, shown, valid, 1, 1.0)["total"].backward()
+        part(batch, shown, valid, 1, 1.0).total.backward()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in part.student.parameters()]
         return torch.cat([g.flatten() for g in grads]).double()
 
@@ -135,10 +135,10 @@ def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path
         reached = sum(p.numel() for p in parts.student.backbone.parameters())
         assert near(found.terms["lad.ad"][0].task_norm, float(task[:reached].norm()), 1e-4)
     values = learner(batch, shown, valid, 1, 1.0)
-    assert near(found.task[0], float(sum(values["task"].values())))
+    assert near(found.task[0], float(sum(values.task.values())))
     for name, (pull,) in found.terms.items():
         term = (gradient(name) - task) / parts.method.weight(name, 0)
-        assert near(pull.value, float(values["terms"][name])), name
+        assert near(pull.value, float(values.terms[name])), name
         assert near(pull.norm, float(term.norm()), 1e-3), name
         assert pull.cosine is not None and pull.task_norm <= float(task.norm()) * (1 + 1e-4)
         dot = float(term @ task)
