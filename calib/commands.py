@@ -91,7 +91,7 @@ def calib(
     from ..distill import console
     from ..distill.errors import UsageError, WeightsError
     from ..distill.run.folder import find_run
-    from .calibrate import calibrate_run, plan_run
+    from .calibrate import Settings, calibrate_run, plan_run
     from .qat import plan_qat, tune_and_calibrate
 
     console.json_mode = as_json
@@ -109,13 +109,13 @@ def calib(
         raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")
     how: dict[str, Any] = {"export": context.obj["export_like"], "iters": qat_iters, "lr": qat_lr} if qat else {}
     if dry_run:
-        plan = (plan_qat if qat else plan_run)(found, **how, **settings)
+        plan = plan_qat(found, **how, **settings) if qat else plan_run(found, Settings(**settings))
         for name, value in plan.items():
             console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
         if as_json:
             console.emit(plan)
         return
-    done = (tune_and_calibrate if qat else calibrate_run)(found, **how, **settings)
-    console.say(f"{done.path} ({done.manifest['bytes'] / 1e6:.1f} MB)")
+    done = tune_and_calibrate(found, **how, **settings) if qat else calibrate_run(found, Settings(**settings))
+    console.say(f"{done.path} ({done.manifest.bytes / 1e6:.1f} MB)")
     if as_json:
-        console.emit({"path": str(done.path), **done.manifest})
+        console.emit({"path": str(done.path), **done.manifest.to_dict()})

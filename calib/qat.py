@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deploy.machine.passport import has_vnni
+from ..deploy.parity.produce import Product
 from ..deploy.parity.tolerances import tolerances
 from ..distill import console
 from ..distill.errors import UsageError, WeightsError
@@ -17,7 +18,7 @@ from ..distill.job import run_job
 from ..distill.run.checkpoint import student_file
 from ..distill.run.folder import Run
 from ..distill.settings.config import Config
-from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
+from .calibrate import LowPrecisionManifest, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
 from .low_precision import Form
 from .onnx_graph import before_network, inputs, resolve, tail
 
@@ -34,7 +35,7 @@ def tune_and_calibrate(
     iters: int | None = None,
     lr: float | None = None,
     **settings: Any,
-) -> Calibrated:
+) -> Product[LowPrecisionManifest]:
     """Train a run's student on with rounding convolutions, by distill's own loop, and quantise the new run's network.
 
     Args:
@@ -57,7 +58,7 @@ def tune_and_calibrate(
     if before is not None and after is not None:
         console.say(f"validation mIoU in float32: {100 * before:.2f} % before, {100 * after:.2f} % trained on")
     anew: dict[str, Any] = settings | {"source": export(tuned, full)}
-    return calibrate_run(tuned, **anew)
+    return calibrate_run(tuned, Settings(**anew))
 
 
 def plan_qat(
@@ -65,7 +66,7 @@ def plan_qat(
 ) -> dict[str, Any]:
     """Return what ``tune_and_calibrate`` would do, refusing all that it refuses before it calibrates."""
     config = foreseen(run, export, iters, lr, **settings)[-1]
-    plan = plan_run(run, **settings)
+    plan = plan_run(run, Settings(**settings))
     plan["file"] = f"export/{Path(plan['file']).name} of a new run"
     keys = {"teacher": config.model.teacher, "method": config.method.name}
     return plan | {"qat": {**keys, "iters": config.train.iters, "lr": config.train.lr}}

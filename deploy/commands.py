@@ -46,7 +46,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
-    from .bench.accuracy import evaluate_source, show
+    from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
     console.json_mode = json
@@ -60,9 +60,9 @@ def evaluate(
         windows=Windows.from_flags(tile, overlap, blend),
         **described(data, classes, ignore_index),
     )
-    show(result)
+    show_evaluation(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 def report(
@@ -103,10 +103,10 @@ def report(
 
 def doctor(json: Json = False) -> None:
     """Say what this machine has, what it lacks, and the command that cures it."""
-    from .doctor.doctor import examine, show
+    from .doctor.doctor import examine, show_examination
 
     console.json_mode = json
     result = examine()
-    show(result)
+    show_examination(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())

@@ -53,6 +53,11 @@ def warn(text: str) -> None:
         _console().print(f"! {text}", style="bold yellow", markup=False)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return ``"1 run"``, ``"2 runs"``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; the first column is left-aligned, the others right-aligned unless they have no heading."""
     if muted:

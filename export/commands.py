@@ -89,11 +89,14 @@ def onnx(
 ) -> None:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
-    A file beyond the gate's tolerance is removed (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
     console.json_mode = json
-    result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
+    if dry_run:
+        result = _plan(run, settings)
+    else:
+        result = {"files": [each.manifest.to_dict() for each in _export(run, settings)]}
     if json:
         console.emit(result)
 
@@ -160,12 +163,13 @@ def trt(
             to_trt.check_flags(building)
         result = _plan(run, settings) if dry_run else {}
         exported = [] if dry_run else _export(run, settings)
-        files = [each.path for each in exported if each.precision in settings.precisions]
+        files = [each.path for each in exported if each.manifest.precision in settings.precisions]
 
     if dry_run:
         result |= _plan_engines(result["onnx"], building)
     else:
-        result["engines"] = [_engine(file, building, settings) for file in files]
+        engines = [to_trt.build_engine(file, to_trt.engine_path(file), building, settings) for file in files]
+        result["engines"] = [each.to_dict() for each in engines]
     if json:
         console.emit(result)
 
@@ -175,25 +179,6 @@ def _export(run: str | None, settings: ExportSettings) -> list[Any]:
     from .to_onnx import export_run
 
     return export_run(find_run(run), settings)
-
-
-def _engine(file: Path, building: BuildFlags, settings: ExportSettings) -> dict[str, Any]:
-    """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
-    from ..deploy.artefacts.beside import owner
-    from ..deploy.artefacts.lock import exporting
-    from ..deploy.parity.produce import prove
-    from . import to_trt
-
-    path = to_trt.engine_path(file)
-    if (run := owner(path)) is None:
-        return to_trt.build_engine(file, path, building)
-    with exporting(run):
-        manifest = to_trt.build_engine(file, path, building)
-        if manifest["proof"]:
-            gate = {"images": settings.images, "agreement": settings.agreement}
-            return prove(run, path, file, manifest, **gate, cure=to_trt.CURE)
-        run.seal()
-    return manifest
 
 
 def _plan(run: str | None, settings: ExportSettings) -> dict[str, Any]:

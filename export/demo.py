@@ -59,8 +59,8 @@ def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
         "miou": {
             name: run.card.miou for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
         },
-        "gates": read_gates(student),
-        "latency": latency,
+        "gates": [row.values for row in read_gates(student)],
+        "latency": latency.to_dict(),
         "engine": engine,
         "runs": {"teacher": str(teacher.path), "baseline": str(baseline.path), "distilled": str(student.path)},
         "report": str(report),
@@ -90,7 +90,7 @@ def _int8(run: Run) -> list[Path]:
 
 def _engine(onnx: Path) -> dict[str, Any] | None:
     try:
-        return build_engine(onnx, engine_path(onnx))
+        return build_engine(onnx, engine_path(onnx)).to_dict()
     except (ExportError, ResourceError) as error:
         console.warn(f"no engine: {error}")
         return None

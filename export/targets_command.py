@@ -56,7 +56,7 @@ def openvino(
 ) -> None:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
-    A file beyond the gate's tolerance is removed (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     if precision not in _PRECISIONS:
@@ -69,7 +69,8 @@ def openvino(
     chosen = _chosen(source)
     if isinstance(chosen, Path):
         refuse_idle(context, FORM, f"{source} has the form that it was exported in")
-    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], settings=settings)})
+    manifests = export_openvino(chosen, precisions=_PRECISIONS[precision], settings=settings)
+    _emit(json, {"files": [each.to_dict() for each in manifests]})
 
 
 def aoti(
@@ -87,14 +88,14 @@ def aoti(
 ) -> None:
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
-    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
+    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision))
+    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision).to_dict())
 
 
 def triton(

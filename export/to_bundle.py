@@ -4,18 +4,16 @@ import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..deploy.artefacts.beside import golden_path, manifest_path, owner
+from ..deploy.artefacts.beside import golden_path, manifest_of, manifest_path, owner
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.parity.golden import Golden, capture, read_golden
+from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.base import Runtime, answers
 from ..deploy.runtimes.file_info import FileInfo
@@ -67,7 +65,8 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
     run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")
-    facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": golden.needed}
+    facts = {key: getattr(golden.facts, key) for key in ("data", "key", "generated", "reference")}
+    facts |= {"needed": golden.needed}
     model = whole(source)
     network = _network(info, runtime) | {"sha256": hashlib.sha256(model).hexdigest()}
     network |= {"golden": facts, "versions": versions()}
@@ -88,14 +87,14 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     write_bytes(out, _zip(name, files))
     manifest: dict[str, Any] = {"file": out.name, "sha256": sha256(out), "kind": "bundle", "bytes": out.stat().st_size}
     manifest |= {"onnx": {"file": source.name, "sha256": sha256(source)}, "golden": facts}
-    manifest |= {"source": manifest_of(source).get("source"), "versions": versions()}
+    manifest |= {"source": manifest_of(source).values.get("source"), "versions": versions()}
     write_json(manifest_path(out), manifest)
     if not facts["generated"]:
         console.warn(
             f"{out.name} holds an image of your data ({facts['key']} of {facts['data']}); "
             "--no-golden-image puts a generated scene in its place"
         )
-    if not manifest_of(source).get("gate", {}).get("passed"):
+    if not manifest_of(source).gated:
         console.warn(f"{source.name} has passed no gate that is written beside it: what is bundled is not proved")
     if run and out.resolve().is_relative_to(run.path):
         run.remember_command()
@@ -106,7 +105,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
 def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
     if wanted and golden_path(source).is_file():
         golden = read_golden(source)
-        if golden.facts["sha256"] == sha256(source):
+        if golden.facts.sha256 == sha256(source):
             return golden
         raise WeightsError(f"{golden_path(source)} belongs to another file than {source.name}; export it again")
     if wanted:
@@ -118,9 +117,14 @@ def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
     out = answers(runtime, image[None])[0]
     mask = out.argmax(0).astype(np.uint8) if out.ndim == 3 else out
     limits = tolerances(runtime.precision)
-    facts: dict[str, Any] = {"data": f"{dataset.name} {dataset.split}", "key": dataset.key(0), "generated": True}
-    facts |= {"reference": f"the file itself ({runtime.provider})", "tolerances": asdict(limits)}
-    return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, **facts)
+    facts = GoldenFacts(
+        dataset.key(0),
+        data=f"{dataset.name} {dataset.split}",
+        generated=True,
+        reference=f"the file itself ({runtime.provider})",
+        tolerances=limits,
+    )
+    return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, facts)
 
 
 def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
@@ -131,8 +135,8 @@ def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
 
 def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
     """Return the ledger of the run; of a file that lies in none what stands beside it."""
-    gate = manifest_of(source).get("gate")
-    return read_gates(run) if run else [gate] if gate else []
+    gate = manifest_of(source).values.get("gate")
+    return [row.values for row in read_gates(run)] if run else [gate] if gate else []
 
 
 def _json(value: Any) -> bytes:

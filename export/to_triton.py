@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import ENGINES, owner, weights_beside
+from ..deploy.artefacts.beside import ENGINES, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
 from ..deploy.runtimes.openvino_runtime import read_ir
@@ -218,10 +217,10 @@ def _served(source: Path, trust: bool) -> tuple[Served, dict[str, Any]]:
         info = file_info(source, card.inputs, card.outputs, card.precision, {"kdc.classes": classes})
         ends = [int(card.profile[key][0]) for key in ("min", "opt", "max")] if card.profile else None
         batches = (ends[0], ends[1], ends[2]) if ends else None
-        return Served(_given(info), info.output_port, batches, classes), manifest_of(source)
+        return Served(_given(info), info.output_port, batches, classes), manifest_of(source).values
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_given(info), info.output_port, None, classes), manifest_of(source)
+    return Served(_given(info), info.output_port, None, classes), manifest_of(source).values
 
 
 def _given(info: FileInfo) -> Port:

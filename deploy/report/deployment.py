@@ -66,7 +66,7 @@ class Deployment:
 def deployment(run: Run) -> Deployment:
     """Collect what became of a run's network on its way to a target."""
     files = sorted(path for kind in ("*.onnx", "*.xml") for path in run.export.glob(kind))
-    manifests = [(path, manifest_beside(path)) for path in sorted(run.export.glob("*.engine"))]
+    manifests = [(path, manifest_beside(path).values) for path in sorted(run.export.glob("*.engine"))]
     return Deployment(
         quantised=[row for path in files if (row := _quantised(path))],
         engines=[record_of(EngineRow, manifest, name=path.name) for path, manifest in manifests if manifest],
@@ -78,7 +78,7 @@ def deployment(run: Run) -> Deployment:
 
 def _quantised(path: Path) -> Quantised | None:
     """Return how a file was calibrated: on what, what was compared, what was left high; None where it was not."""
-    manifest = manifest_beside(path)
+    manifest = manifest_beside(path).values
     if "calibration" not in manifest:
         return None
 

@@ -31,14 +31,20 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
-        for name, flags in ((beside, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-            descriptor = os.open(name, flags)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            if name is beside:
-                beside.replace(path)
+        flush(beside)
+        beside.replace(path)
+        flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """See that the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -154,10 +154,12 @@ class Run:
         """Record the sha256 of every file of the folder but run.json itself."""
         sealed = {}
         for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
             # what begins with a dot is a lock, or being written by another command
-            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+            hidden = any(part.startswith(".") for part in name.parts)
+            if path.is_file() and path.name != "run.json" and not hidden:
                 with contextlib.suppress(FileNotFoundError):  # removed by another command
-                    sealed[str(path.relative_to(self.path))] = sha256(path)
+                    sealed[str(name)] = sha256(path)
         self.record(files=sealed)
 
     def records(self, name: str = "metrics") -> list[dict[str, Any]]:

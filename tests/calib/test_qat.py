@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from kdc import cli
-from kdc.calib.calibrate import calibrate_run
+from kdc.calib.calibrate import Settings, calibrate_run
 from kdc.calib.calibrators import ranges
 from kdc.calib.histograms import collect
 from kdc.calib.low_precision import CALIBRATOR, Form, Maker
@@ -82,7 +82,7 @@ def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, g
     assert aware is not None and aware.grid == grid and len(aware.layers) == 58  # all but the classifier
     assert (made.config.train.iters, made.config.train.freeze_bn) == (2, True)
     assert made.config.train.lr == pytest.approx(0.01 * distilled.config.train.lr)
-    assert done.manifest["qat"] == {"from": distilled.path.name, "layers": 58, "grid": grid}
+    assert done.manifest.to_dict()["qat"] == {"from": distilled.path.name, "layers": 58, "grid": grid}
     trained, before = load_student(made).state_dict(), load_student(distilled).state_dict()
     assert trained.keys() == before.keys()
     moved = {name.rpartition(".")[2] for name in trained if not torch.equal(trained[name], before[name])}
@@ -160,17 +160,18 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     assert made.card.teacher.file == str(plain.checkpoints / "best.safetensors")
     assert made.config.train.lr == 1e-3 and made.config.quantise is not None
     assert "backbone.conv_stem" not in [name for name, *_ in made.config.quantise.layers]
-    assert done.manifest["left_high"] == ["backbone.conv_stem"]
-    assert done.manifest["int8"]["quantised_convolutions"] == 57
+    assert done.manifest.to_dict()["left_high"] == ["backbone.conv_stem"]
+    assert done.manifest.to_dict()["int8"]["quantised_convolutions"] == 57
 
     with pytest.raises(UsageError, match=rf"trained with rounding already; give the run .* {plain.path.name}"):
         configured(made, None, None)
     settings["source"] = made.export / source.name
-    again = calibrate_run(made, **settings)  # without --qat: the same file
-    assert again.manifest["sha256"] == done.manifest["sha256"]
+    again = calibrate_run(made, Settings(**settings))  # without --qat: the same file
+    assert again.manifest.to_dict()["sha256"] == done.manifest.to_dict()["sha256"]
+    typed: dict[str, Any]
     for typed, flag in (({"compared": True}, "--compare"), ({"calibrator": "minmax"}, "--calibrator minmax")):
         with pytest.raises(UsageError, match=rf"{flag}: {made.path.name} was trained with the ranges of mse"):
-            calibrate_run(made, **settings, **typed)
+            calibrate_run(made, Settings(**settings, **typed))
     assert again.path.is_file()
 
 

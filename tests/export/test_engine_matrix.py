@@ -60,7 +60,7 @@ def check(source: Path, precision: str, head: str, input: str, dynamic: bool, fo
     """Build an engine, compare its manifest with what it was made from, and return its size in bytes."""
     engine = folder / "model.engine"
     batches: dict[str, Any] = {"batches": (1, 2, 4)} if dynamic else {}
-    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **batches))
+    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **batches)).to_dict()
     assert manifest == json.loads((folder / "model.engine.json").read_text())
     assert manifest["sha256"] == sha256(engine) and manifest["onnx"]["sha256"] == sha256(source)
     assert manifest["precision"] == precision and manifest["flavour"] == "tensorrt_rtx" and manifest["version"]

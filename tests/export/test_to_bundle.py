@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
+from kdc.deploy.artefacts.ledger import write_gate
 from kdc.deploy.parity.gate import gate
-from kdc.deploy.parity.produce import judge
+from kdc.deploy.parity.golden import write_golden
 from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
@@ -40,7 +41,9 @@ def proved(exported: Files, tmp_path: Path) -> Callable[..., Path]:
         dataset.name, dataset.labelled = data, False  # its classes are not the network's
         with open_runtime(path) as runtime:
             result = gate(runtime, runtime, dataset, tolerances("fp32"))
-        judge(tmp_path, "onnx model", path, result, "")
+        assert result.golden is not None
+        write_golden(path, result.golden)
+        write_gate(tmp_path, "onnx model", result, path.name)
         manifest_path(path).write_text(json.dumps({"sha256": sha256(path), "gate": result.to_dict(), "source": None}))
         return path
 

@@ -161,7 +161,7 @@ def check_fits(card: EngineCard, path: Path, version: str, gpu: Gpu | None) -> N
 
 def engine_size(path: Path) -> tuple[int, int] | None:
     """Return height and width that an engine was built or tuned for, if anything beside it says so."""
-    manifest = manifest_beside(path)
+    manifest = manifest_beside(path).values
     try:
         shape = (manifest.get("profile") or {}).get("opt") or manifest["inputs"][0]["shape"]
         height, width = shape[1:3] if shape[3] == 3 and shape[1] != 3 else shape[2:]

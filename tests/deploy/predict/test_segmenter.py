@@ -111,15 +111,16 @@ def test_evaluation_of_a_file_in_tiles(run):
         evaluate_source(path, **data)
     result = evaluate_source(path, **data, windows=Windows("auto"))
     want = evaluate(lambda image: image.argmax(2).astype(np.uint8), open_data("builtin", "val", val_count=2))
-    assert result["tiling"]["size"] == [32, 64]
-    assert result["scores"]["miou"] == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
+    assert result.to_dict()["tiling"]["size"] == [32, 64]
+    assert result.scores.miou == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
 
 
 def test_evaluation_of_a_checkpoint_in_tiles(run):
     result = evaluate_source(run, windows=Windows("32x32", 0.5, "uniform"))
     predict = model_predictor(load_student(run), tiling=Tiling((32, 32), 0.5, "uniform"))
-    assert result["scores"] == evaluate(predict, Run(run).open_data("val")).to_dict()
-    assert result["tiling"]["blend"] == "uniform" and "tiling" not in evaluate_source(run)
+    assert result.scores.to_dict() == evaluate(predict, Run(run).open_data("val")).to_dict()
+    assert result.to_dict()["tiling"]["blend"] == "uniform"
+    assert "tiling" not in evaluate_source(run).to_dict()
 
 
 def test_what_does_not_fit(run, tmp_path):
