@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class LowPrecisionManifest(Manifest):
             bytes=artefact_bytes(path),
             versions=versions(),
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            contract=replace(info, metadata=None),
+            contract=info,
             facts=facts,
             left_high=left_high,
         )
