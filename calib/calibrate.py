@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import Origin, artefact_bytes
+from ..deploy.artefacts.beside import Origin, artefact_bytes, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record, weights_of
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
