@@ -1,12 +1,10 @@
 """From a run's float32 ONNX file to a smaller one for a target: calibrated, quantised or cast, and through its gate."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..deploy.artefacts.beside import Origin, artefact_bytes
 from ..deploy.artefacts.lock import alone
@@ -21,14 +19,15 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
+from ..distill.run import records
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.settings.config import Quantise
+from .calibration import Calibration
 from .cast import CastReport
 from .heldout import HeldOut, held_out
-from .histograms import Statistics, cache_path, collect, fingerprint
 from .images import CalibrationSet, choose
-from .low_precision import CALIBRATOR, Form, Maker
+from .low_precision import CALIBRATOR, CASTERS, Form, LowPrecisionWriter, check_caster
 from .onnx_graph import resolve
 from .openvino_int8 import tools
 from .sensitivity import best, compare, rescue
@@ -102,6 +101,7 @@ class Settings:
         sensitivity: measure what each group costs and leave groups high until the limits hold.
         keep: names of nodes or groups left high.
         high: what the rest of a quantised file for trt computes in, "fp32" or "fp16" (the default there).
+        caster: what casts to FP16 and BF16: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
         seed: of the choice.
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
@@ -119,6 +119,7 @@ class Settings:
     sensitivity: bool = False
     keep: Sequence[str] = ()
     high: str | None = None
+    caster: str = CASTERS[0]
     seed: int = 0
     gate_images: int | None = 16
     agreement: float | None = None
@@ -146,8 +147,8 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     form, full = checked(run, settings)
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    dataset, calibration, maker = prepared(run, form, full, settings)
-    facts: dict[str, Any] = {"calibration": calibration.to_dict() | {"statistics": maker.fingerprint}}
+    dataset, images, writer = prepared(run, form, full, settings)
+    facts: dict[str, Any] = {"calibration": images.to_dict() | {"statistics": writer.calibration.fingerprint}}
 
     # what the run was trained with
     if aware := _aware(run, form):
@@ -160,55 +161,85 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
             )
 
     # the calibrator, and what is left high, as held-out images have it
-    names, rescued = resolve(maker.model.graph, keep), list[str]()
+    names, rescued = resolve(writer.model.graph, keep), list[str]()
     if settings.compared or settings.sensitivity:
         with open_runtime(full) as reference:
-            others = HeldOut(reference, dataset, held_out(dataset, calibration.indices, seed=settings.seed))
+            others = HeldOut(reference, dataset, held_out(dataset, images.indices, seed=settings.seed))
         if settings.compared:
-            outcomes = compare(maker, others)
+            outcomes = compare(writer, others)
             calibrator = settings.calibrator or best(outcomes)
             facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
         if settings.sensitivity:
             bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
-            sensitivity = rescue(maker, others, **bars, calibrator=calibrator, keep=names)
+            sensitivity = rescue(writer, others, **bars, calibrator=calibrator, keep=names)
             facts["sensitivity"], rescued = sensitivity.to_dict(), list(sensitivity.rescued)
-            names = resolve(maker.model.graph, [*keep, *rescued])
+            names = resolve(writer.model.graph, [*keep, *rescued])
     left_high = [*keep, *rescued]
 
     def write(path: Path) -> LowPrecisionManifest:
-        report = maker.make(path, calibrator=calibrator, keep=names)
+        report = writer.write(path, calibrator=calibrator, keep=names)
         console.say(report.line())
         facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
         return LowPrecisionManifest.of(path, full, form, facts, left_high)
 
-    cast = form.to in ("fp16", "bf16")
-    cure = CURES["cast" if cast else "trained" if aware else "quantised"]
+    cure = CURES["cast" if form.is_cast else "trained" if aware else "quantised"]
     trial = Trial(full, limits, cure, settings.gate_images, left_high=left_high)
     checkpoints = list(run.checkpoints.glob("*.safetensors"))
     return produce(run, form.path(full), write, trial, checkpoints=checkpoints)
 
 
-def plan_run(run: Run, settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainingPlan(records.Record):
+    """How ``--qat`` would train."""
+
+    teacher: str | None
+    method: str
+    iters: int
+    lr: float
+
+
+@dataclass(frozen=True)
+class CalibrationPlan(records.Record):
+    """What ``calibrate_run`` would write, from which images and within which limits."""
+
+    OPTIONAL = ("qat",)
+
+    source: str
+    file: str
+    precision: str
+    target: str
+    images: int
+    data: str
+    calibrator: str | None
+    statistics: str
+    cached: bool
+    keep: list[str]
+    limits: dict[str, float | None]
+    audit: list[str]
+    qat: TrainingPlan | None = None
+
+
+def plan_run(run: Run, settings: Settings = DEFAULTS) -> CalibrationPlan:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    calibration, maker = prepared(run, form, full, settings)[1:]
-    resolve(maker.model.graph, settings.keep)
-    cache = cache_path(run.calib, maker.fingerprint)
-    return {
-        "source": str(full),
-        "file": str(form.path(full)),
-        "precision": form.precision,
-        "target": form.target,
-        "images": len(calibration.indices),
-        "data": calibration.data,
-        "calibrator": calibrator_of(run, form, settings) if form.grid else None,
-        "statistics": str(cache),
-        "cached": cache.is_file(),
-        "keep": list(settings.keep),
-        "limits": asdict(limits),
-        "audit": calibration.audit,
-    }
+    images, writer = prepared(run, form, full, settings)[1:]
+    resolve(writer.model.graph, settings.keep)
+    cache = writer.calibration.cache
+    return CalibrationPlan(
+        source=str(full),
+        file=str(form.path(full)),
+        precision=form.precision,
+        target=form.target,
+        images=len(images.indices),
+        data=images.data,
+        calibrator=calibrator_of(run, form, settings) if form.grid else None,
+        statistics=str(cache),
+        cached=cache is not None and cache.is_file(),
+        keep=list(settings.keep),
+        limits=asdict(limits),
+        audit=images.audit,
+    )
 
 
 def float_file(run: Run) -> Path:
@@ -231,7 +262,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
     form.check(settings.calibrator)
     if settings.compared and not form.grid:
         raise UsageError("--compare compares calibrators, and none is used here: leave it out")
-    if settings.sensitivity and settings.to in ("fp16", "bf16"):
+    if settings.sensitivity and form.is_cast:
         raise UsageError(
             f"--sensitivity is for INT8 and FP8; --to {settings.to} keeps what leaves its range in float32 by itself"
         )
@@ -246,25 +277,23 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
 
     if form.target == "openvino":
         tools()
+    if settings.caster != CASTERS[0] and not form.is_cast:
+        raise UsageError(f"--caster is for FP16 and BF16; --to {settings.to} is quantised by kdc: leave it out")
+    check_caster(settings.caster)
     full = settings.source or float_file(run)
     if (precision := read_info(full).precision) != "fp32":
         raise WeightsError(f"{full} is {precision} already; {settings.to} is made from the float32 file")
     return form, full
 
 
-def prepared(run: Run, form: Form, full: Path, settings: Settings) -> tuple[Dataset, CalibrationSet, Maker]:
-    """Choose the calibration images and return what makes the file; calibration runs lazily."""
+def prepared(
+    run: Run, form: Form, full: Path, settings: Settings
+) -> tuple[Dataset, CalibrationSet, LowPrecisionWriter]:
+    """Choose the calibration images and return the writer of the file; calibration runs lazily."""
     dataset = _data(run, settings)
-    calibration = choose(dataset, settings.images, seed=settings.seed)
-    name = fingerprint(full, calibration.fingerprint, calibration.keys)
-
-    def statistics() -> Statistics:
-        return _statistics(run, full, dataset, calibration, name)
-
-    def pictures() -> Iterator[np.ndarray]:
-        return _pictures(dataset, calibration)
-
-    return dataset, calibration, Maker(full, form, statistics, pictures, name, _aware(run, form))
+    images = choose(dataset, settings.images, seed=settings.seed)
+    calibration = Calibration.of(full, dataset, images, run.calib)
+    return dataset, images, LowPrecisionWriter(form, calibration, _aware(run, form), settings.caster)
 
 
 def _data(run: Run, settings: Settings) -> Dataset:
@@ -289,19 +318,3 @@ def _aware(run: Run, form: Form) -> Quantise | None:
     """Return the ranges and layers that a run was trained with, where this form rounds so."""
     aware = run.config.quantise
     return aware if aware is not None and aware.grid == form.grid else None
-
-
-def _statistics(run: Run, full: Path, dataset: Dataset, calibration: CalibrationSet, name: str) -> Statistics:
-    path = cache_path(run.calib, name)
-    if known := Statistics.load(path, name):
-        console.say(f"statistics of {known.images} images of {calibration.data} from {path.name}")
-        return known
-    console.say(f"calibrating {full.name} on {len(calibration.indices)} images of {calibration.data}")
-    pictures = console.progress(_pictures(dataset, calibration), total=len(calibration.indices), label="calibrating")
-    statistics = collect(full, pictures, name)
-    statistics.save(path)
-    return statistics
-
-
-def _pictures(dataset: Dataset, calibration: CalibrationSet) -> Iterator[np.ndarray]:
-    return (dataset.read(i)[0] for i in calibration.indices)

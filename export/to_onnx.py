@@ -11,6 +11,7 @@ import torch
 from onnx import ModelProto, ValueInfoProto, helper, shape_inference
 
 from ..calib.calibrate import LowPrecisionManifest, Settings, calibrate_run
+from ..calib.low_precision import check_caster
 from ..deploy.artefacts.beside import Origin, manifest_of
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import Manifest, Record
@@ -24,6 +25,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
+from ..distill.run import records
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
 from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
@@ -156,6 +158,7 @@ def export_run(
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
+    check_caster(settings.caster)
     limits = tolerances("fp32", run, agreement=settings.agreement)
 
     def write(path: Path) -> OnnxManifest:
@@ -167,8 +170,15 @@ def export_run(
         produce(run, full, write, Trial(weights, limits, CURE, settings.images), checkpoints=[weights])
     ]
     if "fp16" in settings.precisions:
-        gate = {"gate_images": settings.images, "agreement": settings.agreement}
-        exported.append(calibrate_run(run, Settings(to="fp16", source=full, keep=settings.block_nodes, **gate)))
+        low = Settings(
+            to="fp16",
+            source=full,
+            keep=settings.block_nodes,
+            caster=settings.caster,
+            gate_images=settings.images,
+            agreement=settings.agreement,
+        )
+        exported.append(calibrate_run(run, low))
     return exported
 
 
@@ -189,10 +199,21 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     input = "uint8" if info.layout == "NHWC" else "float"
     form = ExportSettings((height, width), info.head, input, dynamic_batch=info.shape[0] is None, opset=opset)
-    return Path(plan_run(run, form)["onnx"][0]) if dry else export_run(run, form)[0].path
+    return Path(plan_run(run, form).onnx[0]) if dry else export_run(run, form)[0].path
 
 
-def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportPlan(records.Record):
+    """What ``export_run`` would write, from which weights."""
+
+    run: str
+    weights: str
+    model: str
+    size: tuple[int, int]
+    onnx: list[str]
+
+
+def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> ExportPlan:
     """Return what ``export_run`` would do with the same settings; nothing is written.
 
     Raises:
@@ -205,9 +226,10 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     head, input = settings.head, settings.input
     check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
     _check_opset(settings.opset)
+    check_caster(settings.caster)
     names = file_names(head, input, settings.dynamic_batch)
     files = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": files}
+    return ExportPlan(str(run.path), str(weights), spec.name, size, files)
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:

@@ -73,7 +73,7 @@ def nvml() -> Check:
 def modelopt() -> Check:
     """Say who casts to half precision."""
     if installed := version("nvidia-modelopt"):
-        return Check("ModelOpt", "ok", f"{installed}: its AutoCast makes FP16 and BF16 files")
+        return Check("ModelOpt", "ok", f"{installed}: its AutoCast makes FP16 and BF16 files with --caster modelopt")
     cure = "for its AutoCast: pip install 'kdc[modelopt]'"
     return Check("ModelOpt", "note", "not installed: kdc's own pass makes FP16 and BF16 files", cure)
 

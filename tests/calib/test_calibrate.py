@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.calib import calibrate
+from kdc.calib import calibrate, calibration
 from kdc.calib.calibrate import Settings, calibrate_run
 from kdc.calib.low_precision import Form
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
@@ -100,7 +100,7 @@ def test_images_of_other_data_calibrate_too(run: Run, tmp_path: Path) -> None:
 def test_one_cache_serves_every_target(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     calibrate_run(run, Settings(**LOOSE))
     (cache,) = run.calib.glob("statistics-*.json")
-    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it collected again"))
+    monkeypatch.setattr(calibration, "collect", lambda *given: pytest.fail("it collected again"))
     calibrate_run(run, Settings(target="trt", calibrator="percentile", **LOOSE))
     calibrate_run(run, Settings(to="fp16", **LOOSE))
     assert f"statistics of 6 images of builtin train from {cache.name}" in capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_a_calibration_that_is_broken_off_costs_no_good_file(
     good = calibrate_run(run, Settings(to=to, **LOOSE)).path
     for cache in run.calib.glob("statistics-*"):
         cache.unlink()
-    monkeypatch.setattr(calibrate, "collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(calibration, "collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         calibrate_run(run, Settings(to=to, **LOOSE))
     assert good.is_file() and manifest_path(good).is_file()
@@ -164,6 +164,8 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
         ({"to": "fp16", "calibrator": "mse"}, UsageError, "--calibrator mse does nothing here"),
         ({"to": "fp16", "compared": True}, UsageError, "--compare compares calibrators"),
         ({"to": "bf16", "sensitivity": True}, UsageError, "--sensitivity is for INT8 and FP8"),
+        ({"to": "fp16", "caster": "modelop"}, UsageError, "--caster 'modelop': accepted are kdc and modelopt; did you"),
+        ({"to": "int8", "caster": "modelopt"}, UsageError, "--caster is for FP16 and BF16"),
         ({"keep": ["stm"]}, UsageError, "--keep stm: no such node or group.*did you mean 'stem'"),
         ({"images": 0}, UsageError, "at least 1 image"),
         ({"images": 13}, DataError, "split 'train' of builtin holds 12"),
@@ -173,7 +175,7 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
 def test_what_it_refuses_before_any_work(
     run: Run, flags: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it began to collect"))
+    monkeypatch.setattr(calibration, "collect", lambda *given: pytest.fail("it began to collect"))
     with pytest.raises(error, match=message) as caught:
         calibrate_run(run, Settings(**flags))
     assert "\n" not in str(caught.value)

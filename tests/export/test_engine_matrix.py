@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.calib.histograms import collect
-from kdc.calib.low_precision import Form, Maker
+from kdc.calib.calibration import Calibration
+from kdc.calib.low_precision import Form, LowPrecisionWriter
 from kdc.distill.models import build
 from kdc.distill.run.files import sha256
 from kdc.export import to_trt
@@ -50,9 +50,9 @@ def typed(full: Path, precision: str, folder: Path) -> Path:
     to, _, high = precision.partition("+")
     images = [np.random.default_rng(i).integers(0, 256, (*SIZE, 3), np.uint8) for i in range(2)]
     rest = (high or "fp32") if to in ("int8", "fp8") else None
-    maker = Maker(full, Form.of(to, "trt", rest), lambda: collect(full, images), lambda: images)
-    out = maker.form.path(folder / "model.onnx")
-    maker.make(out)
+    form = Form.of(to, "trt", rest)
+    out = form.path(folder / "model.onnx")
+    LowPrecisionWriter(form, Calibration(full, images)).write(out)
     return out
 
 

@@ -230,8 +230,8 @@ def test_a_dry_run_refuses_what_the_export_would(run: Run, wrong: dict[str, Any]
 
 def test_plan_writes_nothing(run: Run) -> None:
     plan = to_onnx.plan_run(run, ExportSettings(precisions=("fp32", "fp16"), head="argmax", input="uint8"))
-    assert plan["size"] == [40, 64]
-    assert [Path(p).name for p in plan["onnx"]] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
+    assert plan.to_dict()["size"] == [40, 64]
+    assert [Path(p).name for p in plan.onnx] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
     assert not run.export.exists()
 
 
