@@ -109,11 +109,7 @@ def train(
 
 
 def _prepare(
-    config: Config,
-    fabric: Fabric,
-    student: SegmentationModel,
-    method: Composite,
-    teacher: SegmentationModel | None,
+    config: Config, fabric: Fabric, student: SegmentationModel, method: Composite, teacher: SegmentationModel | None
 ) -> Learner:
     """Join student and method, and move them and the teacher to the device in the form that the settings ask for."""
     options = config.train
@@ -298,12 +294,7 @@ def _scaled_down(state: State, stage: Stage, fabric: Fabric) -> None:
 
 
 def _step_values(
-    fabric: Fabric,
-    state: State,
-    parts: list[StepOutput],
-    target: Output | None,
-    statistics: Statistics,
-    step: int,
+    fabric: Fabric, state: State, parts: list[StepOutput], target: Output | None, statistics: Statistics, step: int
 ) -> dict[str, Any]:
     """Return the numbers of a step for the log, over all micro-batches and ranks."""
 

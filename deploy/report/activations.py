@@ -13,8 +13,8 @@ from ...distill.methods import hyphen, load
 from ...distill.models import SegmentationModel
 from ...distill.output import Output
 from ...distill.settings.config import MethodSettings
-from ..pictures import colour_mask, data_uri
-from .strips import Panel, Strip
+from ..pictures import data_uri
+from .strips import Panel, Strip, start_strip
 
 #: part of the map in the picture; the rest is the image in grey
 BLEND = 0.75
@@ -94,20 +94,14 @@ def _strip(
     tap: str,
     device: str,
 ) -> Strip:
-    image, truth = dataset.read(i)
-    assert truth is not None
-    key = dataset.key(i)
-    panels = [
-        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
-        Panel("truth", data_uri(colour_mask(truth, dataset.palette)), f"labels of {key}"),
-    ]
+    strip, image, truth = start_strip(dataset, i, why)
     for role, name in names.items():
         uri = None
         if role in networks and tap in networks[role].taps:
             values = activation(_output_of(networks[role], image, truth, device), tap)
             uri = data_uri(heat(image, values), photo=True)
-        panels.append(Panel(name, uri, f"where the feature {tap} of {name} is active on {key}"))
-    return Strip(key, why, panels, i)
+        strip.panels.append(Panel(name, uri, f"where the feature {tap} of {name} is active on {strip.key}"))
+    return strip
 
 
 def _output_of(network: SegmentationModel, image: np.ndarray, truth: np.ndarray, device: str) -> Output:

@@ -69,14 +69,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Speed:
-    """Median images per second and peak memory in MiB of the training."""
-
-    rate: float | None
-    memory: float | None
-
-
-@dataclass(frozen=True)
 class History:
     """The commands that made a run."""
 
@@ -120,7 +112,9 @@ class Page:
     tradeoff: Tradeoff | None
     costs: list[Cost]
     deployment: Deployment
-    speed: Speed
+    #: median images per second, and peak memory in MiB, of the training
+    rate: float | None
+    memory: float | None
     #: lines of the device passport
     device: list[tuple[str, str]]
     notes: list[str]

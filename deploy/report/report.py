@@ -22,7 +22,7 @@ from .charts import charts
 from .deployment import deployment
 from .formats import FILTERS, sign
 from .networks import further_runs, networks, picture
-from .page import Best, ClassRow, Cost, History, Page, Row, Speed
+from .page import Best, ClassRow, Cost, History, Page, Row
 from .records import Latency, Line, Tradeoff, newest, read_json, read_lines, record_of, scores_of
 
 METRICS = (
@@ -104,7 +104,8 @@ def collect(
         pictured = names | {name: name for name in further}
         drawn, maps, why_not = picture(run, nets, pictured, device, trouble, tap)
 
-    benches = _benches(run)
+    benches, timings = _benches(run), run.records("timing")
+    rates = sorted(timing["images_per_s"] for timing in timings if timing.get("images_per_s"))
     settings = _settings(run)
     same = baseline is not None and settings == _settings(baseline) and card.student == baseline.card.student
     teacher_miou = scores["teacher"].miou if "teacher" in scores else None
@@ -137,7 +138,8 @@ def collect(
         tradeoff=_tradeoff(run),
         costs=_costs(nets, data, names),
         deployment=deployment(run),
-        speed=_speed(run),
+        rate=rates[len(rates) // 2] if rates else None,
+        memory=max((timing["memory_mib"] for timing in timings if timing.get("memory_mib")), default=None),
         device=_device(benches[0].passport if benches else None),
         notes=list(dict.fromkeys([*card.notes, *([] if builtin else data.notes), *trouble])),
         commands=_commands(run, baseline, teacher_run),
@@ -250,13 +252,6 @@ def _device(passport: Any) -> list[tuple[str, str]]:
         lines.append(("GPU", "none"))
 
     return [(name, str(value)) for name, value in lines if value]
-
-
-def _speed(run: Run) -> Speed:
-    timings = run.records("timing")
-    rates = sorted(timing["images_per_s"] for timing in timings if timing.get("images_per_s"))
-    memory = [timing["memory_mib"] for timing in timings if timing.get("memory_mib")]
-    return Speed(rates[len(rates) // 2] if rates else None, max(memory, default=None))
 
 
 def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[History]:

@@ -62,23 +62,31 @@ def _draw(
     names: dict[str, str],
     masks: dict[str, np.ndarray],
 ) -> Strip:
-    image, truth = dataset.read(i)
-    assert truth is not None
-    key = dataset.key(i)
-    panels = [
-        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
-        Panel("truth", data_uri(colour_mask(truth, dataset.palette)), f"labels of {key}"),
-    ]
+    strip, image, truth = start_strip(dataset, i, why)
+    key = strip.key
     for role, name in names.items():
         mask = masks.get(role)
         if mask is None and role in predicts:
             mask = ask(predicts[role], image, truth)
         uri = None if mask is None else data_uri(colour_mask(mask, dataset.palette))
         grade = None if mask is None else score(mask, truth, dataset.num_classes)
-        panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
+        strip.panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
     errors = error_map(image, truth, masks["after"], masks.get("before"))
-    panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
-    return Strip(key, why, panels, i)
+    strip.panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
+    return strip
+
+
+def start_strip(dataset: Dataset, i: int, why: str) -> tuple[Strip, np.ndarray, np.ndarray]:
+    """Return a strip that begins with an image and its labels, and both as arrays."""
+    image, truth = dataset.read(i)
+    assert truth is not None
+    key = dataset.key(i)
+    labels = data_uri(colour_mask(truth, dataset.palette))
+    panels = [
+        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
+        Panel("truth", labels, f"labels of {key}"),
+    ]
+    return Strip(key, why, panels, i), image, truth
 
 
 def score(pred: np.ndarray, truth: np.ndarray | None, num_classes: int) -> float:

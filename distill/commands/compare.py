@@ -38,7 +38,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Comparison folder, gone on with if it exists (default: compare/, named by the protocol); without "
+            help="Comparison folder, continued if it exists (default: compare/, named by the protocol); without "
             "--methods its table is made again.",
         ),
     ] = None,

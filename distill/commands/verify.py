@@ -17,7 +17,7 @@ Trained = Annotated[
     list[str] | None,
     typer.Option(
         metavar="RUN",
-        help="A finished run: its mIoU is set beside what the tables report of its student, method, data and split. "
+        help="A finished run: its mIoU is compared with the tables' of the same student, method, data and split. "
         "Several of one kind, such as seeds, count as their mean.",
     ),
 ]

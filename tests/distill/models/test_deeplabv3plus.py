@@ -255,7 +255,7 @@ def test_export_passes_the_gate(tmp_path: Path) -> None:
         logits = model.eval()(images(1, 48, 64)).logits
         assert torch.equal(load_student(run)(images(1, 48, 64)).logits, logits)
     (done,) = export_run(run, ExportSettings(images=2))
-    assert done.manifest["inputs"][0]["shape"] == [1, 3, 48, 64]  # multiples of 16
-    assert done.gate.passed and (done.gate.max_relative or 0) < 1e-4
+    assert done.manifest.to_dict()["inputs"][0]["shape"] == [1, 3, 48, 64]  # multiples of 16
+    assert done.gate and done.gate.passed and (done.gate.max_relative or 0) < 1e-4
     with pytest.raises(UsageError, match="multiples of the output stride 16"):
         export_run(run, ExportSettings(size=(40, 64)))
