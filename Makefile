@@ -1,6 +1,7 @@
 # Any target can be the first one on a fresh clone: each sets up what it needs.
 # setup: .venv with the pinned packages and kdc itself.   demo: the whole job on the built-in data.
-# test: the tests.   check: format, lint, types, who imports whom, tests.   clean: all of the above away; runs/ stays.
+# test: the fast tests.   check: format, lint, types, who imports whom, the tests but the slow ones.   test-all: every test.
+# clean: all of the above away; runs/ stays.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
@@ -9,7 +10,7 @@ READY := .venv/ready
 export UV_SYSTEM_CERTS ?= 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test check test-all lock clean
 
 setup: $(READY)
 
@@ -26,15 +27,21 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/kdc demo
 
+# which tests: with no more said, those that carry neither `process` nor `slow`
+TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
-	$(MAKE) test
+	$(TESTS) -m 'not slow'
+
+test-all: $(READY)
+	$(TESTS) -m ''
 
 # Pins anew what pyproject.toml asks for, for Linux and macOS and every Python that kdc runs on.
 lock: $(READY)

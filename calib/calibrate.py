@@ -117,7 +117,7 @@ def calibrate_run(run: Run, **settings: Any) -> Calibrated:
     facts: dict[str, Any] = {"calibration": chosen.to_dict() | {"statistics": maker.fingerprint}}
     if aware := _aware(run, form):
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
-        facts["qat"] = {"from": run.card.get("tuned_from"), "layers": len(aware.layers), "grid": aware.grid}
+        facts["qat"] = {"from": run.card.tuned_from, "layers": len(aware.layers), "grid": aware.grid}
         if aware.grid == "u8" and not aware.narrow and has_vnni() is False:
             console.warn(
                 f"{run.path.name} was trained with weights of 8 bits; their products may saturate on this CPU, which "

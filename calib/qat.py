@@ -15,7 +15,7 @@ from ..distill import console
 from ..distill.errors import UsageError, WeightsError
 from ..distill.job import run_job
 from ..distill.run.checkpoint import student_file
-from ..distill.run.folder import Run, final_miou
+from ..distill.run.folder import Run
 from ..distill.settings.config import Config
 from .calibrate import Calibrated, Settings, calibrate_run, calibrator_of, checked, plan_run, prepared
 from .low_precision import Form
@@ -53,7 +53,7 @@ def tune_and_calibrate(
     """
     full, config = planned(run, export, iters, lr, **settings)
     tuned = run_job(config, root=run.path.parent, kind="qat", tuned_from=run.path.name)
-    before, after = (final_miou(each.card) for each in (run, tuned))
+    before, after = (each.card.miou for each in (run, tuned))
     if before is not None and after is not None:
         console.say(f"validation mIoU in float32: {100 * before:.2f} % before, {100 * after:.2f} % trained on")
     anew: dict[str, Any] = settings | {"source": export(tuned, full)}
@@ -117,8 +117,8 @@ def planned(
         f"{config.train.iters} steps from a learning rate of {config.train.lr:g}, taught by {config.model.teacher}"
     )
     feels: dict[str, Any] = {"grid": form.grid, "layers": layers, "left_high": keep, "calibrator": calibrator}
-    feels |= {"narrow": form.target == "ort" and has_vnni() is False, "after": run.card["config_iters"]}
-    if run.card.get("teacher") and _method_kept(run):
+    feels |= {"narrow": form.target == "ort" and has_vnni() is False, "after": run.card.config_iters}
+    if run.card.teacher and _method_kept(run):
         feels["run"] = str(run.path)
     return full, config.changed(quantise=feels)
 
@@ -127,9 +127,7 @@ def _method_kept(run: Run) -> bool:
     """Tell whether what a method trained beside the student is there still; say where it is not."""
     if any(run.checkpoints.glob("last-main-*.pt")):
         return True
-    console.warn(
-        f"{run.checkpoints} has no last-main-*.pt: what {run.card['method']} trained beside the student is new"
-    )
+    console.warn(f"{run.checkpoints} has no last-main-*.pt: what {run.card.method} trained beside the student is new")
     return False
 
 
@@ -144,15 +142,15 @@ def configured(run: Run, iters: int | None, lr: float | None) -> Config:
     if config.quantise is not None:
         raise UsageError(
             f"{run.path.name} was trained with rounding already; give the run that it came from, "
-            f"{run.card.get('tuned_from', 'RUN')}, or leave --qat out"
+            f"{run.card.tuned_from or 'RUN'}, or leave --qat out"
         )
     steps = max(1, round(STEPS * config.train.iters)) if iters is None else iters
     if steps < 1:
         raise UsageError(f"--qat-iters {steps}: at least 1 step is needed")
-    data = run.card["data"]
+    data = run.card.data
     return config.changed(
         # as it was opened then, whatever the environment says now
-        data={"source": data["source"], "split": config.data.split, **data["options"]},
+        data={"source": data.source, "split": config.data.split, **data.options},
         model__init=str(student_file(run)),
         model__student_weights=None,
         **_taught(run),
@@ -166,16 +164,16 @@ def configured(run: Run, iters: int | None, lr: float | None) -> Config:
 
 
 def _taught(run: Run) -> dict[str, Any]:
-    card = run.card.get("teacher")
-    if not card:
+    card = run.card.teacher
+    if card is None:
         return {"model__teacher": str(run.path), "model__teacher_weights": None, "method": {"name": "kd"}}
-    if not card.get("trained", True):
+    if not card.trained:
         return {}  # a phase trains it, or finds what it made before
-    if card.get("file") and card.get("run"):
-        if not Path(card["file"]).exists():
+    if card.file and card.run:
+        if not Path(card.file).exists():
             raise WeightsError(
-                f"{run.path.name} was taught by {card['file']}, which is gone; put it back: --qat keeps the teacher in "
+                f"{run.path.name} was taught by {card.file}, which is gone; put it back: --qat keeps the teacher in "
                 "the loop"
             )
-        return {"model__teacher": card["file"], "model__teacher_weights": None}
+        return {"model__teacher": card.file, "model__teacher_weights": None}
     return {}

@@ -60,7 +60,7 @@ def call(module: str, request: dict[str, Any], timeout: float | None = None, **e
         KdcError: of the class that the child raised, with its message.
         TimeoutError: it took too long.
     """
-    child = start(module, **environment)
+    child = start(module, subprocess.PIPE, **environment)
     try:
         output, stderr = child.communicate(json.dumps(request) + "\n", timeout)
     except subprocess.TimeoutExpired as error:

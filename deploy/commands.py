@@ -1,14 +1,17 @@
 """The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``parity``, ``doctor``."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..distill import console
 from .bench.commands import register_bench
-from .flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust, described
+from .flags import Blend, Json, Overlap, Tile, described, read_size, takes_runtime_options
 from .parity.command import parity
 from .predict.command import predict
+
+if TYPE_CHECKING:
+    from .runtimes.options import RuntimeOptions
 
 
 def register(app: typer.Typer) -> None:
@@ -21,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
+@takes_runtime_options(last="json")
 def evaluate(
     source: Annotated[
         str | None,
@@ -30,8 +34,8 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
     classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
     ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
-    device: Device = "cpu",
-    provider: Provider = None,
+    *,
+    options: "RuntimeOptions",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
@@ -39,24 +43,19 @@ def evaluate(
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
     json: Json = False,
 ) -> None:
     """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
-    from ..distill.settings.config import parse_size
     from .bench.accuracy import evaluate_source, show
     from .predict.segmenter import Windows
-    from .runtimes.options import Where
 
     console.json_mode = json
     result = evaluate_source(
         source,
         data=data,
         split=split,
-        where=Where(device, provider, trust, buffers, cuda_graph),
-        size=parse_size(size) if size else None,
+        options=options,
+        size=read_size(size),
         limit=limit,
         windows=Windows.typed(tile, overlap, blend),
         **described(data, classes, ignore_index),

@@ -1,10 +1,16 @@
 """Flags that several commands of this room share."""
 
-from typing import Annotated, Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..distill.errors import UsageError
+
+if TYPE_CHECKING:
+    from .runtimes.options import RuntimeOptions
 
 SizeFlag = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -17,42 +23,18 @@ Buffers = Annotated[
     str, typer.Option(metavar="auto|pycuda|cuda-python|torch", help="What keeps the GPU memory of TensorRT engines.")
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Start engines as one CUDA graph.")]
+TorchModes = Annotated[
+    str,
+    typer.Option(
+        "--torch",
+        metavar="WAY[:TYPE][,...]",
+        help="How torch is timed: eager (its default layout), channels-last or compiled, in fp32, fp16 or bf16, such "
+        "as eager,compiled:bf16; the first is what the others are compared with.",
+    ),
+]
 Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-
-
-def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
-    """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
-    typed = (("classes", classes), ("ignore_index", ignore_index))
-    options = {key: value for key, value in typed if value is not None}
-    if options and data is None:
-        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
-    return options
-
-
-def _numbers(text: str, flag: str) -> list[int]:
-    """Read ``1,8``."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"{flag} '{text}' is no number and no list of numbers, such as 1,8") from error
-    if min(numbers) < 1:
-        raise UsageError(f"{flag} '{text}': every number must be above 0")
-    return list(dict.fromkeys(numbers))
-
-
-def _size(text: str | None) -> tuple[int, int] | None:
-    from ..distill.settings.config import parse_size
-
-    return parse_size(text) if text else None
-
-
-def _sizes(text: str | None) -> list[tuple[int, int] | None]:
-    """Read ``512x1024,360x480``."""
-    return list(dict.fromkeys(_size(part) for part in text.split(","))) if text else [None]
-
-
 Tile = Annotated[
     str,
     typer.Option(
@@ -70,3 +52,85 @@ Blend = Annotated[
         help="How windows share a pixel: fading into each other (default), or the plain mean of published evaluations.",
     ),
 ]
+
+
+def runtime_options(
+    device: Device = "cpu",
+    provider: Provider = None,
+    trust: Trust = False,
+    buffers: Buffers = "auto",
+    cuda_graph: CudaGraph = False,
+    torch_mode: TorchModes = "channels-last",
+) -> "RuntimeOptions":
+    """Build the options from their flags."""
+    from .runtimes.options import RuntimeOptions
+
+    return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode)
+
+
+def takes_runtime_options(
+    torch: bool = False, last: str | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of ``runtime_options`` where its parameter ``options`` is, which gets their value.
+
+    Args:
+        torch: with ``--torch``.
+        last: the flags after ``--provider`` come before this parameter of the command instead.
+    """
+    flags = [flag.replace(kind=flag.KEYWORD_ONLY) for flag in inspect.signature(runtime_options).parameters.values()]
+    if not torch:
+        flags.pop()
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.name == last:
+                parameters += flags[2:]
+            if parameter.name == "options":
+                parameters += flags[:2] if last else flags
+            else:
+                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+
+        @functools.wraps(command)
+        def with_options(**values: Any) -> None:
+            options = runtime_options(**{flag.name: values.pop(flag.name, flag.default) for flag in flags})
+            command(**values, options=options)
+
+        # what typer reads the flags from
+        vars(with_options)["__signature__"] = inspect.Signature(parameters)
+        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_options
+
+    return decorate
+
+
+def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
+    """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
+    typed = (("classes", classes), ("ignore_index", ignore_index))
+    options = {key: value for key, value in typed if value is not None}
+    if options and data is None:
+        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
+    return options
+
+
+def read_numbers(text: str, flag: str) -> list[int]:
+    """Read ``1,8``."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UsageError(f"{flag} '{text}' is no number and no list of numbers, such as 1,8") from error
+    if min(numbers) < 1:
+        raise UsageError(f"{flag} '{text}': every number must be above 0")
+    return list(dict.fromkeys(numbers))
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+    """Read ``512x1024``, if anything."""
+    from ..distill.settings.config import parse_size
+
+    return parse_size(text) if text else None
+
+
+def read_sizes(text: str | None) -> list[tuple[int, int] | None]:
+    """Read ``512x1024,360x480``."""
+    return list(dict.fromkeys(read_size(part) for part in text.split(","))) if text else [None]

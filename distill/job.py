@@ -15,6 +15,7 @@ from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
 from .run.baseline import find_baseline
+from .run.card import DataCard, TeacherCard
 from .run.checkpoint import student_file
 from .run.folder import Run, all_runs, check_vacant, find_run, point_last
 from .run.phase_results import Artefacts
@@ -34,7 +35,7 @@ class Parts:
     config: Config
     data: Dataset
     val: Dataset | None
-    data_card: dict[str, Any]
+    data_card: DataCard
     student: SegmentationModel
     teacher: Teacher | None
     method: Composite
@@ -47,7 +48,7 @@ def run_job(
     root: Path | None = None,
     fabric: Fabric | None = None,
     kind: str | None = None,
-    **card: Any,
+    tuned_from: str | None = None,
 ) -> Run:
     """Train what ``config`` describes and return the finished run.
 
@@ -57,7 +58,7 @@ def run_job(
         root: where runs lie.
         fabric: the launched Fabric, where the caller has one already.
         kind: what run.json calls it; by default ``distill`` or ``train``.
-        card: further keys of run.json.
+        tuned_from: the run that this one goes on from.
 
     Raises:
         KdcError: of the kind that fits: data 3, weights 4, numbers 6, resources 7, folder in use 8.
@@ -79,7 +80,8 @@ def run_job(
                 parts.data.name,
             )
         )
-        run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **card)
+        origin = {"tuned_from": tuned_from} if tuned_from else {}
+        run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **origin)
         say(f"run {run.path}")
         for line in parts.method.notes():
             note(f"method: {line}")
@@ -96,23 +98,23 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
         WeightsError: its checkpoint or its teacher is gone.
     """
     run = find_run(spec, root) if spec else _unfinished(root)
-    if run.card["status"] == "finished":
-        raise UsageError(f"{run.path.name} is finished (step {run.card['config_iters']}); nothing to resume")
+    if run.card.status == "finished":
+        raise UsageError(f"{run.path.name} is finished (step {run.card.config_iters}); nothing to resume")
     config = run.config
-    fabric = launch(config.changed(train__threads=run.card["threads"]))
+    fabric = launch(config.changed(train__threads=run.card.threads))
     if fabric.is_global_zero:
         run.lock()
     if workers is not None:
         config = config.changed(train__workers=workers)
     data, val, data_card = _open(config)
-    if data_card["fingerprint"] != run.card["data"]["fingerprint"]:
+    if data_card.fingerprint != run.card.data.fingerprint:
         raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
-    teacher = reopen_teacher(run.card["teacher"]) if run.card.get("teacher") else None
-    student = models.rebuild(run.card["student"])
+    teacher = reopen_teacher(run.card.teacher) if run.card.teacher else None
+    student = models.rebuild(run.card.student)
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
     say(f"run {run.path} goes on")
-    if (device := _device(fabric)) != run.card["device"]:
-        warn(f"it began on {run.card['device']} and goes on on {device}: the numbers will not be the same")
+    if (device := _device(fabric)) != run.card.device:
+        warn(f"it began on {run.card.device} and goes on on {device}: the numbers will not be the same")
     if fabric.is_global_zero:
         run.record(status="running")
     return _train(parts, run, fabric, root, resume=True)
@@ -121,7 +123,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
 def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
     """Open the data, build the student, find the teacher, compose the method; write nothing but a teacher's run."""
     data, val, data_card = _open(config, decode=not dry)
-    student = build_student(config, data_card["num_classes"])
+    student = build_student(config, data_card.num_classes)
     teacher = None
     if config.method.name != "none":
         teacher = find_teacher(config, data_card, root, methods.assisted(config.method.name))
@@ -131,7 +133,7 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
                 config, student, planned, len(data)
             )  # what is wrong with the method is told before the fit, not after
             teacher = planned if dry else _fit_teacher(config, data_card, fabric, root, dry=False)
-        note(f"teacher: {teacher.model.name} from {teacher.card['source']}")
+        note(f"teacher: {teacher.model.name} from {teacher.card.source}")
         if config.model.teacher_check and val is not None and not dry and teacher.trained:
             check_teacher(teacher, val, fabric.device)
     return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
@@ -156,12 +158,12 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
     if fabric.is_global_zero:
         run.record(status="finished", final=scores.to_dict() if scores else None)
         if parts.teacher and not parts.teacher.trained:
-            run.record(teacher=parts.teacher.card)
-        if run.card["kind"] == "distill":
+            run.record(teacher=parts.teacher.card.to_dict())
+        if run.card.kind == "distill":
             baseline = find_baseline(run)
             run.record(baseline=str(baseline.path) if baseline else None)
         run.seal()
-        if run.card["kind"] != "teacher":
+        if run.card.kind != "teacher":
             point_last(run, root)
         run.unlock()
         shown = ", privileged: it is shown the label" if parts.student.in_channels == 4 else ""
@@ -177,7 +179,7 @@ def _record(run: Run, fabric: Fabric, **values: Any) -> None:
         run.unlock()
 
 
-def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None, dict[str, Any]]:
+def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None, DataCard]:
     options = config.data.options()
     data = open_data(config.data.source, "train", **options)
     for line in data.notes:
@@ -198,19 +200,19 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
         if report.problems:
             more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
             raise DataError(f"{report.problems[0]}{more}; see all with: kdc data check {config.data.source}")
-    card = {
-        "name": data.name,
-        "source": data.source,
-        "options": data.options,
-        "classes": list(data.classes),
-        "palette": [list(colour) for colour in data.palette],
-        "num_classes": data.num_classes,
-        "size": list((val or data).size()),
-        "train_images": len(data),
-        "val_images": len(val) if val else 0,
-        "fingerprint": data.fingerprint(),
-        "notes": list(data.notes),
-    }
+    card = DataCard(
+        name=data.name,
+        source=data.source,
+        options=data.options,
+        classes=list(data.classes),
+        palette=[list(colour) for colour in data.palette],
+        num_classes=data.num_classes,
+        size=(val or data).size(),
+        train_images=len(data),
+        val_images=len(val) if val else 0,
+        fingerprint=data.fingerprint(),
+        notes=list(data.notes),
+    )
     return data, val, card
 
 
@@ -219,7 +221,7 @@ def lineage(parts: Parts, fabric: Fabric) -> dict[str, Any]:
     recipe = {"batch", "accumulate", "crop", "scale", "flip", "jitter", "power", "precision", "seed"}
     return {
         "teacher": parts.teacher.origin if parts.teacher else None,
-        "data": parts.data_card["fingerprint"],
+        "data": parts.data_card.fingerprint,
         "train": parts.config.train.model_dump(mode="json", include=recipe),
         "processes": fabric.world_size,
     }
@@ -240,12 +242,12 @@ def _method(config: Config, student: SegmentationModel, teacher: Teacher | None,
     )
 
 
-def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
+def _fit_teacher(config: Config, data_card: DataCard, fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
     """Train the named architecture on the built-in data, or say how to do it on others."""
     name = models.expand(teacher_name(config), config.model.arch)
-    if data_card["name"] != "builtin":
+    if data_card.name != "builtin":
         raise WeightsError(
-            f"no finished run of {name} on {data_card['name']} to teach; make one with: kdc train --student {name} "
+            f"no finished run of {name} on {data_card.name} to teach; make one with: kdc train --student {name} "
             f"--data {config.data.source}, or give --teacher-weights FILE"
         )
     plain = config.changed(
@@ -260,11 +262,9 @@ def _fit_teacher(config: Config, data_card: dict[str, Any], fabric: Fabric, root
     )
     if dry:
         with torch.device("meta"):  # its shape alone is asked for
-            model = models.build(name, data_card["num_classes"], output_stride=config.model.teacher_stride)
-        return Teacher(
-            model.requires_grad_(False).eval(),
-            {"name": name, "source": f"a fit of {plain.train.iters} steps that comes first"},
-        )
+            model = models.build(name, data_card.num_classes, output_stride=config.model.teacher_stride)
+        card = TeacherCard(name, f"a fit of {plain.train.iters} steps that comes first")
+        return Teacher(model.requires_grad_(False).eval(), card)
     note(
         f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a "
         "run of its own"
@@ -285,16 +285,16 @@ def _card(parts: Parts, kind: str, fabric: Fabric) -> dict[str, Any]:
         "kind": kind,
         "method": config.method.name if parts.teacher else None,
         "terms": {name: str(value) for name, value in parts.method.schedules.items()},
-        "teacher": parts.teacher.card if parts.teacher else None,
-        "student": parts.student.spec(),
+        "teacher": parts.teacher.card.to_dict() if parts.teacher else None,
+        "student": parts.student.spec().to_dict(),
         "privileged": parts.student.in_channels == 4,
-        "data": parts.data_card,
+        "data": parts.data_card.to_dict(),
         "seed": config.train.seed,
         "config_iters": config.train.iters,
         "threads": torch.get_num_threads(),
         "device": _device(fabric),
         "world": fabric.world_size,
-        "parents": [parts.teacher.card["run"]] if parts.teacher and parts.teacher.card.get("run") else [],
+        "parents": [parts.teacher.card.run] if parts.teacher and parts.teacher.card.run else [],
     }
 
 
@@ -313,7 +313,7 @@ def _shared(fabric: Fabric, run: Run | None) -> Run:
 
 def _unfinished(root: Path | None) -> Run:
     for run in reversed(all_runs(root)):
-        if run.card.get("status") != "finished":
+        if run.card.status != "finished":
             return run
     raise UsageError("no unfinished run to resume; kdc runs ls lists the runs")
 

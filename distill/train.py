@@ -1,6 +1,7 @@
 """THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def train(
             phase.module.requires_grad_(False).eval()
             if teacher is not None and phase.module is shown_to:
                 path = artefacts.path(phase)
-                teacher.card |= {"file": str(path), "sha256": sha256(path)}
+                teacher.card = replace(teacher.card, file=str(path), sha256=sha256(path))
                 if val is not None and config.model.teacher_check:
                     check_teacher(teacher, val, fabric.device)
         stage = _stage(None, learner, config, fabric)

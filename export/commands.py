@@ -9,9 +9,7 @@ import typer
 from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from .flags import (
-    _BUILD_FLAGS,
-    _ONNX_FLAGS,
-    _PRECISIONS,
+    FORM,
     Agreement,
     Batches,
     Dry,
@@ -38,12 +36,18 @@ from .flags import (
     VersionCompatible,
     Which,
     Workspace,
-    _flag_of,
-    _settings,
+    export_settings,
+    parse_batches,
+    parse_sizes,
+    refuse_idle,
 )
+from .settings import BuildFlags, ExportSettings
 
 if TYPE_CHECKING:
     from ..distill.run.folder import Run
+
+#: flags of ``kdc export onnx`` that an ONNX file that exists has no use for
+_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32")
 
 
 def register(app: typer.Typer) -> None:
@@ -87,7 +91,7 @@ def onnx(
 
     A file beyond the gate's tolerance is removed (exit 6).
     """
-    settings = _settings(locals(), _ONNX_FLAGS)
+    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
     console.json_mode = json
     result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
     if json:
@@ -95,6 +99,7 @@ def onnx(
 
 
 def trt(
+    context: typer.Context,
     run: SourceOrFile = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -122,15 +127,28 @@ def trt(
     json: Json = False,
 ) -> None:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
-    settings, building = _settings(locals(), _ONNX_FLAGS), _settings(locals(), _BUILD_FLAGS)
     from . import to_trt
 
+    precision = "both" if precision is None else precision
+    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
+    building = BuildFlags(
+        flavour_name=flavour,
+        targets=target or (),
+        batches=None if batches is None else parse_batches(batches),
+        sizes=None if sizes is None else parse_sizes(sizes),
+        workspace_mib=workspace,
+        opt_level=opt_level,
+        timing_cache=timing_cache,
+        version_compatible=version_compatible,
+        hardware=hardware,
+        refit=refit,
+        strip_weights=strip_weights,
+        tf32=not no_tf32,
+    )
     console.json_mode = json
+
     if run is not None and run.endswith(".onnx"):
-        if settings:
-            raise UsageError(
-                f"{run} is built as it is: leave out {', '.join(_flag_of(key) for key in settings)}, or name the run"
-            )
+        refuse_idle(context, _ONNX_FLAGS, f"{run} is built as it is")
         result: dict[str, Any] = {"onnx": [run]} if dry_run else {}
         files = [Path(run)]
     else:
@@ -138,61 +156,61 @@ def trt(
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
         if sizes:
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
-        settings.setdefault("precisions", _PRECISIONS["both"])
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
-            to_trt.check_flags(**building)
+            to_trt.check_flags(building)
         result = _plan(run, settings) if dry_run else {}
-        done = [] if dry_run else _export(run, settings)
-        files = [each.path for each in done if each.precision in settings["precisions"]]
+        exported = [] if dry_run else _export(run, settings)
+        files = [each.path for each in exported if each.precision in settings.precisions]
+
     if dry_run:
         result |= _plan_engines(result["onnx"], building)
     else:
-        gate = {key: settings[key] for key in ("images", "agreement") if key in settings}
-        result["engines"] = [_engine(file, building, gate) for file in files]
+        result["engines"] = [_engine(file, building, settings) for file in files]
     if json:
         console.emit(result)
 
 
-def _export(run: str | None, settings: dict[str, Any]) -> list[Any]:
+def _export(run: str | None, settings: ExportSettings) -> list[Any]:
     from ..distill.run.folder import find_run
     from .to_onnx import export_run
 
-    return export_run(find_run(run), **settings)
+    return export_run(find_run(run), settings)
 
 
-def _engine(file: Path, building: dict[str, Any], gate: dict[str, Any]) -> dict[str, Any]:
+def _engine(file: Path, building: BuildFlags, settings: ExportSettings) -> dict[str, Any]:
     """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
     from ..deploy.artefacts.beside import owner
     from ..deploy.artefacts.lock import exporting
     from ..deploy.parity.produce import prove
-    from .to_trt import CURE, build_engine, engine_path
+    from . import to_trt
 
-    path = engine_path(file)
+    path = to_trt.engine_path(file)
     if (run := owner(path)) is None:
-        return build_engine(file, path, **building)
+        return to_trt.build_engine(file, path, building)
     with exporting(run):
-        manifest = build_engine(file, path, **building)
+        manifest = to_trt.build_engine(file, path, building)
         if manifest["proof"]:
-            return prove(run, path, file, manifest, **gate, cure=CURE)
+            gate = {"images": settings.images, "agreement": settings.agreement}
+            return prove(run, path, file, manifest, **gate, cure=to_trt.CURE)
         run.seal()
     return manifest
 
 
-def _plan(run: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+def _plan(run: str | None, settings: ExportSettings) -> dict[str, Any]:
     from ..distill.run.folder import find_run
     from .to_onnx import plan_run
 
-    plan = plan_run(find_run(run), **settings)
+    plan = plan_run(find_run(run), settings)
     console.say(f"{plan['model']} of {plan['run']} at {plan['size'][0]}x{plan['size'][1]} would be written to:")
     for file in plan["onnx"]:
         console.say(f"  {file}")
     return plan
 
 
-def _plan_engines(files: list[str], building: dict[str, Any]) -> dict[str, Any]:
+def _plan_engines(files: list[str], building: BuildFlags) -> dict[str, Any]:
     from . import to_trt
 
-    name, version = to_trt.check_flags(**building)
+    name, version = to_trt.check_flags(building)
     engines = [str(to_trt.engine_path(Path(file))) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:

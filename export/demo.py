@@ -57,8 +57,7 @@ def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
         "data": "builtin (generated scenes)",
         "seed": seed,
         "miou": {
-            name: run.card["final"]["miou"]
-            for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
+            name: run.card.miou for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
         },
         "gates": read_gates(student),
         "latency": latency,

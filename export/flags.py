@@ -1,11 +1,13 @@
 """Flags of the export commands, and how they become settings."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ..distill.errors import UsageError, closest
+from .settings import ExportSettings, SizeRange
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -78,44 +80,69 @@ NoTf32 = Annotated[bool, typer.Option("--no-tf32", help="Compute float32 product
 TimingCache = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
 ]
-_PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
-#: flag of a command -> keyword of ``export_run``
-_ONNX_FLAGS = {
-    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "precision": "precisions",
-    "opset": "opset", "images": "images", "agreement": "agreement", "keep_fp32": "block_nodes", "which": "which",
-}  # fmt: skip
-#: flag of a command -> keyword of ``build_engine``
-_BUILD_FLAGS = {
-    "flavour": "flavour_name", "target": "targets", "batches": "batches", "workspace": "workspace_mib",
-    "opt_level": "opt_level", "timing_cache": "timing_cache", "sizes": "sizes", "hardware": "hardware",
-    "version_compatible": "version_compatible", "refit": "refit", "strip_weights": "strip_weights", "no_tf32": "tf32",
-}  # fmt: skip
+#: flags of the form that a network is exported in
+FORM = ("size", "head", "input", "dynamic_batch", "which")
+PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
-def _settings(given: dict[str, Any], flags: dict[str, str]) -> dict[str, Any]:
-    """Turn the flags that were given into keywords; the others keep the defaults of the Python interface."""
-    # by identity: 0 == False, and --opt-level 0 and --agreement 0 are values
-    settings = {
-        keyword: given[flag] for flag, keyword in flags.items() if given[flag] is not None and given[flag] is not False
-    }
-    if "size" in settings:
-        settings["size"] = _size(settings["size"])
-    if "batches" in settings:
-        settings["batches"] = _batches(settings["batches"])
-    if "sizes" in settings:
-        settings["sizes"] = _sizes(settings["sizes"])
-    if "tf32" in settings:
-        settings["tf32"] = False
-    if (precision := settings.get("precisions")) is not None:
-        if precision not in _PRECISIONS:
-            hint = closest(precision, _PRECISIONS)
-            if precision in ("bf16", "int8", "fp8"):
-                hint = f"; for that: kdc calib RUN --to {precision} --for trt, then kdc export trt FILE.onnx"
-            raise UsageError(f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{hint}")
-        settings["precisions"] = _PRECISIONS[precision]
-    if (which := settings.get("which")) not in (None, "best", "last"):
+def export_settings(
+    size: str | None,
+    head: str | None,
+    input: str | None,
+    dynamic_batch: bool,
+    images: int | None,
+    agreement: float | None,
+    which: str | None,
+    precision: str | None = None,
+    opset: int | None = None,
+    keep_fp32: list[str] | None = None,
+) -> ExportSettings:
+    """Make settings of the flags on the command line; None stands for the default of ``ExportSettings``.
+
+    Raises:
+        UsageError: a size, precision or ``--which`` that is not accepted.
+    """
+    if which not in (None, "best", "last"):
         raise UsageError(f"--which {which!r}: accepted are best and last")
-    return settings
+    values = typed(
+        size=None if size is None else _size(size),
+        head=head,
+        input=input,
+        dynamic_batch=dynamic_batch,
+        precisions=None if precision is None else precisions_of(precision),
+        opset=opset,
+        which=which,
+        images=images,
+        agreement=agreement,
+        block_nodes=keep_fp32,
+    )
+    return ExportSettings(**values)
+
+
+def typed(**flags: Any) -> dict[str, Any]:
+    """Return the flags that stand on the command line: the others keep the defaults of the Python interface."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def refuse_idle(context: typer.Context, names: Collection[str], why: str) -> None:
+    """Refuse those of some flags that stand on the command line (UsageError)."""
+    words = []
+    for option in context.command.params:
+        origin = context.get_parameter_source(option.name or "")
+        if option.name in names and origin is not None and origin.name == "COMMANDLINE":
+            words.append(option.opts[0])
+    if words:
+        raise UsageError(f"{why}: leave out {', '.join(words)}, or name the run")
+
+
+def precisions_of(name: str) -> tuple[str, ...]:
+    """Return the precisions that ``--precision`` names (UsageError)."""
+    if name in PRECISIONS:
+        return PRECISIONS[name]
+    hint = closest(name, PRECISIONS)
+    if name in ("bf16", "int8", "fp8"):
+        hint = f"; for that: kdc calib RUN --to {name} --for trt, then kdc export trt FILE.onnx"
+    raise UsageError(f"--precision {name!r}: accepted are {', '.join(PRECISIONS)}{hint}")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -129,19 +156,18 @@ def _size(text: str) -> tuple[int, int]:
     return parse_size(text)
 
 
-def _batches(text: str) -> tuple[int, ...]:
+def parse_batches(text: str) -> tuple[int, ...]:
+    """Read ``MIN,OPT,MAX`` (UsageError)."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
         raise UsageError(f"--batches {text!r}: smallest, usual and largest batch are needed, such as 1,4,16")
     return tuple(int(part) for part in parts)
 
 
-def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+def parse_sizes(text: str) -> SizeRange:
+    """Read three sizes ``HxW`` with commas between them (UsageError)."""
     parts = text.split(",")
     if len(parts) != 3:
         raise UsageError(f"--sizes {text!r}: smallest, usual and largest, such as 512x512,512x1024,1024x2048")
-    return tuple(_size(part) for part in parts)
-
-
-def _flag_of(keyword: str) -> str:
-    return "--" + next(flag for flag, name in _ONNX_FLAGS.items() if name == keyword).replace("_", "-")
+    smallest, usual, largest = (_size(part) for part in parts)
+    return smallest, usual, largest

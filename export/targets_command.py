@@ -7,20 +7,30 @@ import typer
 
 from ..distill import console
 from ..distill.errors import UsageError, closest
-from .flags import Agreement, Dynamic, Head, Images, Input, Json, SizeFlag, Source, Which, _settings
+from .flags import (
+    FORM,
+    Agreement,
+    Dynamic,
+    Head,
+    Images,
+    Input,
+    Json,
+    SizeFlag,
+    Source,
+    Which,
+    export_settings,
+    refuse_idle,
+)
+from .settings import ExportSettings
 
 RunOrFile = Annotated[
     str | None,
     typer.Argument(metavar="[RUN|FILE]", help="Run folder or name, the last run if not named; or one of its files."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where it goes (default: export/ of the run).")]
-#: flag -> keyword of ``gated_onnx`` and of its gate
-_FORM = {
-    "size": "size", "head": "head", "input": "input", "dynamic_batch": "dynamic_batch", "which": "which",
-    "images": "images", "agreement": "agreement",
-}  # fmt: skip
-#: suffixes of exported files; what else is named is a run or lies in one
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}
+#: what Triton serves of a run
+_SERVED = ExportSettings(head="argmax", input="uint8", dynamic_batch=True)
 
 
 def add_targets(group: typer.Typer) -> None:
@@ -30,6 +40,7 @@ def add_targets(group: typer.Typer) -> None:
 
 
 def openvino(
+    context: typer.Context,
     source: RunOrFile = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -47,7 +58,7 @@ def openvino(
 
     A file beyond the gate's tolerance is removed (exit 6).
     """
-    settings = _settings(locals(), _FORM)
+    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     if precision not in _PRECISIONS:
         raise UsageError(
             f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
@@ -57,8 +68,8 @@ def openvino(
     console.json_mode = json
     chosen = _chosen(source)
     if isinstance(chosen, Path):
-        _refuse_form(source, settings)
-    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], **settings)})
+        refuse_idle(context, FORM, f"{source} has the form that it was exported in")
+    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], settings=settings)})
 
 
 def aoti(
@@ -78,12 +89,12 @@ def aoti(
 
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
     """
-    settings = _settings(locals(), _FORM)
+    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), device=device, precision=precision, **settings))
+    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision))
 
 
 def triton(
@@ -116,7 +127,7 @@ def triton(
 
     console.json_mode = json
     chosen = _chosen(source)
-    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen, head="argmax", input="uint8", dynamic_batch=True)
+    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen, _SERVED)
     folder = out or file.parent / "triton"
     result = export_triton(
         file,
@@ -171,13 +182,6 @@ def _chosen(source: str | None) -> Any:
     if source is not None and source.lower().endswith(EXPORTED):
         return Path(source)
     return find_run(source)
-
-
-def _refuse_form(source: str | None, settings: dict[str, Any]) -> None:
-    idle = [key for key in settings if key not in ("images", "agreement")]
-    if idle:
-        flags = ", ".join(f"--{key.replace('_', '-')}" for key in idle)
-        raise UsageError(f"{source} has the form that it was exported in: leave out {flags}, or name the run")
 
 
 def _seal(file: Path) -> None:

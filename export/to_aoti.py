@@ -23,6 +23,7 @@ from ..distill.run.checkpoint import load_deployable, student_file
 from ..distill.run.files import replacing, sha256, write_json
 from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
+from .settings import DEFAULTS, ExportSettings
 from .to_onnx import file_names
 
 CURE = "the compiled network computes something else, please report it with the model's name and size"
@@ -71,7 +72,12 @@ def compile_package(
     ]
     made = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
     ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": made})
-    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": precision}
+    values = {
+        "ports": ports,
+        "preprocess": model.preprocess.to_dict(),
+        "model": model.spec().to_dict(),
+        "precision": precision,
+    }
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -98,27 +104,14 @@ def compile_package(
 
 @alone
 def export_aoti(
-    run: Run,
-    *,
-    size: tuple[int, int] | None = None,
-    head: str = "logits",
-    input: str = "float",
-    dynamic_batch: bool = False,
-    device: str = "cpu",
-    precision: str = "fp32",
-    which: str = "best",
-    images: int | None = 16,
-    agreement: float | None = None,
+    run: Run, settings: ExportSettings = DEFAULTS, *, device: str = "cpu", precision: str = "fp32"
 ) -> dict[str, Any]:
     """Compile a run's network into its ``export`` folder and compare it with torch on real images.
 
     Args:
         run: a finished run.
-        size: default: the validation size rounded up to the output stride.
-        head: see ``compile_package``, as are ``input``, ``dynamic_batch``, ``device`` and ``precision``.
-        which: "best" or "last" weights.
-        images: validation images of the gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
+        settings: form and gate; opset and precisions are those of ONNX files.
+        device: see ``compile_package``, as is ``precision``.
 
     Returns:
         The manifest.
@@ -128,18 +121,19 @@ def export_aoti(
         ExportError: the device or a C++ compiler is missing, or the compiler refused the network.
         NumbersError: the gate failed; the package is gone.
     """
-    weights = student_file(run, which)
+    weights = student_file(run, settings.which)
     model = load_deployable(weights)
-    size = size or export_size(run.card["data"]["size"], model.output_stride)
+    head, input, dynamic_batch = settings.head, settings.input, settings.dynamic_batch
+    size = settings.size or export_size(run.image_size, model.output_stride)
     path = run.export / package_name(head, input, dynamic_batch, device, precision)
-    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision!r}: accepted are {', '.join(DTYPES)}{closest(precision, DTYPES)}")
     need_device(device)
     need_compiler()
-    tolerances(precision, run, agreement=agreement)
+    tolerances(precision, run, agreement=settings.agreement)
     asked = f"for {device} in {precision}, head {head}, input {input}"
     console.say(f"compiling {model.name} at {size[0]}x{size[1]} {asked}; a minute or so")
     start = time.perf_counter()
@@ -151,7 +145,8 @@ def export_aoti(
     manifest = describe(path, "aoti", precision, **facts)
     # before the gate: native code is not opened without
     write_json(manifest_path(path), manifest)
-    manifest = prove(run, path, weights, manifest, images=images, agreement=agreement, cure=CURE)
+    gate = {"images": settings.images, "agreement": settings.agreement}
+    manifest = prove(run, path, weights, manifest, **gate, cure=CURE)
     console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB), compiled in {facts['compile_seconds']} s")
     return manifest
 

@@ -30,10 +30,8 @@ from ..distill.run.checkpoint import load_deployable, read_card, student_file
 from ..distill.run.files import replacing, sha256, versions, write_json
 from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
+from .settings import DEFAULTS, OPSET, OPSETS, ExportSettings
 
-#: the exporter writes no older one, TensorRT's parser reads no newer one
-OPSETS = range(18, 26)
-OPSET = 20
 #: what to do when the gate fails
 CURE = "the exported graph computes something else, please report it with the model's name and size"
 
@@ -110,58 +108,40 @@ def export_onnx(
 
 
 @alone
-def export_run(
-    run: Run,
-    *,
-    size: tuple[int, int] | None = None,
-    head: str = "logits",
-    input: str = "float",
-    dynamic_batch: bool = False,
-    opset: int = OPSET,
-    precisions: Sequence[str] = ("fp32",),
-    which: str = "best",
-    images: int | None = 16,
-    agreement: float | None = None,
-    block_nodes: Sequence[str] = (),
-) -> list[Exported]:
+def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
     """Export a run's network into its ``export`` folder; every file goes through the gate against torch on real images.
 
     Args:
         run: a finished run.
-        size: default: the validation size rounded up to the output stride.
-        head: see ``export_onnx``, as are ``input``, ``dynamic_batch`` and ``opset``.
-        precisions: with "fp16" the float32 file, which is written and gated in any case, is also cast as ``kdc calib
-            --to fp16`` does it: what leaves the range of float16 on calibration images stays in float32.
-        which: "best" or "last" weights.
-        images: validation images of the gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
-        block_nodes: nodes that stay in float32 in the float16 file.
+        settings: form, precisions and gate.
 
     Raises:
         NumbersError: a gate failed; that file is gone, those before it stay.
     """
-    weights = student_file(run, which)
+    weights = student_file(run, settings.which)
     model = load_deployable(weights)
-    size = size or export_size(run.card["data"]["size"], model.output_stride)
+    head, input, dynamic_batch, opset = settings.head, settings.input, settings.dynamic_batch, settings.opset
+    size = settings.size or export_size(run.image_size, model.output_stride)
     full = run.export / file_names(head, input, dynamic_batch)[0]
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
-    names = {key: run.card["data"][key] for key in ("classes", "palette")}
+    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
     # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
-    limits = tolerances("fp32", run, agreement=agreement)
+    limits = tolerances("fp32", run, agreement=settings.agreement)
     discard(run, [full])  # no manifest is written before the gate: without it a file is unproven
     export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
     source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
     dataset = run.open_data(run.config.data.split)
 
-    result, _ = proved(run, full, weights, dataset, limits, CURE, images=images)
+    result, _ = proved(run, full, weights, dataset, limits, CURE, images=settings.images)
     manifest = _manifest(full, source, result)
     write_json(manifest_path(full), manifest)
     done = [Exported(full, "fp32", result, manifest)]
     discard_stale(run, [weights])
-    if "fp16" in precisions:
-        cast = calibrate_run(run, to="fp16", source=full, keep=block_nodes, gate_images=images, agreement=agreement)
+    if "fp16" in settings.precisions:
+        gate_flags = {"gate_images": settings.images, "agreement": settings.agreement}
+        cast = calibrate_run(run, to="fp16", source=full, keep=settings.block_nodes, **gate_flags)
         done.append(Exported(cast.path, cast.precision, cast.gate, cast.manifest))
     run.remember_command()
     run.seal()
@@ -183,26 +163,27 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
     if height is None or width is None:
         raise ExportError(f"{like.name} leaves its size free, an exported file has one; make one: kdc export onnx")
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
-    form: dict[str, Any] = {"size": (height, width), "head": info.head, "opset": opset}
-    form |= {"input": "uint8" if info.layout == "NHWC" else "float", "dynamic_batch": info.shape[0] is None}
-    return Path(plan_run(run, **form)["onnx"][0]) if dry else export_run(run, **form)[0].path
+    input = "uint8" if info.layout == "NHWC" else "float"
+    form = ExportSettings((height, width), info.head, input, dynamic_batch=info.shape[0] is None, opset=opset)
+    return Path(plan_run(run, form)["onnx"][0]) if dry else export_run(run, form)[0].path
 
 
-def plan_run(run: Run, **settings: Any) -> dict[str, Any]:
+def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     """Return what ``export_run`` would do with the same settings; nothing is written.
 
     Raises:
         UsageError: a size, head, input or opset that is not accepted.
     """
-    weights = student_file(run, settings.get("which", "best"))
-    spec = (read_card(weights) or {})["model"]
-    size = settings.get("size") or export_size(run.card["data"]["size"], spec["output_stride"])
-    head, input = settings.get("head", "logits"), settings.get("input", "float")
-    check_form(size, head, input, stride=spec["output_stride"], num_classes=spec["num_classes"])
-    _check_opset(settings.get("opset", OPSET))
-    names = file_names(head, input, settings.get("dynamic_batch", False))
-    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.get("precisions", ()))]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec["name"], "size": list(size), "onnx": wanted}
+    weights = student_file(run, settings.which)
+    card = read_card(weights)
+    spec = card.model if card else run.card.student
+    size = settings.size or export_size(run.image_size, spec.output_stride)
+    head, input = settings.head, settings.input
+    check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
+    _check_opset(settings.opset)
+    names = file_names(head, input, settings.dynamic_batch)
+    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
+    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
@@ -242,7 +223,7 @@ def _finished(
     del proto.graph.metadata_props[:], proto.metadata_props[:]
     for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer]:
         del value.metadata_props[:]
-    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec(), "precision": "fp32"}
+    values = {"preprocess": model.preprocess.to_dict(), "model": model.spec().to_dict(), "precision": "fp32"}
     values |= {"head": head, "input": input, **labels}
     helper.set_model_props(proto, {f"kdc.{key}": json.dumps(value) for key, value in values.items()})
     proto = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
@@ -267,32 +248,12 @@ def _line(error: BaseException) -> str:
     return text.splitlines()[0][:300] if text else type(error).__name__
 
 
-def gated_onnx(
-    run: Run,
-    *,
-    size: tuple[int, int] | None = None,
-    head: str = "logits",
-    input: str = "float",
-    dynamic_batch: bool = False,
-    which: str = "best",
-    **gate_settings: Any,
-) -> Path:
-    """Return a run's float32 ONNX file of this form: the one that is there, if it passed its gate, else a new one.
-
-    Args:
-        run: a finished run.
-        size: see ``export_run``, as are all others.
-        head: "logits" or "argmax".
-        input: "float" or "uint8".
-        dynamic_batch: whether the batch is free.
-        which: "best" or "last" weights.
-        gate_settings: ``images`` and ``agreement``.
-    """
-    path = run.export / file_names(head, input, dynamic_batch)[0]
+def gated_onnx(run: Run, settings: ExportSettings = DEFAULTS) -> Path:
+    """Return a run's float32 ONNX file of this form: the one that is there, if it passed its gate, else a new one."""
+    path = run.export / file_names(settings.head, settings.input, settings.dynamic_batch)[0]
     facts = manifest_of(path)
-    if facts.get("gate", {}).get("passed") and facts["source"]["sha256"] == sha256(student_file(run, which)):
-        if size is None or read_info(path).size == size:
+    if facts.get("gate", {}).get("passed") and facts["source"]["sha256"] == sha256(student_file(run, settings.which)):
+        if settings.size is None or read_info(path).size == settings.size:
             return path
         console.say(f"{path.name} is made for another size: exporting it again")
-    form = {"size": size, "head": head, "input": input, "dynamic_batch": dynamic_batch, "which": which}
-    return export_run(run, **form, **gate_settings)[0].path
+    return export_run(run, settings)[0].path

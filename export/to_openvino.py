@@ -17,6 +17,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run.files import sha256
 from ..distill.run.folder import Run
+from .settings import DEFAULTS, ExportSettings
 from .to_onnx import gated_onnx
 
 #: precision -> what stands before ``.xml``; "fp16" compresses the weights only, OpenVINO computes them in float32
@@ -58,18 +59,14 @@ def export_openvino(
     source: Run | Path,
     *,
     precisions: Sequence[str] = ("fp32",),
-    images: int | None = 16,
-    agreement: float | None = None,
-    **form: Any,
+    settings: ExportSettings = DEFAULTS,
 ) -> list[dict[str, Any]]:
     """Write a run's network for OpenVINO; every file is compared on OpenVINO with the ONNX file on real images.
 
     Args:
         source: a run, whose ONNX file is written first where it is not there; or one of its float32 ONNX files.
         precisions: "fp32", "fp16" (weights only) and "int8", which is what ``kdc calib --for openvino`` left.
-        images: validation images of every gate; None for all.
-        agreement: replaces the gate's least share of agreeing pixels.
-        form: of ``gated_onnx``, for a run.
+        settings: of every gate, and for a run of its ONNX file.
 
     Returns:
         The manifests.
@@ -88,11 +85,10 @@ def export_openvino(
         raise UsageError(f"{source}: OpenVINO's files are made from an ONNX file; name one, or the run")
     need("openvino", "openvino")
     run = source if isinstance(source, Run) else run_of(source)
-    judged: dict[str, Any] = {"images": images, "agreement": agreement}
-    onnx_path = gated_onnx(run, **form, **judged) if isinstance(source, Run) else source
+    onnx_path = gated_onnx(run, settings) if isinstance(source, Run) else source
     if (own := read_info(onnx_path).precision) != "fp32":
         raise UsageError(f"{onnx_path} is {own}; OpenVINO's files are made from the float32 one")
-    return [_export(run, onnx_path, precision, judged) for precision in precisions]
+    return [_export(run, onnx_path, precision, settings) for precision in precisions]
 
 
 def ir_path(onnx_path: Path, precision: str) -> Path:
@@ -100,7 +96,7 @@ def ir_path(onnx_path: Path, precision: str) -> Path:
     return onnx_path.with_name(f"{onnx_path.name.removesuffix('.onnx')}{SUFFIXES[precision]}.xml")
 
 
-def _export(run: Run, onnx_path: Path, precision: str, judged: dict[str, Any]) -> dict[str, Any]:
+def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings) -> dict[str, Any]:
     path = ir_path(onnx_path, precision)
     if precision == "int8":
         if not path.is_file():
@@ -119,7 +115,13 @@ def _export(run: Run, onnx_path: Path, precision: str, judged: dict[str, Any]) -
     facts |= {"inputs": [given], "onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}}
     facts |= {"source": manifest_of(onnx_path).get("source"), "openvino": version("openvino")}
     manifest = prove(
-        run, path, onnx_path, describe(path, "openvino", precision, **facts), cure=CURES[precision], **judged
+        run,
+        path,
+        onnx_path,
+        describe(path, "openvino", precision, **facts),
+        images=settings.images,
+        agreement=settings.agreement,
+        cure=CURES[precision],
     )
     console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB with its .bin), manifest {manifest_path(path).name}")
     return manifest

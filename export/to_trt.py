@@ -11,8 +11,7 @@ import os
 import platform
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +32,8 @@ from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import replacing, sha256, versions, write_json
-from .trt_shapes import Sizes, plan_profile
+from .settings import NO_FLAGS, BuildFlags
+from .trt_shapes import plan_profile
 
 OLDEST = (10, 12)
 #: TensorRT-RTX without a target, as NVIDIA's page "CPU-Only AOT and TensorRT-RTX Engines" has it
@@ -41,55 +41,6 @@ PORTABLE = "any GPU of compute capability 8.0, 8.6, 8.9, 12.0 and later"
 #: what ``--hardware`` accepts -> TensorRT's name of the compatibility level
 HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
-
-
-@dataclass(frozen=True)
-class BuildFlags:
-    """How an engine is built.
-
-    Attributes:
-        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
-        targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
-        batches: min, opt, max of the profile where the batch is free (default 1, 4, 16).
-        sizes: min, opt, max (H, W) in pixels of the profile, where height and width are free.
-        workspace_mib: scratch memory that the engine may use.
-        opt_level: 0 to 5, for tensorrt; its default is 3.
-        timing_cache: read and written there, for tensorrt.
-        version_compatible: newer TensorRTs may load the engine too.
-        hardware: "ampere+" (any GPU from compute capability 8.0) or "same" (of the same one), for tensorrt.
-        refit: its weights can be replaced.
-        strip_weights: leave them out; they come back from the ONNX file beside the engine when it is opened.
-        tf32: products of float32 may be computed in TF32, as is TensorRT's default.
-    """
-
-    flavour_name: str | None = None
-    targets: Sequence[str] = ()
-    batches: Sequence[int] | None = None
-    sizes: Sizes | None = None
-    workspace_mib: int | None = None
-    opt_level: int | None = None
-    timing_cache: Path | None = None
-    version_compatible: bool = False
-    hardware: str | None = None
-    refit: bool = False
-    strip_weights: bool = False
-    tf32: bool = True
-
-    @property
-    def builder_flags(self) -> dict[str, str]:
-        """TensorRT's name of each builder flag that is on, by the flag of the command line."""
-        flags = {"--version-compatible": ("VERSION_COMPATIBLE", self.version_compatible)}
-        flags |= {"--refit": ("REFIT", self.refit), "--strip-weights": ("STRIP_PLAN", self.strip_weights)}
-        return {word: name for word, (name, on) in flags.items() if on}
-
-    def words(self) -> list[str]:
-        """Return the flags of the command line that ask for this; the timing cache, of this machine, is left out."""
-        sizes = self.sizes and ",".join(f"{h}x{w}" for h, w in self.sizes)
-        valued = {"--batches": self.batches and ",".join(map(str, self.batches)), "--sizes": sizes}
-        valued |= {"--workspace": self.workspace_mib, "--opt-level": self.opt_level, "--hardware": self.hardware}
-        words = [word for target in self.targets for word in ("--target", target.lower())]
-        words += [word for key, value in valued.items() if value is not None for word in (key, str(value))]
-        return [*words, *self.builder_flags, *([] if self.tf32 else ["--no-tf32"])]
 
 
 def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
@@ -126,13 +77,13 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
 
 
 @alone
-def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, Any]:
+def build_engine(onnx_path: Path, engine_path: Path, flags: BuildFlags = NO_FLAGS) -> dict[str, Any]:
     """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
 
     Args:
         onnx_path: a file with the types as they shall run.
         engine_path: where the engine goes, atomically.
-        flags: see ``BuildFlags``.
+        flags: how it is built.
 
     Returns:
         The manifest.
@@ -146,20 +97,19 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
         ResourceError: the builder was killed, as when memory runs out.
     """
     info = read_info(onnx_path)
-    name, version = check_flags(**flags)
-    asked = BuildFlags(**flags)
-    if asked.strip_weights and (weights := external(onnx_path)):
+    name, version = check_flags(flags)
+    if flags.strip_weights and (weights := external(onnx_path)):
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
-    profile = plan_profile(onnx_path, info, asked.batches, asked.sizes)
-    targets, device = [each.lower() for each in asked.targets], gpu()
+    profile = plan_profile(onnx_path, info, flags.batches, flags.sizes)
+    targets, device = [each.lower() for each in flags.targets], gpu()
     default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
     target = ", ".join(targets) or default
     console.warn(f"{name} {version} builds {engine_path.name} for {target}")
     request: dict[str, Any] = {"flavour": name, "targets": targets, "profile": profile}
-    request |= {"workspace_mib": asked.workspace_mib, "opt_level": asked.opt_level}
-    request |= {"timing_cache": asked.timing_cache and str(asked.timing_cache), "parent": os.getpid()}
-    request |= {"flags": list(asked.builder_flags.values()), "tf32": asked.tf32}
-    request |= {"hardware": asked.hardware and HARDWARE[asked.hardware]}
+    request |= {"workspace_mib": flags.workspace_mib, "opt_level": flags.opt_level}
+    request |= {"timing_cache": flags.timing_cache and str(flags.timing_cache), "parent": os.getpid()}
+    request |= {"flags": list(flags.builder_flags.values()), "tf32": flags.tf32}
+    request |= {"hardware": flags.hardware and HARDWARE[flags.hardware]}
     run = owner(engine_path)
     if run:
         read_gates(run)  # what is broken is told before minutes of building, and before the old engine goes
@@ -180,9 +130,9 @@ def build_engine(onnx_path: Path, engine_path: Path, **flags: Any) -> dict[str, 
     made = manifest_of(onnx_path)
     manifest |= {key: made[key] for key in ("calibration", "sensitivity", "left_high", "qat") if key in made}
     manifest |= {"precision": info.precision, "source": made.get("source")}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": asked.words()}
-    manifest |= {"version_compatible": asked.version_compatible, "hardware": asked.hardware}
-    manifest |= {"refit": asked.refit or asked.strip_weights, "stripped": asked.strip_weights}
+    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": flags.words()}
+    manifest |= {"version_compatible": flags.version_compatible, "hardware": flags.hardware}
+    manifest |= {"refit": flags.refit or flags.strip_weights, "stripped": flags.strip_weights}
     manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
     manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
     if run:
@@ -250,32 +200,31 @@ def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) 
     return answer
 
 
-def check_flags(**flags: Any) -> tuple[str, str]:
+def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
     """Return name and version of the TensorRT that ``build_engine`` would take, if every flag means something to it.
 
     Raises:
         ExportError: see ``flavour``.
         UsageError: a value that is not accepted, or that this flavour has no use for.
     """
-    asked = BuildFlags(**flags)
-    batches, targets = asked.batches or (1, 1, 1), [each.lower() for each in asked.targets]
+    batches, targets = flags.batches or (1, 1, 1), [each.lower() for each in flags.targets]
     if len(batches) != 3 or not 1 <= batches[0] <= batches[1] <= batches[2]:
         raise UsageError(
             f"--batches {','.join(map(str, batches))}: smallest, usual and largest batch are needed, such as 1,4,16"
         )
-    if asked.workspace_mib is not None and asked.workspace_mib < 1:
-        raise UsageError(f"--workspace {asked.workspace_mib}: at least 1 MiB is needed")
-    if asked.opt_level is not None and not 0 <= asked.opt_level <= 5:
-        raise UsageError(f"--opt-level {asked.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
-    if asked.hardware is not None and asked.hardware not in HARDWARE:
-        near = closest(asked.hardware, HARDWARE)
-        raise UsageError(f"--hardware {asked.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
-    module, name, version = flavour(asked.flavour_name)
+    if flags.workspace_mib is not None and flags.workspace_mib < 1:
+        raise UsageError(f"--workspace {flags.workspace_mib}: at least 1 MiB is needed")
+    if flags.opt_level is not None and not 0 <= flags.opt_level <= 5:
+        raise UsageError(f"--opt-level {flags.opt_level}: accepted are 0 (quick build) to 5 (quick engine)")
+    if flags.hardware is not None and flags.hardware not in HARDWARE:
+        near = closest(flags.hardware, HARDWARE)
+        raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+    module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
-        _check_rtx(asked)
+        _check_rtx(flags)
     elif targets:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
-    for word, flag in asked.builder_flags.items():
+    for word, flag in flags.builder_flags.items():
         if not hasattr(module.BuilderFlag, flag):
             raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
     if targets:
@@ -286,17 +235,17 @@ def check_flags(**flags: Any) -> tuple[str, str]:
     return name, version
 
 
-def _check_rtx(asked: BuildFlags) -> None:
+def _check_rtx(flags: BuildFlags) -> None:
     """Refuse what TensorRT-RTX has no use for, or does only on a GPU (both tried with 1.7)."""
-    idle = {"--opt-level": asked.opt_level is not None, "--timing-cache": asked.timing_cache is not None}
+    idle = {"--opt-level": flags.opt_level is not None, "--timing-cache": flags.timing_cache is not None}
     for word in (word for word, given in idle.items() if given):
         raise UsageError(f"{word} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
-    if asked.hardware is not None:
+    if flags.hardware is not None:
         raise UsageError("--hardware does nothing in tensorrt_rtx; its engines are portable, or name GPUs by --target")
-    if asked.version_compatible:
+    if flags.version_compatible:
         raise UsageError("--version-compatible needs the lean runtime, which tensorrt_rtx does not bring; leave it out")
-    if (asked.refit or asked.strip_weights) and gpu() is None:
-        word = "--strip-weights" if asked.strip_weights else "--refit"
+    if (flags.refit or flags.strip_weights) and gpu() is None:
+        word = "--strip-weights" if flags.strip_weights else "--refit"
         raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
 
 

@@ -11,14 +11,14 @@ from ..deploy.runtimes.base import export_size
 from ..deploy.runtimes.file_info import FileInfo
 from ..distill import console
 from ..distill.errors import UsageError, need, one_line
+from .settings import SizeRange
 
 #: min, opt and max batch of an engine from a file with a free batch
 BATCHES = (1, 4, 16)
-Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
 def plan_profile(
-    path: Path, info: FileInfo, batches: Sequence[int] | None, sizes: Sizes | None
+    path: Path, info: FileInfo, batches: Sequence[int] | None, sizes: SizeRange | None
 ) -> dict[str, list[int]] | None:
     """Return min, opt and max shape of the input, None where the file leaves nothing free.
 
@@ -57,7 +57,7 @@ def plan_profile(
     return dict(zip(("min", "opt", "max"), three, strict=True))
 
 
-def _check_sizes(path: Path, info: FileInfo, sizes: Sizes) -> None:
+def _check_sizes(path: Path, info: FileInfo, sizes: SizeRange) -> None:
     named = ",".join(f"{h}x{w}" for h, w in sizes)
     for axis in (0, 1):
         least, usual, most = (size[axis] for size in sizes)

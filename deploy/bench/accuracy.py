@@ -9,7 +9,7 @@ from ...distill.errors import DataError, UsageError
 from ...distill.evaluation.evaluate import evaluate
 from ...distill.run.folder import Run
 from ..predict.segmenter import Windows, locate, open_segmenter
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset
@@ -20,11 +20,11 @@ def evaluate_source(
     *,
     data: "str | Dataset | None" = None,
     split: str = "val",
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     limit: int | None = None,
     windows: Windows | None = None,
-    **options: Any,
+    **data_options: Any,
 ) -> dict[str, Any]:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
 
@@ -32,11 +32,11 @@ def evaluate_source(
         source: what to judge; None is the last run.
         data: a data set, its name or folder (default: the data of the run that the file belongs to).
         split: of the data.
-        where: what runs it, and where.
+        options: what runs it, and on which device.
         size: input height and width, for an ONNX file that leaves them free.
         limit: only the first so many images.
         windows: take larger images in tiles, as ``kdc predict`` does.
-        options: of ``open_data``, with ``data``.
+        data_options: of ``open_data``, with ``data``.
 
     Returns:
         Plain values: what was judged and what ran it, the data, ``Scores.to_dict()`` under ``scores``, seconds.
@@ -50,14 +50,14 @@ def evaluate_source(
     if isinstance(data, str):
         from ...distill.data import open_data
 
-        dataset = open_data(data, split, **options)
+        dataset = open_data(data, split, **data_options)
     elif data is not None:
         dataset = data
     elif run is not None:
         dataset = run.open_data(split)
     else:
         raise UsageError(f"{chosen} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
-    segmenter = open_segmenter(chosen, where=where, size=size, windows=windows, assisted=True)
+    segmenter = open_segmenter(chosen, options=options, size=size, windows=windows, assisted=True)
     try:
         classes = segmenter.num_classes
         if classes and classes != dataset.num_classes:

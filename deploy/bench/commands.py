@@ -1,26 +1,15 @@
 """The commands of ``kdc bench``: what networks cost, how fast they are, and how good they are for it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...distill import console
-from ..flags import (
-    Buffers,
-    CudaGraph,
-    Data,
-    Device,
-    Json,
-    Provider,
-    SizeFlag,
-    Split,
-    Trust,
-    _numbers,
-    _size,
-    _sizes,
-    described,
-)
+from ..flags import Data, Json, SizeFlag, Split, described, read_numbers, read_size, read_sizes, takes_runtime_options
+
+if TYPE_CHECKING:
+    from ..runtimes.options import RuntimeOptions
 
 Sources = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
@@ -35,15 +24,6 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every b
 Seconds = Annotated[float, typer.Option(help="Measuring time of each backend.")]
 Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to ten times --seconds.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often the backends take turns.")]
-TorchForms = Annotated[
-    str,
-    typer.Option(
-        "--torch",
-        metavar="WAY[:TYPE][,...]",
-        help="How torch is timed: eager (its default layout), channels-last or compiled, in fp32, fp16 or bf16, such "
-        "as eager,compiled:bf16; the first is what the others are compared with.",
-    ),
-]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
@@ -66,6 +46,7 @@ def register_bench(app: typer.Typer) -> None:
     app.add_typer(group, name="bench")
 
 
+@takes_runtime_options(torch=True)
 def latency(
     sources: Sources = None,
     size: Sizes = None,
@@ -78,28 +59,22 @@ def latency(
         str, typer.Option(help="net (the network alone) or e2e (compressed image in, mask out, every stage timed).")
     ] = "net",
     codec: Annotated[str, typer.Option(help="Compression of the images in mode e2e: jpg or png.")] = "jpg",
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
-    torch: TorchForms = "channels-last",
+    *,
+    options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
-    from ..runtimes.options import Where
     from .latency import show, time_plan
     from .plan import make_plans
     from .record import check
 
     console.json_mode = json
-    batches = _numbers(batch, "--batch")
+    batches = read_numbers(batch, "--batch")
     check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
-    where = Where(device, provider, trust, buffers, cuda_graph, torch)
     results = []
-    for plan in make_plans(sources or None, sizes=_sizes(size), batches=batches, where=where):
+    for plan in make_plans(sources or None, sizes=read_sizes(size), batches=batches, options=options):
         result = time_plan(
             plan, threads=threads, seconds=seconds, runs=runs, rounds=rounds, mode=mode, codec=codec, out=out, seed=seed
         )
@@ -109,6 +84,7 @@ def latency(
         console.emit(results[0] if len(results) == 1 else {"kind": "latency", "measurements": results})
 
 
+@takes_runtime_options(torch=True)
 def throughput(
     sources: Sources = None,
     size: SizeFlag = None,
@@ -119,30 +95,25 @@ def throughput(
     threads: Threads = None,
     seconds: Annotated[float, typer.Option(help="Measuring time of each backend at each setting.")] = 3.0,
     rounds: Rounds = 5,
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
-    torch: TorchForms = "channels-last",
+    *,
+    options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
-    from ..runtimes.options import Where
     from .throughput import bench_throughput, show
 
     console.json_mode = json
     result = bench_throughput(
         sources or None,
-        size=_size(size),
-        batches=_numbers(batch, "--batch"),
-        streams=_numbers(streams, "--streams"),
+        size=read_size(size),
+        batches=read_numbers(batch, "--batch"),
+        streams=read_numbers(streams, "--streams"),
         threads=threads,
         seconds=seconds,
         rounds=rounds,
-        where=Where(device, provider, trust, buffers, cuda_graph, torch),
+        options=options,
         out=out,
         seed=seed,
     )
@@ -151,33 +122,30 @@ def throughput(
         console.emit(result)
 
 
+@takes_runtime_options()
 def memory(
     sources: Sources = None,
     size: SizeFlag = None,
     batch: Batches = "1",
     threads: Threads = None,
     runs: Annotated[int, typer.Option(min=1, help="Queries until the peak is read.")] = 3,
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
+    *,
+    options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
-    from ..runtimes.options import Where
     from .memory import bench_memory, show
 
     console.json_mode = json
     result = bench_memory(
         sources or None,
-        size=_size(size),
-        batches=_numbers(batch, "--batch"),
+        size=read_size(size),
+        batches=read_numbers(batch, "--batch"),
         threads=threads,
         runs=runs,
-        where=Where(device, provider, trust, buffers, cuda_graph),
+        options=options,
         out=out,
         seed=seed,
     )
@@ -217,13 +185,14 @@ def _count(
     from .costs import CONVENTIONS, count, show
 
     console.json_mode = json
-    rows = count(networks or None, classes=classes, size=_size(size), output_stride=stride, counter=counter)
+    rows = count(networks or None, classes=classes, size=read_size(size), output_stride=stride, counter=counter)
     show(rows)
     if json:
         convention = {"convention": CONVENTIONS[counter]} if counter else {}
         console.emit({"kind": "flops" if counter else "params", **convention, "networks": rows})
 
 
+@takes_runtime_options()
 def accuracy(
     sources: Sources = None,
     data: Data = None,
@@ -232,26 +201,22 @@ def accuracy(
     ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
     limit: Limit = None,
     size: SizeFlag = None,
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
+    *,
+    options: "RuntimeOptions",
     out: Out = None,
     json: Json = False,
 ) -> None:
     """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
-    from ..runtimes.options import Where
     from .tradeoff import bench_accuracy, show_accuracy
 
     console.json_mode = json
     result = bench_accuracy(
         sources or None,
-        size=_size(size),
+        size=read_size(size),
         data=data,
         split=split,
         limit=limit,
-        where=Where(device, provider, trust, buffers, cuda_graph),
+        options=options,
         out=out,
         **described(data, classes, ignore_index),
     )
@@ -260,6 +225,7 @@ def accuracy(
         console.emit(result)
 
 
+@takes_runtime_options()
 def tradeoff(
     sources: Sources = None,
     data: Data = None,
@@ -273,11 +239,8 @@ def tradeoff(
     seconds: Seconds = 6.0,
     runs: Runs = 100,
     rounds: Rounds = 10,
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
+    *,
+    options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
     json: Json = False,
@@ -286,19 +249,18 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
-    from ..runtimes.options import Where
     from .tradeoff import bench_tradeoff, show
 
     console.json_mode = json
     result = bench_tradeoff(
         sources or None,
-        size=_size(size),
+        size=read_size(size),
         batch=batch,
         threads=threads,
         seconds=seconds,
         runs=runs,
         rounds=rounds,
-        where=Where(device, provider, trust, buffers, cuda_graph),
+        options=options,
         data=data,
         split=split,
         limit=limit,

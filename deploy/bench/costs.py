@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
+from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, manifest_beside, owner
 from ..predict.segmenter import locate
@@ -50,7 +52,7 @@ def count(
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
-    specs: list[tuple[str, str, dict[str, Any] | str | Path, Size | None]] = []
+    specs: list[tuple[str, str, NetworkSpec | str | Path, Size | None]] = []
     usual: Size | None = None
     for source in sources or [find_run(None)]:
         named = None if isinstance(source, Run) else str(source)
@@ -62,13 +64,13 @@ def count(
             spec = chosen if is_onnx(chosen) else _spec_of(chosen)
             specs.append((chosen.name, "", spec, _own_size(chosen)))
             continue
-        specs.append(("", "student" if chosen.card.get("teacher") else "network", chosen.card["student"], None))
+        teacher = chosen.card.teacher
+        specs.append(("", "student" if teacher else "network", chosen.card.student, None))
         usual = usual or _size_of(chosen)
-        teacher = chosen.card.get("teacher") or {}
-        if teacher.get("spec"):  # as it was loaded: its stride need not be the student's
-            specs.append(("", "teacher", teacher["spec"], None))
-        elif teacher.get("name") and _is_model(teacher["name"]):
-            spec = {**chosen.card["student"], "name": models.expand(teacher["name"]), "aux": True}
+        if teacher and teacher.spec.name:  # as it was loaded: its stride need not be the student's
+            specs.append(("", "teacher", teacher.spec, None))
+        elif teacher and _is_model(teacher.name):
+            spec = replace(chosen.card.student, name=models.expand(teacher.name), aux=True)
             specs.append(("", "teacher", spec, None))
     rows = []
     for name, role, spec, own in specs:
@@ -129,18 +131,17 @@ def _own_size(path: Path) -> Size | None:
 
 def _size_of(run: Run) -> Size | None:
     """Return height and width of the images that a run was trained for, None where it does not say."""
-    size = (run.card.get("data") or {}).get("size")
-    return (size[0], size[1]) if size else None
+    return run.card.data.size
 
 
-def _spec_of(source: Path | Run) -> dict[str, Any]:
+def _spec_of(source: Path | Run) -> NetworkSpec:
     """Return what rebuilds the network of a run, of a kdc checkpoint or of a file in a run's folder."""
     from ...distill.run.checkpoint import read_card
 
     card = read_card(source) if isinstance(source, Path) and source.suffix == ".safetensors" else None
     run = source if isinstance(source, Run) else owner(source)
-    spec = (card or {}).get("model") or (run.card.get("student") if run else None)
-    if not spec or "name" not in spec:
+    spec = card.model if card and card.model.name else run.card.student if run else None
+    if spec is None or not spec.name:
         raise WeightsError(f"{source} does not say which network it holds; count the run or the ONNX file it came from")
     return spec
 

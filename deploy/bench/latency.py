@@ -15,7 +15,7 @@ from ...distill import console
 from ..machine.gpu_meter import Meter, open_meter, summary
 from ..machine.passport import cores, first_gpu, passport
 from ..machine.roofline import share
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .costs import deployed
 from .plan import Plan, Source, make_plan
 from .process import Backend, opened, started
@@ -59,7 +59,7 @@ def bench_latency(
     rounds: int = ROUNDS,
     mode: str = "net",
     codec: str = "jpg",
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -76,7 +76,7 @@ def bench_latency(
         rounds: how often the backends take turns.
         mode: "net" (the network alone) or "e2e" (compressed image in memory to mask, and what each stage takes).
         codec: of the images in mode "e2e": "jpg" or "png".
-        where: what runs them, and where.
+        options: what runs them, and on which device.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
         seed: of the input images.
         in_process: measure within this process: quicker to start, but backends disturb each other.
@@ -91,7 +91,7 @@ def bench_latency(
         ExportError: a backend, device or provider that is not to be had; a fallback is refused, never measured.
     """
     check(mode=mode, seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plan = make_plan(sources, size=size, batch=batch, where=where)
+    plan = make_plan(sources, size=size, batch=batch, options=options)
     return time_plan(
         plan,
         threads=threads,
@@ -123,7 +123,7 @@ def time_plan(
     """Do what ``bench_latency`` describes with sources that are chosen already; ``before`` is an earlier passport."""
     threads = threads or cores()
     before = before or passport()
-    meter, no_meter = open_meter() if plan.where.device == "cuda" else (None, "")
+    meter, no_meter = open_meter() if plan.options.device == "cuda" else (None, "")
     with started(plan, threads, in_process) as every:
         there = opened(every, plan, threads=threads, mode=mode, seed=seed, codec=codec)
         timings = [Timing(backend) for backend in there]
@@ -136,13 +136,13 @@ def time_plan(
             for timing in timings:
                 timing.turn(meter, seconds=seconds / rounds, runs=math.ceil(runs / rounds), cap_s=cap)
         after = passport()  # while they are open: clocks and throttling are those of the work
-    gpu = first_gpu(before["gpus"]) if plan.where.device == "cuda" else None
+    gpu = first_gpu(before["gpus"]) if plan.options.device == "cuda" else None
     rows = [_row(timing, timings[0], plan, (gpu or {}).get("name")) for timing in timings]
     result: dict[str, Any] = {
         "kind": "latency",
         "mode": mode,
         "unit": "ms per query",
-        "device": plan.where.device,
+        "device": plan.options.device,
         "size": list(plan.size),
         "batch": plan.batch,
         "threads": threads,
@@ -156,7 +156,7 @@ def time_plan(
         },
         "backends": rows,
         "not_measured": plan.missing,
-        "flags": flags(rows, before, after, plan.where.device, rounds, asked),
+        "flags": flags(rows, before, after, plan.options.device, rounds, asked),
         "passport": before,
         "load_after": after["cpu"]["load"],
         "gpus_after": after["gpus"],
@@ -187,7 +187,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> dict[str
     row["ratio"] = {"to": first.backend.label, **ratio(first.samples, timing.samples)}
     if timing.parts:
         row["parts"] = parts_summary(timing.parts)
-    if plan.where.device == "cuda":
+    if plan.options.device == "cuda":
         row["gpu"] = summary(timing.read, plan.batch * timing.queries)
         macs = deployed(backend.source, plan.size)[1]
         ms = row["parts"]["compute"]["p50"] if "compute" in row.get("parts", {}) else row["p50"]

@@ -9,7 +9,7 @@ from ...distill import console
 from ...distill.errors import ExportError
 from ..machine.gpu_meter import open_meter
 from ..machine.passport import cores, passport
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .plan import Source, make_plans, nothing_left
 from .process import open_one, started
 from .record import check, conditions, keep, ran_on, show_rest
@@ -25,7 +25,7 @@ def bench_memory(
     batches: Sequence[int] = (1,),
     threads: int | None = None,
     runs: int = RUNS,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     out: Path | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def bench_memory(
         batches: images per query, each in new processes.
         threads: CPU threads of every backend: some runtimes keep buffers for each.
         runs: queries until the peak is read.
-        where: what runs them, and where.
+        options: what runs them, and on which device.
         out: folder of the record.
         seed: of the input image.
 
@@ -51,10 +51,10 @@ def bench_memory(
     """
     for batch in batches:
         check(mode="net", seconds=1, rounds=1, batch=batch, threads=threads)
-    plans = make_plans(sources, sizes=(size,), batches=batches, where=where)
+    plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
     threads = threads or cores()
     before = passport()
-    meter, no_meter = open_meter() if where.device == "cuda" else (None, "")
+    meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
     for plan in plans:
@@ -86,13 +86,13 @@ def bench_memory(
         missing += [m for m in plan.missing if m not in missing]
     if not rows:
         raise ExportError(nothing_left(missing))
-    flags = device_flags(rows, before, passport(), where.device)
+    flags = device_flags(rows, before, passport(), options.device)
     if no_meter:
         flags.append(f"the memory of the GPU is that of torch's allocator alone: {no_meter}")
     result: dict[str, Any] = {
         "kind": "memory",
         "unit": "MiB above the idle process",
-        "device": where.device,
+        "device": options.device,
         "size": list(plans[0].size),
         "threads": threads,
         "protocol": {"runs": runs, "seed": seed, "processes": True},

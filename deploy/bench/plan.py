@@ -10,7 +10,7 @@ from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
-from ..runtimes.options import CPU, Where, is_engine, is_onnx, is_torch
+from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
 from ..runtimes.trt.manifest import engine_size
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Plan:
     size: tuple[int, int]
     batch: int
     head: str
-    where: Where = CPU
+    options: RuntimeOptions = CPU
     #: files that were typed, not found in a run's folder
     named: set[Path] = field(default_factory=set)
 
@@ -58,7 +58,7 @@ def make_plan(
     *,
     size: tuple[int, int] | None,
     batch: int | None,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
 ) -> Plan:
     """Choose what is measured, or say why nothing can be; a batch of None takes files of any.
 
@@ -67,15 +67,15 @@ def make_plan(
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    found, missing, home = expand(sources, where.device)
+    found, missing, home = expand(sources, options.device)
     chosen, misfits = fitting(found, batch, size)
     missing += misfits
     if not chosen:
         raise NothingToMeasure(missing)
-    where.refuse_idle(found)  # of several batches and sizes a file may fit one alone
-    size, head = agree(chosen, size, trust=where.trust)
+    options.refuse_unused(found)  # of several batches and sizes a file may fit one alone
+    size, head = agree(chosen, size, trust=options.trust)
     named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
-    return Plan(chosen, missing, home, size, batch or 1, head, where, named)
+    return Plan(chosen, missing, home, size, batch or 1, head, options, named)
 
 
 def make_plans(
@@ -83,7 +83,7 @@ def make_plans(
     *,
     sizes: Sequence[tuple[int, int] | None],
     batches: Sequence[int],
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
 ) -> list[Plan]:
     """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
 
@@ -97,7 +97,7 @@ def make_plans(
     for size in sizes:
         for batch in batches:
             try:
-                plans.append(make_plan(sources, size=size, batch=batch, where=where))
+                plans.append(make_plan(sources, size=size, batch=batch, options=options))
             except NothingToMeasure as error:
                 unfit.append(error)
     if not plans:
@@ -226,9 +226,8 @@ def agree(
         size = next(iter(sizes))
     for source in chosen if size is None else ():
         run = source if isinstance(source, Run) else owner(source)
-        if run is not None and (run.card.get("data") or {}).get("size"):
-            height, width = run.card["data"]["size"]
-            size = export_size((height, width), run.card["student"]["output_stride"])
+        if run is not None and run.card.data.size:
+            size = export_size(run.card.data.size, run.card.student.output_stride)
             break
     engines = [source for source in chosen if is_engine(source)] if size is None else []
     for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet

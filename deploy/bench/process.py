@@ -16,7 +16,7 @@ from ...distill.errors import ExportError, KdcError
 from ...distill.run.files import sha256
 from ...distill.run.folder import Run
 from ..artefacts.beside import artefact_bytes
-from ..runtimes.options import Where
+from ..runtimes.options import RuntimeOptions
 from .plan import Plan, may_be_refused, nothing_left, row_names
 from .worker import Worker
 
@@ -24,9 +24,11 @@ from .worker import Worker
 class Backend:
     """A worker process and what it has answered so far."""
 
-    def __init__(self, source: Path | Run, label: str, where: Where, threads: int, in_process: bool = False) -> None:
-        """Start the process; it is idle until it gets an order. ``where`` is what ``source`` heeds of the plan's."""
-        self.source, self.label, self.where = source, label, where
+    def __init__(
+        self, source: Path | Run, label: str, options: RuntimeOptions, threads: int, in_process: bool = False
+    ) -> None:
+        """Start the process; it is idle until it gets an order. ``options`` are those that apply to ``source``."""
+        self.source, self.label, self.options = source, label, options
         self.facts: dict[str, Any] = {}
         self.warmup: dict[str, Any] = {}
         self._worker = Worker() if in_process else None
@@ -111,12 +113,12 @@ def started(plan: Plan, threads: int, in_process: bool = False) -> Iterator[list
     backends: list[Backend] = []
     try:
         for source, label in zip(plan.chosen, row_names(plan.chosen), strict=True):
-            each = plan.where.each(source)
-            for where in each:
-                name = label if len(each) == 1 else f"{label} ({where.form})"
-                if where.form.startswith("compiled"):  # on a GPU while it is opened, else with its first query
+            each = plan.options.per_mode(source)
+            for options in each:
+                name = label if len(each) == 1 else f"{label} ({options.torch_mode})"
+                if options.torch_mode.startswith("compiled"):  # on a GPU while it is opened, else with its first query
                     console.say(f"{name}: torch compiles it, which may take minutes")
-                backends.append(Backend(source, name, where, threads, in_process))
+                backends.append(Backend(source, name, options, threads, in_process))
         yield backends
     finally:
         for backend in backends:
@@ -149,7 +151,7 @@ def open_one(backend: Backend, plan: Plan, **order: Any) -> bool:
             size=plan.size,
             batch=plan.batch,
             head=plan.head,
-            **asdict(backend.where),
+            **asdict(backend.options),
             **order,
         )
     except KdcError as error:

@@ -13,7 +13,7 @@ from ...distill import console
 from ...distill.errors import ExportError, UsageError
 from ..machine.gpu_meter import meter_flags, open_meter, summary
 from ..machine.passport import cores, passport
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .plan import Plan, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .record import check, conditions, keep, ran_on, show_rest
@@ -31,7 +31,7 @@ def bench_throughput(
     threads: int | None = None,
     seconds: float = 3.0,
     rounds: int = ROUNDS,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
@@ -48,7 +48,7 @@ def bench_throughput(
         threads: CPU threads of every backend, shared out among its streams.
         seconds: measuring time of each backend at each setting, warm-up apart.
         rounds: how often the backends take turns at each setting.
-        where: what runs them, and where.
+        options: what runs them, and on which device.
         out: folder of the record.
         seed: of the input images.
         in_process: measure within this process.
@@ -64,10 +64,10 @@ def bench_throughput(
         raise UsageError("--streams must be above 0")
     for batch in batches:
         check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
-    plans = make_plans(sources, sizes=(size,), batches=batches, where=where)
+    plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
     threads = threads or cores()
     before = passport()
-    meter, no_meter = open_meter() if where.device == "cuda" else (None, "")
+    meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
     rows: list[dict[str, Any]] = []
     missing: list[dict[str, str]] = []
     for plan in plans:
@@ -83,7 +83,7 @@ def bench_throughput(
                 for backend in there:
                     row = {**backend.identity(), "batch": plan.batch, "streams": count}
                     row |= _rates(rates[backend.label])
-                    if where.device == "cuda":
+                    if options.device == "cuda":
                         read, images = reads[backend.label]
                         row["gpu"] = summary(read, images)
                     rows.append(row)
@@ -94,7 +94,7 @@ def bench_throughput(
     result: dict[str, Any] = {
         "kind": "throughput",
         "unit": "images per second",
-        "device": where.device,
+        "device": options.device,
         "size": list(plans[0].size),
         "threads": threads,
         "protocol": {"rounds": rounds, "seconds": seconds, "seed": seed, "processes": not in_process},
@@ -103,7 +103,7 @@ def bench_throughput(
         "not_measured": missing,
         "passport": before,
     }
-    result["flags"] = _flags(rows, before, passport(), where.device)  # the processes of this measurement have ended
+    result["flags"] = _flags(rows, before, passport(), options.device)  # the processes of this measurement have ended
     if no_meter:
         result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
     return keep(result, plans[0].home, out)

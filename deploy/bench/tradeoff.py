@@ -15,7 +15,7 @@ from ...distill.run.files import write_bytes, write_json
 from ...distill.run.folder import Run, find_run, relative
 from ..artefacts.beside import owner
 from ..machine.passport import passport
-from ..runtimes.options import CPU, Where, is_torch
+from ..runtimes.options import CPU, RuntimeOptions, is_torch
 from .accuracy import evaluate_source
 from .costs import deployed
 from .latency import time_plan
@@ -32,7 +32,8 @@ FILE = "tradeoff"
 
 def family(run: Run) -> list[Run]:
     """Return a run, what it is compared with (the student alone, or before rounding), and the teacher's, if found."""
-    others = (run.card.get("baseline") or run.card.get("tuned_from"), (run.card.get("teacher") or {}).get("run"))
+    card = run.card
+    others = (card.baseline or card.tuned_from, card.teacher.run if card.teacher else None)
     return [run, *(found for spec in others if (found := relative(run, spec)))]
 
 
@@ -43,9 +44,9 @@ def bench_accuracy(
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     out: Path | None = None,
-    **options: Any,
+    **data_options: Any,
 ) -> dict[str, Any]:
     """Judge runs, each with every exported file, and single files on the same images.
 
@@ -55,9 +56,9 @@ def bench_accuracy(
         data: a data set's name or folder (default: the data of the first run).
         split: of the data.
         limit: only the first so many images.
-        where: what runs them, and where.
+        options: what runs them, and on which device.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
-        options: of ``open_data``, with ``data``.
+        data_options: of ``open_data``, with ``data``.
 
     Returns:
         ``rows`` with the scores, ``ran_on`` and the change of mIoU from the first row, what was not measured, the
@@ -67,14 +68,14 @@ def bench_accuracy(
         UsageError: nothing to judge, or no data are known.
         KdcError: as ``evaluate_source``.
     """
-    plan = make_plan(sources, size=size, batch=None, where=where)
-    rows = _judge(plan, data, split, limit, options)
+    plan = make_plan(sources, size=size, batch=None, options=options)
+    rows = _judge(plan, data, split, limit, data_options)
     first = rows[0]["scores"]["miou"]
     for row in rows:
         row["change"] = row["scores"]["miou"] - first
     result = {
         "kind": "accuracy",
-        "device": where.device,
+        "device": options.device,
         "data": rows[0]["data"],
         "split": split,
         "images": rows[0]["scores"]["images"],
@@ -86,14 +87,14 @@ def bench_accuracy(
 
 
 def _judge(
-    plan: Plan, data: str | None, split: str, limit: int | None, options: dict[str, Any]
+    plan: Plan, data: str | None, split: str, limit: int | None, data_options: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Evaluate every source of a plan on one data set; what cannot be judged joins ``plan.missing``."""
-    plan.where.refuse_forms()
+    plan.options.refuse_torch_modes()
     if data is not None:
         from ...distill.data import open_data
 
-        dataset = open_data(data, split, **options)
+        dataset = open_data(data, split, **data_options)
     elif plan.home is not None:
         dataset = plan.home.open_data(split)
     else:
@@ -105,7 +106,7 @@ def _judge(
             result = evaluate_source(
                 source,
                 data=dataset,
-                where=plan.where.of(source),
+                options=plan.options.for_source(source),
                 size=None if is_torch(source) or (info is not None and None not in info.size) else plan.size,
                 limit=limit,
             )
@@ -131,20 +132,20 @@ def bench_tradeoff(
     seconds: float = 6.0,
     runs: int = 1,
     rounds: int = ROUNDS,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
-    **options: Any,
+    **data_options: Any,
 ) -> dict[str, Any]:
     """Measure latency and accuracy of every source, count its arithmetic and parameters, and find who is on the front.
 
     Args:
         sources: runs or files; None is the last run with the student alone and the teacher that it came from.
-        size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``where``,
+        size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``options``,
             ``out``, ``seed`` and ``in_process``.
         data: see ``bench_accuracy``, as ``split``, ``limit`` and ``options``.
 
@@ -158,11 +159,11 @@ def bench_tradeoff(
     """
     check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
     chosen: Sequence[Source] = sources or family(find_run(None))
-    plan = make_plan(chosen, size=size, batch=batch, where=where)
+    plan = make_plan(chosen, size=size, batch=batch, options=options)
     labels = dict(zip(row_names(plan.chosen), plan.chosen, strict=True))
     before = passport()  # judging loads the machine, too
     # accuracy first: it is what fails, where something does
-    scores = {row["name"]: row for row in _judge(plan, data, split, limit, options)}
+    scores = {row["name"]: row for row in _judge(plan, data, split, limit, data_options)}
     timed = time_plan(
         plan,
         threads=threads,

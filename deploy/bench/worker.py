@@ -47,12 +47,12 @@ class Worker:
         seed: int,
         streams: int = 1,
         codec: str = "jpg",
-        **where: Any,
+        **options: Any,
     ) -> dict[str, Any]:
         """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
 
         ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet);
-        ``where`` holds what ``Where`` does.
+        ``options`` are the fields of ``RuntimeOptions``.
         """
         import numpy as np
 
@@ -61,7 +61,7 @@ class Worker:
         self.close()
         height, width = size
         for _ in range(streams):
-            self._runtimes.append(open_runtime(source, size=(height, width), threads=threads, head=head, **where))
+            self._runtimes.append(open_runtime(source, size=(height, width), threads=threads, head=head, **options))
         self._batch = batch
         runtime = self._runtimes[0]
         count = 1 if mode == "memory" else INPUTS
@@ -75,7 +75,7 @@ class Worker:
         elif mode == "net":
             inputs = [runtime.prepare(image) for image in images]
             self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
-            by_events = [runtime.timed(x) for x in inputs] if where.get("device") == "cuda" and streams == 1 else []
+            by_events = [runtime.timed(x) for x in inputs] if options.get("device") == "cuda" and streams == 1 else []
             there = [step for step in by_events if step is not None]
             self._device_steps = itertools.cycle(there) if there else None
         else:

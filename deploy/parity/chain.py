@@ -13,7 +13,7 @@ from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
 from ..runtimes.base import Runtime
 from ..runtimes.open import open_runtime
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .gate import gate, spread
 from .layers import Explanation, explain
 from .result import GateResult
@@ -97,7 +97,7 @@ def walk(
     run: Run,
     *,
     images: int | None = 16,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     compiled: bool = False,
     explained: bool = False,
 ) -> list[Outcome]:
@@ -106,7 +106,7 @@ def walk(
     Args:
         run: the run.
         images: validation images of each arrow; None for all.
-        where: what the files run on (default: the CPU); the checkpoint stays on the CPU.
+        options: what the files run on (default: the CPU); the checkpoint stays on the CPU.
         compiled: also compare the checkpoint compiled by torch, which takes a compiler and a minute.
         explained: look into the first arrow that is broken, where its layers can be.
 
@@ -117,7 +117,7 @@ def walk(
     chain = arrows(run, compiled=compiled)
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
-    where.refuse_idle([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
+    options.refuse_unused([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
     ledger = {entry["stage"]: entry for entry in read_gates(run)}
     limits = {stage: _asked(entry, run) for stage, entry in ledger.items()}
     dataset = run.open_data(run.config.data.split)
@@ -126,7 +126,7 @@ def walk(
     for arrow in chain:
         lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
         allowed = limits.get(arrow.stage)
-        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, where, allowed)
+        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, options, allowed)
         outcomes.append(outcome)
         if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
             unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
@@ -136,7 +136,7 @@ def walk(
             write_gate(run, arrow.stage, outcome.result, **facts | {"file": ends["to"], "origin": ends["from"]})
     broken = next((each for each in outcomes if each.failed), None)
     if explained and broken is not None and broken.result is not None:
-        broken.explanation = _explain(broken.arrow, run, dataset, where)
+        broken.explanation = _explain(broken.arrow, run, dataset, options)
     run.remember_command()
     run.seal()
     return outcomes
@@ -148,7 +148,7 @@ def compare(
     *,
     dataset: "Dataset | None" = None,
     images: int | None = 16,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     explained: bool = False,
 ) -> Outcome:
@@ -159,7 +159,7 @@ def compare(
         second: likewise.
         dataset: what both see (default: the validation images of the run that either belongs to).
         images: how many; None for all.
-        where: what both run on (default: the CPU).
+        options: what both run on (default: the CPU).
         size: input height and width, where neither is made for one.
         explained: look into the layers of both.
 
@@ -167,7 +167,7 @@ def compare(
         UsageError: no data are known, or a flag that does not fit.
         DataError: the data have other classes than the network.
     """
-    where.refuse_idle([Path(first), Path(second)])
+    options.refuse_unused([Path(first), Path(second)])
     home = _home(first) or _home(second)
     if dataset is None and home is None:
         raise UsageError(
@@ -175,7 +175,7 @@ def compare(
         )
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None
-    with _opened(first, second, where, size) as (reference, candidate):
+    with _opened(first, second, options, size) as (reference, candidate):
         classes = len(candidate.spec.classes)
         if classes and classes != data.num_classes:
             raise DataError(f"the network has {classes} classes, {data.name} has {data.num_classes}; name its own data")
@@ -188,11 +188,11 @@ def compare(
 
 
 def _measure(
-    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, where: Where, limits: Tolerances | None
+    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, options: RuntimeOptions, limits: Tolerances | None
 ) -> Outcome:
     opened = False
     try:
-        with _both(arrow, run, where) as (reference, candidate):
+        with _both(arrow, run, options) as (reference, candidate):
             opened, allowed = True, limits or tolerances(candidate.precision, run)
             result = gate(reference, candidate, dataset, allowed, images=images)
     except ExportError as error:
@@ -218,25 +218,25 @@ def _asked(entry: dict[str, Any], run: Run) -> Tolerances:
 
 
 @contextlib.contextmanager
-def _both(arrow: Arrow, run: Run, where: Where) -> Iterator[tuple[Runtime, Runtime]]:
+def _both(arrow: Arrow, run: Run, options: RuntimeOptions) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
         if isinstance(arrow.candidate, str):
-            yield stack.enter_context(open_runtime(run)), stack.enter_context(open_runtime(run, form="compiled"))
+            yield stack.enter_context(open_runtime(run)), stack.enter_context(open_runtime(run, torch_mode="compiled"))
             return
-        candidate = stack.enter_context(where.open(arrow.candidate))
+        candidate = stack.enter_context(options.open(arrow.candidate))
         reference = arrow.reference
         size = candidate.spec.size
         yield (
             stack.enter_context(
-                open_runtime(reference, size=size) if isinstance(reference, Run) else where.open(reference, size)
+                open_runtime(reference, size=size) if isinstance(reference, Run) else options.open(reference, size)
             ),
             candidate,
         )
 
 
-def _explain(arrow: Arrow, run: Run, dataset: "Dataset", where: Where) -> Explanation | None:
+def _explain(arrow: Arrow, run: Run, dataset: "Dataset", options: RuntimeOptions) -> Explanation | None:
     try:
-        with _both(arrow, run, where) as (reference, candidate):
+        with _both(arrow, run, options) as (reference, candidate):
             return explain(reference, candidate, dataset.read(0)[0])
     except KdcError as error:
         console.warn(f"the layers of {arrow.stage} cannot be compared: {error}")
@@ -244,12 +244,14 @@ def _explain(arrow: Arrow, run: Run, dataset: "Dataset", where: Where) -> Explan
 
 
 @contextlib.contextmanager
-def _opened(first: str, second: str, where: Where, size: tuple[int, int] | None) -> Iterator[tuple[Runtime, Runtime]]:
+def _opened(
+    first: str, second: str, options: RuntimeOptions, size: tuple[int, int] | None
+) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
         opened: dict[str, Runtime] = {}
         # a file is made for one size, which a checkpoint then takes
         for source in sorted((first, second), key=lambda each: Path(each).suffix.lower() not in EXPORTED):
-            opened[source] = stack.enter_context(where.open(source, size))
+            opened[source] = stack.enter_context(options.open(source, size))
             size = size or opened[source].spec.size
         yield opened[first], opened[second]
 

@@ -7,14 +7,15 @@ import typer
 
 from ...distill import console
 from ...distill.errors import NumbersError, UsageError
-from ..flags import Buffers, CudaGraph, Device, Json, Provider, Trust
+from ..flags import Json, takes_runtime_options
 
 if TYPE_CHECKING:
-    from ..runtimes.options import Where
+    from ..runtimes.options import RuntimeOptions
     from .chain import Outcome
     from .layers import Explanation
 
 
+@takes_runtime_options()
 def parity(
     first: Annotated[
         str | None,
@@ -43,21 +44,16 @@ def parity(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Of a run, compare the checkpoint compiled by torch, too.")
     ] = False,
-    device: Device = "cpu",
-    provider: Provider = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
+    *,
+    options: "RuntimeOptions",
     json: Json = False,
 ) -> None:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ...distill.run.folder import find_run
     from ...distill.settings.config import parse_size
     from ..artefacts.beside import EXPORTED
-    from ..runtimes.options import Where
 
     console.json_mode = json
-    where = Where(device, provider, trust, buffers, cuda_graph)
     alone = second is None
     is_file = alone and first is not None and Path(first).suffix.lower() in EXPORTED
     settings = {"--data": data, "--size": size, "--split": split}
@@ -69,7 +65,7 @@ def parity(
         if images or explain:
             flag = "--images" if images else "--explain"
             raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
-        _prove(Path(first), where, json)
+        _prove(Path(first), options, json)
         return
     if first is not None and second is not None:
         from .chain import compare
@@ -77,12 +73,12 @@ def parity(
         dataset = _open_data(data, split)
         chosen = parse_size(size) if size else None
         count = images or 16
-        done = compare(first, second, dataset=dataset, images=count, where=where, size=chosen, explained=explain)
+        done = compare(first, second, dataset=dataset, images=count, options=options, size=chosen, explained=explain)
         outcomes = [done]
     else:
         from .chain import walk
 
-        outcomes = walk(find_run(first), images=images or 16, where=where, compiled=compiled, explained=explain)
+        outcomes = walk(find_run(first), images=images or 16, options=options, compiled=compiled, explained=explain)
     _show(outcomes)
     broken = next((each for each in outcomes if each.failed), None)
     explanation = next((each.explanation for each in outcomes if each.explanation), None)
@@ -106,10 +102,10 @@ def _open_data(data: str | None, split: str | None) -> Any:
     return open_data(data, split or "val")
 
 
-def _prove(artefact: Path, where: "Where", json: bool) -> None:
+def _prove(artefact: Path, options: "RuntimeOptions", json: bool) -> None:
     from .golden import check_golden
 
-    result = check_golden(artefact, where)
+    result = check_golden(artefact, options)
     console.say(f"{artefact.name}: {'passed' if result.passed else 'FAILED'}, {result.line()}")
     if json:
         console.emit({"kind": "golden", **result.to_dict()})

@@ -15,7 +15,7 @@ from ...distill.errors import WeightsError, one_line
 from ...distill.run.files import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .tolerances import TF32_TIE, Tolerances
 
 #: what a golden image says of itself at least
@@ -184,7 +184,7 @@ def hand_on(source: Path, artefact: Path) -> None:
         golden_path(artefact).unlink(missing_ok=True)  # of what had that name before
 
 
-def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
+def check_golden(artefact: Path, options: RuntimeOptions = CPU) -> GoldenResult:
     """Run a file on its golden image and judge it by the tolerances of the gate that it passed.
 
     Raises:
@@ -192,9 +192,9 @@ def check_golden(artefact: Path, where: Where = CPU) -> GoldenResult:
         ExportError: the runtime or device that it needs is not here.
     """
     golden = read_golden(artefact)
-    where.refuse_idle([artefact])
+    options.refuse_unused([artefact])
     height, width = golden.facts["size"]
-    with where.open(artefact, (height, width)) as runtime:
+    with options.open(artefact, (height, width)) as runtime:
         return check_opened(runtime, golden)
 
 

@@ -1,14 +1,18 @@
 """The command ``kdc predict``: a network's masks on images, videos, cameras and streams."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...distill import console
-from ..flags import Blend, Buffers, CudaGraph, Device, Json, Overlap, Provider, Tile, Trust
+from ..flags import Blend, Json, Overlap, Tile, read_size, takes_runtime_options
+
+if TYPE_CHECKING:
+    from ..runtimes.options import RuntimeOptions
 
 
+@takes_runtime_options(last="json")
 def predict(
     words: Annotated[
         list[str],
@@ -47,20 +51,15 @@ def predict(
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
-    device: Device = "cpu",
-    provider: Provider = None,
+    *,
+    options: "RuntimeOptions",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
-    trust: Trust = False,
-    buffers: Buffers = "auto",
-    cuda_graph: CudaGraph = False,
     json: Json = False,
 ) -> None:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     console.json_mode = json
-    from ...distill.settings.config import parse_size
-    from ..runtimes.options import Where
     from .predict import part, settle
     from .predict import predict as run_prediction
     from .segmenter import Windows
@@ -77,8 +76,8 @@ def predict(
         stream=stream,
         every=every,
         limit=limit,
-        where=Where(device, provider, trust, buffers, cuda_graph),
-        size=parse_size(size) if size else None,
+        options=options,
+        size=read_size(size),
         windows=Windows.typed(tile, overlap, blend),
     )
     if json:

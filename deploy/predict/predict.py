@@ -15,7 +15,7 @@ from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run.folder import LAST, RUNS, Run, find_run
 from ...distill.training.signals import Signals
 from ..artefacts.beside import MODEL_FILES
-from ..runtimes.options import CPU, Where
+from ..runtimes.options import CPU, RuntimeOptions
 from .inputs import Frame, Source, is_source, open_sources
 from .outputs import ClassTable, Drawings
 from .pipeline import Ahead, Behind
@@ -94,7 +94,7 @@ def predict(
     stream: bool = False,
     every: int = 1,
     limit: int | None = None,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
 ) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def predict(
         stream: read ahead and write behind in threads of their own; cameras and streams always do.
         every: take every so many-th image of a folder and frame of a video.
         limit: at most so many of each source.
-        where: what runs it, and where.
+        options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
 
@@ -128,7 +128,7 @@ def predict(
     """
     chosen, _ = locate(network)
     opened = open_sources(sources, every, limit)
-    segmenter = open_segmenter(chosen, where=where, size=size, windows=windows, resize=True)
+    segmenter = open_segmenter(chosen, options=options, size=size, windows=windows, resize=True)
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))
     folder = out or (chosen.path / "predict" if isinstance(chosen, Run) else Path("predict"))
     try:

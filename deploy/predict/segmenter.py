@@ -15,7 +15,7 @@ from ...distill.run.folder import Run, find_run
 from ...distill.settings.config import parse_size
 from ..artefacts.beside import MODEL_FILES, owner
 from ..runtimes.base import Runtime, enlarged, export_size
-from ..runtimes.options import CPU, Where, is_torch
+from ..runtimes.options import CPU, RuntimeOptions, is_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +107,7 @@ def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
 def open_segmenter(
     source: Path | Run,
     *,
-    where: Where = CPU,
+    options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
     resize: bool = False,
@@ -122,7 +122,7 @@ def open_segmenter(
 
     Args:
         source: from ``locate``.
-        where: what runs it, and where.
+        options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
         resize: see above.
@@ -134,11 +134,11 @@ def open_segmenter(
         ExportError: a device, provider or runtime that is not to be had here.
     """
     windows = windows or Windows()
-    where.refuse_idle([source])
+    options.refuse_unused([source])
     if is_torch(source):
-        where.refuse_forms()
-        return _of_torch(source, where.device, size, windows, assisted)
-    runtime = where.open(source, size or windows.size)
+        options.refuse_torch_modes()
+        return _of_torch(source, options.device, size, windows, assisted)
+    runtime = options.open(source, size or windows.size)
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
@@ -156,6 +156,7 @@ def _of_torch(
     assisted: bool,
 ) -> Segmenter:
     from ...distill.evaluation.evaluate import model_predictor
+    from ...distill.run.card import DataCard
     from ...distill.run.checkpoint import load_deployable, load_student, read_card, student_file
     from ..runtimes.torch_runtime import need_device
 
@@ -165,13 +166,14 @@ def _of_torch(
     model = (load_student if assisted else load_deployable)(source)
     run = source if isinstance(source, Run) else owner(source)
     path = student_file(source) if isinstance(source, Run) else source
-    card = (run.card if run else read_card(path) or {}).get("data") or {}
-    own = export_size((card["size"][0], card["size"][1]), model.output_stride) if card.get("size") else None
+    card = run.card if run else read_card(path)
+    data = card.data if card else DataCard()
+    own = export_size(data.size, model.output_stride) if data.size else None
     tiling = windows.tiling(own)
     predict = _told(model_predictor(model, device, tiling=tiling), tiling)
-    palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
+    palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
     facts = {"ran_on": f"torch {device}", **_fact(tiling)}
-    return Segmenter(predict, facts, model.num_classes, tuple(card.get("classes") or ()), palette, lambda: None)
+    return Segmenter(predict, facts, model.num_classes, tuple(data.classes), palette, lambda: None)
 
 
 def _fact(tiling: "Tiling | None") -> dict[str, Any]:

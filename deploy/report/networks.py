@@ -1,11 +1,11 @@
 """The networks that the report shows, opened, and what they make of a few validation images."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from ...distill.errors import KdcError, UsageError
 from ...distill.evaluation.evaluate import model_predictor
 from ...distill.models import SegmentationModel
+from ...distill.run.card import TeacherCard
 from ...distill.run.checkpoint import load_student
 from ...distill.run.folder import Run
 from ...distill.training.teacher import reopen_teacher
@@ -15,24 +15,24 @@ from .strips import Strip, strips
 
 def further_runs(run: Run, others: Iterable[Run]) -> dict[str, Run]:
     """Return further runs by what the page calls them: their method, and the folder where two have the same."""
-    data = (run.card.get("data") or {}).get("fingerprint")
+    data = run.card.data.fingerprint
     found: dict[str, Run] = {}
     for other in others:
-        if (other.card.get("data") or {}).get("fingerprint") != data:
+        if other.card.data.fingerprint != data:
             raise UsageError(f"--with {other.path.name}: it was trained on other data than {run.path.name}")
-        method = other.card.get("method") or "trained alone"
+        method = other.card.method or "trained alone"
         found[method if method not in found else f"{method}, {other.path.name}"] = other
     return found
 
 
 def networks(
-    run: Run, baseline: Run | None, teacher: dict[str, Any], names: dict[str, str], further: dict[str, Run]
+    run: Run, baseline: Run | None, teacher: TeacherCard, names: dict[str, str], further: dict[str, Run]
 ) -> tuple[dict[str, SegmentationModel], list[str]]:
     """Load what can be loaded; say what could not."""
     openers: dict[str, Callable[[], SegmentationModel]] = {"after": lambda: load_student(run)}
     if baseline is not None:
         openers["before"] = lambda: load_student(baseline)
-    if teacher.get("file"):
+    if teacher.file:
         openers["teacher"] = lambda: reopen_teacher(teacher).model
     openers |= {name: lambda other=other: load_student(other) for name, other in further.items()}
     nets, notes = {}, []
@@ -54,13 +54,13 @@ def picture(
         dataset = run.open_data(run.config.data.split)
         if not dataset.labelled:
             return [], [], "the validation split has no labels"
-        known = run.card["data"].get("fingerprint")
+        known = run.card.data.fingerprint
         if known and known != run.open_data("train").fingerprint():
             notes.append(
                 "the data has changed since this run: the pictures show it as it is now, the scores are from then"
             )
         found = strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names)
-    except (KdcError, KeyError) as error:
+    except KdcError as error:
         return [], [], f"the data cannot be opened ({error})"
     chosen = [(strip.index, strip.why) for strip in found]
     return found, activations(dataset, chosen, nets, names, tap, device) if tap else [], ""

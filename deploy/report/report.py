@@ -3,6 +3,7 @@
 import base64
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 from ...distill import cost
 from ...distill.errors import UsageError
 from ...distill.models import SegmentationModel
+from ...distill.run.card import DataCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
 from ..pictures import ERROR_COLOURS
@@ -74,22 +76,21 @@ def facts(
 ) -> dict[str, Any]:
     """Collect everything the page shows; plain values, None where something was not measured."""
     card = run.card
-    data, teacher = card.get("data") or {}, card.get("teacher") or {}
-    tuned = card.get("kind") == "qat"
-    distilled = tuned or card.get("kind", "distill") == "distill"
-    builtin = "builtin" in (data.get("name"), data.get("source"))
-    baseline = baseline or relative(run, card.get("tuned_from" if tuned else "baseline"))
-    teacher_run = relative(run, teacher.get("run"))
+    data, teacher = card.data, card.teacher or TeacherCard()
+    tuned = card.kind == "qat"
+    distilled = tuned or card.kind in (None, "distill")
+    builtin = "builtin" in (data.name, data.source)
+    baseline = baseline or relative(run, card.tuned_from if tuned else card.baseline)
+    teacher_run = relative(run, teacher.run)
     # the roles in the order of every table, chart and strip; a plain training has but one
     names = {"teacher": "teacher", "before": "student alone", "after": "distilled"}
     names |= {"before": "before", "after": "trained on"} if tuned else {}
     names = names if distilled else {"after": "network"}
-    shown = {"teacher": teacher.get("spec"), "after": card.get("student")}
-    for role, spec in shown.items():  # such a network's scores are no student's
-        if role in names and (spec or {}).get("in_channels") == 4:
+    for role, spec in (("teacher", teacher.spec), ("after", card.student)):
+        if role in names and spec.in_channels == 4:  # such a network's scores are no student's
             names[role] += " (shown the label)"
     scores = {
-        "teacher": _scores(teacher_run) or teacher.get("check"),
+        "teacher": _scores(teacher_run) or (asdict(teacher.check) if teacher.check else None),
         "before": _scores(baseline),
         "after": _scores(run),
     }
@@ -103,16 +104,16 @@ def facts(
         shown, maps, why_not = picture(run, nets, pictured, device, trouble, tap)
     benches = _benches(run)
     return {
-        "title": card.get("name") or run.path.name,
+        "title": card.name or run.path.name,
         "card": card,
         "data": data,
         "builtin": builtin,
         "teacher": teacher,
-        "student": card.get("student") or {},
+        "student": card.student,
         "distilled": distilled,
         "tuned": tuned,
-        "method": card.get("method") or "no method",
-        "terms": ", ".join(f"{name} {weight}" for name, weight in (card.get("terms") or {}).items()),
+        "method": card.method or "no method",
+        "terms": ", ".join(f"{name} {weight}" for name, weight in card.terms.items()),
         "settings": _settings(run),
         "names": names,
         "scores": scores,
@@ -120,7 +121,7 @@ def facts(
         "gain": _gain(scores),
         "equal": baseline is not None
         and _settings(run) == _settings(baseline)
-        and card.get("student") == baseline.card.get("student"),
+        and card.student == baseline.card.student,
         "baseline": baseline.path.name if baseline else None,
         "best": _best(run),
         "classes": _classes(data, scores),
@@ -140,9 +141,7 @@ def facts(
         "deployment": deployment(run),
         "speed": _speed(run),
         "device": _device(benches[0]["passport"] if benches else None),
-        "notes": list(
-            dict.fromkeys([*_texts(card.get("notes")), *([] if builtin else _texts(data.get("notes"))), *trouble])
-        ),
+        "notes": list(dict.fromkeys([*card.notes, *([] if builtin else data.notes), *trouble])),
         "commands": _commands(run, baseline, teacher_run),
         "sign": sign,
     }
@@ -153,12 +152,14 @@ def _scores(run: Run | None) -> dict[str, Any] | None:
     if run is None:
         return None
     vals = [record["val"] for record in run.records() if "val" in record]
-    return run.card.get("final") or (vals[-1] if vals else None)
+    if final := run.card.final:
+        return {key: value for key, value in asdict(final).items() if value is not None}
+    return vals[-1] if vals else None
 
 
 def _best(run: Run) -> dict[str, Any] | None:
     vals = [{"step": r["step"], "miou": r["val"]["miou"]} for r in run.records() if "val" in r]
-    return run.card.get("best") or max(vals, key=lambda v: v["miou"], default=None)
+    return max(vals, key=lambda v: v["miou"], default=None)
 
 
 def _settings(run: Run) -> list[tuple[str, Any]]:
@@ -193,10 +194,10 @@ def _compared(
     return row | {"change": None if before is None or after is None else after - before}
 
 
-def _classes(data: dict[str, Any], scores: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _classes(data: DataCard, scores: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     after = scores["after"]
-    names = data.get("classes") or after.get("classes") or [f"class {i}" for i in range(len(after.get("iou") or ()))]
-    palette, pixels = data.get("palette") or [], after.get("label_pixels") or []
+    names = data.classes or after.get("classes") or [f"class {i}" for i in range(len(after.get("iou") or ()))]
+    palette, pixels = data.palette, after.get("label_pixels") or []
     rows = []
     for i, name in enumerate(names):
         row = _compared(scores, name, lambda s, i=i: s["iou"][i] if i < len(s.get("iou") or ()) else None)
@@ -209,11 +210,11 @@ def _hex(rgb: Sequence[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
-def _costs(nets: dict[str, SegmentationModel], data: dict[str, Any], names: dict[str, str]) -> list[dict[str, Any]]:
+def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, str]) -> list[dict[str, Any]]:
     rows = []
     for role, name in names.items():
         if role in nets:
-            net, size = nets[role], data.get("size")
+            net, size = nets[role], data.size
             with_aux, without = cost.params(net)
             macs = cost.macs(net, (int(size[0]), int(size[1])), aux=False) if size else None
             rows.append({"role": name, "name": net.name, "params": with_aux, "deployed": without, "macs": macs})
@@ -280,18 +281,11 @@ def _speed(run: Run) -> dict[str, Any]:
     return {"rate": rates[len(rates) // 2] if rates else None, "memory": max(memory, default=None)}
 
 
-def _texts(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(v) for v in value or ()]
-
-
 def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[dict[str, Any]]:
     """Return the commands that made this run and those before it, the oldest first, each once."""
-    parents = run.card.get("parents") or []
-    specs = parents.values() if isinstance(parents, dict) else parents
-    chain = [teacher_run, baseline, *(relative(run, str(spec)) for spec in specs if spec), run]
+    chain = [teacher_run, baseline, *(relative(run, spec) for spec in run.card.parents), run]
     found: dict[Path, dict[str, Any]] = {}
     for each in (r for r in chain if r is not None):
-        typed = [each.card.get("command") or [], *(each.card.get("commands") or [])]
-        texts = [command if isinstance(command, str) else shlex.join(map(str, command)) for command in typed]
-        found[each.path] = {"run": each.path.name, "command": "\n".join(texts), "created": each.card.get("created")}
+        texts = [shlex.join(command) for command in (each.card.command, *each.card.commands)]
+        found[each.path] = {"run": each.path.name, "command": "\n".join(texts), "created": each.card.created or None}
     return list(found.values())

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -157,7 +158,7 @@ class Runtime(ABC):
     def close(self) -> None:  # noqa: B027 - not every runtime holds something
         """Let go of the memory; the runtime cannot be used afterwards."""
 
-    def __enter__(self) -> "Runtime":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -6,7 +6,7 @@ from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, TORCH_FILES
 from .base import DEVICES, OPENVINO, Runtime
-from .torch_mode import TorchForm
+from .torch_mode import TorchMode
 
 
 def open_runtime(
@@ -20,7 +20,7 @@ def open_runtime(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
-    form: str = str(TorchForm()),
+    torch_mode: str = str(TorchMode()),
 ) -> Runtime:
     """Open a run, a kdc checkpoint, or a file by its suffix.
 
@@ -37,7 +37,7 @@ def open_runtime(
         trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
         buffers: what an engine keeps its GPU memory with: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
-        form: how torch runs a checkpoint, see ``TorchForm``.
+        torch_mode: how torch runs a checkpoint, see ``TorchMode``.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
@@ -72,4 +72,4 @@ def open_runtime(
     from .torch_runtime import TorchRuntime
 
     chosen = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
-    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head, form=TorchForm.parse(form))
+    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head, mode=TorchMode.parse(torch_mode))

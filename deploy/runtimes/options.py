@@ -1,4 +1,4 @@
-"""Where networks run, as it was typed: one value that every measurement, evaluation and comparison takes."""
+"""What runs networks, and on which device: one value that every measurement, evaluation and comparison takes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,21 +11,21 @@ from ..artefacts.beside import ENGINES, EXPORTED
 from ..gpu.open import KINDS
 from .base import Runtime
 from .open import open_runtime
-from .ort_runtime import check_provider
-from .torch_mode import TorchForm
+from .providers import check_provider
+from .torch_mode import TorchMode
 
 
 @dataclass(frozen=True)
-class Where:
-    """What runs networks, and where; each heeds what is for its kind, and an engine is always on the GPU.
+class RuntimeOptions:
+    """How networks are run; each kind of file uses what is meant for it, and an engine is always on the GPU.
 
     Attributes:
         device: "cpu" or "cuda".
         provider: an ONNX Runtime execution provider or "openvino", of ONNX files.
         trust: run native code (engines, packages) that no manifest of kdc's vouches for.
-        buffers: what keeps the GPU's memory for engines: "auto" or one of ``trt_buffers.KINDS``.
+        buffers: what keeps the GPU's memory for engines: "auto" or one of ``gpu.open.KINDS``.
         cuda_graph: start engines as one CUDA graph.
-        form: how torch is timed, see ``TorchForm``; several, with commas between them, are timed beside each other.
+        torch_mode: how torch is timed, see ``TorchMode``; several, separated by commas, are timed side by side.
     """
 
     device: str = "cpu"
@@ -33,53 +33,53 @@ class Where:
     trust: bool = False
     buffers: str = "auto"
     cuda_graph: bool = False
-    form: str = str(TorchForm())
+    torch_mode: str = str(TorchMode())
 
     def __post_init__(self) -> None:
-        """See that buffers and forms are known, and that provider and device go together (UsageError)."""
+        """Refuse unknown buffers and torch modes, and a provider of another device (UsageError)."""
         check_provider(self.provider, self.device)
-        forms = [str(TorchForm.parse(form.strip())) for form in self.form.split(",")]
-        object.__setattr__(self, "form", ",".join(dict.fromkeys(forms)))  # as one writes it
+        modes = [str(TorchMode.parse(mode.strip())) for mode in self.torch_mode.split(",")]
+        object.__setattr__(self, "torch_mode", ",".join(dict.fromkeys(modes)))  # each once, in its usual spelling
         if self.buffers not in ("auto", *KINDS):
             near = closest(self.buffers, KINDS)
             raise UsageError(f"--buffers {self.buffers!r}: accepted are auto, {', '.join(KINDS)}{near}")
 
-    def refuse_idle(self, sources: Sequence[Path | Run]) -> None:
-        """Refuse what was typed for a kind of file that none of these is (UsageError)."""
+    def refuse_unused(self, sources: Sequence[Path | Run]) -> None:
+        """Refuse an option for a kind of file that is not among the sources (UsageError)."""
         if self.provider is not None and not any(is_onnx(source) for source in sources):
             raise UsageError(f"--provider {self.provider} is for ONNX files, and none is run here")
-        typed = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
-        if typed and not any(is_engine(source) for source in sources):
-            raise UsageError(f"{typed} is for TensorRT engines, and none is run here; name one, with --device cuda")
-        if self.form != CPU.form and not any(is_torch(source) for source in sources):
-            raise UsageError(f"--torch {self.form} is for runs and checkpoints, and none is run here")
+        flag = f"--buffers {self.buffers}" if self.buffers != "auto" else "--cuda-graph" if self.cuda_graph else None
+        if flag and not any(is_engine(source) for source in sources):
+            raise UsageError(f"{flag} is for TensorRT engines, and none is run here; name one, with --device cuda")
+        if self.torch_mode != CPU.torch_mode and not any(is_torch(source) for source in sources):
+            raise UsageError(f"--torch {self.torch_mode} is for runs and checkpoints, and none is run here")
 
-    def refuse_forms(self) -> None:
-        """Refuse forms of torch where networks are used or judged, which torch does as in validation (UsageError)."""
-        if self.form != CPU.form:
-            raise UsageError(f"forms of torch are timed, and pictures are judged as in validation, not as {self.form}")
+    def refuse_torch_modes(self) -> None:
+        """Refuse torch modes where masks are evaluated, which torch always runs as in validation (UsageError)."""
+        if self.torch_mode != CPU.torch_mode:
+            raise UsageError(f"torch modes are timed; masks are evaluated as in validation, not in {self.torch_mode}")
 
-    def each(self, source: Path | Run) -> list["Where"]:
-        """Return what one source heeds of it, once for every form that it is run in."""
+    def per_mode(self, source: Path | Run) -> list["RuntimeOptions"]:
+        """Return the options that apply to a source, once for every torch mode that it runs in."""
         if is_engine(source):
-            return [replace(self, device="cuda", provider=None, form=CPU.form)]
-        heeded = Where(self.device, self.provider if is_onnx(source) else None, self.trust)
+            return [replace(self, device="cuda", provider=None, torch_mode=CPU.torch_mode)]
+        applying = RuntimeOptions(self.device, self.provider if is_onnx(source) else None, self.trust)
         if is_torch(source):
-            return [replace(heeded, form=form) for form in self.form.split(",")]
-        return [heeded]
+            return [replace(applying, torch_mode=mode) for mode in self.torch_mode.split(",")]
+        return [applying]
 
-    def of(self, source: Path | Run) -> "Where":
-        """Return what one source heeds of it, in the first form."""
-        return self.each(source)[0]
+    def for_source(self, source: Path | Run) -> "RuntimeOptions":
+        """Return the options that apply to a source, in the first torch mode."""
+        return self.per_mode(source)[0]
 
     def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
-        """Do as ``open_runtime`` does."""
+        """Open a source with the options that apply to it; see ``open_runtime``."""
         path = source if isinstance(source, Run) else Path(source)
-        return open_runtime(source, size=size, **asdict(self.of(path)))
+        return open_runtime(source, size=size, **asdict(self.for_source(path)))
 
 
 #: this machine's CPU, each file in its own runtime
-CPU = Where()
+CPU = RuntimeOptions()
 
 
 def is_onnx(source: Path | Run) -> TypeGuard[Path]:

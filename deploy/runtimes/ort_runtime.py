@@ -12,33 +12,15 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...distill.errors import ExportError, UsageError, WeightsError, closest, need, one_line
+from ...distill.errors import ExportError, WeightsError, closest, need, one_line
 from ..artefacts.safe_onnx import load_checked
 from ..gpu.device import gpu
 from ..gpu.open import open_buffers
 from .base import Runtime
 from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
 from .ort_on_gpu import OrtOnGpu
+from .providers import CPU_EP, CUDA_EP, CURES, LACKS, ON_GPU, OPTIONS, TENSORRT_EP, check_provider
 from .simulate import COMPUTED, twin
-
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-_TRT, _OPENVINO = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
-#: providers that read and write the memory of a CUDA device
-_ON_GPU = (_CUDA, _TRT, "NvTensorRTRTXExecutionProvider")
-#: providers with a device to be said: kdc uses these on the CPU, in float32 unless the graph says less
-_OPTIONS = {_OPENVINO: {"device_type": "CPU", "precision": "FP32"}}
-#: what to do where this ONNX Runtime lacks a provider
-_CURES = {
-    _CUDA: ": pip uninstall -y onnxruntime, then pip install 'kdc[gpu]'",
-    _TRT: ": pip uninstall -y onnxruntime, then pip install 'kdc[gpu]'",
-    _OPENVINO: ", which is in the onnxruntime-openvino wheel alone; --provider openvino runs the file in OpenVINO",
-}
-#: where a provider that is there may still not start
-_LACKS = {
-    _CUDA: "no GPU, or CUDA's or cuDNN's libraries are missing",
-    _TRT: "no GPU, or TensorRT 10's libraries are missing (libnvinfer.so.10: pip install 'tensorrt-cu13<11')",
-    _OPENVINO: "OpenVINO's libraries are missing",
-}
 
 
 def read_info(path: Path) -> FileInfo:
@@ -53,13 +35,6 @@ def read_info(path: Path) -> FileInfo:
     outputs = [_port(value) for value in model.graph.output]
     metadata = metadata_of((entry.key, entry.value) for entry in model.metadata_props)
     return file_info(path, inputs, outputs, _precision(model.graph), metadata)
-
-
-def check_provider(provider: str | None, device: str) -> None:
-    """Refuse a provider of another device than the one named (UsageError)."""
-    runs_on = "cuda" if provider in _ON_GPU else "cpu" if provider in (_CPU, _OPENVINO) else device
-    if device != runs_on:
-        raise UsageError(f"--provider {provider} goes with --device {runs_on}, not {device}")
 
 
 class OrtRuntime(Runtime):
@@ -83,10 +58,10 @@ class OrtRuntime(Runtime):
         info = self.info = read_info(path)
         self.spec = spec_of(info, path, size)
         self.precision = info.precision
-        wanted = provider or (_CUDA if device == "cuda" else _CPU)
-        twinned = wanted == _CPU and self.precision not in COMPUTED
+        wanted = provider or (CUDA_EP if device == "cuda" else CPU_EP)
+        twinned = wanted == CPU_EP and self.precision not in COMPUTED
         _refuse_lacking(wanted)
-        buffers = open_buffers() if wanted in _ON_GPU and gpu() else None
+        buffers = open_buffers() if wanted in ON_GPU and gpu() else None
         try:
             stream = buffers.stream if buffers else None
             self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned, stream=stream)
@@ -94,7 +69,7 @@ class OrtRuntime(Runtime):
             if self.provider != wanted:
                 raise ExportError(
                     f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: "
-                    f"{_LACKS.get(wanted, _LACKS[_CUDA])}; kdc doctor says which, --device cpu measures the CPU"
+                    f"{LACKS.get(wanted, LACKS[CUDA_EP])}; kdc doctor says which, --device cpu measures the CPU"
                 )
         except BaseException:
             self._session = None
@@ -103,8 +78,8 @@ class OrtRuntime(Runtime):
             raise
         self._on_gpu = OrtOnGpu(self._session, info.input, info.output, buffers) if buffers else None
         if twinned:
-            self.provider = f"{_CPU}, {self.precision} simulated in float32"
-        if self.provider in (_CUDA, _TRT) and self.precision == "fp32":
+            self.provider = f"{CPU_EP}, {self.precision} simulated in float32"
+        if self.provider in (CUDA_EP, TENSORRT_EP) and self.precision == "fp32":
             # TensorRT's own default is TF32, and its provider has no option against it
             self.tf32 = self._session.get_provider_options()[self.provider].get("use_tf32", "1") == "1"
 
@@ -148,7 +123,7 @@ def _refuse_lacking(wanted: str) -> None:
     """Refuse a provider that this ONNX Runtime was not built with."""
     available = need("onnxruntime", "cpu").get_available_providers()
     if wanted not in available:
-        hint = _CURES.get(wanted) or closest(wanted, available)
+        hint = CURES.get(wanted) or closest(wanted, available)
         raise ExportError(f"this ONNX Runtime has no {wanted}{hint}; it has: {', '.join(available)}")
 
 
@@ -156,10 +131,10 @@ def _session(
     path: Path, wanted: str, threads: int | None, *, twinned: bool = False, stream: int | None = None
 ) -> tuple[Any, int]:
     ort = need("onnxruntime", "cpu")
-    if wanted in (_CUDA, _TRT):
+    if wanted in (CUDA_EP, TENSORRT_EP):
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout may be for JSON alone
             ort.preload_dlls()
-    if wanted == _TRT:
+    if wanted == TENSORRT_EP:
         with contextlib.suppress(ImportError, OSError):  # loads the libraries of the wheel, which no search path names
             importlib.import_module("tensorrt_libs")
     options = ort.SessionOptions()
@@ -168,20 +143,22 @@ def _session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        given = _OPTIONS.get(wanted, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})
+        given = OPTIONS.get(wanted, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})
         asked = [(wanted, given)] if given else [wanted]
         graph = twin(onnx.load(str(path))).SerializeToString() if twinned else str(path)
         # a bias that a file keeps in float is not quantised behind its back
-        exact = {"disabled_optimizers": ["WeightBiasQuantization"]} if wanted == _CPU else {}
-        session = ort.InferenceSession(graph, options, providers=asked if wanted == _CPU else [*asked, _CPU], **exact)
+        exact = {"disabled_optimizers": ["WeightBiasQuantization"]} if wanted == CPU_EP else {}
+        session = ort.InferenceSession(
+            graph, options, providers=asked if wanted == CPU_EP else [*asked, CPU_EP], **exact
+        )
     except (*_failures(), onnx.shape_inference.InferenceError) as error:
         raise WeightsError(f"{path} cannot be opened by ONNX Runtime {ort.__version__}: {one_line(error)}") from error
-    if wanted == _CPU:
+    if wanted == CPU_EP:
         return session, 0
     parts = session.get_provider_graph_assignment_info()
-    if session.get_providers()[0] == wanted and parts and all(part.ep_name == _CPU for part in parts):
+    if session.get_providers()[0] == wanted and parts and all(part.ep_name == CPU_EP for part in parts):
         raise ExportError(f"{wanted} was asked for, but takes no node of {path}: all of it would run on the CPU")
-    return session, sum(len(part.get_nodes()) for part in parts if part.ep_name == _CPU)
+    return session, sum(len(part.get_nodes()) for part in parts if part.ep_name == CPU_EP)
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -9,7 +9,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class TorchForm:
+class TorchMode:
     """One way to run a network of torch's, written ``WAY`` or ``WAY:PRECISION``, such as ``compiled:bf16``.
 
     Attributes:
@@ -22,17 +22,17 @@ class TorchForm:
     precision: str = "fp32"
 
     @classmethod
-    def parse(cls, text: str) -> "TorchForm":
+    def parse(cls, text: str) -> "TorchMode":
         """Read it (UsageError)."""
         way, _, precision = text.partition(":")
-        form = cls(way, precision or "fp32")
-        for part, accepted in ((form.way, WAYS), (form.precision, PRECISIONS)):
+        mode = cls(way, precision or "fp32")
+        for part, accepted in ((mode.way, WAYS), (mode.precision, PRECISIONS)):
             if part not in accepted:
                 raise UsageError(
                     f"torch is run as WAY[:PRECISION], not {text!r}; accepted: {', '.join(WAYS)}; "
                     f"{', '.join(PRECISIONS)}{closest(part, accepted)}"
                 )
-        return form
+        return mode
 
     def __str__(self) -> str:
         """Write it as ``parse`` reads it, "fp32" left out."""

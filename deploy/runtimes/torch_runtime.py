@@ -14,13 +14,14 @@ from ...distill.errors import ExportError, UsageError, one_line
 from ...distill.evaluation.argmax import labels_of
 from ...distill.losses import upsample
 from ...distill.models import SegmentationModel
+from ...distill.run.card import DataCard
 from ...distill.run.checkpoint import load_deployable, read_card, student_file
 from ...distill.run.folder import Run
 from ..artefacts.beside import owner
 from .base import DEVICES, Runtime, Spec, export_size
-from .torch_mode import TorchForm
+from .torch_mode import TorchMode
 
-#: as a ``TorchForm`` writes a type -> torch's
+#: as a ``TorchMode`` writes a type -> torch's
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -118,7 +119,7 @@ class TorchRuntime(Runtime):
         size: tuple[int, int] | None = None,
         threads: int | None = None,
         head: str = "logits",
-        form: TorchForm = TorchForm(),  # noqa: B008 - it cannot be changed
+        mode: TorchMode = TorchMode(),  # noqa: B008 - it cannot be changed
     ) -> None:
         """See ``open_runtime``."""
         if head not in ("logits", "argmax"):
@@ -128,26 +129,29 @@ class TorchRuntime(Runtime):
             torch.set_num_threads(threads)
         self.source = student_file(source) if isinstance(source, Run) else Path(source)
         run = source if isinstance(source, Run) else owner(source)
-        card = (run.card if run else read_card(self.source) or {}).get("data") or {}
+        card = run.card if run else read_card(self.source)
+        data = card.data if card else DataCard()
         self.device = device
         self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
-        self.form, self.precision, self._dtype = form, form.precision, DTYPES[form.precision]
-        self._layout = torch.contiguous_format if form.way == "eager" else torch.channels_last
+        self.mode, self.precision, self._dtype = mode, mode.precision, DTYPES[mode.precision]
+        self._layout = torch.contiguous_format if mode.way == "eager" else torch.channels_last
         self.model.to(device, self._dtype).to(memory_format=self._layout)
-        if form.way == "compiled":
+        if mode.way == "compiled":
             need_compiler()
             # the whole of it or not at all: what cannot be compiled would be run as it is, and timed as compiled;
             # as a network it keeps its interface, which the type of what torch.compile returns does not say
             whole = torch.compile(self.model, fullgraph=True)
             self.model = whole  # pyright: ignore[reportAttributeAccessIssue]
-        if size is None and "size" not in card:
-            raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
-        height, width = size or export_size((card["size"][0], card["size"][1]), self.model.output_stride)
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in card.get("palette") or ())
-        classes = tuple(card.get("classes") or ())
+        if size is None:
+            if data.size is None:
+                raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
+            size = export_size(data.size, self.model.output_stride)
+        height, width = size
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
+        classes = tuple(data.classes)
         self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
-        self.provider = f"torch {device} {form.way}"
+        self.provider = f"torch {device} {mode.way}"
         self._stream = None
         if device == "cuda":
             # sizes are fixed, and ONNX Runtime searches its convolutions by default too
@@ -160,10 +164,10 @@ class TorchRuntime(Runtime):
         try:
             logits = self.model(x).logits.float()
         except RuntimeError as error:  # torch's own exceptions are all of this class
-            if self.form == TorchForm():
+            if self.mode == TorchMode():
                 raise
-            cure = "; kdc doctor shows the compiler, and other forms need none" if self.form.way == "compiled" else ""
-            raise ExportError(f"torch cannot run {self.source} as {self.form} here: {one_line(error)}{cure}") from error
+            cure = "; kdc doctor shows the compiler, and other forms need none" if self.mode.way == "compiled" else ""
+            raise ExportError(f"torch cannot run {self.source} as {self.mode} here: {one_line(error)}{cure}") from error
         return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
 
     def _stage(self, x: np.ndarray) -> Tensor:

@@ -10,15 +10,15 @@ from .flags import Json, _show
 
 def runs_ls(json: Json = False) -> None:
     """List the runs in runs/, newest last."""
-    from ..run.folder import all_runs, final_miou
+    from ..run.folder import all_runs
 
     rows = [
         {
             "name": r.path.name,
-            "kind": r.card.get("kind"),
-            "status": r.card.get("status"),
-            "privileged": bool(r.card.get("privileged")),
-            "best": final_miou(r.card),
+            "kind": r.card.kind,
+            "status": r.card.status,
+            "privileged": r.card.privileged,
+            "best": r.card.miou,
             "path": str(r.path),
         }
         for r in all_runs()
@@ -40,24 +40,25 @@ def runs_ls(json: Json = False) -> None:
 
 def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
     """Show what a run was and how it ended."""
-    from ..run.folder import final_miou, find_run
+    from ..run.folder import find_run
 
     found = find_run(run)
     card = found.card
     rows = [
-        (key, card[key])
-        for key in ("kind", "status", "created", "method", "seed", "device")
-        if card.get(key) is not None
+        ("kind", card.kind),
+        ("status", card.status),
+        ("created", card.created or None),
+        ("method", card.method),
+        ("seed", card.seed),
+        ("device", card.device),
+        ("teacher", card.teacher.name if card.teacher else None),
+        ("student", card.student.name),
+        ("data", card.data.name),
+        ("command", " ".join(card.command)),
+        ("val mIoU %", None if card.miou is None else f"{100 * card.miou:.2f}"),
     ]
-    rows += [("teacher", card["teacher"]["name"])] if card.get("teacher") else []
-    rows += [
-        ("student", card["student"]["name"]),
-        ("data", card["data"]["name"]),
-        ("command", " ".join(card["command"])),
-    ]
-    best = final_miou(card)
-    rows += [("val mIoU %", f"{100 * best:.2f}")] if best is not None else []
-    _show(json, {"path": str(found.path), **card}, found.path.name, ("", ""), rows)
+    rows = [(key, value) for key, value in rows if value is not None]
+    _show(json, {"path": str(found.path), **found.read()}, found.path.name, ("", ""), rows)
 
 
 def runs_rm(
@@ -76,8 +77,8 @@ def runs_rm(
     link = RUNS / LAST
     if link.is_symlink() and link.resolve() == found.path:
         link.unlink()
-        others = [r for r in all_runs() if r.path != found.path and r.card.get("status") == "finished"]
-        if rest := [r for r in others if r.card.get("kind") != "teacher"]:
+        others = [r for r in all_runs() if r.path != found.path and r.card.status == "finished"]
+        if rest := [r for r in others if r.card.kind != "teacher"]:
             point_last(rest[-1])
     shutil.rmtree(found.path)
     say(f"removed {found.path.name}")

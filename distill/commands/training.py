@@ -151,14 +151,12 @@ def _train(
 
         run = run_job(config, out=out)
     if json:
-        from ..run.folder import final_miou
-
         console.emit(
             {
                 "run": str(run.path),
-                "status": run.card["status"],
-                "best": final_miou(run.card),
-                "teacher": run.card.get("teacher"),
-                "baseline": run.card.get("baseline"),
+                "status": run.card.status,
+                "best": run.card.miou,
+                "teacher": run.card.teacher.to_dict() if run.card.teacher else None,
+                "baseline": run.card.baseline,
             }
         )

@@ -16,6 +16,7 @@ from ..console import say
 from ..errors import BusyError, DataError, KdcError, NumbersError, UsageError
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import prepare, resume_job, run_job
+from ..run.card import TeacherCard
 from ..settings.config import Config
 from ..training.devices import launch
 from ..training.state import Stopped
@@ -99,8 +100,8 @@ def _examine(entries: list[Entry]) -> dict[str, dict[str, Any]]:
             steps = entry.config.train.iters
             if parts.teacher:
                 steps += sum(phase.iters for phase in parts.method.phases(parts.teacher.model))
-            source = f"{parts.teacher.model.name} from {parts.teacher.card['source']}" if parts.teacher else None
-            found[key] = {"data": parts.data_card["fingerprint"], "steps": steps, "teacher": source}
+            source = f"{parts.teacher.model.name} from {parts.teacher.card.source}" if parts.teacher else None
+            found[key] = {"data": parts.data_card.fingerprint, "steps": steps, "teacher": source}
     return {entry.name: found[entry.method, *entry.grid.values()] for entry in entries}
 
 
@@ -154,7 +155,7 @@ def _find_teachers(folder: Comparison, configs: list[Config]) -> None:
     for key, config in {_teacher_key(config): config for config in reversed(configs)}.items():  # of the first seed
         if key in folder.teachers:
             if card := folder.teachers[key]["card"]:
-                reopen_teacher(card)
+                reopen_teacher(TeacherCard.from_dict(card))
             continue
         fabric = launch(config)
         parts = prepare(config, fabric)
@@ -163,8 +164,8 @@ def _find_teachers(folder: Comparison, configs: list[Config]) -> None:
             predict = model_predictor(parts.teacher.model.to(fabric.device), fabric.device)
             scores = evaluate(predict, parts.val, label="judging the teacher").to_dict()
             privileged = parts.teacher.model.in_channels == 4
-            say(f"teacher {parts.teacher.card['name']}: val mIoU {100 * scores['miou']:.2f} %")
-            folder.teachers[key] = {"card": parts.teacher.card, "scores": scores, "privileged": privileged}
+            say(f"teacher {parts.teacher.card.name}: val mIoU {100 * scores['miou']:.2f} %")
+            folder.teachers[key] = {"card": parts.teacher.card.to_dict(), "scores": scores, "privileged": privileged}
         else:  # by a phase of each run
             folder.teachers[key] = {"card": None}
         folder.write()

@@ -123,7 +123,7 @@ class Comparison:
     def state(self, name: str) -> str:
         """Return ``finished``, ``failed``, ``unfinished`` or ``missing``."""
         run = self.run(name)
-        if run and run.card["status"] == "finished":
+        if run and run.card.status == "finished":
             return "finished"
         return "failed" if name in self.failed else "unfinished" if run else "missing"
 

@@ -15,6 +15,7 @@ from typing import Any
 from .. import methods
 from ..console import note, notes
 from ..errors import UsageError, closest
+from ..network_spec import NetworkSpec
 from ..run.baseline import INDIFFERENT
 from ..run.checkpoint import read_card
 from ..run.folder import find_run
@@ -264,20 +265,21 @@ def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
     if config.model.teacher_weights not in (None, "imagenet"):
         changes["model__teacher_weights"] = None
     spec = _network_of(config.model.teacher) if config.model.teacher else None
-    if spec and spec.get("in_channels", 3) == 3:
-        changes |= {"model__teacher": spec["name"], "model__teacher_stride": spec["output_stride"]}
+    if spec and spec.in_channels == 3:
+        changes |= {"model__teacher": spec.name, "model__teacher_stride": spec.output_stride}
     line = f"{choice.label}: the teacher must be shown the label, so a phase of each run trains its architecture anew"
     if changes and line not in notes:
         note(line)
     return config.changed(**changes)
 
 
-def _network_of(teacher: str) -> dict[str, Any] | None:
+def _network_of(teacher: str) -> NetworkSpec | None:
     """Return what network a run or a checkpoint of kdc's is, None where ``teacher`` is neither."""
     if Path(teacher).suffix == ".safetensors":
-        return (read_card(Path(teacher)) or {}).get("model")
+        card = read_card(Path(teacher))
+        return card.model if card and card.model.name else None
     with contextlib.suppress(UsageError):  # the name of an architecture is no run
-        return find_run(teacher).card["student"]
+        return find_run(teacher).card.student
     return None
 
 

@@ -59,7 +59,7 @@ def collect(folder: Comparison) -> dict[str, Any]:
 
 def _run(folder: Comparison, entry: Entry) -> dict[str, Any]:
     state, run = folder.state(entry.name), folder.run(entry.name)
-    final = (run.card.get("final") or {}) if run and state == "finished" else {}
+    final = run.card.final if run and state == "finished" else None
     vals = [r for r in run.records() if "val" in r] if run and final else []
     best = max(vals, key=lambda r: r["val"]["miou"], default=None)  # the first of equals, as training keeps it
     return {
@@ -71,19 +71,20 @@ def _run(folder: Comparison, entry: Entry) -> dict[str, Any]:
         "baseline": entry.baseline,
         "state": state,
         "error": folder.failed[entry.name]["error"] if state == "failed" else None,
-        "miou": final.get("miou"),
+        "miou": final.miou if final else None,
         "miou_last": vals[-1]["val"]["miou"] if vals else None,
         "best_step": best["step"] if best else None,
-        "boundary_miou": final.get("boundary_miou"),
-        "pixel_accuracy": final.get("pixel_accuracy"),
-        "iou": final.get("iou"),
-        "classes": final.get("classes"),
+        "boundary_miou": final.boundary_miou if final else None,
+        "pixel_accuracy": final.pixel_accuracy if final else None,
+        "iou": final.iou if final else None,
+        "classes": final.classes if final else None,
         "device": _device(run) if final and run else None,
     }
 
 
 def _device(run: Run) -> str:
-    return f"{run.card.get('device')}, kdc {run.card['versions']['kdc']}, torch {run.card['versions']['torch']}"
+    card = run.card
+    return f"{card.device}, kdc {card.versions['kdc']}, torch {card.versions['torch']}"
 
 
 def _pairs(rows: Sequence[dict[str, Any]], by_name: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -141,7 +142,7 @@ def _classes(
 def _notes(folder: Comparison, runs: list[dict[str, Any]], tested: list[dict[str, Any]]) -> list[str]:
     """Say what a reader must know before believing the table."""
     done = [run for row in runs if row["iou"] and (run := folder.run(row["name"]))]
-    notes = [*READING, *dict.fromkeys(line for run in done for line in run.card["data"].get("notes", ()))]
+    notes = [*READING, *dict.fromkeys(line for run in done for line in run.card.data.notes)]
     if len(tested) > 1:
         notes.append(
             f"{len(tested)} comparisons are made at once: of methods without effect, one interval in twenty leaves out "

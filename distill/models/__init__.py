@@ -6,6 +6,7 @@ import torch
 
 from ..cost import params
 from ..errors import UsageError
+from ..network_spec import NetworkSpec
 from ..output import Tap
 from ..preprocess import Preprocess
 from ._backbones import STAGES, widen_stem
@@ -100,15 +101,9 @@ def build(
     )
 
 
-def rebuild(spec: dict[str, Any]) -> SegmentationModel:
+def rebuild(spec: NetworkSpec) -> SegmentationModel:
     """Build the module that ``SegmentationModel.spec`` describes, with random weights."""
-    values = dict(spec)
-    return build(
-        values.pop("name"),
-        values.pop("num_classes"),
-        preprocess=Preprocess.from_dict(values.pop("preprocess")),
-        **values,
-    )
+    return build(**vars(spec))
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..network_spec import NetworkSpec
 from ..output import Output, Tap
 from ..preprocess import IMAGENET, Preprocess
 from ._backbones import STAGES
@@ -81,19 +82,18 @@ class SegmentationModel(nn.Module):
         aux = None if self.aux_head is None else self.aux_head(stages[3])[0]
         return Output(logits, aux, {**{STAGES[i]: x for i, x in stages.items()}, **features})
 
-    def spec(self) -> dict[str, Any]:
-        """Return plain values from which ``rebuild`` makes the same module."""
-        return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "output_stride": self.output_stride,
-            "aux": self.aux_head is not None,
-            "dropout": self.dropout,
-            "preprocess": self.preprocess.to_dict(),
-            # said only where they are not what they were before there was a choice
-            **({"in_channels": 4} if self.in_channels == 4 else {}),
-            **({} if self.heads == "v1" else {"heads": self.heads}),
-        }
+    def spec(self) -> NetworkSpec:
+        """Return the values from which ``rebuild`` makes the same module."""
+        return NetworkSpec(
+            self.name,
+            self.num_classes,
+            self.output_stride,
+            aux=self.aux_head is not None,
+            dropout=self.dropout,
+            preprocess=self.preprocess,
+            in_channels=self.in_channels,
+            heads=self.heads,
+        )
 
 
 def _normalisation(preprocess: Preprocess, device: str | None = None) -> dict[str, Tensor]:

@@ -126,15 +126,15 @@ def compare(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> 
     scores: dict[int, list[float]] = {}
     alone = []
     for run in runs:
-        final = run.card.get("final")
-        if not final:
+        card = run.card
+        if card.miou is None:
             raise UsageError(f"{run.path.name} has no final mIoU: it is not finished, or nothing was validated")
         matches = [i for i, verdict in enumerate(reported) if _is_of(run, verdict)]
         for i in matches:
-            scores.setdefault(i, []).append(100 * final["miou"])
+            scores.setdefault(i, []).append(100 * card.miou)
             reported[i].runs.append(run.path.name)
         if not matches:
-            what = f"{run.card['student']['name']}, {run.card.get('method') or 'none'}, {run.card['data']['name']}"
+            what = f"{card.student.name}, {card.method or 'none'}, {card.data.name}"
             known = ", ".join(sorted({verdict.claim.dataset for verdict in reported}))
             alone.append(f"{run.path.name}: nothing is claimed of {what} {run.config.data.split} (data: {known})")
     for i, values in scores.items():
@@ -145,11 +145,11 @@ def compare(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> 
 
 
 def _is_of(run: Run, verdict: Verdict) -> bool:
-    claim, parts = verdict.claim, (run.card.get("method") or "none").split("+")
+    claim, parts = verdict.claim, (run.card.method or "none").split("+")
     own = [part for part in parts if part not in COMPANIONS] or [part for part in COMPANIONS if part in parts][:1]
     same_method = claim.method == "+".join(own) or set(claim.method.split("+")) == set(parts)
-    same_student = run.card["student"]["name"] == (verdict.row_is or claim.model)
-    data = (run.card["data"]["name"].lower(), run.config.data.split)
+    same_student = run.card.student.name == (verdict.row_is or claim.model)
+    data = (run.card.data.name.lower(), run.config.data.split)
     return same_method and same_student and data == (claim.dataset, claim.split)
 
 

@@ -32,9 +32,7 @@ def plan(config: Config) -> dict[str, Any]:
             "classes": parts.data.num_classes,
         },
         "student": {"name": parts.student.name, "params": cost.params(parts.student)[0]},
-        "teacher": {"name": parts.teacher.model.name, "source": parts.teacher.card["source"]}
-        if parts.teacher
-        else None,
+        "teacher": {"name": parts.teacher.model.name, "source": parts.teacher.card.source} if parts.teacher else None,
         "method": parts.method.describe(),
         "notes": parts.method.notes(),
         "iters": options.iters,
@@ -49,7 +47,7 @@ def plan(config: Config) -> dict[str, Any]:
             f"{parts.data.num_classes} classes",
         ),
         ("student", f"{parts.student.name}, {result['student']['params']:,} parameters"),
-        ("teacher", f"{parts.teacher.model.name} from {parts.teacher.card['source']}" if parts.teacher else "none"),
+        ("teacher", f"{parts.teacher.model.name} from {parts.teacher.card.source}" if parts.teacher else "none"),
         ("terms", ", ".join(f"{t}={w}" for t, w in result["method"]["terms"].items()) or "none"),
         (
             "steps",

@@ -65,7 +65,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
     taught = teacher.trained or all(ready for _, ready in found.phases)
     result = {
         "student": {"name": parts.student.name, "params": cost.params(parts.student)[0], "start": _start(config)},
-        "teacher": {"name": teacher.model.name, "source": teacher.card["source"], "trained": teacher.trained},
+        "teacher": {"name": teacher.model.name, "source": teacher.card.source, "trained": teacher.trained},
         "knowledge": _knowledge(parts, teacher.model if taught else None, images, fabric.device),
         "shapes": _shapes(found),
         "method": parts.method.describe(),

@@ -13,7 +13,7 @@ def find_baseline(run: Run, root: Path | None = None) -> Run | None:
     """Return the newest finished plain training with the student, data, recipe and seed of ``run``."""
     mine = _recipe(run)
     for other in reversed(all_runs(root or run.path.parent)):
-        plain = other.card.get("kind") == "train" and other.card.get("status") == "finished"
+        plain = (other.card.kind, other.card.status) == ("train", "finished")
         if plain and _recipe(other) == mine:
             return other
     return None
@@ -24,4 +24,4 @@ def _recipe(run: Run) -> tuple[Any, ...]:
     config = run.config
     start = config.model.model_dump(include={"student_weights", "init", "dropout", "preprocess"})
     train = config.train.model_dump(exclude=INDIFFERENT)
-    return run.card["data"]["fingerprint"], run.card["student"], start, train, config.task
+    return run.card.data.fingerprint, run.card.student, start, train, config.task

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ..errors import WeightsError
 from ..models import SegmentationModel, rebuild
+from .card import CheckpointCard
 from .files import replacing, sha256, write_json
 from .folder import Run, find_run
 
@@ -50,20 +52,21 @@ def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, An
     return torch.load(path, map_location=device, weights_only=True)
 
 
-def save_student(path: Path, model: SegmentationModel, card: dict[str, Any]) -> None:
-    """Write a student's weights as one safetensors file with its card in the header; the card also lies beside."""
+def save_student(path: Path, model: SegmentationModel, facts: Mapping[str, Any]) -> None:
+    """Write weights as one safetensors file, with the network's spec and ``facts`` in its header and beside it."""
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    card = {"model": model.spec(), **card}
+    card = {"model": model.spec().to_dict(), **facts}
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_file(tensors, str(beside), metadata={"kdc": json.dumps(card)})
     write_json(path.with_name(f"{path.name}.json"), {**card, "sha256": sha256(path)})
 
 
-def read_card(path: Path) -> dict[str, Any] | None:
+def read_card(path: Path) -> CheckpointCard | None:
     """Return the card in the header of a kdc safetensors file; None for weights of other origin."""
     with contextlib.suppress(OSError, SafetensorError, ValueError), safe_open(str(path), "pt") as file:
-        return json.loads((file.metadata() or {})["kdc"]) if "kdc" in (file.metadata() or {}) else None
+        header = (file.metadata() or {}).get("kdc")
+        return CheckpointCard.from_dict(json.loads(header)) if header else None
     return None
 
 
@@ -87,13 +90,13 @@ def load_student(
         run = source if isinstance(source, Run) else find_run(source)
         path = student_file(run, which)
     card = read_card(path)
-    if card is None or "model" not in card:
+    if card is None or not card.model.name:
         raise WeightsError(f"{path} {_flaw(path)}; give a run or its best.safetensors")
-    model = rebuild(card["model"])
+    model = rebuild(card.model)
     try:
         model.load_state_dict(load_file(str(path), device="cpu"))
     except (RuntimeError, SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} does not fit {card['model']['name']}: {str(error).splitlines()[0]}") from error
+        raise WeightsError(f"{path} does not fit {card.model.name}: {str(error).splitlines()[0]}") from error
     return model.to(device).eval()
 
 
@@ -132,7 +135,7 @@ def student_file(run: Run, which: str = "best") -> Path:
     path = run.checkpoints / f"{which}.safetensors"
     if not path.exists():
         raise WeightsError(
-            f"{run.path} has no {path.name} yet (status: {run.card.get('status')}); "
+            f"{run.path} has no {path.name} yet (status: {run.card.status}); "
             f"go on with it: kdc distill --resume {run.spec}"
         )
     return path

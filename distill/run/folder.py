@@ -1,4 +1,4 @@
-"""The run folder: what one run was told, what it did and where its files lie."""
+"""The run folder: the settings of one run, what it did, and where its files are."""
 
 import contextlib
 import json
@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BusyError, UsageError, WeightsError, closest
+from ..errors import BusyError, DataError, UsageError, WeightsError, closest
 from ..settings.config import Config, resolve
+from .card import RunCard
 from .files import sha256, versions, write_bytes, write_json
 from .lock import _drop_locks, _locked
 
@@ -33,9 +35,14 @@ class Run:
         """
         self.path = Path(path).resolve()
         self._lock: Any = None
-        self.card = self._read()
+        self.card = RunCard.from_dict(self.read())
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
+        """Return run.json as it is on disk now, with keys that ``card`` does not know.
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
         try:
             return json.loads((self.path / "run.json").read_text())
         except (OSError, ValueError) as error:
@@ -43,9 +50,11 @@ class Run:
 
     @classmethod
     def create(
-        cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **card: Any
+        cls, name: str, config: Config, *, root: Path | None = None, out: Path | None = None, **values: Any
     ) -> "Run":
         """Make ``root/<stamp>_<name>`` (or ``out``) with its run.json and config.yaml, locked for this process.
+
+        ``values`` are further keys of run.json, ready for JSON, in the order of ``RunCard``.
 
         Raises:
             BusyError: ``out`` holds a run already.
@@ -57,14 +66,16 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise UsageError(f"cannot make the run folder {path} ({error.strerror}); name another --out") from error
-        values = {
+        card = {
             "status": "running",
             "name": path.name,
             "created": datetime.now().astimezone().isoformat(timespec="milliseconds"),
+            "command": ["kdc", *sys.argv[1:]],
+            "versions": versions(),
+            "git": _git(),
         }
-        values |= {"command": ["kdc", *sys.argv[1:]], "versions": versions(), "git": _git(), **card}
         lock = _locked(path)
-        write_json(path / "run.json", values)
+        write_json(path / "run.json", card | values)
         write_bytes(path / "config.yaml", config.to_yaml().encode())
         run = cls(path)
         run._lock = lock
@@ -85,7 +96,7 @@ class Run:
             self._lock.close()
             self._lock = None
 
-    @property
+    @cached_property
     def config(self) -> Config:
         """Every setting of the run, as it was resolved."""
         return resolve({}, file=self.path / "config.yaml")
@@ -94,6 +105,17 @@ class Run:
     def spec(self) -> str:
         """What to type to name this run: its name where that finds it, else its path."""
         return self.path.name if self.path.parent == RUNS.resolve() else str(self.path)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the run was trained for.
+
+        Raises:
+            UsageError: run.json does not say.
+        """
+        if self.card.data.size is None:
+            raise UsageError(f"{self.path}: its run.json names no image size; name one: --size HxW")
+        return self.card.data.size
 
     @property
     def checkpoints(self) -> Path:
@@ -117,14 +139,15 @@ class Run:
 
     def record(self, **values: Any) -> None:
         """Set keys of run.json, atomically; what another command has written there since it was read stays."""
-        self.card = self._read() | values
-        write_json(self.path / "run.json", self.card)
+        card = self.read() | values
+        write_json(self.path / "run.json", card)
+        self.card = RunCard.from_dict(card)
 
     def remember_command(self) -> None:
         """Add the command that is running to what was done with this run; the report lists them."""
-        command, known = ["kdc", *sys.argv[1:]], self.card.get("commands", [])
-        if command != self.card.get("command") and command not in known:
-            self.record(commands=[*known, command])
+        command = ["kdc", *sys.argv[1:]]
+        if command not in (self.card.command, *self.card.commands):
+            self.record(commands=[*self.card.commands, command])
 
     def seal(self) -> None:
         """Record the sha256 of every file of the folder but run.json itself."""
@@ -147,10 +170,17 @@ class Run:
         return records
 
     def open_data(self, split: str = "val") -> "Dataset":
-        """Open the data that the run was trained on."""
+        """Open the data that the run was trained on.
+
+        Raises:
+            DataError: run.json does not name it, or as ``kdc.distill.data.open_data``.
+        """
         from ..data import open_data
 
-        return open_data(self.card["data"]["source"], split, **self.card["data"]["options"])
+        data = self.card.data
+        if not data.source:
+            raise DataError(f"{self.path}: its run.json names no data")
+        return open_data(data.source, split, **data.options)
 
 
 def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
@@ -198,7 +228,7 @@ def all_runs(root: Path | None = None) -> list[Run]:
         if not path.parent.is_symlink():
             with contextlib.suppress(WeightsError):
                 found.append(Run(path.parent))
-    return sorted(found, key=lambda run: (run.card.get("created", ""), run.path.name))
+    return sorted(found, key=lambda run: (run.card.created, run.path.name))
 
 
 def point_last(run: Run, root: Path | None = None) -> None:
@@ -232,11 +262,6 @@ def _git() -> str | None:
         ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return done.stdout.strip() or None
-
-
-def final_miou(card: dict[str, Any]) -> float | None:
-    """Return the validation mIoU that a run ended with, or None."""
-    return (card.get("final") or {}).get("miou")
 
 
 def relative(run: Run, spec: str | None) -> Run | None:

@@ -1,5 +1,7 @@
 """The student as a run begins: its network, its seed and the weights that it starts from."""
 
+from dataclasses import replace
+
 from .. import models
 from ..console import note
 from ..errors import UsageError, WeightsError
@@ -30,7 +32,7 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
     )
     if options.init:
         start = load_student(options.init)
-        if start.spec() | {"dropout": None} != student.spec() | {"dropout": None}:
+        if replace(start.spec(), dropout=None) != replace(student.spec(), dropout=None):
             raise WeightsError(
                 f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for "
                 f"{classes}"

@@ -1,6 +1,6 @@
 """Where the teacher comes from, and the proof that it has something to teach."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..evaluation.metrics import Scores
 from ..models import SegmentationModel
 from ..models._weights import load_backbone, load_full
 from ..preprocess import NAMED
+from ..run.card import DataCard, TeacherCard, TeacherCheck
 from ..run.checkpoint import load_student, read_card, student_file
 from ..run.files import sha256
 from ..run.folder import Run, all_runs, find_run
@@ -30,25 +31,23 @@ CHECK_FACTOR = 1.5
 
 @dataclass
 class Teacher:
-    """A frozen network in eval mode and the lines about it for run.json."""
+    """A frozen network in eval mode and what run.json says about it."""
 
     model: SegmentationModel
-    card: dict[str, Any]
+    card: TeacherCard
 
     @property
     def trained(self) -> bool:
         """Whether it came trained; if not, a phase of the method trains it."""
-        return self.card.get("trained", True)
+        return self.card.trained
 
     @property
-    def origin(self) -> Any:
+    def origin(self) -> dict[str, Any]:
         """What its features come from, as plain values: its file, or its start, and its network as it was built."""
-        return {"spec": self.card["spec"], "sha256": self.card["sha256"], "start": self.card.get("start")}
+        return {"spec": self.card.spec.to_dict(), "sha256": self.card.sha256, "start": self.card.start}
 
 
-def find_teacher(
-    config: Config, data_card: dict[str, Any], root: Path | None = None, assisted: bool = False
-) -> Teacher | None:
+def find_teacher(config: Config, data: DataCard, root: Path | None = None, assisted: bool = False) -> Teacher | None:
     """Find the teacher that ``model.teacher`` names: a run, a checkpoint, or an architecture with weights or a run.
 
     ``self`` is the student's own architecture. An ``assisted`` teacher is shown the label as a fourth channel, and a
@@ -64,27 +63,26 @@ def find_teacher(
     name = teacher_name(config)
     weights = config.model.teacher_weights
     if weights and not (assisted and weights == "imagenet"):
-        found = _from_weights(config, name, Path(weights), data_card, assisted)
-        return _checked(found, data_card, assisted)
+        found = _from_weights(config, name, Path(weights), data, assisted)
+        return _checked(found, data, assisted)
     if Path(name).suffix == ".safetensors":
-        return _checked(_from_checkpoint(Path(name), None), data_card, assisted)
+        return _checked(_from_checkpoint(Path(name), None), data, assisted)
     if Path(name).suffix in (".pth", ".pt", ".ckpt") and Path(name).exists():
         raise UsageError(
             f"--teacher {name} is a file of weights alone: name the network, --teacher NAME --teacher-weights {name}"
         )
     if (run := _named_run(name, root)) is not None:
-        return _checked(_from_checkpoint(student_file(run), run), data_card, assisted)
+        return _checked(_from_checkpoint(student_file(run), run), data, assisted)
     wanted = models.expand(name, config.model.arch)
     stride = models.stride_of(wanted, config.model.teacher_stride)
     channels = 4 if assisted else 3
     for run in reversed(all_runs(root)):
-        student = run.card.get("student") or {}
-        same_data = (run.card.get("data") or {}).get("fingerprint") == data_card["fingerprint"]
-        done = run.card.get("status") == "finished" and run.card.get("kind") in ("train", "teacher")
-        same = (student.get("name"), student.get("output_stride"), student.get("in_channels", 3))
-        if done and same_data and same == (wanted, stride, channels):
-            return _checked(_from_checkpoint(student_file(run), run), data_card, assisted)
-    return _untrained(config, name, data_card) if assisted else None
+        card, student = run.card, run.card.student
+        finished = card.status == "finished" and card.kind in ("train", "teacher")
+        network = (student.name, student.output_stride, student.in_channels)
+        if finished and card.data.fingerprint == data.fingerprint and network == (wanted, stride, channels):
+            return _checked(_from_checkpoint(student_file(run), run), data, assisted)
+    return _untrained(config, name, data) if assisted else None
 
 
 def teacher_name(config: Config) -> str:
@@ -98,25 +96,26 @@ def teacher_name(config: Config) -> str:
     return config.model.student if config.model.teacher == "self" else config.model.teacher
 
 
-def reopen_teacher(card: dict[str, Any]) -> Teacher:
+def reopen_teacher(card: TeacherCard) -> Teacher:
     """Load the teacher of a run that is being resumed.
 
     Raises:
         WeightsError: its file is gone or has changed.
     """
-    trained = card.get("trained", True)
-    if not trained and not card.get("file"):  # a phase of the run trains it, and leaves a file when it is done
-        return Teacher(models.rebuild(card["spec"]).requires_grad_(False).eval(), card)
-    path = Path(card["file"])
-    if not path.exists() or sha256(path) != card["sha256"]:
+    if not card.trained and not card.file:  # a phase of the run trains it, and leaves a file when it is done
+        return Teacher(models.rebuild(card.spec).requires_grad_(False).eval(), card)
+
+    path = Path(card.file or "")
+    if not path.is_file() or sha256(path) != card.sha256:
         raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to go on with this run")
-    if not trained:
-        model = models.rebuild(card["spec"])
+    if not card.trained:
+        model = models.rebuild(card.spec)
         model.load_state_dict(load_file(path))
         return Teacher(model.requires_grad_(False).eval(), card)
-    if card.get("run") or (path.suffix == ".safetensors" and read_card(path)):
+
+    if card.run or (path.suffix == ".safetensors" and read_card(path)):
         return Teacher(load_student(path).requires_grad_(False), card)
-    model = models.rebuild(card["spec"])
+    model = models.rebuild(card.spec)
     load_full(model, path)
     return Teacher(model.requires_grad_(False).eval(), card)
 
@@ -133,16 +132,16 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
     indices = spread(data, CHECK_IMAGES)
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
     lucky = chance(scores)
-    teacher.card |= {"check": {"miou": scores.miou_present, "chance": lucky, "images": len(indices)}}
+    teacher.card = replace(teacher.card, check=TeacherCheck(scores.miou_present, lucky, len(indices)))
     text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * lucky:.1f} %"
     if scores.miou_present <= CHECK_FACTOR * lucky:
         raise WeightsError(
-            f"the teacher {teacher.card['name']} knows nothing of this data ({text}); train it first: kdc train "
+            f"the teacher {teacher.card.name} knows nothing of this data ({text}); train it first: kdc train "
             "--student "
-            f"{teacher.card['name']} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
+            f"{teacher.card.name} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
             "same"
         )
-    note(f"teacher check: {teacher.card['name']} {text}")
+    note(f"teacher check: {teacher.card.name} {text}")
 
 
 def spread(data: Dataset, images: int) -> list[int]:
@@ -167,18 +166,20 @@ def _named_run(name: str, root: Path | None) -> Run | None:
 
 def _from_checkpoint(path: Path, run: Run | None) -> Teacher:
     model = load_student(path)
-    card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path)}
-    return Teacher(
-        model, card | {"run": str(run.path) if run else None, "source": f"run {run.path.name}" if run else str(path)}
-    )
+    source = f"run {run.path.name}" if run else str(path)
+    return Teacher(model, replace(_card(model, path, source), run=str(run.path) if run else None))
 
 
-def _untrained(config: Config, name: str, data_card: dict[str, Any]) -> Teacher:
+def _card(model: SegmentationModel, path: Path, source: str) -> TeacherCard:
+    return TeacherCard(model.name, source, model.spec(), file=str(path.resolve()), sha256=sha256(path))
+
+
+def _untrained(config: Config, name: str, data: DataCard) -> Teacher:
     """Build an assisted teacher that the method's phase is going to train."""
     options = config.model
     model = models.build(
         models.expand(name, options.arch),
-        data_card["num_classes"],
+        data.num_classes,
         output_stride=options.teacher_stride,
         dropout=options.teacher_dropout,
         preprocess=NAMED[options.preprocess],
@@ -187,19 +188,19 @@ def _untrained(config: Config, name: str, data_card: dict[str, Any]) -> Teacher:
     )
     if options.teacher_weights:
         note(f"teacher: {load_backbone(model, options.teacher_weights).line()}")
-    card = {"name": model.name, "spec": model.spec(), "start": options.teacher_weights, "trained": False}
-    card |= {"file": None, "sha256": None, "run": None, "source": "a phase of this run, which trains it first"}
+    source = "a phase of this run, which trains it first"
+    card = TeacherCard(model.name, source, model.spec(), trained=False, start=options.teacher_weights)
     return Teacher(model.requires_grad_(False).eval(), card)
 
 
-def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, Any], assisted: bool) -> Teacher:
+def _from_weights(config: Config, name: str, path: Path, data: DataCard, assisted: bool) -> Teacher:
     wanted = models.expand(name, config.model.arch)
     options: dict[str, Any] = {
         "output_stride": config.model.teacher_stride,
         "preprocess": NAMED[config.model.preprocess],
         "in_channels": 4 if assisted else 3,
     }
-    model = models.build(wanted, data_card["num_classes"], **options)
+    model = models.build(wanted, data.num_classes, **options)
     report = load_full(model, path)
     note(f"teacher: {report.line()}")
     if not report.complete(ignore_aux=True):
@@ -209,27 +210,26 @@ def _from_weights(config: Config, name: str, path: Path, data_card: dict[str, An
         )
     if not report.complete(ignore_aux=False):
         note("teacher: its aux head has no weights, so terms on the aux logits are left out")
-        model = models.build(wanted, data_card["num_classes"], aux=False, **options)
+        model = models.build(wanted, data.num_classes, aux=False, **options)
         load_full(model, path)
-    card = {"name": model.name, "spec": model.spec(), "file": str(path.resolve()), "sha256": sha256(path), "run": None}
-    return Teacher(model.eval(), card | {"source": str(path)})
+    return Teacher(model.eval(), _card(model, path, str(path)))
 
 
-def _checked(teacher: Teacher, data_card: dict[str, Any], assisted: bool) -> Teacher:
-    if teacher.model.num_classes != data_card["num_classes"]:
+def _checked(teacher: Teacher, data: DataCard, assisted: bool) -> Teacher:
+    if teacher.model.num_classes != data.num_classes:
         raise WeightsError(
-            f"the teacher {teacher.card['source']} knows {teacher.model.num_classes} classes, the data "
-            f"{data_card['name']} has "
-            f"{data_card['num_classes']}; take a teacher of this data: kdc train --student {teacher.model.name} "
-            f"--data {data_card['source']}"
+            f"the teacher {teacher.card.source} knows {teacher.model.num_classes} classes, the data "
+            f"{data.name} has "
+            f"{data.num_classes}; take a teacher of this data: kdc train --student {teacher.model.name} "
+            f"--data {data.source}"
         )
     if (teacher.model.in_channels == 4) != assisted:
         raise WeightsError(
-            f"the teacher {teacher.card['source']} is an ordinary network, label-assisted needs one that is shown the "
+            f"the teacher {teacher.card.source} is an ordinary network, label-assisted needs one that is shown the "
             f"label: kdc train --preset label-assist-teacher --student {teacher.model.name}, or name the architecture "
             "and a phase trains it"
             if assisted
-            else f"the teacher {teacher.card['source']} must be shown the label: it teaches by --method label-assisted "
+            else f"the teacher {teacher.card.source} must be shown the label: it teaches by --method label-assisted "
             "alone"
         )
     teacher.model.requires_grad_(False).eval()

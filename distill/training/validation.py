@@ -61,8 +61,8 @@ def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Datas
 
 
 def _card(state: State, **values: Any) -> dict[str, Any]:
-    data = state.run.card["data"]
-    return {"classes": data["classes"], "palette": data["palette"], "run": state.run.path.name, **values}
+    data = state.run.card.data
+    return {"classes": data.classes, "palette": data.palette, "run": state.run.path.name, **values}
 
 
 def _short(scores: Scores) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """``kdc calib --qat``: a run trained on with its ranges, and a file with exactly those; what it refuses."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, Quantise, resolve
 from kdc.distill.training.fake_quantise import TOP, fake_quantise
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import OPSETS, export_like, export_onnx, export_run
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
@@ -48,7 +50,7 @@ def config(**changed: Any) -> Config:
 @pytest.fixture(scope="module")
 def plain(root: Path) -> Run:
     run = run_job(config(), root=root)
-    export_run(run, images=1, dynamic_batch=True, input="uint8")
+    export_run(run, ExportSettings(images=1, dynamic_batch=True, input="uint8"))
     return run
 
 
@@ -56,7 +58,7 @@ def plain(root: Path) -> Run:
 def distilled(root: Path, plain: Run) -> Run:
     settings = {"method.name": "kt", "model.teacher": str(plain.path), "model.teacher_check": False}
     run = run_job(config(**settings), root=root)
-    export_run(run, images=1)
+    export_run(run, ExportSettings(images=1))
     return run
 
 
@@ -67,9 +69,9 @@ def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, g
     high = None if target == "ort" else "fp32"
     done = tune_and_calibrate(distilled, export=export_like, iters=2, to=to, target=target, high=high, **LOOSE)
     made = Run(done.path.parent.parent)
-    assert made.path.parent == distilled.path.parent and made.card["kind"] == "qat"
-    assert made.card["tuned_from"] == distilled.path.name and made.card["method"] == "kt"
-    assert made.card["teacher"]["file"] == distilled.card["teacher"]["file"]
+    assert made.path.parent == distilled.path.parent and made.card.kind == "qat"
+    assert made.card.tuned_from == distilled.path.name and made.card.method == "kt"
+    assert made.card.teacher and made.card.teacher == distilled.card.teacher
     aware = made.config.quantise
     assert aware is not None and aware.grid == grid and len(aware.layers) == 58  # all but the classifier
     assert (made.config.train.iters, made.config.train.freeze_bn) == (2, True)
@@ -148,7 +150,8 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     done = tune_and_calibrate(plain, export=export_like, iters=1, lr=1e-3, keep=["backbone.conv_stem"], **settings)
     made = Run(done.path.parent.parent)
     assert done.path.name == "model.uint8.batch.int8.fp16.trt.onnx"
-    assert made.card["method"] == "kd" and made.card["teacher"]["file"] == str(plain.checkpoints / "best.safetensors")
+    assert made.card.method == "kd" and made.card.teacher
+    assert made.card.teacher.file == str(plain.checkpoints / "best.safetensors")
     assert made.config.train.lr == 1e-3 and made.config.quantise is not None
     assert "backbone.conv_stem" not in [name for name, *_ in made.config.quantise.layers]
     assert done.manifest["left_high"] == ["backbone.conv_stem"]
@@ -169,7 +172,7 @@ def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
     settings = {"method.name": "label-assisted+mgd", "method.mgd.at": "dec", "method.mgd.mgd": "linear(4e-5,2e-5,10)"}
     settings |= {"model.teacher": "self", "model.teacher_check": False}
     first = run_job(config(**settings), root=root)
-    export_run(first, images=1)
+    export_run(first, ExportSettings(images=1))
     done = tune_and_calibrate(first, export=export_like, iters=1, lr=1e-12, to="int8", target="ort", **LOOSE)
     made = Run(done.path.parent.parent)
     before, after = (load_state(run.checkpoints)["method"] for run in (first, made))
@@ -220,9 +223,9 @@ def test_a_cast_has_no_ranges_to_train_for(plain: Run, to: str, target: str) -> 
 
 
 def test_a_teacher_that_is_gone_is_missed_before_anything_is_trained(distilled: Run, root: Path) -> None:
-    card = dict(distilled.card)
-    gone = {**card, "teacher": {**card["teacher"], "file": str(root / "gone.safetensors")}}
-    distilled.card = gone
+    card = distilled.card
+    assert card.teacher
+    distilled.card = replace(card, teacher=replace(card.teacher, file=str(root / "gone.safetensors")))
     try:
         with pytest.raises(WeightsError, match=r"taught by .*gone.safetensors, which is gone; put it back"):
             configured(distilled, None, None)

@@ -72,9 +72,9 @@ def test_both_phases_of_kt_are_logged_and_the_run_is_complete(unbroken: Run, roo
     assert [record["step"] for record in steps] == [1, 2, 3, 4, 5, 6]
     assert set(steps[0]["terms"]) == {"kt.kd", "kt.lt", "kt.ft", "kt.tri"} == set(steps[0]["weights"])
     assert [record["step"] for record in unbroken.records() if "val" in record] == [4, 6]
-    assert unbroken.card["status"] == "finished" and unbroken.card["final"]["miou"] >= 0
+    assert unbroken.card.status == "finished" and (unbroken.card.miou or 0) >= 0
     assert (root / "last").resolve() == unbroken.path
-    assert {"config.yaml", "metrics.jsonl", "checkpoints/best.safetensors"} <= set(unbroken.card["files"])
+    assert {"config.yaml", "metrics.jsonl", "checkpoints/best.safetensors"} <= set(unbroken.card.files)
 
 
 def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -> Run:
@@ -103,7 +103,7 @@ def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -
 @pytest.mark.parametrize(("kill_after", "workers"), [(0, 0), (4, 2)])
 def test_killed_and_resumed_equals_unbroken(unbroken: Run, tmp_path: Path, kill_after: int, workers: int) -> None:
     broken = _interrupted(unbroken, tmp_path, kill_after, workers)
-    assert broken.card["status"] == "running"
+    assert broken.card.status == "running"
     # what the process wrote after its last checkpoint must go
     with (broken.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "half a li')
@@ -122,14 +122,14 @@ def test_resume_refuses_a_changed_checkpoint_or_teacher(unbroken: Run, tmp_path:
     with pytest.raises(WeightsError, match="changed"):
         load_state(broken.checkpoints)
     file.write_bytes(good)
-    broken.record(teacher=broken.card["teacher"] | {"sha256": "0" * 64})
+    broken.record(teacher=broken.read()["teacher"] | {"sha256": "0" * 64})
     with pytest.raises(WeightsError, match="teacher"):
         job.resume_job(str(broken.path))
 
 
 def test_zero_weights_are_plain_training_bit_for_bit(root: Path, teacher: Run) -> None:
     plain = job.run_job(config(), root=root)
-    assert plain.card["kind"] == "train"
+    assert plain.card.kind == "train"
     for name, settings in (
         ("kt", {"method.kt.kd": 0, "method.kt.lt": 0, "method.kt.ft": 0, "method.kt.tri": 0}),
         (
@@ -141,7 +141,7 @@ def test_zero_weights_are_plain_training_bit_for_bit(root: Path, teacher: Run) -
             resolve({**SMALL, "method.name": name, "model.teacher": str(teacher.path), **settings}), root=root
         )
         assert equal(weights(idle), weights(plain)), name
-    assert idle.card["baseline"] == str(plain.path)
+    assert idle.card.baseline == str(plain.path)
 
 
 def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
@@ -152,7 +152,7 @@ def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
         torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["none", "kd", "cwd"])
+@pytest.mark.parametrize("method", ["kd", *(pytest.param(name, marks=pytest.mark.process) for name in ("none", "cwd"))])
 def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {
         "train.batch": 4,
@@ -169,7 +169,7 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     two = Run(tmp_path / "run")
-    assert two.card["world"] == 2
+    assert two.card.world == 2
     of_two = weights(two)
     for key, value in weights(one).items():
         torch.testing.assert_close(of_two[key], value, rtol=1e-4, atol=1e-5)
@@ -177,6 +177,7 @@ def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, metho
     assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("method", ["adv+cirkd+ka", "label-assisted"])
 def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {"train.batch": 4, "train.iters": 2, "train.devices": 2, "train.device": "cpu", "method.name": method}
@@ -192,7 +193,7 @@ def test_two_processes_run_phases_critics_and_queues(teacher: Run, tmp_path: Pat
     run = Run(tmp_path / "run")
     phases = {"label-assisted": "label-assisted.teacher"}.get(method, "ka.autoencoder")
     assert [r["stage"] for r in run.records() if "loss" in r] == [phases] * 2 + ["main"] * 2
-    assert run.card["world"] == 2 and len([*(run.path / "phases").glob("*.safetensors")]) == 1
+    assert run.card.world == 2 and len([*(run.path / "phases").glob("*.safetensors")]) == 1
 
 
 def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,10 +221,12 @@ def test_not_finite_loss_stops_and_keeps_the_last_good_checkpoint(root: Path, mo
         torch.isfinite(v).all() for v in state["student"].values() if v.is_floating_point()
     )
     assert [r["step"] for r in run.records() if r.get("skipped")] == [4, 5, 6]
-    assert run.card["status"] == "failed"
+    assert run.card.status == "failed"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.process), (signal.SIGTERM, 143)]
+)
 def test_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Signals, code: int) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(config(train__iters=100000, train__save_every=100000, train__val_every=100000).to_yaml())
@@ -237,7 +240,7 @@ def test_signal_saves_and_exits_with_its_code(tmp_path: Path, number: signal.Sig
     assert process.returncode == code, errors
     assert "--resume" in errors and len(errors.strip().splitlines()) == 1
     run = Run(tmp_path / "run")
-    assert run.card["status"] == "stopped" and load_state(run.checkpoints)["step"] > 0
+    assert run.card.status == "stopped" and load_state(run.checkpoints)["step"] > 0
 
 
 def test_two_runs_never_share_a_folder(unbroken: Run, root: Path) -> None:
@@ -380,6 +383,7 @@ def test_a_stop_leaves_no_trace_in_the_metrics(root: Path, tmp_path: Path, monke
     assert equal(weights(resumed), weights(whole))
 
 
+@pytest.mark.process
 def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     far = {"train__iters": 100000, "train__save_every": 100000, "train__val_every": 100000}
@@ -392,7 +396,7 @@ def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     assert errors.count("kdc: error") == 1
-    assert Run(tmp_path / "run").card["status"] == "stopped"
+    assert Run(tmp_path / "run").card.status == "stopped"
 
 
 def test_a_step_not_taken_leaves_the_running_statistics_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

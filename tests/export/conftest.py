@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+import typer
 
+from kdc import cli
 from kdc.distill.data import open_data
 from kdc.distill.models import SegmentationModel, build
 from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_onnx, export_run
 
 from ._fake_trt import FAKE
@@ -68,7 +71,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_student(made.checkpoints / "best.safetensors", model, {"data": card})
     made.record(status="finished")
     made.unlock()
-    export_run(made, images=1)
+    export_run(made, ExportSettings(images=1))
     return folder
 
 
@@ -87,3 +90,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def command() -> Callable[..., None]:
+    """Runs a command line; its errors are raised."""
+
+    def run(*words: object) -> None:
+        typer.main.get_command(cli.app).main([str(word) for word in words], standalone_mode=False)
+
+    return run

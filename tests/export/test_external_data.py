@@ -12,7 +12,7 @@ import pytest
 from kdc.distill.errors import UsageError
 from kdc.export.to_bundle import export_bundle
 from kdc.export.to_triton import export_triton
-from kdc.export.to_trt import build_engine
+from kdc.export.to_trt import BuildFlags, build_engine
 
 Files = Callable[..., Path]
 
@@ -49,13 +49,13 @@ def test_a_bundle_and_a_model_repository_hold_one_file(split: Path, tmp_path: Pa
 @pytest.mark.trt
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
 def test_an_engine_is_built(split: Path, tmp_path: Path) -> None:
-    build_engine(split, tmp_path / "m.engine", flavour_name="tensorrt_rtx")
+    build_engine(split, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))
     assert json.loads((tmp_path / "m.engine.json").read_text())["onnx"]["file"] == "model.onnx"
 
 
 def test_weights_that_would_come_back_from_two_files_are_refused(
     split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdc.export.to_trt.check_flags", lambda **_: ("tensorrt", "11.4"))
+    monkeypatch.setattr("kdc.export.to_trt.check_flags", lambda _: ("tensorrt", "11.4"))
     with pytest.raises(UsageError, match=r"--strip-weights: .* keeps weights in 'model.data'"):
-        build_engine(split, tmp_path / "m.engine", strip_weights=True)
+        build_engine(split, tmp_path / "m.engine", BuildFlags(strip_weights=True))

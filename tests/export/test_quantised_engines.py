@@ -15,7 +15,7 @@ from kdc.calib.low_precision import Form, Maker
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import ExportError
-from kdc.export.to_trt import build_engine
+from kdc.export.to_trt import BuildFlags, build_engine
 
 pytestmark = [
     pytest.mark.trt,
@@ -74,7 +74,9 @@ def test_what_builds_is_still_the_network(arch: str, exported: Files, make: Any,
     assert noise["int8+fp16"] == pytest.approx(noise["int8"], rel=0.5)
     for precision in ("int8+fp16", "fp8+fp16"):
         path = FORMS[precision].path(tmp_path / "model.onnx")
-        assert build_engine(path, tmp_path / "m.engine", flavour_name="tensorrt_rtx")["precision"] == precision
+        assert (
+            build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))["precision"] == precision
+        )
 
 
 def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) -> None:
@@ -84,7 +86,9 @@ def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) 
     blocks = groups(load_named(str(source)).graph)
     keep = [node for name in list(blocks)[::3] for node in blocks[name]]
     path = make(source, "int8+fp16", keep=keep)
-    assert build_engine(path, tmp_path / "m.engine", flavour_name="tensorrt_rtx")["precision"] == "int8+fp16"
+    assert (
+        build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))["precision"] == "int8+fp16"
+    )
 
 
 def test_the_builder_would_refuse_a_zero_point(exported: Files, make: Any, tmp_path: Path) -> None:
@@ -95,4 +99,4 @@ def test_the_builder_would_refuse_a_zero_point(exported: Files, make: Any, tmp_p
     zero.CopyFrom(numpy_helper.from_array(np.asarray(3, np.int8), zero.name))
     onnx.save(model, str(path))
     with pytest.raises(ExportError, match="refused"):
-        build_engine(path, tmp_path / "m.engine", flavour_name="tensorrt_rtx")
+        build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))

@@ -16,14 +16,15 @@ from kdc.distill.models import SegmentationModel
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.export import to_aoti
+from kdc.export.settings import ExportSettings
 
 
 @pytest.mark.slow
 def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, images=2)
+    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2))
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
-    assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"]["export/model.pt2"]
+    assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card.files["export/model.pt2"]
     assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
     assert manifest["ran"] == {"provider": "AOTInductor cpu", "precision": "fp32"}
     assert read_gates(gated_run)[-1]["stage"] == "aoti model" and read_gates(gated_run)[-1]["max_relative"] < 1e-4
@@ -36,7 +37,7 @@ def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, precision="bf16", images=2, agreement=0.9)
+    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2, agreement=0.9), precision="bf16")
     assert (manifest["file"], manifest["precision"], manifest["ran"]["precision"]) == ("model.bf16.pt2", "bf16", "bf16")
     entry = read_gates(gated_run)[-1]
     assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4
@@ -53,7 +54,7 @@ def test_a_wrong_package_is_removed(gated_run: Run, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(to_aoti, "compile_package", wrong)
     with pytest.raises(NumbersError, match=r"model.pt2 did not pass its gate and was removed"):
-        to_aoti.export_aoti(gated_run, images=1)
+        to_aoti.export_aoti(gated_run, ExportSettings(images=1))
     assert not list(gated_run.export.glob("model.pt2*"))
 
 
@@ -62,8 +63,8 @@ def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch
     (gated_run.export / "model.pt2").write_bytes(b"good")
     refused: list[tuple[dict[str, Any], str]] = [
         ({"device": "tpu"}, "accepted: cpu, cuda"),
-        ({"head": "softmax"}, "--head 'softmax': accepted are"),
-        ({"size": (60, 100)}, "the next is 64x104"),
+        ({"settings": ExportSettings(head="softmax")}, "--head 'softmax': accepted are"),
+        ({"settings": ExportSettings(size=(60, 100))}, "the next is 64x104"),
         ({"precision": "int8"}, "--precision 'int8': accepted are fp32, fp16, bf16"),
     ]
     for wrong, message in refused:

@@ -26,6 +26,7 @@ from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 from kdc.export import commands, to_onnx
 from kdc.export.graph import DeployGraph, ExactPooling
+from kdc.export.settings import ExportSettings
 
 SIZE = (64, 128)
 Files = Callable[..., Path]
@@ -72,7 +73,7 @@ def test_what_is_in_a_file(exported: Files, networks: dict[str, SegmentationMode
     said = {p.key: json.loads(p.value) for p in model.metadata_props}
     assert said["kdc.preprocess"]["order"] == "bgr"
     assert said["kdc.classes"][1] == "sky" and said["kdc.palette"][0] == [128, 64, 128]
-    assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec()))
+    assert said["kdc.model"] == json.loads(json.dumps(networks["pspnet"].spec().to_dict()))
     assert (said["kdc.head"], said["kdc.input"]) == ("argmax", "uint8")
 
 
@@ -133,11 +134,11 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
-    done = to_onnx.export_run(run, precisions=("fp32", "fp16"), images=3)
+    done = to_onnx.export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=3))
     assert [each.path.name for each in done] == ["model.onnx", "model.fp16.onnx"]
     for each in done:
         manifest = json.loads((run.export / f"{each.path.name}.json").read_text())
-        assert manifest["sha256"] == sha256(each.path) == Run(run.path).card["files"][f"export/{each.path.name}"]
+        assert manifest["sha256"] == sha256(each.path) == Run(run.path).card.files[f"export/{each.path.name}"]
         assert read_info(each.path).shape == (1, 3, 40, 64)  # rounded up
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
     full, half = (each.manifest for each in done)
@@ -154,7 +155,7 @@ def test_what_cannot_be_exported_costs_no_good_file(run: Run, wrong: dict[str, A
     run.export.mkdir()
     (run.export / "model.onnx").write_bytes(b"good")
     with pytest.raises(UsageError):
-        to_onnx.export_run(run, **wrong)
+        to_onnx.export_run(run, ExportSettings(**wrong))
     assert (run.export / "model.onnx").read_bytes() == b"good"
 
 
@@ -170,7 +171,7 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
     (run.export / "model.onnx.json").write_text("{}")
     monkeypatch.setattr(to_onnx, "export_onnx", wrong)
     with pytest.raises(NumbersError, match="did not pass its gate and was removed: logits differ") as caught:
-        to_onnx.export_run(run, images=2)
+        to_onnx.export_run(run, ExportSettings(images=2))
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
     assert read_gates(run)[0]["passed"] is False
@@ -179,13 +180,13 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        to_onnx.export_run(run, images=2)
+        to_onnx.export_run(run, ExportSettings(images=2))
     assert list(run.export.iterdir()) == []
 
 
 def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     weights, full = run.checkpoints / "best.safetensors", run.export / "model.onnx"
-    to_onnx.export_run(run, precisions=("fp32", "fp16"), images=1)
+    to_onnx.export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=1))
     derived = {"model.int8.ort.onnx": full.name, "model.fp32.engine": full.name, "model.fp16.engine": "model.fp16.onnx"}
     for name, origin in derived.items():
         (run.export / name).write_bytes(b"derived")
@@ -195,20 +196,20 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     (run.export / "notes.txt").write_text("a user's own")
     before = {path.name for path in run.export.iterdir()}
 
-    to_onnx.export_run(run, images=1)
+    to_onnx.export_run(run, ExportSettings(images=1))
     assert {path.name for path in run.export.iterdir()} == before, "the same network leaves what was made from it"
 
-    card = {"data": run.card["data"]}
-    save_student(weights, build("deeplabv3-mv2_050", run.card["data"]["num_classes"], seed=1), card)
+    card = {"data": run.card.data.to_dict()}
+    save_student(weights, build("deeplabv3-mv2_050", run.card.data.num_classes, seed=1), card)
     capsys.readouterr()
-    to_onnx.export_run(run, images=1)
+    to_onnx.export_run(run, ExportSettings(images=1))
     left = {path.name for path in run.export.iterdir()}
     assert left == {"model.onnx", "model.onnx.json", "model.onnx.golden.npz", "notes.txt"}
     assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
     said = " ".join(capsys.readouterr().out.split())
     assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
-    assert set(Run(run.path).card["files"]) >= {"export/model.onnx"}
-    assert "export/model.fp16.onnx" not in Run(run.path).card["files"]
+    assert set(Run(run.path).card.files) >= {"export/model.onnx"}
+    assert "export/model.fp16.onnx" not in Run(run.path).card.files
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_a_dry_run_refuses_what_the_export_would(run: Run, wrong: dict[str, Any]
 
 
 def test_plan_writes_nothing(run: Run) -> None:
-    plan = to_onnx.plan_run(run, precisions=("fp32", "fp16"), head="argmax", input="uint8")
+    plan = to_onnx.plan_run(run, ExportSettings(precisions=("fp32", "fp16"), head="argmax", input="uint8"))
     assert plan["size"] == [40, 64]
     assert [Path(p).name for p in plan["onnx"]] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
     assert not run.export.exists()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from kdc.distill.models import build
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
-from kdc.export import targets_command, to_onnx, to_openvino
+from kdc.export import to_onnx, to_openvino
+from kdc.export.settings import ExportSettings
 
 ov = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -25,11 +27,11 @@ def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
     gated_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_onnx, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
-    full, half = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), images=2)
+    full, half = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), settings=ExportSettings(images=2))
     for manifest, name in ((full, "model.xml"), (half, "model.fp16.xml")):
         path = gated_run.export / name
         assert json.loads(manifest_path(path).read_text()) == json.loads(json.dumps(manifest, default=str))
-        assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card["files"][f"export/{name}"]
+        assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card.files[f"export/{name}"]
         assert manifest["weights"]["sha256"] == sha256(path.with_suffix(".bin"))
         assert manifest["onnx"] == {"file": "model.onnx", "sha256": sha256(gated_run.export / "model.onnx")}
         assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
@@ -59,7 +61,7 @@ def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: p
 
     monkeypatch.setattr(to_openvino, "write_ir", wrong)
     with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was removed") as caught:
-        to_openvino.export_openvino(gated_run, images=1)
+        to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     assert caught.value.exit_code == 6
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
     assert not [p for p in gated_run.export.iterdir() if p.name.startswith(".")], "a half-written file"
@@ -71,7 +73,7 @@ def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeyp
 
     monkeypatch.setattr(gate, "gate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        to_openvino.export_openvino(gated_run, images=1)
+        to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
 
@@ -90,44 +92,47 @@ def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
         to_openvino.export_openvino(gated_run, precisions=("int8",))
     path = gated_run.export / "model.int8.openvino.xml"
     to_openvino.write_ir(gated_run.export / "model.onnx", path)
-    first = to_openvino.export_openvino(gated_run, precisions=("int8",), images=1)[0]
+    first = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0]
     assert first["gate"]["passed"] and first["precision"] == "int8"
     assert first["ran"]["precision"] == "fp32", "what really ran is read back, not believed"
     capsys.readouterr()
-    assert to_openvino.export_openvino(gated_run, precisions=("int8",), images=1)[0]["sha256"] == first["sha256"]
+    again = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0]
+    assert again["sha256"] == first["sha256"]
     assert "passed its gate when it was calibrated" in capsys.readouterr().out
 
 
 def test_another_network_takes_the_openvino_files_away(gated_run: Run) -> None:
-    to_openvino.export_openvino(gated_run, images=1)
-    data = gated_run.card["data"]
+    to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
+    data = gated_run.card.data.to_dict()
     save_student(
         gated_run.checkpoints / "best.safetensors",
         build("deeplabv3-mv2_050", data["num_classes"], seed=1),
         {"data": data},
     )
-    to_onnx.export_run(gated_run, images=1)
+    to_onnx.export_run(gated_run, ExportSettings(images=1))
     assert {p.name for p in gated_run.export.glob("model*")} >= {"model.onnx"}
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
 
 
-def test_what_is_refused(gated_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused(
+    gated_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., None]
+) -> None:
     with pytest.raises(UsageError, match="did you mean 'fp16'"):
-        targets_command.openvino(str(gated_run.path), precision="fp61")
+        command("export", "openvino", gated_run.path, "--precision", "fp61")
     with pytest.raises(UsageError, match="leave out --head"):
-        targets_command.openvino(str(gated_run.export / "model.onnx"), head="argmax")
+        command("export", "openvino", gated_run.export / "model.onnx", "--head", "argmax")
     with pytest.raises(UsageError, match="are made from an ONNX file"):
-        targets_command.openvino(str(gated_run.export / "model.engine"))
+        command("export", "openvino", gated_run.export / "model.engine")
     with pytest.raises(UsageError, match="a bundle holds an ONNX file"):
-        targets_command.bundle(str(gated_run.export / "model.xml"))
+        command("export", "bundle", gated_run.export / "model.xml")
     with pytest.raises(UsageError, match=r"Triton serves .onnx"):
-        targets_command.triton(str(gated_run.export / "model.pt2"))
+        command("export", "triton", gated_run.export / "model.pt2")
     with pytest.raises(WeightsError, match="does not exist"):
-        targets_command.openvino(str(gated_run.export / "none.onnx"))
+        command("export", "openvino", gated_run.export / "none.onnx")
     stray = tmp_path / "stray.onnx"
     shutil.copyfile(gated_run.export / "model.onnx", stray)
     with pytest.raises(UsageError, match="lies in no run folder"):
-        targets_command.openvino(str(stray))
+        command("export", "openvino", stray)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ExportError, match=r"pip install 'kdc\[openvino\]'"):
-        targets_command.openvino(str(gated_run.path))
+        command("export", "openvino", gated_run.path)

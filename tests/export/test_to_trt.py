@@ -19,6 +19,7 @@ from kdc.deploy.gpu.device import Gpu
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
 from kdc.export import to_trt
+from kdc.export.to_trt import BuildFlags
 
 Files = Callable[..., Path]
 rtx = [
@@ -36,8 +37,8 @@ def marked(test: Any) -> Any:
 @marked
 def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
     source, engine = exported("pspnet", "argmax", "uint8", True), tmp_path / "m.engine"
-    settings = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
-    manifest = to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **settings)
+    settings: dict[str, Any] = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
+    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **settings))
     assert manifest["profile"] == {"min": [1, 64, 128, 3], "opt": [2, 64, 128, 3], "max": [4, 64, 128, 3]}
     assert manifest["inputs"][0]["shape"] == [None, 64, 128, 3]
     assert (manifest["target"], manifest["targets"], manifest["workspace_mib"]) == ("sm86", ["sm86"], 512)
@@ -50,7 +51,7 @@ def test_what_the_parser_refuses_is_told_with_its_node(exported: Files, tmp_path
     relu.op_type, relu.name = "Bernoulli", "node_of_doom"
     onnx.save(model, tmp_path / "odd.onnx")
     with pytest.raises(ExportError, match=r"parser refused odd\.onnx: node node_of_doom \(Bernoulli\)") as caught:
-        to_trt.build_engine(tmp_path / "odd.onnx", tmp_path / "m.engine", flavour_name="tensorrt_rtx")
+        to_trt.build_engine(tmp_path / "odd.onnx", tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))
     assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["odd.onnx"]
 
@@ -65,25 +66,25 @@ def test_flags_that_do_nothing_are_refused(exported: Files, tmp_path: Path) -> N
         ({"targets": ["sm90"]}, "'sm90': tensorrt_rtx builds for current, sm75"),
     ):
         with pytest.raises(UsageError, match=message):
-            to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **wrong)
+            to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **wrong))
     free = exported("pspnet", "argmax", "uint8", True)
     for wrong, message in (
         ({"hardware": "ampere+"}, "--hardware does nothing in tensorrt_rtx"),
         ({"version_compatible": True}, "needs the lean runtime"),
     ):
         with pytest.raises(UsageError, match=message):
-            to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", **wrong)
+            to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **wrong))
     if to_trt.gpu() is None:
         with pytest.raises(UsageError, match="--strip-weights: tensorrt_rtx builds such engines on a GPU only"):
-            to_trt.build_engine(source, engine, flavour_name="tensorrt_rtx", strip_weights=True)
+            to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", strip_weights=True))
     with pytest.raises(UsageError, match="did you mean 'ampere\\+'"):
-        to_trt.build_engine(source, engine, hardware="ampere")
+        to_trt.build_engine(source, engine, BuildFlags(hardware="ampere"))
     with pytest.raises(UsageError, match="--batches 4,2,8"):
-        to_trt.build_engine(free, engine, flavour_name="tensorrt_rtx", batches=(4, 2, 8))
+        to_trt.build_engine(free, engine, BuildFlags(flavour_name="tensorrt_rtx", batches=(4, 2, 8)))
     with pytest.raises(UsageError, match=r"--batches does nothing.*batch of 1"):
-        to_trt.build_engine(source, engine, batches=(1, 2, 4))
+        to_trt.build_engine(source, engine, BuildFlags(batches=(1, 2, 4)))
     with pytest.raises(UsageError, match="did you mean 'tensorrt'"):
-        to_trt.build_engine(source, engine, flavour_name="tensorr")
+        to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorr"))
     with pytest.raises(WeightsError, match="cannot be read"):
         to_trt.build_engine(tmp_path / "none.onnx", engine)
 
@@ -91,14 +92,16 @@ def test_flags_that_do_nothing_are_refused(exported: Files, tmp_path: Path) -> N
 def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, exported: Files) -> None:
     cache, engine = fake / "timing.cache", fake / "m.engine"
     cache.write_bytes(b"old")
-    settings = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
-    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, **settings)
+    settings: dict[str, Any] = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
+    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, BuildFlags(**settings))
     told = {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5, "profiling_verbosity": "DETAILED"}
     assert json.loads(engine.read_text()) == told
     assert cache.read_bytes() == b"old+" and (manifest["notes"], manifest["warnings"]) == ([], 0)
     assert (manifest["flavour"], manifest["version"], manifest["workspace_mib"]) == ("tensorrt", "10.13.2", 64)
     with pytest.raises(UsageError, match="--target is for tensorrt_rtx"):
-        to_trt.build_engine(exported("pspnet", "logits", "float"), engine, flavour_name="tensorrt", targets=["sm86"])
+        to_trt.build_engine(
+            exported("pspnet", "logits", "float"), engine, BuildFlags(flavour_name="tensorrt", targets=["sm86"])
+        )
 
 
 def test_a_timing_cache_of_another_gpu_is_said_and_replaced(
@@ -107,7 +110,7 @@ def test_a_timing_cache_of_another_gpu_is_said_and_replaced(
     cache = fake / "timing.cache"
     cache.write_bytes(b"foreign")
     source = exported("pspnet", "logits", "float")
-    to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", timing_cache=cache)
+    to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt", timing_cache=cache))
     assert cache.read_bytes() == b"+"
     assert "is no timing cache of this TensorRT and GPU" in " ".join(capsys.readouterr().out.split())
 
@@ -116,7 +119,7 @@ def test_warnings_of_a_build_that_succeeds_are_kept_and_counted(
     fake: Path, exported: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FAKE_BUILD", "warn")
-    to_trt.build_engine(exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt")
+    to_trt.build_engine(exported("pspnet", "logits", "float"), fake / "m.engine", BuildFlags(flavour_name="tensorrt"))
     manifest = json.loads((fake / "m.engine.json").read_text())
     assert manifest["warnings"] == 50 and "said" not in manifest
     assert [note.split(":")[0] for note in manifest["notes"]] == [f"layer {i}" for i in range(20)]
@@ -138,15 +141,18 @@ def test_a_dying_builder_is_reported(
 ) -> None:
     monkeypatch.setenv("FAKE_BUILD", how)
     with pytest.raises(error, match=message):
-        to_trt.build_engine(exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt")
+        to_trt.build_engine(
+            exported("pspnet", "logits", "float"), fake / "m.engine", BuildFlags(flavour_name="tensorrt")
+        )
     assert [path.name for path in fake.iterdir()] == ["site"], "no half engine, no manifest"
 
 
+@pytest.mark.process
 def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     # a test run that was started in the background ignores SIGINT, and so would its children
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    code += "import sys; from pathlib import Path; from kdc.export.to_trt import build_engine as build\n"
-    code += "build(Path(sys.argv[1]), Path(sys.argv[2]), flavour_name='tensorrt')"
+    code += "import sys; from pathlib import Path; from kdc.export.to_trt import BuildFlags, build_engine as build\n"
+    code += "build(Path(sys.argv[1]), Path(sys.argv[2]), BuildFlags(flavour_name='tensorrt'))"
     words = [code, str(exported("pspnet", "logits", "float")), str(fake / "m.engine")]
     pid_file = fake / "pid"
     path = os.pathsep.join(p for p in sys.path if p)
@@ -179,9 +185,11 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20) -> Any:
 
 
 def test_flags_reach_the_builder_and_the_manifest(fake: Path, exported: Files) -> None:
-    flags = {"version_compatible": True, "hardware": "ampere+", "strip_weights": True, "tf32": False}
+    flags: dict[str, Any] = {"version_compatible": True, "hardware": "ampere+", "strip_weights": True, "tf32": False}
     engine = fake / "m.engine"
-    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, flavour_name="tensorrt", **flags)
+    manifest = to_trt.build_engine(
+        exported("pspnet", "logits", "float"), engine, BuildFlags(flavour_name="tensorrt", **flags)
+    )
     told = json.loads(engine.read_text())
     assert told["VERSION_COMPATIBLE"] is told["STRIP_PLAN"] is True and told["TF32"] is False and "REFIT" not in told
     assert told["hardware_compatibility_level"] == "AMPERE_PLUS" and manifest["tf32"] is False
@@ -194,10 +202,10 @@ def test_an_engine_says_how_its_file_was_calibrated(fake: Path, exported: Files)
     source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
     facts = {"left_high": ["stem"], "sensitivity": {"rescued": ["stem"]}, "calibration": {"keys": ["a"]}}
     write_json(manifest_path(source), {"sha256": sha256(source), "source": {"file": "m.onnx"}, **facts})
-    manifest = to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt")
+    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt"))
     assert {key: manifest[key] for key in facts} == facts and manifest["source"] == {"file": "m.onnx"}
     write_json(manifest_path(source), {"sha256": "of another", "source": {"file": "m.onnx"}, **facts})
-    manifest = to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt")
+    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt"))
     assert manifest["source"] is None and not set(facts) & set(manifest)
 
 
@@ -206,7 +214,7 @@ def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) ->
     module.write_text(module.read_text().replace(', STRIP_PLAN="STRIP_PLAN"', ""))
     source = exported("pspnet", "logits", "float")
     with pytest.raises(UsageError, match=r"--strip-weights is nothing that tensorrt 10\.13\.2 knows"):
-        to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", strip_weights=True)
+        to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt", strip_weights=True))
 
 
 @pytest.mark.parametrize("broken", ["gates.json", "m.onnx.golden.npz"])
@@ -219,7 +227,7 @@ def test_what_is_broken_beside_is_told_before_the_old_engine_goes(fake: Path, ex
     engine.write_bytes(b"old")
     (run / broken if broken == "gates.json" else source.with_name(broken)).write_bytes(b"[")
     with pytest.raises(WeightsError, match="cannot be read"):
-        to_trt.build_engine(source, engine, flavour_name="tensorrt")
+        to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt"))
     assert engine.read_bytes() == b"old"
 
 

@@ -3,16 +3,19 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kdc.deploy.parity import produce
 from kdc.distill.errors import UsageError
 from kdc.distill.run.folder import Run
-from kdc.export import commands, flags, to_trt
+from kdc.export import commands, to_trt
+from kdc.export.flags import export_settings
+from kdc.export.settings import DEFAULTS, ExportSettings
+from kdc.export.to_trt import BuildFlags
 
 Files = Callable[..., Path]
+Command = Callable[..., None]
 
 
 def test_names_of_engines() -> None:
@@ -21,28 +24,28 @@ def test_names_of_engines() -> None:
     assert [to_trt.engine_path(Path(name)).name for name in names] == [*made, "m.bf16.engine"]
 
 
-def test_flags_of_the_onnx_export_do_not_go_with_a_file() -> None:
+def test_flags_of_the_onnx_export_do_not_go_with_a_file(command: Command) -> None:
     with pytest.raises(UsageError, match="built as it is: leave out --size, --dynamic-batch, --keep-fp32"):
-        commands.trt("model.onnx", size="64x64", dynamic_batch=True, keep_fp32=["x"])
+        command("export", "trt", "model.onnx", "--size", "64x64", "--dynamic-batch", "--keep-fp32", "x")
     with pytest.raises(UsageError, match="add --dynamic-batch"):
-        commands.trt(None, batches="1,2,3")
+        command("export", "trt", "--batches", "1,2,3")
 
 
-@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"flavour": "tensorrt", "target": ["sm86"]}, "--target is for tensorrt_rtx"),
-        ({"flavour": "tensorr"}, "did you mean 'tensorrt'"),
+        (["--flavour", "tensorrt", "--target", "sm86"], "--target is for tensorrt_rtx"),
+        (["--flavour", "tensorr"], "did you mean 'tensorrt'"),
     ],
 )
 def test_flags_are_checked_before_anything_is_exported(
-    flags: dict[str, Any], message: str, dry_run: bool, fake: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], message: str, dry_run: list[str], fake: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.setattr(commands, "_export", lambda run, settings: pytest.fail("it began to export"))
     monkeypatch.setattr(commands, "_plan", lambda run, settings: pytest.fail("it printed a plan"))
     with pytest.raises(UsageError, match=message):
-        commands.trt("run", dry_run=dry_run, **flags)
+        command("export", "trt", "run", *dry_run, *flags)
 
 
 def test_an_engine_of_a_run_that_runs_here_goes_through_the_gate(
@@ -50,22 +53,21 @@ def test_an_engine_of_a_run_that_runs_here_goes_through_the_gate(
 ) -> None:
     (tmp_path / "run.json").write_text("{}")
     asked = []
-    monkeypatch.setattr(to_trt, "build_engine", lambda *_, **flags: {"proof": flags["proof"]})
+    monkeypatch.setattr(to_trt, "build_engine", lambda file, path, flags: {"proof": flags.tf32})
     monkeypatch.setattr(produce, "prove", lambda *given, **settings: asked.append((given, settings)) or {"gate": 1})
     monkeypatch.setattr(Run, "seal", lambda _: None)
     file = tmp_path / "export" / "model.fp16.onnx"
-    assert commands._engine(file, {"proof": {"by_time": {}}}, {"images": 3}) == {"gate": 1}
+    assert commands._engine(file, BuildFlags(tf32=True), ExportSettings(images=3)) == {"gate": 1}
     (run, path, reference, _), settings = asked[0]
     assert (run.path, path, reference) == (tmp_path, file.with_name("model.fp16.engine"), file)
-    assert settings == {"images": 3, "cure": to_trt.CURE}
-    assert commands._engine(file, {"proof": None}, {}) == {"proof": None} and len(asked) == 1
+    assert settings == {"images": 3, "agreement": None, "cure": to_trt.CURE}
+    assert commands._engine(file, BuildFlags(tf32=False), DEFAULTS) == {"proof": False} and len(asked) == 1
 
 
-def test_zero_is_a_value(fake: Path, exported: Files) -> None:
+def test_zero_is_a_value(fake: Path, exported: Files, command: Command) -> None:
     source = fake / "m.onnx"
     source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
-    commands.trt(str(source), flavour="tensorrt", opt_level=0)
+    command("export", "trt", source, "--flavour", "tensorrt", "--opt-level", "0")
     assert json.loads((fake / "m.fp32.engine").read_text())["builder_optimization_level"] == 0
-    assert flags._settings(dict.fromkeys(flags._ONNX_FLAGS) | {"agreement": 0.0}, flags._ONNX_FLAGS) == {
-        "agreement": 0.0
-    }
+    settings = export_settings(None, None, None, False, None, 0.0, None)
+    assert settings == ExportSettings(agreement=0.0)

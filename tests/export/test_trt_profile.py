@@ -9,7 +9,8 @@ import pytest
 from onnx import helper
 
 from kdc.distill.errors import UsageError
-from kdc.export import commands, to_trt
+from kdc.export import to_trt
+from kdc.export.to_trt import BuildFlags
 
 from .._made import onnx_file
 
@@ -39,7 +40,9 @@ SIZES = ((32, 64), (32, 64), (48, 128))
 
 
 def test_profiled_sizes_are_tried_at_every_corner(fake: Path) -> None:
-    made = to_trt.build_engine(free_network(fake / "f.onnx"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES)
+    made = to_trt.build_engine(
+        free_network(fake / "f.onnx"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
+    )
     assert made["profile"] == {"min": [1, 3, 32, 64], "opt": [4, 3, 32, 64], "max": [16, 3, 48, 128]}
     assert made["flags"] == ["--sizes", "32x64,32x64,48x128"]
 
@@ -59,16 +62,16 @@ def test_a_corner_that_the_network_does_not_take_is_refused(
 ) -> None:
     source = free_network(fake / "f.onnx", **network)
     with pytest.raises(UsageError, match=message) as caught:
-        to_trt.build_engine(source, fake / "m.engine", flavour_name="tensorrt", sizes=sizes)
+        to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=sizes))
     assert "\n" not in str(caught.value) and not (fake / "m.engine").exists()
 
 
-def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files) -> None:
+def test_sizes_of_a_file_that_is_made_for_one(fake: Path, exported: Files, command: Callable[..., None]) -> None:
     with pytest.raises(UsageError, match=r"--sizes does nothing for .* made for 64x128"):
         to_trt.build_engine(
-            exported("pspnet", "logits", "float"), fake / "m.engine", flavour_name="tensorrt", sizes=SIZES
+            exported("pspnet", "logits", "float"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
         )
     with pytest.raises(UsageError, match="kdc's own never do"):
-        commands.trt(None, sizes="8x8,8x8,8x8")
+        command("export", "trt", "--sizes", "8x8,8x8,8x8")
     with pytest.raises(UsageError, match="smallest, usual and largest, such as"):
-        commands.trt("model.onnx", sizes="8x8")
+        command("export", "trt", "model.onnx", "--sizes", "8x8")

@@ -106,7 +106,7 @@ def build(
 
     ``right``: whether a golden image that lies beside the ONNX file is; None for no such image.
     """
-    from kdc.export.to_trt import build_engine
+    from kdc.export.to_trt import BuildFlags, build_engine
 
     if "timing_cache" in flags:
         flags["timing_cache"] = Path(flags["timing_cache"])
@@ -114,7 +114,7 @@ def build(
         source = network(head, batch, preprocess, half)
         if right is not None:
             golden(source, preprocess, right)
-        return build_engine(source, Path("model.engine"), **flags)
+        return build_engine(source, Path("model.engine"), BuildFlags(**flags))
     except KdcError as error:
         return {"error": str(error), "exit_code": error.exit_code}
 

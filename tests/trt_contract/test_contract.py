@@ -52,6 +52,7 @@ def test_wrong_calls_are_refused(session: Session) -> None:
     assert set(said.values()) == {"TypeError", "AttributeError"} and said["a name that does not exist"] != "TypeError"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("head", "cuda_graph"), [("logits", False), ("logits", True), ("argmax", True)])
 def test_build_deserialise_enqueue(session: Session, head: str, cuda_graph: bool, bindings: Path) -> None:
     flags = {"workspace_mib": 64, "opt_level": 2, "batches": (1, 2, 4), "timing_cache": "timing.cache", "tf32": False}
@@ -78,6 +79,7 @@ def test_build_deserialise_enqueue(session: Session, head: str, cuda_graph: bool
     assert small["masks"] is True, "a smaller image is padded and cut off again"
 
 
+@pytest.mark.process
 def test_every_flag_is_accepted(session: Session) -> None:
     flags = {"head": "argmax", "version_compatible": True, "refit": True, "strip_weights": True, "tf32": True}
     steps = [("build", flags | {"hardware": hardware}) for hardware in HARDWARE]
@@ -88,6 +90,7 @@ def test_every_flag_is_accepted(session: Session) -> None:
     assert manifests[-1]["flags"] == words.split(), "a rebuild must ask for the same"
 
 
+@pytest.mark.process
 def test_what_goes_wrong_while_it_runs_is_told(session: Session) -> None:
     _, told = session(("build", {"head": "argmax", "batches": (1, 2, 4)}), ("run", {"images": 5}), HEAD="argmax")
     assert told["exit_code"] == 2 and "5x3x4x6 is outside 1x3x4x6 to 4x3x4x6" in told["error"]
@@ -97,6 +100,7 @@ def test_what_goes_wrong_while_it_runs_is_told(session: Session) -> None:
     assert told["exit_code"] == 5 and "does not have the ports of its manifest" in told["error"]
 
 
+@pytest.mark.process
 def test_a_foreign_engine(session: Session, tmp_path: Path) -> None:
     session(("build", {"head": "argmax"}), HEAD="argmax")
     (tmp_path / "model.engine").write_bytes(b"something else")
@@ -113,6 +117,7 @@ def test_a_foreign_engine(session: Session, tmp_path: Path) -> None:
 LEFT = ["model.engine", "model.engine.golden.npz", "model.engine.json"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("half", "right", "said"),
     [
@@ -138,6 +143,7 @@ def test_a_fresh_engine_is_proven_or_it_goes(
         assert built["exit_code"] == 6 and said in built["error"] and left == []
 
 
+@pytest.mark.process
 def test_an_engine_that_dies_when_it_runs_goes(session: Session, tmp_path: Path) -> None:
     [built] = session(("build", {"head": "argmax", "right": True}), HEAD="argmax", ENQUEUE="dies")
     assert built["exit_code"] == 5 and "model.engine was built and died when it ran (signal SIG" in built["error"]

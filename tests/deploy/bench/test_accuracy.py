@@ -10,7 +10,7 @@ from onnx import helper
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show
 from kdc.deploy.bench.costs import count
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import models
 from kdc.distill.errors import DataError, UsageError, WeightsError
 from kdc.distill.preprocess import IMAGENET
@@ -28,7 +28,7 @@ def run(tmp_path) -> Path:
     model = models.build("deeplabv3-mv2", K, seed=0)
     data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 3, "seed": 0}, "size": SIZE}
     save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
-    card = {"data": data, "student": model.spec(), "teacher": {"name": "deeplabv3-r18"}}
+    card = {"data": data, "student": model.spec().to_dict(), "teacher": {"name": "deeplabv3-r18"}}
     (folder / "run.json").write_text(json.dumps(card))
     constant(folder / "export" / "model.onnx", K)
     return folder
@@ -82,7 +82,7 @@ def test_refusals(run, tmp_path):
     with pytest.raises(UsageError, match="name them: --data"):
         evaluate_source(constant(tmp_path / "alone.onnx", K))
     with pytest.raises(UsageError, match="accepted: cpu, cuda"):
-        evaluate_source(str(run), where=Where("tpu"))
+        evaluate_source(str(run), options=RuntimeOptions("tpu"))
 
 
 def test_costs_of_names_are_the_published_ones():
@@ -109,7 +109,7 @@ def test_costs_of_a_run_are_those_of_student_and_teacher(run):
 
 def test_a_teacher_is_counted_as_it_was_loaded(run):
     card = json.loads((run / "run.json").read_text())
-    card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec()
+    card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec().to_dict()
     (run / "run.json").write_text(json.dumps(card))
     student, teacher = count([str(run)], counter="true")
     assert (student["output_stride"], teacher["output_stride"]) == (8, 16)

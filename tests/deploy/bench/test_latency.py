@@ -17,7 +17,7 @@ from kdc.deploy.bench.latency import bench_latency, show
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.runtimes.options import CPU, Where, is_onnx
+from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_onnx
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill import models
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -172,9 +172,9 @@ def test_refusals(network, tmp_path):
     checkpoint = tmp_path / "best.safetensors"
     checkpoint.write_bytes(b"")
     with pytest.raises(UsageError, match="for ONNX files, and none"):
-        bench_latency([checkpoint], where=Where(provider="openvino"), size=(8, 8))
+        bench_latency([checkpoint], options=RuntimeOptions(provider="openvino"), size=(8, 8))
     with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
-        bench_latency([small], where=Where(provider="CUDAExecutionProvider"), in_process=True)
+        bench_latency([small], options=RuntimeOptions(provider="CUDAExecutionProvider"), in_process=True)
     (tmp_path / "c.engine").write_bytes(b"engine")
     with pytest.raises(UsageError, match=r"nothing to measure here: .*needs a GPU"):
         bench_latency([tmp_path / "c.engine"])
@@ -263,11 +263,11 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     path = network(tmp_path / "foreign.onnx")
     monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
     plan = planning.make_plan([path], size=None, batch=1)
-    plan.where = Where("cuda")
+    plan.options = RuntimeOptions("cuda")
 
     def opened(every, plan, **order):
         for one in every:
-            one.where = CPU
+            one.options = CPU
         return process.opened(every, plan, **order)
 
     monkeypatch.setattr(latency, "opened", opened)
@@ -284,9 +284,10 @@ def test_a_file_of_another_size_is_listed(network, tmp_path):
     assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
         planning.make_plan([free], size=None, batch=1)
-    assert commands._sizes("16x24,8x8") == [(16, 24), (8, 8)]
+    assert commands.read_sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
+@pytest.mark.process
 def test_several_batches_by_command(network, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     free = network(tmp_path / "free.onnx", size=("h", "w"), batch="n")
@@ -331,7 +332,7 @@ def test_torch_on_a_gpu_tells_transfers_from_the_network(tmp_path):
     model = models.build("deeplabv3-mv2_035", 11, seed=0)
     path = tmp_path / "checkpoints" / "best.safetensors"
     save_student(path, model, {"data": {"size": [64, 128]}})
-    result = bench_latency([path], where=Where("cuda"), seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
+    result = bench_latency([path], options=RuntimeOptions("cuda"), seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
     (row,) = result["backends"]
     parts = {name: part["p50"] for name, part in row["parts"].items()}
     assert set(parts) == {"h2d", "compute", "d2h", "enqueue", "total"}

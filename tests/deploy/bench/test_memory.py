@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from onnx import helper
 
 from kdc.deploy.bench import memory
@@ -20,6 +21,7 @@ def heavy(path: Path, mebibytes: int) -> Path:
     return onnx_file(path, [node], {"x": [1, 3, 4, 4]}, {"z": [1, len(weights), 4, 4]}, {"w": weights})
 
 
+@pytest.mark.process
 def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
     result = bench_memory([network(tmp_path / "light.onnx", size=(4, 4)), heavy(tmp_path / "heavy.onnx", 48)],
                           threads=1, runs=1, out=tmp_path / "bench")  # fmt: skip

@@ -13,7 +13,7 @@ from kdc import cli
 from kdc.deploy.bench.plan import NothingToMeasure, make_plan, make_plans
 from kdc.deploy.bench.process import Backend, open_one, started
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
@@ -35,10 +35,10 @@ def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(netw
 def test_a_flag_is_not_idle_where_one_of_several_batches_heeds_it(network, tmp_path):
     one, free = network(tmp_path / "one.onnx"), tmp_path / "a.pt"
     free.write_bytes(b"")
-    plans = make_plans([one, free], sizes=[(16, 24)], batches=(1, 4), where=Where(provider="openvino"))
+    plans = make_plans([one, free], sizes=[(16, 24)], batches=(1, 4), options=RuntimeOptions(provider="openvino"))
     assert [plan.chosen for plan in plans] == [[one, free], [free]]
     with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
-        make_plans([free], sizes=[(16, 24)], batches=(1, 4), where=Where(provider="openvino"))
+        make_plans([free], sizes=[(16, 24)], batches=(1, 4), options=RuntimeOptions(provider="openvino"))
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_missing_file_is_no_missing_run(suffix, tmp_path, capsys):
     gone = tmp_path / f"gone{suffix}"
     for device in ("cpu", "cuda"):
         with pytest.raises(WeightsError, match="does not exist"):
-            make_plan([gone], size=(8, 8), batch=1, where=Where(device))
+            make_plan([gone], size=(8, 8), batch=1, options=RuntimeOptions(device))
     for command in ("params", "flops"):
         assert cli.run(["bench", command, str(gone)]) == 4
         assert f"{gone.name} does not exist" in capsys.readouterr().err
@@ -68,19 +68,23 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
         seen[Path(source).suffix] = options
         raise ExportError("not here")
 
-    monkeypatch.setattr("kdc.deploy.runtimes.base.open_runtime", opened)
+    monkeypatch.setattr("kdc.deploy.runtimes.open.open_runtime", opened)
     plan = make_plan(
-        [files[0], files[2]], size=(16, 24), batch=1, where=Where("cuda", buffers="torch", cuda_graph=True)
+        [files[0], files[2]], size=(16, 24), batch=1, options=RuntimeOptions("cuda", buffers="torch", cuda_graph=True)
     )
     plan.named.clear()  # so that what is not to be had is listed
     for path in (files[0], files[2]):
         assert not open_one(
-            Backend(path, path.name, plan.where.of(path), 1, in_process=True), plan, threads=1, mode="net", seed=0
+            Backend(path, path.name, plan.options.for_source(path), 1, in_process=True),
+            plan,
+            threads=1,
+            mode="net",
+            seed=0,
         )
     assert (seen[".engine"]["buffers"], seen[".engine"]["cuda_graph"]) == ("torch", True)
     assert (seen[".onnx"].get("buffers"), seen[".onnx"].get("cuda_graph")) == ("auto", False)
     assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
-    again = Backend(files[2], "a.engine", plan.where, 1, in_process=True)
+    again = Backend(files[2], "a.engine", plan.options, 1, in_process=True)
     assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
 
 
@@ -89,9 +93,9 @@ def test_an_engine_is_measured_at_the_size_that_its_manifest_says(files, capsys)
     manifest = engine.with_name("a.engine.json")
     for shape, size in (([1, 3, 16, 24], (16, 24)), ([4, 8, 24, 3], (8, 24))):
         manifest.write_text(json.dumps({"inputs": [{"shape": shape}]}))
-        assert make_plan([engine], size=None, batch=1, where=Where("cuda")).size == size
+        assert make_plan([engine], size=None, batch=1, options=RuntimeOptions("cuda")).size == size
     manifest.write_text(json.dumps({"inputs": [{"shape": [None, 3, 1, 1]}], "profile": {"opt": [2, 3, 64, 32]}}))
-    assert make_plan([engine], size=None, batch=1, where=Where("cuda")).size == (64, 32)
+    assert make_plan([engine], size=None, batch=1, options=RuntimeOptions("cuda")).size == (64, 32)
     for spoilt in ("{}", "[]", '{"inputs": [{"shape": [1, 3, "a", 2]}]}', '{"profile": 3}'):
         manifest.write_text(spoilt)
         assert cli.run(["bench", "latency", str(engine), "--device", "cuda"]) == 5

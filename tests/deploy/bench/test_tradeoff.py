@@ -20,7 +20,7 @@ from kdc.deploy.bench.onnx_cost import count_onnx
 from kdc.deploy.bench.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
 from kdc.deploy.bench.tradeoff_chart import tradeoff_chart
 from kdc.deploy.report.report import write_report
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import cost, models
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.checkpoint import save_student
@@ -36,7 +36,9 @@ def run(tmp_path_factory) -> Run:
     model = models.build("deeplabv3-mv2_035", K, seed=0)
     data = {"source": "builtin", "options": {"size": list(SIZE), "count": 2, "val_count": 2, "seed": 0}, "size": SIZE}
     save_student(folder / "checkpoints" / "best.safetensors", model, {"data": data})
-    (folder / "run.json").write_text(json.dumps({"data": data, "student": model.spec(), "baseline": "runs/alone"}))
+    (folder / "run.json").write_text(
+        json.dumps({"data": data, "student": model.spec().to_dict(), "baseline": "runs/alone"})
+    )
     return Run(folder)
 
 
@@ -126,7 +128,7 @@ def alone(run, tmp_path) -> Run:
 @pytest.mark.parametrize("bench", [bench_accuracy, bench_tradeoff])
 def test_torch_is_judged_in_no_form_but_that_of_validation(run, bench):
     with pytest.raises(UsageError, match="not as eager,compiled"):
-        bench([run], where=Where(form="eager,compiled"))
+        bench([run], options=RuntimeOptions(torch_mode="eager,compiled"))
 
 
 def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, network):

@@ -18,7 +18,7 @@ from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity.chain import arrows, compare, walk
 from kdc.deploy.parity.layers import FACTOR, explain, module_of
 from kdc.deploy.runtimes.open import open_runtime
-from kdc.deploy.runtimes.options import Where
+from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError, ExportError, UsageError
 from kdc.distill.models import build
@@ -26,6 +26,7 @@ from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import write_json
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_run
 
 LAYER = "backbone.blocks.3.1.conv_pwl"
@@ -44,8 +45,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     save_student(run.checkpoints / "best.safetensors", model, {"data": card})
     run.record(status="finished")
     run.unlock()
-    export_run(run, precisions=("fp32", "fp16"), images=2)
-    export_run(run, head="argmax", input="uint8", images=1)
+    export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=2))
+    export_run(run, ExportSettings(head="argmax", input="uint8", images=1))
     calibrate_run(run, images=2, agreement=0.3, max_drop=100, gate_images=2)
     return run
 
@@ -99,7 +100,7 @@ def test_without_manifests_names_tell_and_a_circle_is_no_end(run: Run) -> None:
 
 
 def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    before = run.card["files"]
+    before = run.card.files
     capsys.readouterr()
     assert cli.run(["parity", str(run.path), "--images", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -113,7 +114,7 @@ def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFix
     assert all(e["passed"] and e["sha256"] and e["reference_sha256"] for e in entries)
     int8 = next(e for e in entries if e["file"] == "model.int8.ort.onnx")
     assert int8["tolerances"]["agreement"] == 0.3, "what its flags allowed when it was made"
-    assert Run(run.path).card["files"]["gates.json"] != before["gates.json"], "sealed again"
+    assert Run(run.path).card.files["gates.json"] != before["gates.json"], "sealed again"
 
 
 @pytest.mark.parametrize(
@@ -180,14 +181,14 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
 
 
 def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = Where.open
+    opened = RuntimeOptions.open
 
-    def refusing(where: Where, source: Any, size: Any = None) -> Any:
+    def refusing(options: RuntimeOptions, source: Any, size: Any = None) -> Any:
         if Path(source).name == "model.fp16.onnx":
             raise UsageError("compiled for cuda: open it with --device cuda")
-        return opened(where, source, size)
+        return opened(options, source, size)
 
-    monkeypatch.setattr(Where, "open", refusing)
+    monkeypatch.setattr(RuntimeOptions, "open", refusing)
     outcomes = {each.arrow.stage: each for each in walk(run, images=1)}
     assert outcomes["onnx model.fp16"].unrun.startswith("compiled for cuda") and not outcomes["onnx model.fp16"].failed
 

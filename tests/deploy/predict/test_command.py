@@ -24,7 +24,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     net, data = models.build("pspnet-mv2_035", 3, seed=0), {"data": {"source": "builtin", "size": SIZE}}
     folder = tmp_path / "runs" / "mine"
     save_student(folder / "checkpoints" / "best.safetensors", net, data)
-    (folder / "run.json").write_text(json.dumps({**data, "student": net.spec()}))
+    (folder / "run.json").write_text(json.dumps({**data, "student": net.spec().to_dict()}))
     (tmp_path / "runs" / "last").symlink_to("mine")
     return folder
 

@@ -45,7 +45,7 @@ def make_run(folder: Path, **model: Any) -> Path:
     data = {"source": "builtin", "options": {"size": list(SIZE), "val_count": 2}, "size": SIZE}
     data |= {"classes": NAMES, "palette": PALETTE}
     save_student(folder / "checkpoints" / "best.safetensors", net, {"data": data})
-    (folder / "run.json").write_text(json.dumps({"data": data, "student": net.spec()}))
+    (folder / "run.json").write_text(json.dumps({"data": data, "student": net.spec().to_dict()}))
     return folder
 
 

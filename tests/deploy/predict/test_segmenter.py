@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> Path:
     model = models.build("pspnet-mv2_035", K, seed=0)
     data = {"source": "builtin", "options": {"size": [60, 100], "val_count": 2}, "size": SIZE}
     save_student(tmp_path / "checkpoints" / "best.safetensors", model, {"data": data})
-    (tmp_path / "run.json").write_text(json.dumps({"data": data, "student": model.spec()}))
+    (tmp_path / "run.json").write_text(json.dumps({"data": data, "student": model.spec().to_dict()}))
     return tmp_path
 
 

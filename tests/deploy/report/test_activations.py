@@ -42,7 +42,7 @@ def make_run(root: Path, name: str, seed: int, **card: Any) -> Run:
     train = open_data("builtin", "train", **options)
     source = {"name": "builtin", "source": "builtin", "options": train.options, "fingerprint": train.fingerprint()}
     source |= {"classes": list(train.classes), "palette": [list(c) for c in train.palette], "num_classes": 11}
-    values = {"kind": "distill", "status": "finished", "data": source, "student": student.spec()} | card
+    values = {"kind": "distill", "status": "finished", "data": source, "student": student.spec().to_dict()} | card
     settings = {f"data.{key}": value for key, value in options.items()} | {"method.name": values.get("method", "none")}
     run = Run.create(name, resolve(settings), out=root / name, **values)
     save_student(run.checkpoints / "best.safetensors", student, {})
@@ -159,7 +159,7 @@ def test_further_runs_stand_beside_the_run(runs: dict[str, Run]) -> None:
 
 def test_other_data_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     other = make_run(tmp_path, "other", 5, method="kd")
-    other.record(data=other.card["data"] | {"fingerprint": "another"})
+    other.record(data=other.card.data.to_dict() | {"fingerprint": "another"})
     with pytest.raises(UsageError, match="--with other: it was trained on other data than first"):
         facts(runs["first"], others=[other])
 

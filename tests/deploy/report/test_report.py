@@ -133,7 +133,7 @@ def make_run(root: Path, name: str, kind: str, seed: int, **card: Any) -> Run:
         "size": [48, 96],
         "notes": list(data.notes),
     }
-    run = Run.create(name, Config(), out=root / name, kind=kind, student=student.spec(), data=source, **card)
+    run = Run.create(name, Config(), out=root / name, kind=kind, student=student.spec().to_dict(), data=source, **card)
     run.record(command=["kdc", kind, "--seed", str(seed), "--data", "it's <here>"])
     save_student(run.checkpoints / "best.safetensors", student, {})
     return run
@@ -229,7 +229,7 @@ def test_equal_students_change_nothing(run: Run) -> None:
 
 
 def test_a_run_that_was_trained_on_is_set_beside_the_one_it_goes_on_from(run: Run) -> None:
-    card = {"method": "kt", "teacher": run.card["teacher"], "tuned_from": run.path.name}
+    card = {"method": "kt", "teacher": run.read()["teacher"], "tuned_from": run.path.name}
     tuned = make_run(run.path.parent, "tuned", "qat", 1, **card)
     tuned.record(status="finished", final=scores(0.041))
     text = re.sub(r"\s+", " ", page_of(write_report(tuned)).text)
@@ -250,10 +250,12 @@ def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
 
 
 def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
-    card = run.card | {"baseline": None, "data": run.card["data"] | {"source": "/nowhere/at/all"}}
-    card["teacher"] = run.card["teacher"] | {"file": "/gone.safetensors"}
+    card = run.read()
+    card["baseline"] = None
+    card["data"] |= {"source": "/nowhere/at/all"}
+    card["teacher"] |= {"file": "/gone.safetensors"}
     (tmp_path / "run.json").write_text(json.dumps(card))
-    save_student(tmp_path / "checkpoints" / "best.safetensors", models.rebuild(card["student"]), {})
+    save_student(tmp_path / "checkpoints" / "best.safetensors", models.rebuild(run.card.student), {})
     text = re.sub(r"\s+", " ", page_of(write_report(Run(tmp_path))).text)
     assert "No pictures: the data cannot be opened" in text and "/nowhere/at/all" in text
     assert "/gone.safetensors is missing" in text
@@ -264,7 +266,7 @@ def test_changed_data_is_told(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     changed = Run(tmp_path / "run")
     assert not any("has changed" in note for note in facts(changed)["notes"])
-    changed.record(data=changed.card["data"] | {"fingerprint": "another"})
+    changed.record(data=changed.card.data.to_dict() | {"fingerprint": "another"})
     assert any("the data has changed since this run" in note for note in facts(changed)["notes"])
 
 

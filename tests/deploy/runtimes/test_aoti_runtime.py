@@ -156,6 +156,7 @@ def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         aoti_runtime._refuse_other_machine(Path("m.pt2"), "cpu", {"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, {})
 
 
+@pytest.mark.process
 def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "model.bf16.pt2"
     to_aoti.compile_package(copy.deepcopy(model), path, size=SIZE, precision="bf16")

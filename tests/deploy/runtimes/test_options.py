@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdc.deploy.runtimes import options as module
-from kdc.deploy.runtimes.options import CPU, Where, is_engine, is_onnx, is_torch
+from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
 from kdc.distill.errors import UsageError
 
 
@@ -18,48 +18,56 @@ def test_kinds_of_sources_are_told_by_their_suffix() -> None:
 def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(module, "open_runtime", lambda source, **flags: asked.append((str(source), flags)))
-    where = Where("cpu", "openvino", True, "torch", True)
+    options = RuntimeOptions("cpu", "openvino", True, "torch", True)
     for name in ("a.onnx", "a.engine", "a.pt2"):
-        where.open(name, (4, 6))
+        options.open(name, (4, 6))
     common = {"size": (4, 6), "trust": True}
-    idle = {"buffers": "auto", "cuda_graph": False, "form": "channels-last"}
+    idle = {"buffers": "auto", "cuda_graph": False, "torch_mode": "channels-last"}
     assert asked == [
         ("a.onnx", common | idle | {"device": "cpu", "provider": "openvino"}),
         (
             "a.engine",
             common
-            | {"device": "cuda", "provider": None, "buffers": "torch", "cuda_graph": True, "form": "channels-last"},
+            | {
+                "device": "cuda",
+                "provider": None,
+                "buffers": "torch",
+                "cuda_graph": True,
+                "torch_mode": "channels-last",
+            },
         ),
         ("a.pt2", common | idle | {"device": "cpu", "provider": None}),
     ]
 
 
 def test_what_no_file_heeds_is_refused() -> None:
-    where = Where("cpu", "openvino", True, "torch", True)
+    options = RuntimeOptions("cpu", "openvino", True, "torch", True)
     with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
-        where.refuse_idle([Path("a.engine")])
+        options.refuse_unused([Path("a.engine")])
     with pytest.raises(UsageError, match="--buffers torch is for TensorRT engines"):
-        where.refuse_idle([Path("a.onnx")])
-    where.refuse_idle([Path("a.onnx"), Path("a.engine")])
+        options.refuse_unused([Path("a.onnx")])
+    options.refuse_unused([Path("a.onnx"), Path("a.engine")])
     with pytest.raises(UsageError, match="--provider CUDAExecutionProvider goes with --device cuda, not cpu"):
-        Where(provider="CUDAExecutionProvider")
+        RuntimeOptions(provider="CUDAExecutionProvider")
     with pytest.raises(UsageError, match="did you mean 'pycuda'"):
-        Where(buffers="pycdua")
+        RuntimeOptions(buffers="pycdua")
     with pytest.raises(UsageError, match="--torch eager is for runs and checkpoints, and none is run here"):
-        Where(form="eager").refuse_idle([Path("a.onnx")])
+        RuntimeOptions(torch_mode="eager").refuse_unused([Path("a.onnx")])
 
 
 def test_torch_is_run_once_in_every_form_that_was_typed() -> None:
-    where = Where("cuda", trust=True, form="eager, compiled:bf16,eager:fp32")
-    assert where.each(Path("a.pt")) == [Where("cuda", trust=True, form=form) for form in ("eager", "compiled:bf16")]
-    assert where.of(Path("a.pt")).form == "eager"
-    assert where.each(Path("a.onnx")) == [Where("cuda", trust=True)]
-    assert where.each(Path("a.engine")) == [Where("cuda", trust=True)]
-    assert CPU.each(Path("a.pt")) == [CPU]
+    options = RuntimeOptions("cuda", trust=True, torch_mode="eager, compiled:bf16,eager:fp32")
+    assert options.per_mode(Path("a.pt")) == [
+        RuntimeOptions("cuda", trust=True, torch_mode=mode) for mode in ("eager", "compiled:bf16")
+    ]
+    assert options.for_source(Path("a.pt")).torch_mode == "eager"
+    assert options.per_mode(Path("a.onnx")) == [RuntimeOptions("cuda", trust=True)]
+    assert options.per_mode(Path("a.engine")) == [RuntimeOptions("cuda", trust=True)]
+    assert CPU.per_mode(Path("a.pt")) == [CPU]
 
 
 @pytest.mark.parametrize(
-    ("form", "said"),
+    ("mode", "message"),
     [
         ("egaer", "did you mean 'eager'"),
         ("compiled:int8", "not 'compiled:int8'; accepted: channels-last, eager, compiled; fp32, fp16, bf16"),
@@ -67,6 +75,6 @@ def test_torch_is_run_once_in_every_form_that_was_typed() -> None:
         ("fp16", "accepted: channels-last, eager, compiled"),
     ],
 )
-def test_forms_that_torch_has_not_are_refused(form: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        Where(form=form)
+def test_forms_that_torch_has_not_are_refused(mode: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        RuntimeOptions(torch_mode=mode)

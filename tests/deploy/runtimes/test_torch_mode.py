@@ -10,7 +10,7 @@ import torch
 from kdc import cli
 from kdc.deploy.runtimes import torch_runtime
 from kdc.deploy.runtimes.open import open_runtime
-from kdc.deploy.runtimes.torch_mode import TorchForm
+from kdc.deploy.runtimes.torch_mode import TorchMode
 from kdc.deploy.runtimes.torch_runtime import TorchRuntime, need_compiler
 from kdc.distill import models
 from kdc.distill.errors import ExportError
@@ -28,20 +28,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def infer(path: Path, form: str) -> tuple[np.ndarray, TorchRuntime]:
-    with open_runtime(path, form=form, threads=1) as runtime:
+def infer(path: Path, mode: str) -> tuple[np.ndarray, TorchRuntime]:
+    with open_runtime(path, torch_mode=mode, threads=1) as runtime:
         assert isinstance(runtime, TorchRuntime)
         pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
         weight = next(p for p in runtime.model.parameters() if p.dim() == 4 and min(p.shape[:2]) > 1)
         nhwc = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-        assert nhwc == (TorchForm.parse(form).way != "eager")
+        assert nhwc == (TorchMode.parse(mode).way != "eager")
         return runtime.infer(runtime.prepare(pixels)), runtime
 
 
 def test_written_as_it_is_read() -> None:
     for text in ("eager", "channels-last", "compiled:bf16", "eager:fp16"):
-        assert str(TorchForm.parse(text)) == text
-    assert str(TorchForm.parse("eager:fp32")) == "eager" and TorchForm.parse("channels-last") == TorchForm()
+        assert str(TorchMode.parse(text)) == text
+    assert str(TorchMode.parse("eager:fp32")) == "eager" and TorchMode.parse("channels-last") == TorchMode()
 
 
 def test_layout_changes_nothing_and_half_changes_as_much_as_half_does(checkpoint: Path) -> None:
@@ -62,7 +62,7 @@ def test_compiled_without_a_compiler_is_refused(checkpoint: Path, monkeypatch: p
 
     monkeypatch.setattr(torch_runtime, "need_compiler", none)
     with pytest.raises(ExportError, match=r"needs a C\+\+ compiler"):
-        open_runtime(checkpoint, form="compiled")
+        open_runtime(checkpoint, torch_mode="compiled")
 
 
 def test_what_torch_cannot_run_is_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,10 +72,11 @@ def test_what_torch_cannot_run_is_one_line(checkpoint: Path, monkeypatch: pytest
     monkeypatch.setattr(models.SegmentationModel, "forward", missing)
     with pytest.raises(ExportError, match=r"torch cannot run .* as eager:fp16 here: not implemented for 'Half'$"):
         infer(checkpoint, "eager:fp16")
-    with pytest.raises(RuntimeError, match="and more"):  # in the usual form it is no lack of this machine
+    with pytest.raises(RuntimeError, match="and more"):  # in the usual mode it is no lack of this machine
         infer(checkpoint, "channels-last")
 
 
+@pytest.mark.process
 def test_forms_are_timed_side_by_side_and_the_first_is_the_reference(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,9 +109,9 @@ def test_compiled_computes_the_same(checkpoint: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("form", ["eager", "channels-last:fp16", "channels-last:bf16", "compiled:bf16"])
-def test_forms_on_a_gpu(checkpoint: Path, form: str) -> None:
-    with open_runtime(checkpoint) as cpu, open_runtime(checkpoint, device="cuda", form=form) as gpu:
+@pytest.mark.parametrize("mode", ["eager", "channels-last:fp16", "channels-last:bf16", "compiled:bf16"])
+def test_forms_on_a_gpu(checkpoint: Path, mode: str) -> None:
+    with open_runtime(checkpoint) as cpu, open_runtime(checkpoint, device="cuda", torch_mode=mode) as gpu:
         x = cpu.prepare(np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8))
         trusted = cpu.infer(x)
         assert np.abs(gpu.infer(x) - trusted).max() < 0.1 * np.abs(trusted).max()

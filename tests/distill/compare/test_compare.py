@@ -230,18 +230,16 @@ def test_all_runs_are_made_under_one_teacher(made: tuple[Path, dict[str, Any]]) 
     place, result = made
     runs = {row["name"]: Run(place / "all" / "runs" / row["name"]) for row in result["runs"]}
     assert len(runs) == 8 and result["states"] == {"finished": 8} and result["failed"] == {}
-    assert {run.card["kind"] for name, run in runs.items() if name.startswith("none")} == {"train"}
-    teachers = {
-        (run.card["teacher"]["run"], run.card["teacher"]["sha256"]) for run in runs.values() if run.card["teacher"]
-    }
+    assert {run.card.kind for name, run in runs.items() if name.startswith("none")} == {"train"}
+    teachers = {(run.card.teacher.run, run.card.teacher.sha256) for run in runs.values() if run.card.teacher}
     assert len(teachers) == 1
-    teacher = Run(Path(next(iter(teachers))[0]))
-    assert teacher.path.parent == place / "runs" and (teacher.card["kind"], teacher.card["seed"]) == ("teacher", 0)
+    teacher = Run(Path(next(iter(teachers))[0] or ""))
+    assert teacher.path.parent == place / "runs" and (teacher.card.kind, teacher.card.seed) == ("teacher", 0)
     for name, run in runs.items():
         if not name.startswith("none"):
-            assert run.card["baseline"] == str(runs[f"none_{name[-2:]}"].path)
+            assert run.card.baseline == str(runs[f"none_{name[-2:]}"].path)
     assert not (place / "runs" / "last").exists()  # the user's last run is not touched
-    assert result["teachers"][0]["miou"] == teacher.card["final"]["miou"]
+    assert result["teachers"][0]["miou"] == teacher.card.miou
 
 
 def test_the_table_says_what_the_runs_say(made: tuple[Path, dict[str, Any]]) -> None:
@@ -375,7 +373,7 @@ def test_a_run_whose_numbers_go_bad_is_recorded_and_the_others_go_on(place: Path
     assert "kd_kd-1e39_s0 failed" in out and "not finite" in out
     folder = Comparison(Path("bad"))
     assert [folder.state(entry.name) for entry in folder.entries] == ["finished", "failed", "finished"]
-    assert folder.run("kd_kd-1e39_s0").card["status"] == "failed"  # pyright: ignore[reportOptionalMemberAccess]
+    assert folder.run("kd_kd-1e39_s0").card.status == "failed"  # pyright: ignore[reportOptionalMemberAccess]
     row = collect(folder)["summary"][1]
     assert (row["failed"], row["miou"], row["verdict"]) == (1, None, "not shown")
     code, out, _ = kdc(line)  # its numbers are a result: it is not tried again

@@ -162,7 +162,7 @@ def test_deeplabv3plus(name: str, root: Path, teachers: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", names())
 def test_a_student_of_half_the_resolution(name: str, root: Path, teachers: dict[str, str]) -> None:
     run = job.run_job(config(name, teachers, model__output_stride=16, train__iters=2), root=root)
-    assert run.card["student"]["output_stride"] == 16
+    assert run.card.student.output_stride == 16
     check(run, name)
 
 

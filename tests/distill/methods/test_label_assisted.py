@@ -128,8 +128,9 @@ def test_the_phase_trains_the_teacher_and_is_kept(whole: Run):
     assert stages == ["label-assisted.teacher"] * 3 + ["main"] * 3
     first = whole.records()[0]
     assert set(first["task"]) == {"ce", "consistency"} and first["task"]["consistency"] > 0
-    card = whole.card["teacher"]
-    assert card["spec"]["in_channels"] == 4 and not card["trained"] and Path(card["file"]).parent.name == "phases"
+    card = whole.card.teacher
+    assert card and card.spec.in_channels == 4 and not card.trained
+    assert card.file and Path(card.file).parent.name == "phases"
     assert load_student(whole).in_channels == 3
     state = load_state(whole.checkpoints)
     assert not any("teacher" in key for key in state["method"])
@@ -173,12 +174,12 @@ def test_a_teacher_of_its_own_run_needs_no_phase(root: Path, tmp_path: Path):
     teacher = job.run_job(
         resolve({**SMALL, **settings, "method.name": "none", "model.teacher": None}), root=tmp_path / "other"
     )
-    assert teacher.card["kind"] == "train" and load_student(teacher).in_channels == 4
+    assert teacher.card.kind == "train" and load_student(teacher).in_channels == 4
     assert {"ce", "consistency"} <= set(teacher.records()[0]["task"])
     run = job.run_job(config(model__teacher=str(teacher.path)), root=tmp_path / "other")
     assert [r["stage"] for r in run.records() if "loss" in r] == ["main"] * 3
     found = job.run_job(config(), root=tmp_path / "other")  # by its architecture
-    assert found.card["teacher"]["run"] == str(teacher.path) and equal(weights(found), weights(run))
+    assert found.card.teacher and found.card.teacher.run == str(teacher.path) and equal(weights(found), weights(run))
     with pytest.raises(WeightsError, match="shown the label"):
         load_deployable(teacher)
     with pytest.raises(WeightsError, match="label-assisted"):

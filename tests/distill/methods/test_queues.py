@@ -188,6 +188,7 @@ def run_steps(images: slice, **settings) -> dict[str, Any]:
     return {"state": composite.state_dict(), "mb": values["cirkd.mb"].detach(), "grad": grad}
 
 
+@pytest.mark.process
 def test_two_processes_remember_and_compare_the_whole_batch(tmp_path: Path):
     """Both hold the one process's queues; the mean of their gathered mini-batch terms, and gradients, is its own."""
     command = [sys.executable, __file__, str(tmp_path)]

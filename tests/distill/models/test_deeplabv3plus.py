@@ -15,10 +15,12 @@ from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
 from kdc.distill.probe.dry_run import estimate_memory
+from kdc.distill.run.card import DataCard
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
 from kdc.distill.training.teacher import find_teacher
+from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_run
 
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
@@ -222,10 +224,10 @@ def test_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_default_stride_is_the_architectures(tmp_path: Path) -> None:
-    data: dict[str, Any] = {"name": "streets", "source": "streets", "num_classes": 4, "fingerprint": "f" * 8}
+    data = DataCard("streets", "streets", num_classes=4, fingerprint="f" * 8)
     for stride in (16, 8):
         network = models.build(SMALL, 4, output_stride=stride, seed=stride)
-        card = {"kind": "train", "status": "finished", "student": network.spec(), "data": data}
+        card = {"kind": "train", "status": "finished", "student": network.spec().to_dict(), "data": data.to_dict()}
         run = Run.create("run", Config(), out=tmp_path / str(stride), created=f"2026-01-{30 - stride}", **card)
         save_student(run.checkpoints / "best.safetensors", network, {})
         run.unlock()
@@ -252,8 +254,8 @@ def test_export_passes_the_gate(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model.eval()(images(1, 48, 64)).logits
         assert torch.equal(load_student(run)(images(1, 48, 64)).logits, logits)
-    (done,) = export_run(run, images=2)
+    (done,) = export_run(run, ExportSettings(images=2))
     assert done.manifest["inputs"][0]["shape"] == [1, 3, 48, 64]  # multiples of 16
     assert done.gate.passed and (done.gate.max_relative or 0) < 1e-4
     with pytest.raises(UsageError, match="multiples of the output stride 16"):
-        export_run(run, size=(40, 64))
+        export_run(run, ExportSettings(size=(40, 64)))

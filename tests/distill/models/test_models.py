@@ -16,6 +16,7 @@ from kdc.distill.cost import params
 from kdc.distill.errors import UsageError
 from kdc.distill.models._backbones import BACKBONES, make
 from kdc.distill.models._heads import PooledBatchNorm2d
+from kdc.distill.network_spec import NetworkSpec
 from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET, Preprocess
 
@@ -64,7 +65,7 @@ def test_without_aux_head() -> None:
         with_head, without = (models.build("r18", 19, aux=aux) for aux in (True, False))
     assert without.aux_head is None and "aux" not in without.taps
     assert params(without)[0] == params(with_head)[1] == 13_459_155
-    assert not without.spec()["aux"]
+    assert not without.spec().aux
 
 
 @pytest.mark.parametrize("name", LATER)
@@ -72,7 +73,7 @@ def test_later_heads(name: str) -> None:
     with torch.device("meta"):
         model = models.build(name, 19, heads="v2")
     assert params(model)[0] == LATER[name]
-    assert model.spec()["heads"] == "v2" and "heads" not in models.build(SMALL, 5).spec()
+    assert model.spec().to_dict()["heads"] == "v2" and "heads" not in models.build(SMALL, 5).spec().to_dict()
     with torch.device("meta"):
         assert models.rebuild(model.spec()).taps == model.taps
 
@@ -249,7 +250,7 @@ def test_one_pooled_value_uses_running_statistics() -> None:
 
 
 def test_state_dict_is_complete(small: models.SegmentationModel) -> None:
-    other = models.rebuild(json.loads(json.dumps(small.spec())))
+    other = models.rebuild(NetworkSpec.from_dict(json.loads(json.dumps(small.spec().to_dict()))))
     assert other.spec() == small.spec()
     other.load_state_dict(small.state_dict(), strict=True)
     with torch.no_grad():

@@ -15,6 +15,7 @@ import pytest
 
 from kdc.distill.errors import BusyError, UsageError, WeightsError
 from kdc.distill.run import folder
+from kdc.distill.run.card import FinalScores
 from kdc.distill.run.files import write_bytes, write_json
 from kdc.distill.run.folder import LAST, RUNS, Run, all_runs, check_vacant, find_run, point_last
 from kdc.distill.settings.config import Config, resolve
@@ -31,7 +32,7 @@ def test_create_writes_card_and_configuration(tmp_path: Path) -> None:
     run = Run.create("kt_a_b_c", config, kind="distill", seed=3)
     assert run.path.parent == tmp_path / RUNS and re.fullmatch(r"\d{8}-\d{6}_kt_a_b_c", run.path.name)
     card = json.loads((run.path / "run.json").read_text())
-    assert card == run.card
+    assert card == run.read()
     assert (card["status"], card["kind"], card["seed"], card["name"]) == ("running", "distill", 3, run.path.name)
     assert card["command"][0] == "kdc" and {"kdc", "python", "torch", "numpy"} <= card["versions"].keys()
     assert run.config == config
@@ -175,9 +176,9 @@ def test_record_and_seal(tmp_path: Path) -> None:
     (run.export / "gone.onnx").symlink_to(run.export / "nowhere")
     run.seal()
     card = Run(run.path).card
-    assert card["status"] == "finished" and card["final"] == {"miou": 0.5}
-    assert card["files"].keys() == {"config.yaml", "checkpoints/best.safetensors"}
-    assert card["files"]["checkpoints/best.safetensors"] == hashlib.sha256(b"weights").hexdigest()
+    assert card.status == "finished" and card.final == FinalScores(miou=0.5)
+    assert card.files.keys() == {"config.yaml", "checkpoints/best.safetensors"}
+    assert card.files["checkpoints/best.safetensors"] == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_records_leave_out_a_half_line() -> None:

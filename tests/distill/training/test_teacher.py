@@ -12,6 +12,7 @@ from kdc.distill.batch import Batch
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.output import Output
+from kdc.distill.run.card import DataCard, TeacherCard
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
@@ -19,7 +20,7 @@ from kdc.distill.training import teacher
 from kdc.distill.training.teacher import Teacher, check_teacher, find_teacher, reopen_teacher
 
 NAME, CLASSES = "pspnet-mv2_035", 5
-DATA: dict[str, Any] = {"name": "streets", "source": "streets", "num_classes": CLASSES, "fingerprint": "f" * 8}
+DATA = DataCard("streets", "streets", num_classes=CLASSES, fingerprint="f" * 8)
 
 
 def config(**model: Any) -> Config:
@@ -30,7 +31,7 @@ def trained(day: int, **card: Any) -> Run:
     """Make a run as a training leaves it, with weights of its own."""
     stride = card.pop("stride", 8)
     network = models.build(card.pop("network", NAME), card.pop("classes", CLASSES), output_stride=stride, seed=day)
-    values = {"kind": "train", "status": "finished", "student": network.spec(), "data": DATA} | card
+    values = {"kind": "train", "status": "finished", "student": network.spec().to_dict(), "data": DATA.to_dict()} | card
     run = Run.create(f"day{day}", Config(), created=f"2026-01-{day:02}T00:00:00", **values)
     save_student(run.checkpoints / "best.safetensors", network, {})
     run.unlock()
@@ -38,7 +39,7 @@ def trained(day: int, **card: Any) -> Run:
 
 
 def same(found: Teacher | None, run: Run) -> bool:
-    return found is not None and found.card["run"] == str(run.path)
+    return found is not None and found.card.run == str(run.path)
 
 
 def test_by_network_the_newest_finished_run_of_it_on_this_data() -> None:
@@ -46,7 +47,7 @@ def test_by_network_the_newest_finished_run_of_it_on_this_data() -> None:
     old, new = trained(1), trained(2, kind="teacher")
     trained(3, status="stopped")
     trained(4, kind="distill")
-    trained(5, data=DATA | {"fingerprint": "other"})
+    trained(5, data=DATA.to_dict() | {"fingerprint": "other"})
     trained(6, stride=16)
     trained(7, network="pspnet-mv2_050")
     for name in ("mv2_035", NAME):
@@ -61,9 +62,9 @@ def test_by_network_the_newest_finished_run_of_it_on_this_data() -> None:
 def test_the_teacher_is_frozen_and_its_card_says_which_file() -> None:
     run = trained(1)
     found = find_teacher(config(teacher=run.path.name), DATA)
-    assert found and same(found, run) and run.path.name in found.card["source"]
+    assert found and same(found, run) and run.path.name in found.card.source
     assert not found.model.training and not any(p.requires_grad for p in found.model.parameters())
-    assert found.card["file"] == str(run.checkpoints / "best.safetensors")
+    assert found.card.file == str(run.checkpoints / "best.safetensors")
     again = reopen_teacher(found.card)
     assert all(torch.equal(a, b) for a, b in zip(again.model.state_dict().values(), found.model.state_dict().values()))
 
@@ -74,7 +75,7 @@ def test_by_run_and_by_file() -> None:
         assert same(find_teacher(config(teacher=name), DATA), run)
     file = run.checkpoints / "best.safetensors"
     found = find_teacher(config(teacher=str(file)), DATA)
-    assert found and found.card["file"] == str(file) and found.model.name == NAME
+    assert found and found.card.file == str(file) and found.model.name == NAME
 
 
 def test_what_is_no_teacher(tmp_path: Path) -> None:
@@ -183,21 +184,21 @@ def test_the_check_against_chance(
 ) -> None:
     data = open_data("builtin", "val", size=(32, 64), val_count=4)
     monkeypatch.setattr(teacher, "model_predictor", lambda model, device: Known(data, share))
-    one = Teacher(models.build(NAME, data.num_classes), {"name": NAME})
+    one = Teacher(models.build(NAME, data.num_classes), TeacherCard(NAME))
     if teaches:
         check_teacher(one, data, torch.device("cpu"))
         assert "chance" in capsys.readouterr().out
     else:  # the commonest class everywhere is what chance means
         with pytest.raises(WeightsError, match=r"knows nothing of this data.*kdc train"):
             check_teacher(one, data, torch.device("cpu"))
-    check = one.card["check"]
-    assert check["images"] == 4 and 0 < check["chance"] < 0.2
-    assert check["miou"] == pytest.approx(1.0 if share == 1 else check["miou"])
-    assert share > 0 or check["miou"] == pytest.approx(check["chance"], rel=0.3)
+    check = one.card.check
+    assert check and check.images == 4 and 0 < check.chance < 0.2
+    assert check.miou == pytest.approx(1.0 if share == 1 else check.miou)
+    assert share > 0 or check.miou == pytest.approx(check.chance, rel=0.3)
 
 
 def test_without_labels_the_check_is_skipped_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     data = open_data("builtin", "val", size=(32, 64), val_count=2)
     data.labelled = False
-    check_teacher(Teacher(models.build(NAME, 11), {"name": NAME}), data, torch.device("cpu"))
+    check_teacher(Teacher(models.build(NAME, 11), TeacherCard(NAME)), data, torch.device("cpu"))
     assert "skipped" in capsys.readouterr().out

@@ -210,14 +210,14 @@ def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision:
     from kdc.calib.cast import cast_half
     from kdc.distill.models import build
     from kdc.export.to_onnx import export_onnx
-    from kdc.export.to_trt import build_engine
+    from kdc.export.to_trt import BuildFlags, build_engine
 
     settings: dict[str, Any] = {"size": (64, 128), "dynamic_batch": True}
     full = export_onnx(build("pspnet-mv2_050", 5, seed=1).eval(), tmp_path / "m.onnx", **settings)
     source = tmp_path / "m.fp16.onnx" if precision == "fp16" else full
     if precision == "fp16":
         cast_half(full, source)
-    made = build_engine(source, tmp_path / "m.engine", batches=(1, 2, 4), tf32=False)
+    made = build_engine(source, tmp_path / "m.engine", BuildFlags(batches=(1, 2, 4), tf32=False))
     assert made["proof"]["by_time"] and made["proof"]["reasons"] == []
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 128, 3), np.uint8)
     with open_runtime(full) as reference:

@@ -1,0 +1,47 @@
+"""The values that rebuild a network; they travel in run.json and with every checkpoint and exported file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .preprocess import IMAGENET, Preprocess
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What ``models.build`` is called with, beside the seed."""
+
+    name: str = ""
+    num_classes: int = 0
+    output_stride: int = 8
+    aux: bool = True
+    dropout: float | None = None
+    preprocess: Preprocess = IMAGENET
+    in_channels: int = 3
+    heads: str = "v1"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "NetworkSpec":
+        """Undo ``to_dict``; keys that are missing keep their defaults."""
+        known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
+        if "preprocess" in known:
+            known["preprocess"] = Preprocess.from_dict(known["preprocess"])
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "output_stride": self.output_stride,
+            "aux": self.aux,
+            "dropout": self.dropout,
+            "preprocess": self.preprocess.to_dict(),
+            # named only where they are not what they were before there was a choice
+            **({"in_channels": 4} if self.in_channels == 4 else {}),
+            **({} if self.heads == "v1" else {"heads": self.heads}),
+        }
+
+
+#: of a run that does not say which network it holds
+UNKNOWN = NetworkSpec()
