@@ -66,7 +66,7 @@ def test_out_may_be_empty_but_hold_nothing_else(tmp_path: Path) -> None:
 def test_one_process_holds_a_run(tmp_path: Path) -> None:
     run = Run.create("x", Config())
     code = (
-        "import sys; from kdc.distill.run import Run; from kdc.distill.errors import BusyError\n"
+        "import sys; from kdc.distill.run.folder import Run; from kdc.distill.errors import BusyError\n"
         "try: Run(sys.argv[1]).lock()\nexcept BusyError as e: print(e.exit_code)\nelse: print('free')"
     )
 
