@@ -16,8 +16,10 @@ from .distill.errors import KdcError, UsageError, closest
 from .export import commands as export
 
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
-for room in (distill, deploy, calib, export):
+for room in (distill, deploy):
     room.register(app)
+calib.register(app, export.export_like)  # --qat writes its network by the exporter of the room above
+export.register(app)
 
 
 def _print_version(wanted: bool) -> None:
@@ -28,7 +30,6 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
@@ -37,8 +38,6 @@ def options(
     ] = False,
 ) -> None:
     """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
-    # the calibration room writes the network that it has trained on, by the exporter of the room above it
-    context.obj = {"export_like": export.export_like}
 
 
 @app.command()
@@ -54,7 +53,7 @@ def demo(
 
     result = run_demo(seed)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

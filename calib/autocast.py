@@ -1,16 +1,15 @@
-"""The half-precision cast by NVIDIA ModelOpt's AutoCast, where that is installed."""
+"""The half-precision cast by NVIDIA ModelOpt's AutoCast: ``--caster modelopt``."""
 
-import importlib.util
 import re
 from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 from onnx import TensorProto
 
 from ..deploy.artefacts.safe_onnx import save_own
-from ..distill import console
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
 from ..distill.run.files import replacing
@@ -18,14 +17,21 @@ from .cast import BLOCKED, LOW, CastReport, examined
 from .onnx_graph import before_network, finished, load_named
 
 
-def modelopt_version() -> str | None:
-    """Return the version of ModelOpt, None where it is not installed."""
-    if importlib.util.find_spec("modelopt") is None:
-        return None
+def modelopt_version() -> str:
+    """Return the version of ModelOpt."""
     try:
         return metadata.version("nvidia-modelopt")
     except metadata.PackageNotFoundError:
         return "of unknown version"
+
+
+def tool() -> ModuleType:
+    """Import AutoCast.
+
+    Raises:
+        ExportError: ModelOpt is not installed.
+    """
+    return need("modelopt.onnx.autocast", "modelopt")
 
 
 def autocast(
@@ -36,24 +42,24 @@ def autocast(
     block_nodes: Collection[str] = (),
     largest: Mapping[str, float] | None = None,
 ) -> CastReport:
-    """Do as ``cast_half`` does, with the casts that AutoCast chooses.
+    """Write a half-precision file as ``cast_half`` does, with the casts that AutoCast chooses.
 
-    AutoCast's own look at the activations is switched off: it takes one input, ``largest`` is of all images.
+    AutoCast's own examination of the activations is off: it takes one input, ``largest`` is of all images.
 
     Raises:
         ExportError: AutoCast cannot be imported or refuses the graph.
     """
-    convert = need("modelopt.onnx.autocast", "modelopt").convert_to_mixed_precision
+    convert = tool().convert_to_mixed_precision
     model = load_named(str(source))
     report = CastReport(low, caster=f"ModelOpt {modelopt_version()} AutoCast")
     high = [*block_nodes, *before_network(model.graph), *examined(model.graph, largest or {}, report)]
-    console.note(f"{report.caster} casts {source.name}; without ModelOpt kdc's own pass would")
+
     with replacing(target) as beside:
         named = beside.with_name(f"{beside.name}.named.onnx")
         try:
             onnx.save(model, str(named))
             with quiet():
-                made = convert(
+                cast = convert(
                     onnx_path=str(named),
                     low_precision_type=low,
                     nodes_to_exclude=[f"^{re.escape(name)}$" for name in dict.fromkeys(high)],
@@ -66,10 +72,11 @@ def autocast(
             raise ExportError(f"{report.caster} cannot cast {source.name}: {str(error).strip()[:200]}") from error
         finally:
             named.unlink(missing_ok=True)
-        made.metadata_props.MergeFrom(p for p in model.metadata_props if p.key not in _keys(made))
-        made = finished(made, low)
-        save_own(made, beside)
-    _count(made, report)
+        cast.metadata_props.MergeFrom(p for p in model.metadata_props if p.key not in _keys(cast))
+        cast = finished(cast, low)
+        save_own(cast, beside)
+
+    _count(cast, report)
     return report
 
 

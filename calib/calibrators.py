@@ -1,4 +1,4 @@
-"""From a histogram to the range that is worth representing: minmax, entropy, percentile, MSE.
+"""From a histogram to the range that the quantised grid covers: minmax, entropy, percentile, MSE.
 
 Entropy is the threshold of the smallest Kullback-Leibler divergence (Migacz, "8-bit inference with TensorRT", GTC
 2017).
@@ -16,14 +16,14 @@ from .histograms import BINS, Histogram
 CALIBRATORS = ("minmax", "entropy", "percentile", "mse")
 #: share of the values that percentile keeps
 KEPT = 0.9999
-#: thresholds that entropy and MSE try
-_TRIED = 100
-#: levels that entropy merges the magnitudes to
+#: how many thresholds entropy and MSE try
+_THRESHOLDS = 100
+#: levels that entropy merges the bins of magnitudes into
 _LEVELS = 128
 
 
-def check(calibrator: str, grid: str) -> None:
-    """Refuse a calibrator that is not known, or says nothing about a grid, with a UsageError."""
+def check_calibrator(calibrator: str, grid: str) -> None:
+    """Refuse an unknown calibrator, or one that does not suit the grid, with a UsageError."""
     if calibrator not in CALIBRATORS:
         raise UsageError(
             f"calibrator '{calibrator}' is not known; accepted: {', '.join(CALIBRATORS)}"
@@ -34,41 +34,41 @@ def check(calibrator: str, grid: str) -> None:
 
 
 def ranges(histograms: Mapping[str, Histogram], calibrator: str, grid: str) -> dict[str, tuple[float, float]]:
-    """Return the range of each tensor, zero always within."""
-    check(calibrator, grid)
+    """Return the range of each tensor; every range holds zero."""
+    check_calibrator(calibrator, grid)
     return {name: limits(each, calibrator, grid) for name, each in histograms.items()}
 
 
-def limits(seen: Histogram, calibrator: str, grid: str) -> tuple[float, float]:
-    """Return the range ``(low, high)`` to represent on ``grid``; ``low <= 0 <= high``, within what was seen."""
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if calibrator == "minmax" or not seen.counts.any():
+def limits(histogram: Histogram, calibrator: str, grid: str) -> tuple[float, float]:
+    """Return the range ``(low, high)`` to represent on ``grid``; ``low <= 0 <= high``, within the observed values."""
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if calibrator == "minmax" or not histogram.counts.any():
         return low, high
     if calibrator == "percentile":
-        below, above = _tails(seen)
+        below, above = _tails(histogram)
         return max(low, min(below, 0.0)), min(high, max(above, 0.0))
     find = _by_entropy if calibrator == "entropy" else _by_error
-    threshold = find(seen, low, high, grid)
+    threshold = find(histogram, low, high, grid)
     return max(low, -float(threshold)), min(high, float(threshold))
 
 
-def _tails(seen: Histogram) -> tuple[float, float]:
-    """Cut half of what is not ``KEPT`` at each end, to the outer edge of the bin in which that falls."""
-    counts = seen.counts.copy()
-    counts[BINS] += seen.zeros
+def _tails(histogram: Histogram) -> tuple[float, float]:
+    """Cut half of the share beyond ``KEPT`` at each end, at the outer edge of the bin in which the cut falls."""
+    counts = histogram.counts.copy()
+    counts[BINS] += histogram.zeros
     beyond = (1 - KEPT) / 2 * counts.sum()
     up = np.cumsum(counts)
     first = int(np.searchsorted(up, beyond, side="right"))
     last = int(np.searchsorted(up, counts.sum() - beyond, side="left"))
-    width = seen.reach / BINS
+    width = histogram.reach / BINS
     return (first - BINS) * width, (last + 1 - BINS) * width
 
 
-def _by_entropy(seen: Histogram, low: float, high: float, grid: str) -> float:
-    counts = seen.magnitudes().astype(np.float64)
+def _by_entropy(histogram: Histogram, low: float, high: float, grid: str) -> float:
+    counts = histogram.magnitudes().astype(np.float64)
     top = int(np.flatnonzero(counts)[-1]) + 1
-    best, found = np.inf, top
-    for end in _tries(_LEVELS, top):
+    best, best_end = np.inf, top
+    for end in _thresholds(_LEVELS, top):
         kept = counts[:end]
         clipped = kept.copy()
         clipped[-1] += counts[end:].sum()
@@ -78,45 +78,45 @@ def _by_entropy(seen: Histogram, low: float, high: float, grid: str) -> float:
         merged = np.repeat(level, np.diff(starts, append=end)) * used
         divergence = _divergence(clipped, merged)
         if divergence < best:
-            best, found = divergence, end
-    return found * seen.reach / BINS
+            best, best_end = divergence, end
+    return best_end * histogram.reach / BINS
 
 
-def _tries(least: int, top: int) -> Iterable[int]:
-    """Thresholds in bins; a tensor that fills fewer bins than there are levels keeps its whole range."""
-    return np.unique(np.linspace(least, top, _TRIED).astype(int)) if top > least else [max(top, least)]
+def _thresholds(least: int, top: int) -> Iterable[int]:
+    """Return thresholds in bins; a tensor that fills fewer bins than there are levels keeps its whole range."""
+    return np.unique(np.linspace(least, top, _THRESHOLDS).astype(int)) if top > least else [max(top, least)]
 
 
 def _divergence(p: np.ndarray, q: np.ndarray) -> float:
     live = p > 0
-    # the last bin may hold nothing but what was clipped into it: a little, so that its divergence is finite
+    # the last bin may hold only clipped values: a small number keeps its divergence finite
     q = np.maximum(q[live], 1e-4)
     p, q = p[live] / p.sum(), q / q.sum()
     return float((p * np.log(p / q)).sum())
 
 
-def _by_error(seen: Histogram, low: float, high: float, grid: str) -> float:
-    used = np.flatnonzero(seen.counts)
-    centres = (used + 0.5 - BINS) * (seen.reach / BINS)
-    weight = seen.counts[used].astype(np.float64)
-    best, found = np.inf, max(-low, high)
-    for share in np.linspace(1, 0.1, _TRIED):
+def _by_error(histogram: Histogram, low: float, high: float, grid: str) -> float:
+    used = np.flatnonzero(histogram.counts)
+    centres = (used + 0.5 - BINS) * (histogram.reach / BINS)
+    weight = histogram.counts[used].astype(np.float64)
+    best, best_threshold = np.inf, max(-low, high)
+    for share in np.linspace(1, 0.1, _THRESHOLDS):
         threshold = share * max(-low, high)
         kept = max(low, -threshold), min(high, threshold)
         error = float((weight * (rounded(centres, kept, grid) - centres) ** 2).sum())
         if error < best:
-            best, found = error, threshold
-    return found
+            best, best_threshold = error, threshold
+    return best_threshold
 
 
 def scale_of(kept: tuple[float, float], grid: str) -> float:
-    """Return the step of a grid that just holds a range."""
+    """Return the step of the finest grid that covers a range."""
     low, high = kept
     return (high - low if grid == "u8" else max(-low, high)) / TOP[grid]
 
 
 def rounded(values: np.ndarray, kept: tuple[float, float], grid: str) -> np.ndarray:
-    """Return what becomes of float64 values on a grid that holds the range ``kept``."""
+    """Round float64 values to a grid that covers the range ``kept``."""
     step = scale_of(kept, grid)
     if step == 0:
         return np.zeros_like(values)

@@ -1,4 +1,4 @@
-"""From a float32 ONNX graph to a float16 or bfloat16 one: the casts stand in it, as strongly typed TensorRT wants."""
+"""From a float32 ONNX graph to a float16 or bfloat16 one, with explicit casts, as strongly typed TensorRT needs."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,35 +15,35 @@ from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run.files import replacing
 from .onnx_graph import consumers, finished, short
 
-#: sums over thousands of pixels, which overflow or lose their last digits in float16
+#: sums over thousands of pixels, which overflow or lose precision in float16
 BLOCKED = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
-#: what defines its own types, so that nothing is gained or something breaks by casting around it
+#: operators that define their own types: a cast around them gains nothing, or breaks them
 _TYPED = frozenset(
     {"Cast", "Constant", "ConstantOfShape", "Shape", "Size", "Range", "RandomNormal", "RandomUniform", "EyeLike"}
 )
-#: what reads the shape of a value and not its type
+#: operators that read the shape of a value and not its type
 _BLIND = frozenset({"Shape", "Size"})
-#: layers with weights: what stands before the first of them prepares the image and stays in float32
+#: layers with weights: the nodes before the first of them prepare the image and stay in float32
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-#: these take the type of what they stand beside
+#: these take the type of their neighbours
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
-#: inputs that the operator's definition wants in float32, by position
+#: inputs that are float32 by the operator's definition, by position
 _ALWAYS_FLOAT = {"Resize": (1, 2)}
 #: the largest finite float16
 LARGEST = float(np.finfo(np.float16).max)
-#: an activation beyond this share of the range on calibration images may leave it on others
+#: an activation beyond this share of the range on calibration images may exceed it on others
 HEADROOM = 0.5
 #: name -> type, and the largest number that it holds
 LOW = {"fp16": (TensorProto.FLOAT16, LARGEST), "bf16": (TensorProto.BFLOAT16, float(np.finfo(np.float32).max))}
 #: the first opset whose convolutions take bfloat16
 BF16_OPSET = 22
-#: nodes with the largest values that the report names
+#: how many nodes with the largest values the report names
 _NAMED = 10
 
 
 @dataclass
 class CastReport:
-    """What ``cast_half`` did."""
+    """How a graph was cast."""
 
     #: "fp16" or "bf16"
     low: str = "fp16"
@@ -54,13 +54,13 @@ class CastReport:
     float_nodes: list[str] = field(default_factory=list)
     initializers: int = 0
     casts: int = 0
-    #: initialiser -> how many of its values lay beyond the range and were set to its end
+    #: initialiser -> how many of its values were beyond the range and were clamped to it
     clamped: dict[str, int] = field(default_factory=dict)
     #: values that became zero, over all initialisers
     flushed: int = 0
-    #: node -> largest magnitude that it reads or gives on the calibration images: the nodes with the largest
+    #: node -> largest magnitude of its inputs and outputs on the calibration images, for the nodes with the largest
     largest: dict[str, float] = field(default_factory=dict)
-    #: those beyond or near the end of the range, which therefore stay in float32
+    #: nodes beyond or near the end of the range, which therefore stay in float32
     overflowing: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,10 +68,11 @@ class CastReport:
         return asdict(self)
 
     def line(self) -> str:
-        """Say it in one line."""
+        """Summarise the cast in one line."""
         name = {"fp16": "float16", "bf16": "bfloat16"}[self.low]
         by = "" if self.caster == "kdc" else f" ({self.caster})"
         text = f"{self.half_nodes} nodes in {name}{by}, {len(self.float_nodes)} in float32, {self.casts} casts"
+
         if self.largest:
             node, value = next(iter(self.largest.items()))
             text += f"; largest activation {value:.4g} at {node}"
@@ -92,15 +93,15 @@ def cast_half(
     block_nodes: Collection[str] = (),
     largest: Mapping[str, float] | None = None,
 ) -> CastReport:
-    """Write a half-precision twin of an ONNX file; inputs, outputs and metadata stay as they are.
+    """Write a half-precision copy of an ONNX file; inputs, outputs and metadata stay as they are.
 
     Args:
         source: a float32 file, weights inside.
-        target: where the twin goes, atomically.
+        target: where the copy goes, atomically.
         low: "fp16" or "bf16".
         block_nodes: names of nodes that stay in float32.
         largest: the largest magnitude of each activation on real images: nodes near the end of the range of ``low``
-            stay in float32 and are told.
+            stay in float32 and are reported.
 
     Raises:
         WeightsError: ``source`` cannot be read.
@@ -119,7 +120,7 @@ def cast_half(
 
 
 def raised(model: ModelProto, low: str) -> ModelProto:
-    """Return the graph in an opset that has convolutions of the low type: bfloat16 ones came with opset 22."""
+    """Return the graph in an opset with convolutions of the low type: bfloat16 needs opset 22."""
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
     return version_converter.convert_version(model, BF16_OPSET) if low == "bf16" and opset < BF16_OPSET else model
 
@@ -132,9 +133,9 @@ def cast_model(
     block_nodes: Collection[str] = (),
     largest: Mapping[str, float] | None = None,
 ) -> CastReport:
-    """Do the work of ``cast_half`` in place; shapes of inner values are dropped, to be inferred anew.
+    """Cast a graph in place; the shapes of its inner values are dropped, to be inferred anew.
 
-    A graph with Q/DQ pairs may be cast, too: their scales take the type of what stands beside them.
+    A graph with Q/DQ pairs may be cast, too: their scales take the type of their neighbours.
     """
     graph, half_type = model.graph, LOW[low][0]
     if any(
@@ -145,48 +146,52 @@ def cast_model(
         )
     for name in set(block_nodes) - {node.name for node in graph.node}:
         raise ExportError(f"no node named {name!r} in the graph{closest(name, [node.name for node in graph.node])}")
+
+    # which nodes are cast
     floats = _float_values(model)
     report = CastReport(low)
     beyond = examined(graph, largest or {}, report)
     half = _half_nodes(graph, floats, set(block_ops), {*block_nodes, *beyond}, report)
+
     weights = {tensor.name: tensor for tensor in graph.initializer}
     outputs = {value.name for value in graph.output}
-    made: dict[tuple[str, int], str] = {}  # (value, type) -> the name under which it exists in that type
+    twins: dict[tuple[str, int], str] = {}  # (value, type) -> the name of its copy in that type
     types: dict[str, int] = dict.fromkeys(floats, int(TensorProto.FLOAT))
     nodes: list[onnx.NodeProto] = []
 
-    def in_type(name: str, wanted: int) -> str:
-        if types[name] == wanted:
+    def in_type(name: str, kind: int) -> str:
+        if types[name] == kind:
             return name
-        if (name, wanted) not in made:
-            made[name, wanted] = twin = f"{name}_{low if wanted == half_type else 'fp32'}"
+        if (name, kind) not in twins:
+            twins[name, kind] = twin = f"{name}_{low if kind == half_type else 'fp32'}"
             if name in weights:
                 graph.initializer.append(_to_half(weights[name], twin, report))
             else:
-                nodes.append(helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=wanted))
+                nodes.append(helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=kind))
                 report.casts += 1
-        return made[name, wanted]
+        return twins[name, kind]
 
     for index, node in enumerate(graph.node):
         if node.op_type in _BLIND:
             nodes.append(node)
             continue
-        wanted = half_type if index in half else TensorProto.FLOAT
+        kind = half_type if index in half else TensorProto.FLOAT
         for position, name in enumerate(node.input):
             if name in floats:
-                kept = position in _ALWAYS_FLOAT.get(node.op_type, ())
-                node.input[position] = in_type(name, TensorProto.FLOAT if kept else wanted)
+                fixed = position in _ALWAYS_FLOAT.get(node.op_type, ())
+                node.input[position] = in_type(name, TensorProto.FLOAT if fixed else kind)
         nodes.append(node)
         if index not in half:
             continue
         for position, name in enumerate(node.output):
             if name in outputs and name in floats:
                 node.output[position] = inner = f"{name}_{low}"
-                made[name, half_type] = inner
+                twins[name, half_type] = inner
                 nodes.append(helper.make_node("Cast", [inner], [name], name=f"cast_{name}", to=TensorProto.FLOAT))
                 report.casts += 1
             elif name in floats:
                 types[name] = half_type
+
     used = {name for node in nodes for name in node.input}
     kept_weights = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -196,28 +201,28 @@ def cast_model(
 
 
 def _float_values(model: ModelProto) -> set[str]:
-    """Return the names of all float32 values: inputs, initialisers and what nodes make."""
+    """Return the names of all float32 values: inputs, initialisers and outputs of nodes."""
     graph = shape_inference.infer_shapes(model, strict_mode=True).graph
     values = [*graph.input, *graph.value_info, *graph.output]
-    found = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return found | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    computed = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return computed | {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
 
 
 def examined(graph: GraphProto, largest: Mapping[str, float], report: CastReport) -> list[str]:
-    """Enter the largest values into the report; return the nodes that may leave the range."""
-    seen = {
+    """Enter the largest values into the report; return the nodes that may exceed the range."""
+    reach = {
         node.name: max((largest[name] for name in [*node.input, *node.output] if name in largest), default=0.0)
         for node in graph.node
         if node.op_type not in _QDQ
     }
-    ranked = sorted(seen.items(), key=lambda item: -item[1])
+    ranked = sorted(reach.items(), key=lambda item: -item[1])
     report.largest = {name: value for name, value in ranked[:_NAMED] if value}
     report.overflowing = {name: value for name, value in ranked if value > HEADROOM * LOW[report.low][1]}
     return list(report.overflowing)
 
 
 def _half_nodes(graph: GraphProto, floats: set[str], ops: set[str], names: set[str], report: CastReport) -> set[int]:
-    behind: set[str] = set()  # values that come out of, or after, a layer with weights
+    behind: set[str] = set()  # outputs of layers with weights, and all values after them
     half: set[int] = set()
     for index, node in enumerate(graph.node):
         started = node.op_type in _WEIGHTED or not behind.isdisjoint(node.input)
@@ -234,7 +239,7 @@ def _half_nodes(graph: GraphProto, floats: set[str], ops: set[str], names: set[s
 
 
 def _half_pairs(graph: GraphProto, half: set[int]) -> set[int]:
-    """Choose the types of Q and DQ: Q as what it reads, DQ as one of those that read it, so that no cast parts them."""
+    """Return the Q and DQ nodes of half type: Q follows its input, DQ one of its readers, and no cast parts them."""
     computed = {name for index in half for name in graph.node[index].output}
     halves = {graph.node[index].output[0] for index in half}
     read = consumers(graph)

@@ -1,8 +1,8 @@
-"""How much a quantised network loses on images that neither its calibration nor its gate looks at."""
+"""How much a quantised network loses on images that neither its calibration nor its gate uses."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..deploy.runtimes.base import Runtime
 from ..distill import console
 from ..distill.errors import DataError
 from ..distill.evaluation.metrics import Scores
+from ..distill.run.records import Record
 
 if TYPE_CHECKING:
     from ..distill.data import Dataset
@@ -20,8 +21,8 @@ IMAGES = 16
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a quantised network is worth beside the float32 one."""
+class Outcome(Record):
+    """Agreement and mIoU of a quantised network against the float32 one."""
 
     #: share of pixels with the same class
     agreement: float
@@ -31,7 +32,7 @@ class Outcome:
     drop: float | None
 
     def short_of(self, agreement: float, drop: float | None) -> float:
-        """Return how far it misses both limits, in points; 0 within. Unlabelled images say nothing about the second."""
+        """Return by how many points it misses both limits, 0 within; mIoU is ignored on unlabelled images."""
         over = 0.0 if drop is None or self.drop is None else max(0.0, self.drop - drop)
         return max(0.0, 100 * (agreement - self.agreement)) + over
 
@@ -41,19 +42,15 @@ class Outcome:
         scores = [f"{100 * self.miou:.2f}", f"{self.drop:+.2f}"] if self.miou is not None else ["-", "-"]
         return [f"{100 * self.agreement:.3f}", *scores]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
 
 def held_out(dataset: "Dataset", used: Sequence[int], count: int = IMAGES, *, seed: int = 0) -> list[int]:
-    """Draw images that were not calibrated on; all but those where fewer are left.
+    """Draw images that were not calibrated on; all of them where fewer than ``count`` are left.
 
     Raises:
-        DataError: calibration has taken every image.
+        DataError: every image was calibrated on.
     """
-    taken = set(used)
-    free = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in taken]
+    calibrated = set(used)
+    free = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in calibrated]
     if not free:
         raise DataError(
             f"all {len(dataset)} images of {dataset.name} {dataset.split} are calibrated on, none is left to compare "
@@ -65,12 +62,12 @@ def held_out(dataset: "Dataset", used: Sequence[int], count: int = IMAGES, *, se
 
 
 class HeldOut:
-    """Images with the float32 network's answers to them, which are computed once."""
+    """Held-out images with the float32 network's masks, which are computed once."""
 
     def __init__(self, reference: Runtime, dataset: "Dataset", indices: Sequence[int]) -> None:
         self._dataset, self._indices = dataset, list(indices)
         self._masks = self._run(reference)
-        self._miou = self._scored(self._masks)
+        self._miou = self._miou_of(self._masks)
 
     @property
     def keys(self) -> list[str]:
@@ -83,7 +80,7 @@ class HeldOut:
         difference = Difference()
         for reference, mask in zip(self._masks, masks, strict=True):
             difference.add_masks(reference[None], mask[None])
-        miou = self._scored(masks)
+        miou = self._miou_of(masks)
         drop = None if miou is None or self._miou is None else 100 * (self._miou - miou)
         return Outcome(difference.agreement, miou, drop)
 
@@ -91,7 +88,7 @@ class HeldOut:
         batch = runtime.spec.batch or 1
         return [runtime.masks(np.repeat(self._dataset.read(i)[0][None], batch, axis=0))[0] for i in self._indices]
 
-    def _scored(self, masks: Sequence[np.ndarray]) -> float | None:
+    def _miou_of(self, masks: Sequence[np.ndarray]) -> float | None:
         if not self._dataset.labelled:
             return None
         scores = Scores.empty(self._dataset.classes)

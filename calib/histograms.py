@@ -1,4 +1,4 @@
-"""What values the tensors of an ONNX graph take on real images: exact extremes, and histograms that double their range.
+"""Statistics of the tensors of an ONNX graph on real images: exact extremes, and histograms that double their range.
 
 The range of a histogram is always a power of two, so widening it merges whole bins: the result does not depend on the
 order of the images, and nothing has to be known in advance.
@@ -23,11 +23,11 @@ from .onnx_graph import activations
 
 #: bins on each side of zero
 BINS = 2048
-#: at most so many values of a tensor enter its histogram per batch; its extremes are those of all values
+#: the most values of a tensor that enter its histogram per batch; its extremes are those of all values
 SAMPLED = 1 << 16
-#: bytes of activations that are held at once
+#: the most bytes of activations in memory at once
 MEMORY = 1 << 29
-#: of the cache file; statistics of another one are collected anew
+#: version of the cache file; a file of another version is collected anew
 FORMAT = 1
 
 
@@ -40,35 +40,35 @@ class Histogram:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude seen."""
+        """The largest magnitude of any value."""
         return float(np.maximum(abs(self.low), abs(self.high)))  # a NaN stays one
 
     def add(self, values: np.ndarray) -> None:
-        """Add values of any shape; where one is not finite, ``largest`` is not either and the rest is not counted."""
+        """Add values of any shape; one that is not finite makes ``largest`` so, and ends the counting."""
         flat = values.reshape(-1)
         least, most = float(flat.min()), float(flat.max())
         self.low, self.high = float(np.minimum(self.low, least)), float(np.maximum(self.high, most))
         if not np.isfinite(self.largest):
             return
         self._widen()
-        # an odd step, which does not fall on the same columns of every row
-        taken = flat[:: max(1, flat.size // SAMPLED) | 1].astype(np.float64)
-        live = taken[taken != 0]
-        self.zeros += taken.size - live.size
-        if live.size:
-            bins = np.floor(live * (BINS / self.reach)).astype(np.int64) + BINS
+        # an odd step, which does not hit the same columns of every row
+        sample = flat[:: max(1, flat.size // SAMPLED) | 1].astype(np.float64)
+        nonzero = sample[sample != 0]
+        self.zeros += sample.size - nonzero.size
+        if nonzero.size:
+            bins = np.floor(nonzero * (BINS / self.reach)).astype(np.int64) + BINS
             self.counts += np.bincount(bins, minlength=2 * BINS)
 
     def _widen(self) -> None:
-        wanted = 2.0 ** int(np.frexp(max(self.largest, 2.0**-100))[1])  # strictly above the largest value
-        while 0 < self.reach < wanted:
+        reach = 2.0 ** int(np.frexp(max(self.largest, 2.0**-100))[1])  # strictly above the largest value
+        while 0 < self.reach < reach:
             merged = np.zeros_like(self.counts)
             merged[BINS // 2 : BINS // 2 + BINS] = self.counts.reshape(-1, 2).sum(1)
             self.counts, self.reach = merged, 2 * self.reach
-        self.reach = self.reach or wanted
+        self.reach = self.reach or reach
 
     def magnitudes(self) -> np.ndarray:
-        """Return how often each magnitude occurs, in ``BINS`` bins over ``[0, reach)``; exact zeros are left out."""
+        """Count the magnitudes in ``BINS`` bins over ``[0, reach)``; exact zeros are left out."""
         return self.counts[BINS:] + self.counts[:BINS][::-1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,16 +80,17 @@ class Histogram:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Histogram":
-        """Rebuild what ``to_dict`` gave."""
-        made = cls()
-        made.low, made.high, made.reach, made.zeros = (values[key] for key in ("low", "high", "reach", "zeros"))
-        made.counts[values["first"] : values["first"] + len(values["counts"])] = values["counts"]
-        return made
+        """Read what ``to_dict`` wrote."""
+        histogram = cls()
+        histogram.low, histogram.high = values["low"], values["high"]
+        histogram.reach, histogram.zeros = values["reach"], values["zeros"]
+        histogram.counts[values["first"] : values["first"] + len(values["counts"])] = values["counts"]
+        return histogram
 
 
 @dataclass
 class Statistics:
-    """A histogram for every activation of a graph, and of what they were taken."""
+    """A histogram for every activation of a graph, and what identifies the images and the file."""
 
     tensors: dict[str, Histogram]
     images: int
@@ -104,7 +105,7 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> "Statistics | None":
-        """Read a cache; None where there is none, it is broken, or it is of another model or of other images."""
+        """Read a cache; None where there is none, it is broken, or it belongs to another model or other images."""
         try:
             values = json.loads(path.read_text())
             if (values["format"], values["fingerprint"], values["bins"]) != (FORMAT, fingerprint, BINS):
@@ -116,7 +117,7 @@ class Statistics:
 
 
 def fingerprint(model: Path, data: str, keys: Sequence[str]) -> str:
-    """Return a sha256 of what statistics depend on: the model's file, the data and which images of it, in any order."""
+    """Return a sha256 of all that statistics depend on: the model's file, the data and its images, in any order."""
     return hashlib.sha256(json.dumps([FORMAT, sha256(model), data, sorted(keys)]).encode()).hexdigest()
 
 
@@ -131,38 +132,41 @@ def collect(path: Path, images: Iterable[np.ndarray], fingerprint: str = "") -> 
     Args:
         path: a file that ``open_runtime`` opens.
         images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing, a batch at a time.
-        fingerprint: what the result is called.
+        fingerprint: of the result.
 
     Raises:
         UsageError: no images, or one that is larger than the network's input.
         NumbersError: an activation is not finite.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
+
     with open_runtime(path) as runtime:
         batch = runtime.spec.batch or 1
         sizes = activations(model.graph)
         session, name = _session(model, list(sizes)), model.graph.input[0].name
-        found = {tensor: Histogram() for tensor in sizes}
+        histograms = {tensor: Histogram() for tensor in sizes}
         passes, count, source = list(_passes(sizes, batch)), 0, iter(images)
+
         while group := list(itertools.islice(source, batch)):
-            x = _prepared(runtime, group, batch)
-            for wanted in passes:
-                made = [x] if wanted == [name] else session.run(wanted, {name: x})
-                for tensor, values in zip(wanted, made, strict=True):
-                    found[tensor].add(values)
-                    if not np.isfinite(found[tensor].largest):
+            x = _input_of(runtime, group, batch)
+            for names in passes:
+                outputs = [x] if names == [name] else session.run(names, {name: x})
+                for tensor, values in zip(names, outputs, strict=True):
+                    histograms[tensor].add(values)
+                    if not np.isfinite(histograms[tensor].largest):
                         raise NumbersError(
                             f"{path.name}: {tensor} is not finite on calibration image {count + 1}; "
                             "the float32 network itself is broken there"
                         )
             count += len(group)
+
     if not count:
         raise UsageError("no calibration images were given; at least 1 is needed")
-    return Statistics(found, count, fingerprint)
+    return Statistics(histograms, count, fingerprint)
 
 
-def _prepared(runtime: Runtime, group: list[np.ndarray], batch: int) -> np.ndarray:
-    """Make one input; where the batch is not full its last image is repeated."""
+def _input_of(runtime: Runtime, group: list[np.ndarray], batch: int) -> np.ndarray:
+    """Return one input batch; where there are too few images the last is repeated."""
     whole = group + [group[-1]] * (batch - len(group))
     if len({image.shape for image in whole}) == 1:
         return runtime.prepare(np.stack(whole))
@@ -171,17 +175,17 @@ def _prepared(runtime: Runtime, group: list[np.ndarray], batch: int) -> np.ndarr
 
 def _session(model: onnx.ModelProto, names: list[str]) -> Any:
     ort = need("onnxruntime", "cpu")
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    known = {value.name for value in [*watched.graph.output, *watched.graph.input]}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    known = {value.name for value in [*observed.graph.output, *observed.graph.input]}
+    observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _passes(sizes: dict[str, int], batch: int) -> Iterable[list[str]]:
-    """Part the tensors so that what one run returns fits into ``MEMORY``; the input is a pass of its own."""
+    """Divide the tensors so that the outputs of one run fit into ``MEMORY``; the input is a pass of its own."""
     names = list(sizes)
     yield names[:1]
     part, held = [], 0

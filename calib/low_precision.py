@@ -1,51 +1,62 @@
-"""One float32 ONNX file and what is to be made of it: writes it with any calibrator, and any nodes left high."""
+"""Low-precision files of one float32 ONNX file: written with any calibrator, and with any nodes left high."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import numpy as np
 from onnx import ModelProto, numpy_helper
 
+from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import UsageError, WeightsError, closest
 from ..distill.run.files import replacing
 from ..distill.settings.config import Quantise
 from ..distill.training.fake_quantise import TOP
-from .autocast import autocast, modelopt_version
-from .calibrators import CALIBRATORS, check, ranges
+from .autocast import autocast, tool
+from .calibration import Calibration
+from .calibrators import CALIBRATORS, check_calibrator, ranges
 from .cast import CastReport, cast_half, cast_model
 from .heldout import HeldOut, Outcome
-from .histograms import Statistics
-from .onnx_graph import WEIGHTED, finished, inputs, load_named, tail
+from .onnx_graph import WEIGHTED, finished, inputs, load_named, makers, tail
 from .openvino_int8 import quantise_for_openvino
 from .ort_int8 import quantise_for_ort
 from .qdq import Quantised, inspect, place, precision_of
 
-#: precision -> the targets that a file of it is for, the default first
+Grid = Literal["u8", "s8", "e4m3"]
+#: precision -> the runtimes that read a file of it, the default first
 TARGETS = {"int8": ("ort", "trt", "openvino"), "fp8": ("trt",), "fp16": ("trt", "ort"), "bf16": ("trt",)}
 #: target -> how it rounds activations to 8 bits
-_GRIDS = {("int8", "ort"): "u8", ("int8", "trt"): "s8", ("fp8", "trt"): "e4m3"}
+_GRIDS: dict[tuple[str, str], Grid] = {("int8", "ort"): "u8", ("int8", "trt"): "s8", ("fp8", "trt"): "e4m3"}
 #: the smallest squared error on the grid: of the four it agreed best for a student trained on CamVid
 CALIBRATOR = "mse"
+#: what casts to FP16 and BF16, the default first
+CASTERS = ("kdc", "modelopt")
+
+
+def check_caster(caster: str) -> None:
+    """Refuse an unknown caster (UsageError), or one that is not installed (ExportError)."""
+    if caster not in CASTERS:
+        raise UsageError(f"--caster {caster!r}: accepted are {' and '.join(CASTERS)}{closest(caster, CASTERS)}")
+    if caster == "modelopt":
+        tool()
 
 
 @dataclass(frozen=True)
 class Form:
-    """What is to be made."""
+    """Target precision and runtime of a low-precision file."""
 
     to: str
     target: str
-    #: what the rest of a quantised graph computes in
+    #: type in which the rest of a quantised graph computes
     high: str = "fp32"
 
     @classmethod
     def of(cls, to: str, target: str | None, high: str | None) -> "Form":
-        """Check what was asked for and fill in what was not.
+        """Check the flags and fill in the defaults.
 
         Raises:
             UsageError: a precision, target or high type that is not accepted, or not together.
@@ -66,13 +77,18 @@ class Form:
         return cls(to, target, high or ("fp16" if target == "trt" and to in ("int8", "fp8") else "fp32"))
 
     @property
-    def grid(self) -> str | None:
-        """How activations are rounded; None for a cast, and where NNCF decides."""
+    def is_cast(self) -> bool:
+        """Whether the file is cast, not quantised."""
+        return self.to in ("fp16", "bf16")
+
+    @property
+    def grid(self) -> Grid | None:
+        """The grid that activations are rounded to; None for a cast, and where NNCF decides."""
         return _GRIDS.get((self.to, self.target))
 
     @property
     def precision(self) -> str:
-        """The precision as the file will say it."""
+        """The precision that the file states."""
         return precision_of(self.grid, self.high) if self.grid else self.to
 
     def path(self, source: Path) -> Path:
@@ -83,56 +99,43 @@ class Form:
         return source.with_name(f"{source.name.removesuffix('.onnx')}.{middle}.{kind}")
 
     def calibrators(self) -> list[str]:
-        """Name the calibrators that say something about this form."""
+        """Name the calibrators that suit this form."""
         return [each for each in CALIBRATORS if self.grid and not (self.grid == "e4m3" and each == "entropy")]
 
     def check(self, calibrator: str | None) -> None:
-        """Refuse a calibrator that is not known, or that is idle here, with a UsageError."""
+        """Refuse an unknown calibrator, or one that has no effect here, with a UsageError."""
         if calibrator is None:
             return
-        check(calibrator, self.grid or "s8")
+        check_calibrator(calibrator, self.grid or "s8")
         if not self.grid:
             why = "NNCF has its own" if self.target == "openvino" else f"--to {self.to} rounds nothing to a range"
             raise UsageError(f"--calibrator {calibrator} does nothing here ({why}): leave it out")
 
 
-class Maker:
-    """Makes files of one form of one float32 file."""
+class LowPrecisionWriter:
+    """Writes files of one form of one float32 file."""
 
     def __init__(
-        self,
-        source: Path,
-        form: Form,
-        statistics: Callable[[], Statistics],
-        images: Callable[[], Iterable[np.ndarray]],
-        fingerprint: str = "",
-        aware: Quantise | None = None,
+        self, form: Form, calibration: Calibration, aware: Quantise | None = None, caster: str = CASTERS[0]
     ) -> None:
         """Take what every file needs.
 
         Args:
-            source: the float32 file.
-            form: what is made of it.
-            statistics: gives those of ``source``; called at most once, and not for NNCF.
-            images: gives the calibration images anew, for NNCF.
-            fingerprint: of the statistics.
-            aware: what the network was trained to feel: its ranges come before those of the statistics.
+            form: of the files.
+            calibration: of the float32 file.
+            aware: the layers and ranges that the network was trained with; they override those of the statistics.
+            caster: what casts to FP16 and BF16, one of ``CASTERS``.
         """
-        self.source, self.form, self._collect, self._images = source, form, statistics, images
-        self.fingerprint, self._aware = fingerprint, aware
-
-    @cached_property
-    def statistics(self) -> Statistics:
-        """Of the float32 file on the calibration images."""
-        return self._collect()
+        self.form, self.calibration, self.source = form, calibration, calibration.source
+        self._aware, self._caster = aware, caster
 
     @cached_property
     def model(self) -> ModelProto:
         """The float32 graph, every node named; not to be changed."""
         return load_named(str(self.source))
 
-    def make(self, out: Path, *, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> Quantised | CastReport:
-        """Write a file and say what was done.
+    def write(self, out: Path, *, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> Quantised | CastReport:
+        """Write a file and report on it.
 
         Args:
             out: where it goes, atomically.
@@ -140,82 +143,88 @@ class Maker:
             keep: names of nodes left high.
         """
         form = self.form
-        if not form.grid and form.target != "openvino":
-            return self._cast(out, keep)
+        if form.is_cast:
+            cast = autocast if self._caster == "modelopt" else cast_half
+            return cast(self.source, out, low=form.to, block_nodes=keep, largest=self._largest())
+
         if form.target == "openvino":
-            report = quantise_for_openvino(self.source, out, self._images(), graph=self.model.graph, keep=keep)
+            report = quantise_for_openvino(self.source, out, self.calibration.images, graph=self.model.graph, keep=keep)
         else:
-            model, facts = self._quantised(calibrator, keep)
+            model, narrow = self._quantised(calibrator, keep)
             with replacing(out) as beside:
                 save_own(model, beside)
-            report = inspect(model.graph)
-            report.precision, report.target, report.calibrator = form.to, form.target, calibrator
-            report.images, report.high = self.statistics.images, form.high
-            for name, value in facts.items():
-                setattr(report, name, value)
-        report.left_high = [*keep, *(name for name in tail(self.model.graph) if name not in keep)]
-        report.bytes_before = self.source.stat().st_size
-        beside = out.with_suffix(".bin")
-        report.bytes_after = out.stat().st_size + (beside.stat().st_size if form.target == "openvino" else 0)
-        return report
+            report = replace(
+                inspect(model.graph),
+                precision=form.to,
+                target=form.target,
+                calibrator=calibrator,
+                images=self.calibration.statistics.images,
+                high=form.high,
+                reduced_range=narrow,
+            )
+
+        return replace(
+            report,
+            left_high=[*keep, *(name for name in tail(self.model.graph) if name not in keep)],
+            bytes_before=self.source.stat().st_size,
+            bytes_after=artefact_bytes(out),
+        )
 
     def score(self, images: HeldOut, *, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> Outcome:
-        """Make a file for a moment and compare it with the float32 one on held-out images."""
+        """Write a temporary file and compare it with the float32 one on held-out images."""
         with tempfile.TemporaryDirectory() as folder:
             path = self.form.path(Path(folder) / self.source.name)
-            self.make(path, calibrator=calibrator, keep=keep)
+            self.write(path, calibrator=calibrator, keep=keep)
             with open_runtime(path) as runtime:
                 return images.score(runtime)
 
-    def written(self, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+    def input_ranges(self, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
         """Return the range that the input of each convolution has in the file, by the name of its node.
 
-        It may be wider than the tensor's own: what is joined or pooled shares one scale.
+        It may be wider than the tensor's own: joined or pooled tensors share one scale.
         """
         grid = self.form.grid
         assert grid is not None
         graph = self._quantised(calibrator, keep)[0].graph
-        made = {name: node for node in graph.node for name in node.output}
+        maker = makers(graph)
         stored = {tensor.name: tensor for tensor in graph.initializer}
-        found = {}
+
+        input_ranges = {}
         for node in graph.node:
-            source = made.get(node.input[0]) if node.op_type in WEIGHTED else None
+            source = maker.get(node.input[0]) if node.op_type in WEIGHTED else None
             if source is not None and source.op_type == "Cast":
-                source = made.get(source.input[0])
+                source = maker.get(source.input[0])
             if source is None or source.op_type != "DequantizeLinear":
                 continue
             step = float(numpy_helper.to_array(stored[source.input[1]]))
             zero = int(numpy_helper.to_array(stored[source.input[2]])) if grid == "u8" else 0
             low, high = (0, int(TOP[grid])) if grid == "u8" else (-TOP[grid], TOP[grid])
-            found[node.name] = (low - zero) * step, (high - zero) * step
-        return found
+            input_ranges[node.name] = (low - zero) * step, (high - zero) * step
+        return input_ranges
 
-    def _fixed(self) -> dict[str, tuple[float, float]]:
-        there, layers = inputs(self.model.graph), self._aware.layers if self._aware else []
-        if missing := [name for name, *_ in layers if name not in there]:
+    def _largest(self) -> dict[str, float]:
+        return {name: each.largest for name, each in self.calibration.statistics.tensors.items()}
+
+    def _trained_ranges(self) -> dict[str, tuple[float, float]]:
+        names, layers = inputs(self.model.graph), self._aware.layers if self._aware else []
+        if missing := [name for name, *_ in layers if name not in names]:
             raise WeightsError(
                 f"the network was trained with a range for {missing[0]}, which {self.source.name} has not; write it "
                 "again: kdc export onnx"
             )
-        return {there[name][0]: (low, high) for name, low, high in layers}
+        return {names[name][0]: (low, high) for name, low, high in layers}
 
-    def _cast(self, out: Path, keep: Sequence[str]) -> CastReport:
-        largest = {name: each.largest for name, each in self.statistics.tensors.items()}
-        how = autocast if modelopt_version() else cast_half
-        return how(self.source, out, low=self.form.to, block_nodes=keep, largest=largest)
-
-    def _quantised(self, calibrator: str, keep: Sequence[str]) -> tuple[ModelProto, dict[str, Any]]:
+    def _quantised(self, calibrator: str, keep: Sequence[str]) -> tuple[ModelProto, bool]:
+        """Return the quantised graph, and whether its weights have 7 bits."""
         form = self.form
         assert form.grid is not None
-        kept = ranges(self.statistics.tensors, calibrator, form.grid) | self._fixed()
+        kept = ranges(self.calibration.statistics.tensors, calibrator, form.grid) | self._trained_ranges()
         if form.target == "ort":
-            narrow = self._aware.narrow if self._aware else None
-            model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=narrow)
-            return finished(model, form.precision, keep), {"reduced_range": narrow}
+            model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=self._aware and self._aware.narrow)
+            return finished(model, form.precision, keep), narrow
         model = ModelProto()
         model.CopyFrom(self.model)
         place(model, kept, grid=form.grid, keep=keep, high=form.high)
         if form.high == "fp16":
-            largest = {name: each.largest for name, each in self.statistics.tensors.items()}
-            cast_model(model, largest=largest)
-        return finished(model, form.precision, keep), {}
+            cast_model(model, largest=self._largest())
+        return finished(model, form.precision, keep), False

@@ -1,4 +1,4 @@
-"""What an ONNX graph is made of: its activations, its classifier, what prepares the image, its blocks."""
+"""The structure of an ONNX graph: its activations, its classifier, its normalisation, its blocks."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -22,34 +22,34 @@ def load_named(path: str) -> ModelProto:
 
 
 def makers(graph: GraphProto) -> dict[str, NodeProto]:
-    """Return the node that makes each value."""
+    """Return the node that computes each value."""
     return {name: node for node in graph.node for name in node.output}
 
 
 def consumers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """Return the nodes that read each value."""
-    found: dict[str, list[NodeProto]] = {}
+    readers: dict[str, list[NodeProto]] = {}
     for node in graph.node:
         for name in dict.fromkeys(node.input):
-            found.setdefault(name, []).append(node)
-    return found
+            readers.setdefault(name, []).append(node)
+    return readers
 
 
 def activations(graph: GraphProto) -> dict[str, int]:
     """Return the input and every float32 value computed from it, with its size in elements for a batch of 1."""
     values = {v.name: v.type.tensor_type for v in [*graph.input, *graph.value_info, *graph.output]}
     image = graph.input[0].name
-    behind, found = {image}, {}
+    behind, sizes = {image}, {}
     if values[image].elem_type == TensorProto.FLOAT:
-        found[image] = _elements(values[image])
+        sizes[image] = _elements(values[image])
     for node in graph.node:
         if node.op_type in ("Shape", "Size") or behind.isdisjoint(node.input):
             continue
         behind.update(node.output)
         for name in node.output:
             if name in values and values[name].elem_type == TensorProto.FLOAT:
-                found[name] = _elements(values[name])
-    return found
+                sizes[name] = _elements(values[name])
+    return sizes
 
 
 def _elements(kind: onnx.TypeProto.Tensor) -> int:
@@ -57,11 +57,11 @@ def _elements(kind: onnx.TypeProto.Tensor) -> int:
 
 
 def tail(graph: GraphProto) -> list[str]:
-    """Name the classifier, which is the last layer with weights, and everything after it."""
-    made = makers(graph)
-    node = made.get(graph.output[0].name)
+    """Name the classifier, which is the last layer with weights, and all nodes after it."""
+    maker = makers(graph)
+    node = maker.get(graph.output[0].name)
     while node is not None and node.op_type not in WEIGHTED:
-        node = made.get(node.input[0]) if node.input else None
+        node = maker.get(node.input[0]) if node.input else None
     if node is None:
         return []
     names, behind = [node.name], set(node.output)
@@ -73,7 +73,7 @@ def tail(graph: GraphProto) -> list[str]:
 
 
 def before_network(graph: GraphProto) -> list[str]:
-    """Name what stands before the first layer with weights: the normalisation of a uint8 input."""
+    """Name the nodes before the first layer with weights: the normalisation of a uint8 input."""
     behind: set[str] = set()
     names = []
     for node in graph.node:
@@ -85,32 +85,32 @@ def before_network(graph: GraphProto) -> list[str]:
 
 
 def groups(graph: GraphProto) -> dict[str, list[str]]:
-    """Part the network into residual blocks, ASPP branches and decoder layers: group -> names of its nodes.
+    """Divide the network into residual blocks, ASPP branches and decoder layers: group -> names of its nodes.
 
     A layer's group is read from the name of its weights, ``model.backbone.layer1.0.conv2.weight`` ->
-    ``backbone.layer1.0``; what has no weights belongs to the layer before it. The classifier and what prepares the
-    image are in none.
+    ``backbone.layer1.0``; a node without weights belongs to the layer before it. The classifier and the normalisation
+    of the image belong to no group.
     """
     weights = {tensor.name for tensor in graph.initializer}
     left_out = {*tail(graph), *before_network(graph)}
     group_of: dict[str, str] = {}
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for node in graph.node:
-        named = next((name for name in node.input[1:2] if name in weights), "")
+        weight = next((name for name in node.input[1:2] if name in weights), "")
         if node.op_type in WEIGHTED:
-            group = _block(named or node.name)
+            group = _block(weight or node.name)
         else:
             group = next((group_of[name] for name in node.input if name in group_of), "")
         if not group:
             continue
         group_of.update(dict.fromkeys(node.output, group))
         if node.name not in left_out:
-            found.setdefault(group, []).append(node.name)
-    return found
+            members.setdefault(group, []).append(node.name)
+    return members
 
 
 def _block(weight: str) -> str:
-    """Cut a weight's name behind its first run of numbers; without numbers the name of the layer is left."""
+    """Cut a weight's name after its first run of numbers; without numbers return the name of the layer."""
     parts = weight.removeprefix("model.").removesuffix(".weight").split(".")
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     if not numbers:
@@ -128,36 +128,36 @@ def resolve(graph: GraphProto, keep: Sequence[str]) -> list[str]:
         UsageError: a name is neither.
     """
     blocks, names = groups(graph), [node.name for node in graph.node]
-    found: list[str] = []
+    nodes: list[str] = []
     for name in keep:
         if name not in blocks and name not in names:
             raise UsageError(f"--keep {name}: no such node or group of the network{closest(name, [*blocks, *names])}")
-        found += blocks.get(name, [name])
-    return list(dict.fromkeys(found))
+        nodes += blocks.get(name, [name])
+    return list(dict.fromkeys(nodes))
 
 
 def inputs(graph: GraphProto) -> dict[str, tuple[str, str]]:
-    """Return what each convolution of the network reads, and the name of its node, by the layer that holds its weights.
+    """Return the input of each convolution, and the name of its node, by the layer that holds its weights.
 
     The exporter names weights by their layers: ``model.backbone.layer1.0.conv1.weight``.
     """
     weights = {tensor.name for tensor in graph.initializer}
-    found = {}
+    layers = {}
     for node in graph.node:
         if node.op_type in WEIGHTED and node.input[1] in weights and node.input[1].endswith(".weight"):
-            found[node.input[1].removeprefix("model.").removesuffix(".weight")] = node.input[0], node.name
-    return found
+            layers[node.input[1].removeprefix("model.").removesuffix(".weight")] = node.input[0], node.name
+    return layers
 
 
 def short(names: Iterable[str], most: int = 3) -> str:
-    """Join some names for one line."""
+    """Join the first names for one line, and count the rest."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more if names else "none"
 
 
 def finished(model: ModelProto, precision: str, left_high: Sequence[str] = ()) -> ModelProto:
-    """Infer the shapes anew, check the graph and write its precision, and what was left high, into its metadata.
+    """Infer the shapes anew, check the graph and write its precision and the nodes left high into its metadata.
 
     Raises:
         ExportError: ONNX's checker refuses it.

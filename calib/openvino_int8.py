@@ -1,8 +1,8 @@
 """Static INT8 for OpenVINO by NNCF's post-training quantisation, from the same images as every other target.
 
-NNCF takes no ranges from outside: it collects its own while it corrects the biases for what quantisation shifts.
-OpenVINO reads files quantised for other runtimes, too, but computes them wrong, so they are not handed to it. Neither
-reports its use over the network here.
+NNCF takes no ranges from outside: it collects its own while it corrects the biases for the shift by quantisation.
+OpenVINO also reads files quantised for other runtimes, but computes them wrong, so it never gets them. Neither reports
+its use over the network here.
 """
 
 import os
@@ -44,7 +44,7 @@ def quantise_for_openvino(
         out: where the network goes.
         images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing.
         graph: of ``source``, every node named.
-        keep: names of nodes to leave in float32; the classifier and what prepares the image are in any case.
+        keep: names of nodes left in float32; the classifier and the normalisation of the image always are.
 
     Raises:
         ExportError: openvino or nncf is missing, or one of them refuses the network.
@@ -56,15 +56,17 @@ def quantise_for_openvino(
     if not pictures:
         raise UsageError("no calibration images were given; at least 1 is needed")
     high = [*keep, *tail(graph), *before_network(graph)]
+
     with open_runtime(source) as runtime, quiet(), signal_stack_kept():
         batch = runtime.spec.batch or 1
+
         try:
             model = ov.Core().read_model(str(source))
             # unfolded, its depthwise convolutions have no constant weights: NNCF would leave them in float32
             fold(model, cf=False)
-            there = {each.get_friendly_name() for each in model.get_ops()}
+            operations = {each.get_friendly_name() for each in model.get_ops()}
             # a convolution with a bias becomes two nodes, of which the second has its name
-            names = [name for node in high for name in (node, f"{node}/WithoutBiases") if name in there]
+            names = [name for node in high for name in (node, f"{node}/WithoutBiases") if name in operations]
             model = nncf.quantize(
                 model,
                 nncf.Dataset(pictures, lambda image: runtime.prepare(np.repeat(image[None], batch, axis=0))),
@@ -77,17 +79,18 @@ def quantise_for_openvino(
             raise ExportError(
                 f"NNCF cannot quantise {source.name}: {str(error).strip().splitlines()[-1][:200]}"
             ) from error
+
         model.set_rt_info('"int8"', ["framework", "kdc.precision"])
         _save(ov, model, out)
-    kept = {*high}
+
     layers = [node for node in graph.node if node.op_type in WEIGHTED]
-    done = sum(node.name not in kept for node in layers)
+    quantised = sum(node.name not in high for node in layers)
     pairs = sum(each.get_type_name() == "FakeQuantize" for each in model.get_ops())
-    return Quantised("int8", "openvino", "nncf", len(pictures), len(layers), done, pairs, pairs)
+    return Quantised("int8", "openvino", "nncf", len(pictures), len(layers), quantised, pairs, pairs)
 
 
 def _save(ov: Any, model: Any, out: Path) -> None:
-    """Write a network; its weights are there before what names them."""
+    """Write a network: first its weights, then the file that names them."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         beside = Path(folder) / out.name

@@ -1,8 +1,8 @@
 """Static INT8 for ONNX Runtime on CPUs: unsigned asymmetric activations, signed per-channel weights, Q/DQ in the graph.
 
-Unsigned activations are what x86's 8-bit dot products (VNNI) want: signed ones run 2.7 times slower there at the same
-accuracy. The scheme is that of Jacob et al., CVPR 2018 (arXiv:1712.05877), the placement ONNX Runtime's, which fuses
-its own kernels by it; the ranges are kdc's.
+x86's 8-bit dot products (VNNI) take unsigned activations: signed ones run 2.7 times slower there at the same accuracy.
+The scheme is that of Jacob et al., CVPR 2018 (arXiv:1712.05877), the placement is ONNX Runtime's, which fuses its own
+kernels by it; the ranges are kdc's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
 from .onnx_graph import before_network, tail
 
-#: What is worth quantising in a convolutional network; sums, softmax and the image's normalisation stay as they are.
+#: operators worth quantising in a convolutional network
 OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
 
 
@@ -32,7 +32,7 @@ def quantise_for_ort(
     Args:
         model: every node named, shapes inferred.
         ranges: of its activations.
-        keep: names of nodes to leave in float32; the classifier and what prepares the image are in any case.
+        keep: names of nodes left in float32; the classifier and the normalisation of the image always are.
         narrow: 7-bit weights, for CPUs whose 8-bit products saturate (default: where this CPU has no VNNI).
 
     Raises:
@@ -44,13 +44,15 @@ def quantise_for_ort(
         name: quantization.TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
+
     narrow = has_vnni() is False if narrow is None else narrow
-    given = ModelProto()
-    given.CopyFrom(model)
+    copy = ModelProto()
+    copy.CopyFrom(model)
+
     try:
         with quiet():
-            made = quantizer(
-                given,
+            work = quantizer(
+                copy,
                 True,  # a scale for every output channel
                 narrow,
                 quantization.QuantType.QInt8,
@@ -61,10 +63,11 @@ def quantise_for_ort(
                 list(OPERATORS),
                 {"ActivationSymmetric": False, "WeightSymmetric": True},
             )
-            made.quantize_model()
-            made.model.topological_sort()
+            work.quantize_model()
+            work.model.topological_sort()
     except (ValueError, RuntimeError, KeyError, IndexError, TypeError) as error:
         raise ExportError(f"ONNX Runtime cannot quantise the network: {str(error).strip().splitlines()[0]}") from error
-    result = made.model.model
+
+    result = work.model.model
     assert isinstance(result, onnx.ModelProto)
     return result, narrow

@@ -1,4 +1,4 @@
-"""Explicit Q/DQ where TensorRT wants it: INT8 and FP8, symmetric, weights per output channel, activations per tensor.
+"""Explicit Q/DQ pairs for TensorRT: INT8 and FP8, symmetric, weights per output channel, activations per tensor.
 
 The scheme is that of Wu et al., "Integer quantization for deep learning inference" (arXiv:2004.09602); the places are
 those of NVIDIA's page "Working with Quantized Types": in front of convolutions, on one branch of a residual sum, with
@@ -7,29 +7,29 @@ activation.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ..distill.errors import ExportError
+from ..distill.run.records import Record
 from ..distill.training.fake_quantise import TOP
 from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
 
-#: what passes quantised values on or reduces them; FP8 has no such kernels
+#: operators that pass quantised values on or reduce them; FP8 has no such kernels
 _PASSING = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize")
-#: what leaves the range as it is, or narrows it a little: one scale on both sides makes it free
+#: operators that keep the range or narrow it a little: with one scale on both sides they cost nothing
 _SAME_RANGE = ("MaxPool", "Resize")
-#: the smallest scale: a normal number of float16, in which scales stand in a half graph; else far below any real one
+#: the smallest scale: a normal float16 number, the type of scales in a half graph; else far below any real scale
 _FLOOR = {"fp16": 2.0**-14, "fp32": 2.0**-60}
-#: opset that brought 8-bit floats, and scales in float16
+#: the first opset with 8-bit floats, and with scales in float16
 OPSET = 19
 
 
-@dataclass
-class Quantised:
-    """What was quantised and what was not."""
+@dataclass(frozen=True)
+class Quantised(Record):
+    """Which part of a graph is quantised, and how."""
 
     precision: str
     target: str
@@ -39,21 +39,17 @@ class Quantised:
     quantised_convolutions: int
     quantize_nodes: int
     dequantize_nodes: int
-    #: what the nodes that are not quantised compute in
+    #: type in which the other nodes compute
     high: str = "fp32"
-    #: nodes left high on purpose: the classifier, what follows it, what was asked for
+    #: nodes left high on purpose: the classifier, the nodes after it, those of --keep
     left_high: list[str] = field(default_factory=list)
     bytes_before: int = 0
     bytes_after: int = 0
-    #: weights use 7 bits, since this CPU's 8-bit products would saturate
+    #: weights use 7 bits, because this CPU's 8-bit products would saturate
     reduced_range: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
     def line(self) -> str:
-        """Say it in one line."""
+        """Summarise it in one line."""
         size = f"{self.bytes_before / 1e6:.1f} -> {self.bytes_after / 1e6:.1f} MB"
         bits = ", 7-bit weights (no VNNI here)" if self.reduced_range else ""
         return (
@@ -63,10 +59,10 @@ class Quantised:
 
 
 def inspect(graph: GraphProto) -> Quantised:
-    """Count what is quantised in a graph: a convolution is, if both its input and its weights come dequantised."""
-    made = {name: node.op_type for node in graph.node for name in node.output}
+    """Count the quantised parts of a graph: a convolution is one if its input and its weights come from a DQ."""
+    origins = {name: node.op_type for node in graph.node for name in node.output}
     convolutions = [node for node in graph.node if node.op_type in WEIGHTED]
-    quantised = [n for n in convolutions if all(made.get(name) == "DequantizeLinear" for name in n.input[:2])]
+    quantised = [n for n in convolutions if all(origins.get(name) == "DequantizeLinear" for name in n.input[:2])]
     kinds = [node.op_type for node in graph.node]
     counts = len(convolutions), len(quantised), kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")
     return Quantised("", "", "", 0, *counts)
@@ -86,8 +82,8 @@ def place(
         model: every node named.
         ranges: of the graph's activations.
         grid: "s8" or "e4m3".
-        keep: names of nodes whose inputs stay high; the classifier and what prepares the image do in any case.
-        high: "fp32" or "fp16", what the rest will be cast to: scales are made to be exact in it.
+        keep: names of nodes whose inputs stay high; those of the classifier and of the normalisation always do.
+        high: "fp32" or "fp16", to which the rest will be cast: the scales are exact in it.
 
     Raises:
         ExportError: the opset is too old.
@@ -97,15 +93,19 @@ def place(
         raise ExportError(
             f"the file is of opset {opset}, this needs {OPSET}; write it again: kdc export onnx --opset 20"
         )
+
+    # which inputs, by which scales
     graph = model.graph
     left_out = {*keep, *tail(graph), *before_network(graph)}
-    wanted = _wanted(graph, left_out, grid, set(ranges))
-    shared = _shared_ranges(graph, wanted, ranges, left_out)
+    quantised = _quantised_inputs(graph, left_out, grid, set(ranges))
+    shared = _shared_ranges(graph, quantised, ranges, left_out)
+    readers = {(node.output[0], position) for name in quantised for node, position in quantised[name]}
+
+    # each pair behind the node that computes its tensor
     writer = _Writer(graph, grid, high)
     nodes: list[NodeProto] = []
-    readers = {(node.output[0], position) for name in wanted for node, position in wanted[name]}
     for name in [value.name for value in graph.input]:
-        if name in wanted:
+        if name in quantised:
             nodes += writer.pair(name, shared[name])
     for node in graph.node:
         if node.op_type == "Conv" and (node.output[0], 0) in readers:
@@ -115,8 +115,9 @@ def place(
                 node.input[position] = f"{name}_dequantized"
         nodes.append(node)
         for name in node.output:
-            if name in wanted:
+            if name in quantised:
                 nodes += writer.pair(name, shared[name])
+
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.initializer[:]
@@ -127,53 +128,53 @@ def place(
 Readers = dict[str, list[tuple[NodeProto, int]]]
 
 
-def _wanted(graph: GraphProto, left_out: set[str], grid: str, known: set[str]) -> Readers:
-    """Find which inputs are to be quantised: tensor -> (node, position) of those that read it so."""
+def _quantised_inputs(graph: GraphProto, left_out: set[str], grid: str, known: set[str]) -> Readers:
+    """Find which inputs are quantised: tensor -> (node, position) of its readers."""
     stored = {tensor.name for tensor in graph.initializer}
-    made, read = makers(graph), consumers(graph)
+    maker, read = makers(graph), consumers(graph)
     depth = _depths(graph)
-    wanted: Readers = {}
+    inputs: Readers = {}
 
-    def want(node: NodeProto, positions: Sequence[int]) -> None:
+    def quantise(node: NodeProto, positions: Sequence[int]) -> None:
         for position in positions:
             if node.input[position] in known:
-                wanted.setdefault(node.input[position], []).append((node, position))
+                inputs.setdefault(node.input[position], []).append((node, position))
 
-    for node in reversed(graph.node):  # from the end, so that it is known whether what comes out is quantised
+    for node in reversed(graph.node):  # from the end, so that it is known whether an output is quantised
         if node.name in left_out:
             continue
         if node.op_type == "Conv" and node.input[1] in stored:
-            want(node, [0])
+            quantise(node, [0])
         elif grid == "e4m3":
             continue
         elif node.op_type == "Add" and stored.isdisjoint(node.input):
-            want(node, _other_branch(node, made, read, depth, left_out))
-        elif node.output[0] in wanted and (node.op_type == "Concat" or node.op_type in _PASSING):
-            want(node, range(len(node.input)) if node.op_type == "Concat" else [0])
-    return wanted
+            quantise(node, _other_branch(node, maker, read, depth, left_out))
+        elif node.output[0] in inputs and (node.op_type == "Concat" or node.op_type in _PASSING):
+            quantise(node, range(len(node.input)) if node.op_type == "Concat" else [0])
+    return inputs
 
 
 def _other_branch(
     node: NodeProto,
-    made: dict[str, NodeProto],
+    maker: dict[str, NodeProto],
     read: dict[str, list[NodeProto]],
     depth: dict[str, int],
     left_out: set[str],
 ) -> list[int]:
-    """Return the input of a residual sum that is quantised: not the convolution with which the sum is fused."""
+    """Return the quantised input of a residual sum: not the convolution that the sum is fused with."""
     fused = [
         (depth[name], position)
         for position, name in enumerate(node.input)
-        if name in made and made[name].op_type == "Conv" and len(read[name]) == 1 and made[name].name not in left_out
+        if name in maker and maker[name].op_type == "Conv" and len(read[name]) == 1 and maker[name].name not in left_out
     ]
     if not fused:
         return []
-    main = max(fused)[1]  # of two convolutions the deeper: the other is the short cut
+    main = max(fused)[1]  # of two convolutions the deeper: the other is the shortcut
     return [position for position in range(len(node.input)) if position != main]
 
 
 def _depths(graph: GraphProto) -> dict[str, int]:
-    """Count the convolutions on the longest way from the input to each value."""
+    """Count the convolutions on the longest path from the input to each value."""
     depth: dict[str, int] = {}
     for node in graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)
@@ -182,10 +183,10 @@ def _depths(graph: GraphProto) -> dict[str, int]:
 
 
 def _shared_ranges(
-    graph: GraphProto, wanted: Readers, ranges: Mapping[str, tuple[float, float]], left_out: set[str]
+    graph: GraphProto, quantised: Readers, ranges: Mapping[str, tuple[float, float]], left_out: set[str]
 ) -> dict[str, tuple[float, float]]:
-    """Give one range to all tensors that must have one scale: those of a concatenation, both sides of a pooling."""
-    parent = {name: name for name in wanted}
+    """Give one range to all tensors that share a scale: those of a concatenation, both sides of a pooling."""
+    parent = {name: name for name in quantised}
 
     def root(name: str) -> str:
         while parent[name] != name:
@@ -193,19 +194,20 @@ def _shared_ranges(
         return name
 
     for node in graph.node:
-        if node.name in left_out or node.output[0] not in wanted:
+        if node.name in left_out or node.output[0] not in quantised:
             continue
         joined = (
             list(node.input) if node.op_type == "Concat" else [node.input[0]] if node.op_type in _SAME_RANGE else []
         )
         for name in joined:
-            if name in wanted:
+            if name in quantised:
                 parent[root(name)] = root(node.output[0])
+
     union: dict[str, tuple[float, float]] = {}
-    for name in wanted:
+    for name in quantised:
         low, high = union.get(root(name), (0.0, 0.0))
         union[root(name)] = min(low, ranges[name][0]), max(high, ranges[name][1])
-    return {name: union[root(name)] for name in wanted}
+    return {name: union[root(name)] for name in quantised}
 
 
 class _Writer:

@@ -1,7 +1,7 @@
 """Child processes for native code that may crash, hang or fill the memory: JSON lines in, JSON lines out.
 
 ``call`` asks one question, ``start`` gives a process that answers many; both run a module of this package, whose
-``main`` hands its work to ``serve``. A user's mistake in the child is raised in the parent as it was there.
+``main`` hands its work to ``serve``. A KdcError of the child is raised in the parent.
 """
 
 import contextlib

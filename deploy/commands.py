@@ -45,8 +45,8 @@ def evaluate(
     blend: Blend = None,
     json: Json = False,
 ) -> None:
-    """Judge a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
-    from .bench.accuracy import evaluate_source, show
+    """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
+    from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
     console.json_mode = json
@@ -57,12 +57,12 @@ def evaluate(
         options=options,
         size=read_size(size),
         limit=limit,
-        windows=Windows.typed(tile, overlap, blend),
+        windows=Windows.from_flags(tile, overlap, blend),
         **described(data, classes, ignore_index),
     )
-    show(result)
+    show_evaluation(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 def report(
@@ -103,10 +103,10 @@ def report(
 
 def doctor(json: Json = False) -> None:
     """Say what this machine has, what it lacks, and the command that cures it."""
-    from .doctor.doctor import examine, show
+    from .doctor.doctor import examine, show_examination
 
     console.json_mode = json
     result = examine()
-    show(result)
+    show_examination(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())

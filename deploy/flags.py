@@ -20,7 +20,10 @@ Provider = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Run engines and packages that kdc did not build.")]
 Buffers = Annotated[
-    str, typer.Option(metavar="auto|pycuda|cuda-python|torch", help="What keeps the GPU memory of TensorRT engines.")
+    str,
+    typer.Option(
+        metavar="auto|pycuda|cuda-python|torch", help="Library that keeps the GPU memory of TensorRT engines."
+    ),
 ]
 CudaGraph = Annotated[bool, typer.Option("--cuda-graph/--no-cuda-graph", help="Start engines as one CUDA graph.")]
 TorchModes = Annotated[
@@ -39,7 +42,7 @@ Tile = Annotated[
     str,
     typer.Option(
         metavar="off|auto|HxW",
-        help="Take larger images in overlapping windows: auto is the size that the network is for.",
+        help="Segment larger images in overlapping windows; auto takes the network's own size.",
     ),
 ]
 Overlap = Annotated[
@@ -106,8 +109,8 @@ def takes_runtime_options(
 
 def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
     """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
-    typed = (("classes", classes), ("ignore_index", ignore_index))
-    options = {key: value for key, value in typed if value is not None}
+    flags = (("classes", classes), ("ignore_index", ignore_index))
+    options = {key: value for key, value in flags if value is not None}
     if options and data is None:
         raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
     return options

@@ -23,7 +23,7 @@ def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, before: np
     Args:
         image: uint8 RGB ``(H, W, 3)``.
         truth: uint8 ``(H, W)``; 255 is ignored.
-        pred: uint8 ``(H, W)``, the mask that is judged.
+        pred: uint8 ``(H, W)``, the mask that is evaluated.
         before: uint8 ``(H, W)``, the mask of the student before, or None.
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)

@@ -24,5 +24,5 @@ class Batch:
     part: int = 0
 
 
-#: gives the generator for what is to be drawn of a batch
+#: gives the generator of a random draw for a batch, by the name of the draw
 Draw = Callable[[str, Batch], torch.Generator]

@@ -1,4 +1,4 @@
-"""What kdc tells people: lines, tables and progress bars on stdout, or on stderr while stdout carries JSON."""
+"""Output for people: lines, tables and progress bars on stdout, or on stderr while stdout carries JSON."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def _console() -> Any:
 
 @lru_cache(maxsize=2)
 def _console_of(stream: TextIO) -> Any:
-    """Return the one console of a stream: what is printed while its bar runs must go above the bar."""
+    """Return the one console of a stream, so that lines go above a bar that is running."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def _console_of(stream: TextIO) -> Any:
 
 #: the bars that are running
 _bars: list[str] = []
-#: what must also stand in the report of the run: choices made, skips, downgrades
+#: lines that the report of the run repeats: choices, skips, downgrades
 notes: list[str] = []
 
 
@@ -70,11 +70,17 @@ def warn(text: str) -> None:
         _console().print(f"! {text}", style="bold yellow", markup=False)
 
 
+def plural(count: int, noun: str) -> str:
+    """Return ``"1 run"``, ``"2 runs"``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; the first column is left-aligned, the others right-aligned unless they have no heading."""
     if _mute():
         return
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
@@ -82,12 +88,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         grid.add_column(column, justify="right" if i and column else "left")
     for row in rows:
         grid.add_row(*(str(cell) for cell in row))
-    from rich.console import Console
 
     if title:
-        say(title)  # as a line of its own: the title of a table is wrapped to the table's width
+        say(title)  # as a separate line: the title of a table is wrapped to the table's width
     console = _console()
-    # of its own width: a wide table may wrap on a narrow terminal, but loses no digit
+    # wider than the terminal if need be: a wide table may wrap there, but loses no digit
     Console(file=console.file, highlight=False, width=max(console.width, 160)).print(grid)
 
 
@@ -107,16 +112,18 @@ def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], 
     """Give ``update(done, text)`` for long work: a bar on a terminal, about ten lines elsewhere."""
     console = _console()
     if _mute() or not console.is_terminal:
-        every, said = max(total // 10, 1), done // max(total // 10, 1)
+        every = max(total // 10, 1)
+        tenth = done // every
 
         def line(done: int, text: str) -> None:
-            nonlocal said
-            if done // every > said or done == total:
-                said = done // every
+            nonlocal tenth
+            if done // every > tenth or done == total:
+                tenth = done // every
                 say(f"{label} {done}/{total} {text}")
 
         yield line
         return
+
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -130,7 +137,7 @@ def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], 
 
 
 def to_json(value: Any) -> str:
-    """Return one line of strict JSON; paths become text, and a NaN is an error rather than an invalid file."""
+    """Return one line of strict JSON; paths become text, and a NaN is an error."""
     return json.dumps(value, allow_nan=False, default=str)
 
 

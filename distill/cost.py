@@ -50,16 +50,18 @@ def macs(model: nn.Module, size: tuple[int, int], *, aux: bool = True, counter: 
             width = (inputs[0].shape[3] + 2 * conv.padding[1] - kw) // sw + 1
         total += height * width * conv.out_channels * (conv.in_channels // conv.groups) * kh * kw
 
+    # the counters hang on the convolutions while the model runs on the meta device
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m not in skipped]
     hooks = [conv.register_forward_hook(count) for conv in convs]
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shapes = {name: torch.empty_like(x, device="meta") for name, x in tensors.items()}
+
     try:
         with torch.no_grad(), _evaluating(model):
             channels = (3, 1) if getattr(model, "in_channels", 3) == 4 else (3,)
             dtype = next(model.parameters()).dtype
-            given = tuple(torch.empty(1, n, *size, device="meta", dtype=dtype) for n in channels)
-            torch.func.functional_call(model, shapes, given)
+            inputs = tuple(torch.empty(1, n, *size, device="meta", dtype=dtype) for n in channels)
+            torch.func.functional_call(model, shapes, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 class KdcError(Exception):
-    """A mistake or a lack that the user can mend; the message says what came, what is accepted and the cure."""
+    """An error that the user can fix; the message names the value, what is accepted and the cure."""
 
     exit_code: int = 1
 
@@ -19,7 +19,7 @@ class UsageError(KdcError):
 
 
 class DataError(KdcError):
-    """Images or labels that are missing, broken or not what the configuration says."""
+    """Images or labels that are missing, broken or other than configured."""
 
     exit_code = 3
 
@@ -75,6 +75,6 @@ def need(module: str, extra: str) -> ModuleType:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name."""
+    """Return the first line of an error's text, or its name."""
     text = str(error).strip()
     return text.splitlines()[0][:200] if text else type(error).__name__

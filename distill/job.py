@@ -1,4 +1,4 @@
-"""One training job from its configuration to a finished run: data, networks, teacher, method, loop, verdict."""
+"""One training job from its configuration to a finished run: data, networks, teacher, method, loop, final scores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from . import console, methods, models
 from .console import note, say, warn
 from .data import Dataset, open_data
-from .data._check import check
+from .data._check import check_data
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
@@ -18,7 +18,7 @@ from .run.baseline import find_baseline
 from .run.card import DataCard, TeacherCard
 from .run.checkpoint import student_file
 from .run.folder import Run, all_runs, check_vacant, find_run, point_last
-from .run.phase_results import Artefacts
+from .run.phase_results import Artefacts, Lineage
 from .settings.config import Config
 from .train import train
 from .training.batches import Batches
@@ -30,7 +30,7 @@ from .training.teacher import Teacher, check_teacher, find_teacher, reopen_teach
 
 @dataclass
 class Parts:
-    """What a configuration names, opened and built, before anything is written."""
+    """The data, networks and method of a configuration, opened and built before anything is written."""
 
     config: Config
     data: Dataset
@@ -55,7 +55,7 @@ def run_job(
     Args:
         config: every setting; ``method.name == "none"`` is plain training without a teacher.
         out: the run folder; by default a new one below ``root`` (``runs/``).
-        root: where runs lie.
+        root: the folder of runs.
         fabric: the launched Fabric, where the caller has one already.
         kind: what run.json calls it; by default ``distill`` or ``train``.
         tuned_from: the run that this one goes on from.
@@ -68,18 +68,14 @@ def run_job(
     fabric = fabric or launch(config)
     kind = kind or ("train" if config.method.name == "none" else "distill")
     if out and fabric.is_global_zero:
-        check_vacant(out)  # told now, not after a teacher was fitted
+        check_vacant(out)  # now, not after a teacher was fitted
     parts = prepare(config, fabric, root)
+
     run = None
     if fabric.is_global_zero:
-        name = "_".join(
-            (
-                config.method.name if parts.teacher else "train",
-                *([_short(parts.teacher.model.name)] if parts.teacher else []),
-                _short(parts.student.name),
-                parts.data.name,
-            )
-        )
+        teacher = [_short(parts.teacher.model.name)] if parts.teacher else []
+        first = config.method.name if parts.teacher else "train"
+        name = "_".join((first, *teacher, _short(parts.student.name), parts.data.name))
         origin = {"tuned_from": tuned_from} if tuned_from else {}
         run = Run.create(name, config, root=root, out=out, **_card(parts, kind, fabric), **origin)
         say(f"run {run.path}")
@@ -91,7 +87,7 @@ def run_job(
 
 
 def resume_job(spec: str | None, *, root: Path | None = None, workers: int | None = None) -> Run:
-    """Go on with an unfinished run exactly where its checkpoint was taken.
+    """Resume an unfinished run exactly where its checkpoint was taken.
 
     Raises:
         UsageError: no such run, or it is finished.
@@ -100,21 +96,25 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     run = find_run(spec, root) if spec else _unfinished(root)
     if run.card.status == "finished":
         raise UsageError(f"{run.path.name} is finished (step {run.card.config_iters}); nothing to resume")
+
     config = run.config
     fabric = launch(config.changed(train__threads=run.card.threads))
     if fabric.is_global_zero:
         run.lock()
     if workers is not None:
         config = config.changed(train__workers=workers)
+
+    # the same data and networks as before
     data, val, data_card = _open(config)
     if data_card.fingerprint != run.card.data.fingerprint:
         raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
     teacher = reopen_teacher(run.card.teacher) if run.card.teacher else None
     student = models.rebuild(run.card.student)
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
-    say(f"run {run.path} goes on")
+
+    say(f"run {run.path} resumed")
     if (device := _device(fabric)) != run.card.device:
-        warn(f"it began on {run.card.device} and goes on on {device}: the numbers will not be the same")
+        warn(f"it began on {run.card.device} and continues on {device}: the numbers will differ")
     if fabric.is_global_zero:
         run.record(status="running")
     return _train(parts, run, fabric, root, resume=True)
@@ -128,11 +128,11 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
     if config.method.name != "none":
         teacher = find_teacher(config, data_card, root, methods.assisted(config.method.name))
         if teacher is None:
-            planned = _fit_teacher(config, data_card, fabric, root, dry=True)
-            _method(
-                config, student, planned, len(data)
-            )  # what is wrong with the method is told before the fit, not after
-            teacher = planned if dry else _fit_teacher(config, data_card, fabric, root, dry=False)
+            plain = _teacher_fit(config, data_card)
+            teacher = _untrained_teacher(plain, data_card)
+            _method(config, student, teacher, len(data))  # a fault of the method shows before the fit, not after
+            if not dry:
+                teacher = _fit_teacher(config, plain, data_card, fabric, root)
         note(f"teacher: {teacher.model.name} from {teacher.card.source}")
         if config.model.teacher_check and val is not None and not dry and teacher.trained:
             check_teacher(teacher, val, fabric.device)
@@ -147,14 +147,17 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
             parts.config, run, fabric, parts.student, parts.method, parts.teacher, batches, parts.val, artefacts, resume
         )
     except (Stopped, NumbersError) as error:  # every process raises these together
-        stopped = isinstance(error, Stopped)
-        _record(run, fabric, **({"status": "stopped"} if stopped else {"status": "failed", "error": str(error)}))
+        if isinstance(error, Stopped):
+            _record(run, fabric, status="stopped")
+        else:
+            _record(run, fabric, status="failed", error=str(error))
         if fabric.global_rank:  # rank 0 says it; Fabric kills rank 0 when another ends with a code, even while it saves
             raise SystemExit(0) from None
         raise
     except BaseException as error:
         _record(run, fabric, status="failed", error=str(error) or type(error).__name__)
         raise
+
     if fabric.is_global_zero:
         run.record(status="finished", final=scores.to_dict() if scores else None)
         if parts.teacher and not parts.teacher.trained:
@@ -166,8 +169,9 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         if run.card.kind != "teacher":
             point_last(run, root)
         run.unlock()
-        shown = ", privileged: it is shown the label" if parts.student.in_channels == 4 else ""
-        result = f": best val mIoU {100 * scores.miou:.2f} %{shown}" if scores else ""
+
+        privileged = ", privileged: it is shown the label" if parts.student.in_channels == 4 else ""
+        result = f": best val mIoU {100 * scores.miou:.2f} %{privileged}" if scores else ""
         say(f"{run.path.name} finished{result}; weights in {student_file(run)}")
     fabric.barrier()
     return run
@@ -185,21 +189,24 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     for line in data.notes:
         if line not in console.notes:
             warn(line)
+
     val: Dataset | None = None
     try:
         val = open_data(config.data.source, config.data.split, **options)
     except DataError as error:
-        if config.data.split != "val":  # asked for by name
+        if config.data.split != "val":  # named by the user
             raise
         warn(f"no validation: {error}")
     if val is not None and not val.labelled:
         warn(f"{data.name} {val.split} has no labels: nothing is validated, the last weights are kept")
         val = None
+
     if decode and data.name != "builtin":
-        report = check(config.data.source, **options)
+        report = check_data(config.data.source, **options)
         if report.problems:
             more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
             raise DataError(f"{report.problems[0]}{more}; see all with: kdc data check {config.data.source}")
+
     card = DataCard(
         name=data.name,
         source=data.source,
@@ -216,15 +223,10 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     return data, val, card
 
 
-def lineage(parts: Parts, fabric: Fabric) -> dict[str, Any]:
+def lineage(parts: Parts, fabric: Fabric) -> Lineage:
     """Return what the phases of a run depend on besides their own settings."""
-    recipe = {"batch", "accumulate", "crop", "scale", "flip", "jitter", "power", "precision", "seed"}
-    return {
-        "teacher": parts.teacher.origin if parts.teacher else None,
-        "data": parts.data_card.fingerprint,
-        "train": parts.config.train.model_dump(mode="json", include=recipe),
-        "processes": fabric.world_size,
-    }
+    card = parts.teacher.card if parts.teacher else None
+    return Lineage(card, parts.data_card.fingerprint, parts.config.train, fabric.world_size)
 
 
 def _method(config: Config, student: SegmentationModel, teacher: Teacher | None, images: int) -> Composite:
@@ -242,15 +244,19 @@ def _method(config: Config, student: SegmentationModel, teacher: Teacher | None,
     )
 
 
-def _fit_teacher(config: Config, data_card: DataCard, fabric: Fabric, root: Path | None, dry: bool) -> Teacher:
-    """Train the named architecture on the built-in data, or say how to do it on others."""
+def _teacher_fit(config: Config, data_card: DataCard) -> Config:
+    """Return the configuration that trains the named architecture on the built-in data.
+
+    Raises:
+        WeightsError: the data are others; the message says how to train a teacher on them.
+    """
     name = models.expand(teacher_name(config), config.model.arch)
     if data_card.name != "builtin":
         raise WeightsError(
             f"no finished run of {name} on {data_card.name} to teach; make one with: kdc train --student {name} "
             f"--data {config.data.source}, or give --teacher-weights FILE"
         )
-    plain = config.changed(
+    return config.changed(
         model__student=name,
         model__output_stride=config.model.teacher_stride,
         model__student_weights=None,
@@ -260,11 +266,19 @@ def _fit_teacher(config: Config, data_card: DataCard, fabric: Fabric, root: Path
         train__iters=config.train.iters if config.train.teacher_iters is None else config.train.teacher_iters,
         train__ema=None,
     )
-    if dry:
-        with torch.device("meta"):  # its shape alone is asked for
-            model = models.build(name, data_card.num_classes, output_stride=config.model.teacher_stride)
-        card = TeacherCard(name, f"a fit of {plain.train.iters} steps that comes first")
-        return Teacher(model.requires_grad_(False).eval(), card)
+
+
+def _untrained_teacher(plain: Config, data_card: DataCard) -> Teacher:
+    """Return the shapes of the teacher that ``plain`` is going to train."""
+    with torch.device("meta"):
+        network = models.build(plain.model.student, data_card.num_classes, output_stride=plain.model.output_stride)
+    card = TeacherCard(network.name, f"a fit of {plain.train.iters} steps that comes first")
+    return Teacher(network.requires_grad_(False).eval(), card)
+
+
+def _fit_teacher(config: Config, plain: Config, data_card: DataCard, fabric: Fabric, root: Path | None) -> Teacher:
+    """Train a teacher by ``plain``, as a run of its own, and return it."""
+    name = plain.model.student
     note(
         f"no teacher weights named: {name} is fitted first, {plain.train.iters} steps on the built-in data, as a "
         "run of its own"

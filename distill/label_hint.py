@@ -32,7 +32,7 @@ def channel(labels: Tensor, codes: Tensor, noise: Tensor | float, model: "Segmen
         labels: int64 ``(B, H, W)``; ignored pixels have a code of their own.
         codes: ``(K + 1,)``, or ``(B, K + 1)`` for codes that differ from image to image.
         noise: ``(B, 1, H, W)``, or 0.
-        model: who is shown it; images that are divided by their standard deviation get a channel that is, too.
+        model: the network; where its images are divided by their standard deviation, so is the channel.
     """
     classes = torch.where(labels == IGNORE, codes.shape[-1] - 1, labels)
     coded = codes.expand(len(labels), -1).gather(1, classes.flatten(1)).view_as(labels).unsqueeze(1)
@@ -50,7 +50,7 @@ def random_hint(model: "SegmentationModel", batch: Batch, draw: "Draw", sigma: f
 
 
 def paths(model: "SegmentationModel", batch: Batch, draw: "Draw", sigma: float, dual: bool) -> "list[Output]":
-    """Return what the network makes of one image and label under independent codings: two of them, or one."""
+    """Return the network's outputs for one batch under independent codings of its labels: two, or one."""
     tags = ("first", "second") if dual else ("first",)
     return [
         model(batch.images, random_hint(model, batch, lambda what, b, tag=tag: draw(f"{tag} {what}", b), sigma))

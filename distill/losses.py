@@ -87,7 +87,7 @@ def task_loss(
     resolution exists for one image at a time.
 
     Args:
-        output: what the student returned; logits ``(B, K, h, w)``.
+        output: of the student; logits ``(B, K, h, w)``.
         labels: int64 ``(B, H, W)``; 255 is ignored.
         aux_weight: weight of the auxiliary head, 0.4 in the CIRKD family.
         valid: the divisor. With gradients averaged over ``n`` devices: the global batch's labelled pixels / ``n``.
@@ -108,9 +108,9 @@ def cross_entropy_sum(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class _SoftmaxKL(torch.autograd.Function):
-    """The gradient is formed in the forward pass, where both softmaxes are at hand, and is all that is kept.
+    """The gradient is computed in the forward pass, which has both softmaxes, and is all that is kept.
 
-    It goes slice by slice along the first axis: what is needed in between stays small, and in the CPU's cache.
+    It goes slice by slice along the first axis, so that intermediate values stay small, and in the CPU's cache.
     """
 
     @staticmethod
@@ -132,7 +132,7 @@ class _SoftmaxKL(torch.autograd.Function):
 
 
 def slice_kl(student, teacher, weight, grad, dim: int, T: float, cross: bool) -> Tensor:
-    """Return the unscaled KL of a slice and write the unscaled gradient into ``grad``, where it is given."""
+    """Return the unscaled KL of a slice and write the unscaled gradient into ``grad``, if there is one."""
     log_s = torch.log_softmax(student if T == 1 else student / T, dim)
     log_t = torch.log_softmax(teacher if T == 1 else teacher / T, dim)
     p_t = log_t.exp()
@@ -167,7 +167,7 @@ class _UpsampledCrossEntropy(torch.autograd.Function):
 
 
 def _image_cross_entropy(logits: Tensor, labels: Tensor, grad: Tensor | None) -> Tensor:
-    """Return one image's summed cross-entropy and write its gradient into ``grad``, where it is given."""
+    """Return one image's summed cross-entropy and write its gradient into ``grad``, if there is one."""
     keep = (labels != IGNORE).unsqueeze(1)
     index = labels.unsqueeze(1) * keep
     log_p = torch.log_softmax(upsample(logits, labels.shape[-2:]), 1)

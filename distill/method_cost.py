@@ -1,6 +1,7 @@
 """What a method adds to a training step: parameters, multiply-adds, and the tensors it keeps for backward."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,24 @@ from .models import SegmentationModel
 from .output import Output
 
 
+@dataclass(frozen=True)
+class MethodCost:
+    """What a method adds for one image of ``size`` (height, width)."""
+
+    student: str
+    teacher: str
+    classes: int
+    size: tuple[int, int]
+    #: ``trained`` with the student, ``critics``, ``fixed``, and ``buffers``
+    parameters: dict[str, int]
+    #: multiply-adds: ``forward``, ``step`` (forward and backward) and ``critics`` (their own step)
+    macs: dict[str, int]
+    #: MiB that autograd holds between forward and backward
+    kept_mib: float
+    #: ``name`` and ``iters`` of each
+    phases: list[dict[str, str | int]]
+
+
 def method_cost(
     spec: str,
     *,
@@ -23,8 +42,8 @@ def method_cost(
     classes: int = 19,
     size: tuple[int, int] = (512, 1024),
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """Count what a method adds for one image, beside the two networks.
+) -> MethodCost:
+    """Count what a method adds to the two networks, for one image.
 
     Nothing is computed: networks, outputs and losses exist as shapes alone. Multiply-adds are those of convolutions and
     matrix products (half of what torch's counter calls FLOPs); element-wise work is not counted.
@@ -36,19 +55,15 @@ def method_cost(
         classes: number of classes.
         size: height and width of the crop.
         settings: as of ``methods.compose``.
-
-    Returns:
-        ``parameters``: ``trained`` with the student, ``critics``, ``fixed``, and ``buffers``; ``macs``: ``forward``,
-        ``step`` (forward and backward) and ``critics`` (their own step), of one image; ``kept_mib``: MiB that autograd
-        holds between forward and backward; ``phases``: name and steps of each.
     """
-    given = [models.expand(name) for name in (student, teacher)]
+    student, teacher = models.expand(student), models.expand(teacher)
     with torch.device("meta"):
-        small, large = (models.build(name, classes) for name in given)
+        small, large = (models.build(name, classes) for name in (student, teacher))
         shapes = [_shapes(network, size) for network in (small, large)]
+
     trained = not methods.assisted(spec)
     sizes = Sizes(classes, small.taps, large.taps, iters=40000, seed=0, epoch=1000, teacher_trained=trained)
-    kept: dict[int, int] = {}
+    kept: dict[int, int] = {}  # bytes by storage
 
     def note(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
@@ -57,38 +72,34 @@ def method_cost(
     composite = methods.compose(spec, sizes, settings)
     parameters = _parameters(composite)
     phases = [{"name": phase.name, "iters": phase.iters} for phase in composite.phases(large)]
+
     with FakeTensorMode():
         _forget_values(composite)
         batch = Batch(torch.empty(1, 3, *size, dtype=torch.uint8), torch.zeros(1, *size, dtype=torch.long))
         student_output, teacher_output = (_output(x).only(composite.taps) for x in shapes)
         leaves = _leaves(student_output)
+
         composite.remember(teacher_output, batch)
         with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             values = composite.losses(student_output, teacher_output, batch)
             total = torch.stack(list(values.values())).sum()
         for x in (*leaves, *_leaves(teacher_output), *composite.parameters()):
             kept.pop(x.untyped_storage()._cdata, None)
+
         with FlopCounterMode(display=False) as backward:
             torch.autograd.grad(total, [*leaves, *composite.joint_parameters()], allow_unused=True)
         with FlopCounterMode(display=False) as critics:
             losses = composite.critic_losses(student_output.detached(), teacher_output, batch)
             if losses:
                 torch.stack(list(losses.values())).sum().backward()
-    macs = [counter.get_total_flops() // 2 for counter in (forward, backward, critics)]
-    return {
-        "student": given[0],
-        "teacher": given[1],
-        "classes": classes,
-        "size": list(size),
-        "parameters": parameters,
-        "macs": {"forward": macs[0], "step": macs[0] + macs[1], "critics": macs[2]},
-        "kept_mib": sum(kept.values()) / 2**20,
-        "phases": phases,
-    }
+
+    ahead, back, own = (counter.get_total_flops() // 2 for counter in (forward, backward, critics))
+    macs = {"forward": ahead, "step": ahead + back, "critics": own}
+    return MethodCost(student, teacher, classes, size, parameters, macs, sum(kept.values()) / 2**20, phases)
 
 
 def _shapes(network: SegmentationModel, size: tuple[int, int]) -> Output:
-    """Return what a network shows of one image, without values."""
+    """Return the output of a network for one image, without values."""
     hint = [torch.empty(1, 1, *size)] if network.in_channels == 4 else []
     with torch.no_grad():
         return network(torch.empty(1, 3, *size), *hint)
@@ -131,5 +142,5 @@ def _parameters(composite: Composite) -> dict[str, int]:
     }
 
 
-def _count(parameters: Any) -> int:
-    return sum(p.numel() for p in parameters if isinstance(p, nn.Parameter))
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)

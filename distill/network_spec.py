@@ -23,10 +23,10 @@ class NetworkSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkSpec":
         """Undo ``to_dict``; keys that are missing keep their defaults."""
-        known = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-        if "preprocess" in known:
-            known["preprocess"] = Preprocess.from_dict(known["preprocess"])
-        return cls(**known)
+        fields = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
+        if "preprocess" in fields:
+            fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -37,7 +37,7 @@ class NetworkSpec:
             "aux": self.aux,
             "dropout": self.dropout,
             "preprocess": self.preprocess.to_dict(),
-            # named only where they are not what they were before there was a choice
+            # left out where they are as before there was a choice, so that older cards are equal
             **({"in_channels": 4} if self.in_channels == 4 else {}),
             **({} if self.heads == "v1" else {"heads": self.heads}),
         }

@@ -19,7 +19,7 @@ class Tap:
 
 @dataclass
 class Output:
-    """What a model returns: scores before upsampling and the features that distillation reads."""
+    """The result of a network: scores before upsampling and the features that distillation reads."""
 
     logits: Tensor
     aux: Tensor | None = None
@@ -31,10 +31,10 @@ class Output:
         Raises:
             UsageError: the model has no such tap.
         """
-        there = {"logits": self.logits, **({} if self.aux is None else {"aux": self.aux}), **self.features}
-        if name not in there:
-            raise UsageError(f"the model has no tap '{name}'; it has {', '.join(there)}{closest(name, there)}")
-        return there[name]
+        taps = {"logits": self.logits, **({} if self.aux is None else {"aux": self.aux}), **self.features}
+        if name not in taps:
+            raise UsageError(f"the model has no tap '{name}'; it has {', '.join(taps)}{closest(name, taps)}")
+        return taps[name]
 
     def raised(self) -> "Output":
         """Return the same with bf16 and fp16 tensors as float32; float32 and float64 stay as they are."""
@@ -42,7 +42,7 @@ class Output:
         return Output(_raise(self.logits), aux, {name: _raise(x) for name, x in self.features.items()})
 
     def only(self, taps: Collection[str]) -> "Output":
-        """Return the same with no other features than ``taps``: what nobody reads is neither cast nor kept."""
+        """Return the same with no features but ``taps``; the others need neither be cast nor kept."""
         return Output(self.logits, self.aux, {name: x for name, x in self.features.items() if name in taps})
 
     def detached(self) -> "Output":

@@ -1,4 +1,4 @@
-"""How an image becomes a network's input; it travels with every checkpoint and exported file."""
+"""The preparation of an image for a network; it travels with every checkpoint and exported file."""
 
 import hashlib
 import json

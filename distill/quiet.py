@@ -1,4 +1,4 @@
-"""Keeps what quantisers, exporters and compilers tell their developers off the screen and off stdout, often JSON."""
+"""Keeps messages of quantisers, exporters and compilers off the screen, and off stdout, which often is JSON."""
 
 import contextlib
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence stdout and warnings, and let loggers speak of errors only."""
+    """Silence stdout and warnings, and loggers below errors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

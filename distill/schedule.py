@@ -28,7 +28,7 @@ class Schedule:
         """Read a number, ``"linear(a,b,n)"`` or ``"step(a,b,n)"``.
 
         Raises:
-            UsageError: anything else came.
+            UsageError: it is anything else.
         """
         if isinstance(value, Schedule):
             return value

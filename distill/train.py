@@ -1,5 +1,6 @@
 """THE training loop: plain training, every distillation method and every phase of a method run through ``_loop``."""
 
+import resource
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +17,14 @@ from .errors import NumbersError
 from .evaluation.metrics import Scores
 from .methods import Composite, Phase
 from .models import SegmentationModel
-from .run.checkpoint import load_state
+from .output import Output
 from .run.files import sha256
 from .run.folder import Run
 from .run.phase_results import Artefacts
 from .settings.config import Config
 from .training.batches import Batches
 from .training.fake_quantise import fake_quantise
-from .training.learner import AssistedLearner, Learner, PhaseLearner
+from .training.learner import AssistedLearner, Learner, PhaseLearner, StepOutput
 from .training.optimisers import (
     Average,
     Statistics,
@@ -36,7 +37,7 @@ from .training.optimisers import (
 )
 from .training.processes import agree, fetch, reduced
 from .training.signals import Signals
-from .training.state import Stage, State, Stopped
+from .training.state import Checkpoint, Stage, State, Stopped
 from .training.teacher import Teacher, check_teacher
 from .training.validation import finish, validate
 
@@ -58,7 +59,7 @@ def train(
 ) -> Scores | None:
     """Run the method's phases, then train the student; leave ``checkpoints/best.safetensors`` and the logs in ``run``.
 
-    A phase whose result lies beside this run already (``artefacts``) is not run again.
+    A phase is not run again where an equal result exists beside this run (``artefacts``).
 
     Returns:
         The validation scores of the best weights, or None without labelled validation images.
@@ -67,84 +68,98 @@ def train(
         NumbersError: the loss was not finite for ``PATIENCE`` steps in a row.
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
-    options = config.train
-    if config.quantise:
-        fake_quantise(student, config.quantise)
-    shown_to = teacher.model if teacher else None
-    kind = AssistedLearner if student.in_channels == 4 else Learner
-    learner = kind(student, method, config.task, options.freeze_bn, options.seed)
-    if fabric.device.type == "cuda" and fabric.world_size > 1:
-        # torch's converter would drop the activation that timm's batch norms carry
-        learner = convert_sync_batchnorm(learner)
-    if options.channels_last:
-        for network in (learner, shown_to):
-            if network is not None:
-                network.to(memory_format=torch.channels_last)
-    learner.to(fabric.device)
-    if shown_to is not None:
-        shown_to.to(fabric.device)
-    if options.compile:
-        for network in (student, shown_to):
-            if network is not None:
-                network.compile()
-    state = State(run, student, method, Average(student, options.ema) if options.ema else None)
-    saved = load_state(run.checkpoints) if resume else None  # on the CPU: AdamW's counters belong there
+    teacher_network = teacher.model if teacher else None
+    learner = _prepare(config, fabric, student, method, teacher_network)
+
+    # where the run stands: at its start, at a checkpoint, or where another run ended
+    state = State(run, student, method, Average(student, config.train.ema) if config.train.ema else None)
+    saved = Checkpoint.load(run.checkpoints) if resume else None
     if saved:
         state.restore(saved)
     elif config.quantise and config.quantise.run:
         state.continue_method(Run(Path(config.quantise.run)))
     if fabric.is_global_zero:
-        state.open_logs(saved["offsets"] if saved else None)
+        state.open_logs(saved.offsets if saved else None)
 
-    phases = method.phases(shown_to) if shown_to is not None else []
-    begun = [phase.name for phase in phases].index(state.stage) if saved and state.stage != "main" else len(phases)
+    def run_stage(stage: Stage) -> None:
+        own = saved if saved and saved.stage == stage.name else None
+        _seed(config.train.seed, fabric, own)
+        state.enter(stage, own)
+        _loop(config, fabric, stage, state, teacher_network, batches, val, signals, fresh=own is None)
+
+    phases = method.phases(teacher_network) if teacher_network is not None else []
     with Signals() as signals:
-        for i, phase in enumerate(phases):
-            if saved and i < begun:
-                there = True
-            else:
-                there = not saved and fabric.broadcast(artefacts.borrow(phase) if fabric.is_global_zero else False)
-            if there:
+        for phase in phases:
+            if _is_done(phase, phases, saved, artefacts, fabric):
                 artefacts.load(phase)
             else:
-                stage = _stage(phase, learner, config, fabric)
-                _seed(options.seed, fabric, saved)
-                state.enter(stage, saved)
-                _loop(config, fabric, stage, state, shown_to, batches, val, signals, fresh=not saved)
-                saved = None
+                run_stage(_phase_stage(phase, fabric))
                 if fabric.is_global_zero:
                     artefacts.keep(phase)
                 fabric.barrier()
             phase.module.requires_grad_(False).eval()
-            if teacher is not None and phase.module is shown_to:
+            if teacher is not None and phase.module is teacher_network:
                 path = artefacts.path(phase)
                 teacher.card = replace(teacher.card, file=str(path), sha256=sha256(path))
                 if val is not None and config.model.teacher_check:
                     check_teacher(teacher, val, fabric.device)
-        stage = _stage(None, learner, config, fabric)
-        _seed(options.seed, fabric, saved)
-        state.enter(stage, saved)
-        _loop(config, fabric, stage, state, shown_to, batches, val, signals, fresh=not saved)
+
+        run_stage(_main_stage(learner, config, fabric))
     return finish(config, fabric, state, val)
 
 
-def _seed(seed: int, fabric: Fabric, saved: dict[str, Any] | None) -> None:
+def _prepare(
+    config: Config, fabric: Fabric, student: SegmentationModel, method: Composite, teacher: SegmentationModel | None
+) -> Learner:
+    """Join student and method, and move them and the teacher to the device in the form that the settings ask for."""
+    options = config.train
+    if config.quantise:
+        fake_quantise(student, config.quantise)
+    kind = AssistedLearner if student.in_channels == 4 else Learner
+    learner = kind(student, method, config.task, options.freeze_bn, options.seed)
+    if fabric.device.type == "cuda" and fabric.world_size > 1:
+        # torch's converter would drop the activation that timm's batch norms carry
+        convert_sync_batchnorm(learner)
+
+    for network in (learner, teacher):
+        if network is not None:
+            if options.channels_last:
+                network.to(memory_format=torch.channels_last)
+            network.to(fabric.device)
+
+    if options.compile:
+        for network in (student, teacher):
+            if network is not None:
+                network.compile()
+    return learner
+
+
+def _is_done(phase: Phase, phases: list[Phase], saved: Checkpoint | None, artefacts: Artefacts, fabric: Fabric) -> bool:
+    """Tell whether a phase's result is in the run: the checkpoint is past it, or an equal one was copied from a run."""
+    stages = [each.name for each in phases] + ["main"]
+    if saved and stages.index(phase.name) <= stages.index(saved.stage):
+        return phase.name != saved.stage  # the phase that the checkpoint was taken in is resumed
+    return fabric.broadcast(artefacts.borrow(phase) if fabric.is_global_zero else False)
+
+
+def _seed(seed: int, fabric: Fabric, saved: Checkpoint | None) -> None:
     """Set the global generator, which dropout alone draws from: the same for a stage whatever came before it."""
     if saved and fabric.is_global_zero:
-        set_rng_state(saved["rng"])
+        set_rng_state(saved.rng)
     else:  # the checkpoint holds the generator of rank 0; the others must not repeat its dropout
-        torch.manual_seed(seed + fabric.global_rank + (saved["step"] if saved else 0))
+        torch.manual_seed(seed + fabric.global_rank + (saved.step if saved else 0))
 
 
-def _stage(phase: Phase | None, learner: Any, config: Config, fabric: Fabric) -> Stage:
-    if phase is None:
-        joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
-        # DDP leaves alone what the ranks keep equal by themselves
-        learner._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in learner.method.apart()]
-        wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
-        critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
-        precision = fabric.strategy.precision
-        return Stage("main", wrapped, tool, config.train.iters, config.train.lr, precision, critics)
+def _main_stage(learner: Learner, config: Config, fabric: Fabric) -> Stage:
+    joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
+    # these parts are kept equal on all ranks without DDP
+    learner._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in learner.method.apart()]
+    wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
+    critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
+    return Stage("main", wrapped, tool, config.train.iters, config.train.lr, fabric.strategy.precision, critics)
+
+
+def _phase_stage(phase: Phase, fabric: Fabric) -> Stage:
     phase.module.requires_grad_(True)
     if fabric.device.type == "cuda" and fabric.world_size > 1:
         convert_sync_batchnorm(phase.module)
@@ -170,6 +185,7 @@ def _loop(
     save = (lambda: state.save(stage)) if fabric.is_global_zero else (lambda: None)
     if fresh or state.step == 0:
         save()
+
     stream = batches.stream(stage.name, before + state.step, before + stage.iters)
     started, seen = time.perf_counter(), 0
     stage.learner.train()
@@ -178,64 +194,62 @@ def _loop(
         while state.step < stage.iters:
             step = state.step
             lr = set_lr(stage.optimiser, stage.lr, step, stage.iters, options.power, options.warmup if main else 0)
+
+            # the images of the step, and what the other processes report
             micro, error = fetch(fabric, stream, before + step, options.accumulate)
             valid, stop = agree(fabric, micro, signals.number, error)
-            parts, shown = [], None
+
+            # teacher, student, losses and gradients, one micro-batch after another
+            parts, target = [], None
             for i, batch in enumerate(micro):
                 if main and teacher is not None and state.method.terms:
                     with fabric.autocast():
-                        shown = state.method.teach(teacher, batch).only(state.method.taps).raised()
-                    state.method.remember(shown, batch)
+                        target = state.method.teach(teacher, batch).only(state.method.taps).raised()
+                    state.method.remember(target, batch)
                 end = i == len(micro) - 1
                 with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not end):
-                    part = stage.learner(batch, shown, valid, fabric.world_size, 1 / len(micro))
-                    fabric.backward(part["total"])
+                    part = stage.learner(batch, target, valid, fabric.world_size, 1 / len(micro))
+                    fabric.backward(part.total)
                 if not end:  # its features would stay in memory through the next micro-batch
-                    part.pop("output", None)
+                    part.output = None
                 parts.append(part)
                 del part
-            total = reduced(fabric, torch.stack([p["total"].detach() for p in parts]).sum())
+
             # fp16 scales its gradients: its scaler looks at them, and leaves out a step that overflows
+            total = reduced(fabric, torch.stack([part.total.detach() for part in parts]).sum())
             norm = gradient_norm(stage.optimiser) if stage.scaler is None else torch.zeros_like(total)
             finite = bool(torch.isfinite(total) & torch.isfinite(norm))
-            taken = finite
+
+            # the weights, then what follows them: the critics and the moving average
+            taken = False
             if finite:
                 statistics.keep()
-                if options.clip:
-                    fabric.clip_gradients(
-                        stage.learner, stage.optimiser, max_norm=options.clip, error_if_nonfinite=False
-                    )
-                scale = stage.scaler.get_scale() if stage.scaler else 0.0
-                stage.optimiser.step()
-                taken = stage.scaler is None or stage.scaler.get_scale() >= scale
-            if taken:
-                if stage.critics and shown is not None:
-                    _step_critics(
-                        fabric, stage, state.method.critic_losses(parts[-1]["output"], shown, micro[-1]), lr / stage.lr
-                    )
-                if state.average and main:
-                    state.average.update(state.student)
-            elif not finite:
+                taken = _take_step(fabric, stage, options.clip)
+            else:
                 statistics.put_back()
+            if taken and stage.critics and target is not None:
+                losses = state.method.critic_losses(parts[-1].output, target, micro[-1])
+                _step_critics(fabric, stage, losses, lr / stage.lr)
+            if taken and state.average and main:
+                state.average.update(state.student)
             stage.optimiser.zero_grad(set_to_none=True)
             state.step, state.bad, seen = step + 1, 0 if finite else state.bad + 1, seen + options.batch
+
+            # the logs
             last = state.step == stage.iters
             if not finite:
                 _bad_step(state, stage, fabric)
             elif not taken:
                 _scaled_down(state, stage, fabric)
             elif last or state.step % options.log_every == 0 or step == 0:  # not at a stop: the resumed run has none
-                values = _summed(fabric, parts)
+                values = _step_values(fabric, state, parts, target, statistics, before + step)
                 rate = seen / (time.perf_counter() - started)
                 show(state.step, f"loss {values['loss']:.3f}  {rate:.1f} img/s")
-                weights = {k: state.method.weight(k, before + step) for k in values["terms"]}
-                if shown is not None:  # looked at again, which the running statistics must not feel
-                    statistics.keep()
-                    values["features"] = state.method.magnitudes(parts[-1]["output"], shown)
-                    statistics.put_back()
                 if fabric.is_global_zero:
-                    state.log("metrics", step=state.step, stage=stage.name, lr=lr, **values, weights=weights)
+                    state.log("metrics", step=state.step, stage=stage.name, lr=lr, **values)
                     state.log("timing", step=state.step, images_per_s=round(rate, 2), **_memory(fabric, started))
+
+            # validation, checkpoint, stop
             if main and val is not None and (last or state.step % options.val_every == 0):
                 validate(config, fabric, state, val)
                 stage.learner.train()
@@ -247,8 +261,17 @@ def _loop(
         save()
 
 
+def _take_step(fabric: Fabric, stage: Stage, clip: float | None) -> bool:
+    """Clip the gradients and step; return False where fp16's scaler left the step out."""
+    if clip:
+        fabric.clip_gradients(stage.learner, stage.optimiser, max_norm=clip, error_if_nonfinite=False)
+    scale = stage.scaler.get_scale() if stage.scaler else 0.0
+    stage.optimiser.step()
+    return stage.scaler is None or stage.scaler.get_scale() >= scale
+
+
 def _step_critics(fabric: Fabric, stage: Stage, losses: dict[str, Tensor], decay: float) -> None:
-    """Train the critics on what the student showed; the gradients that its own pass left in them go first."""
+    """Train the critics on the student's output; the gradients of the student's own pass are cleared first."""
     for name, loss in losses.items():
         critic, tool = stage.critics[name]
         tool.zero_grad(set_to_none=True)
@@ -270,14 +293,24 @@ def _scaled_down(state: State, stage: Stage, fabric: Fabric) -> None:
         state.log("metrics", step=state.step, stage=stage.name, skipped=True, scale=stage.scaler.get_scale())
 
 
-def _summed(fabric: Fabric, parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the step's numbers over all micro-batches and ranks."""
+def _step_values(
+    fabric: Fabric, state: State, parts: list[StepOutput], target: Output | None, statistics: Statistics, step: int
+) -> dict[str, Any]:
+    """Return the numbers of a step for the log, over all micro-batches and ranks."""
 
     def value(tensors: list[Tensor]) -> float:
         return float(reduced(fabric, torch.stack(tensors).sum()))
 
-    named = {group: {k: value([p[group][k] for p in parts]) for k in parts[0][group]} for group in ("task", "terms")}
-    return {"loss": value([p["total"].detach() for p in parts]), **named}
+    task = {name: value([part.task[name] for part in parts]) for name in parts[0].task}
+    terms = {name: value([part.terms[name] for part in parts]) for name in parts[0].terms}
+    values = {"loss": value([part.total.detach() for part in parts]), "task": task, "terms": terms}
+
+    output = parts[-1].output
+    if target is not None and output is not None:
+        statistics.keep()  # the features are looked at again, which must not move the running statistics
+        values["features"] = state.method.magnitudes(output, target)
+        statistics.put_back()
+    return values | {"weights": {name: state.method.weight(name, step) for name in terms}}
 
 
 def _bad_step(state: State, stage: Stage, fabric: Fabric) -> None:
@@ -296,6 +329,4 @@ def _memory(fabric: Fabric, started: float) -> dict[str, float]:
     seconds = {"seconds": round(time.perf_counter() - started, 2)}
     if fabric.device.type == "cuda":
         return seconds | {"memory_mib": round(torch.cuda.max_memory_allocated() / 2**20, 1)}
-    import resource
-
     return seconds | {"memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}

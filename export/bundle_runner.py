@@ -1,9 +1,9 @@
-"""Segment an image with the network that lies beside this file; numpy and onnxruntime are all it needs.
+"""Segment an image with the network beside this file; numpy and onnxruntime are all it needs.
 
     python run.py IMAGE --out mask.png     class numbers of every pixel: .png (coloured), .pgm or .npy
-    python run.py --check                  run the golden image and compare the mask with the one that was proved
+    python run.py --check                  segment the golden image and compare with its known mask
 
-Images: .npy (uint8, height x width x 3, RGB) and .ppm are read by numpy; others with cv2 or PIL, if one is installed.
+Images: .npy (uint8, height x width x 3, RGB) and .ppm are read by numpy, others by cv2 or PIL if one is installed.
 """
 
 import argparse
@@ -12,32 +12,71 @@ import json
 import struct
 import sys
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
 
+@dataclass(frozen=True)
+class GoldenFacts:
+    """The golden image: where it is from, what made its mask, and the share of pixels that must agree."""
+
+    data: str
+    key: str
+    generated: bool
+    reference: str
+    needed: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What network.json holds: names and form of input and output, (height, width), and a batch that may be free."""
+
+    input: str
+    output: str
+    dtype: str
+    layout: str
+    head: str
+    size: list[int]
+    batch: int | None
+    precision: str
+    sha256: str
+    golden: GoldenFacts
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """The mask of the golden image against the known one: shares of pixels that agree, without and with ties."""
+
+    agreement: float
+    with_ties: float
+    passed: bool
+
+
 class Network:
-    """The network of this folder, on the provider that was asked for or not at all."""
+    """The network of this folder, on one provider of onnxruntime and no other."""
 
     def __init__(self, provider: str, threads: int) -> None:
         """Open model.onnx; ``threads`` 0 leaves their number to onnxruntime."""
-        self.facts = json.loads((HERE / "network.json").read_text())
+        values = json.loads((HERE / "network.json").read_text())
+        self.facts = Facts(**values | {"golden": GoldenFacts(**values["golden"])})
         file = HERE / "model.onnx"
-        if hashlib.sha256(file.read_bytes()).hexdigest() != self.facts["sha256"]:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != self.facts.sha256:
             raise SystemExit(
                 "run.py: model.onnx is not the file that was bundled (its sha256 is another); unzip it again"
             )
+
         import onnxruntime
 
         self.preprocess = json.loads((HERE / "preprocess.json").read_text())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        if provider not in (there := onnxruntime.get_available_providers()):
-            raise SystemExit(f"run.py: --provider {provider}: this onnxruntime has {', '.join(there)}")
+        if provider not in (available := onnxruntime.get_available_providers()):
+            raise SystemExit(f"run.py: --provider {provider}: this onnxruntime has {', '.join(available)}")
         self.session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         ran = self.session.get_providers()[0]
         if ran != provider:
@@ -46,26 +85,31 @@ class Network:
 
     def mask(self, image: np.ndarray) -> np.ndarray:
         """Return the class numbers, uint8 ``(H, W)``, of an RGB image, uint8 ``(H, W, 3)``."""
-        height, width = self.facts["size"]
+        facts = self.facts
+        height, width = facts.size
         h, w = image.shape[:2]
         if h > height or w > width:
             raise SystemExit(
                 f"run.py: the image is {h}x{w}, this network takes up to {height}x{width}: make it smaller"
             )
-        mean, order = self.preprocess["mean"], self.preprocess["order"]
+
         # padded with the mean colour, to the right and below
+        mean, order = self.preprocess["mean"], self.preprocess["order"]
         x = np.empty((1, height, width, 3), np.uint8)
         x[:] = np.rint(mean if order == "rgb" else mean[::-1]).astype(np.uint8)
         x[0, :h, :w] = image
-        if self.facts["dtype"] == "float32":
+
+        # normalised, unless the network does it
+        if facts.dtype == "float32":
             values = x if order == "rgb" else x[..., ::-1]
             scale = 1.0 / np.asarray(self.preprocess["std"], np.float32)
             x = (values * scale - np.asarray(mean, np.float32) * scale).astype(np.float32)
-        if self.facts["layout"] == "NCHW":
+        if facts.layout == "NCHW":
             x = x.transpose(0, 3, 1, 2)
-        batch = np.repeat(np.ascontiguousarray(x), self.facts["batch"] or 1, axis=0)
-        out = np.asarray(self.session.run([self.facts["output"]], {self.facts["input"]: batch})[0])[0]
-        if self.facts["head"] == "logits":
+
+        batch = np.repeat(np.ascontiguousarray(x), facts.batch or 1, axis=0)
+        out = np.asarray(self.session.run([facts.output], {facts.input: batch})[0])[0]
+        if facts.head == "logits":
             out = out.argmax(0)
         return np.ascontiguousarray(out.reshape(height, width)[:h, :w].astype(np.uint8))
 
@@ -82,6 +126,7 @@ def read_image(path: Path) -> np.ndarray:
     if path.suffix in (".ppm", ".pgm"):
         image = read_pnm(path)
         return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
     try:
         import cv2
 
@@ -91,6 +136,7 @@ def read_image(path: Path) -> np.ndarray:
         return np.ascontiguousarray(picture[..., ::-1])
     except ImportError:
         pass
+
     try:
         from PIL import Image
     except ImportError:
@@ -103,6 +149,8 @@ def read_image(path: Path) -> np.ndarray:
 def read_pnm(path: Path) -> np.ndarray:
     """Return a binary .ppm as ``(H, W, 3)`` or .pgm as ``(H, W)``, uint8."""
     data = path.read_bytes()
+
+    # the four words of the header
     words: list[bytes] = []
     at = 0
     while len(words) < 4 and at < len(data):
@@ -115,9 +163,11 @@ def read_pnm(path: Path) -> np.ndarray:
         if end > at:
             words.append(data[at:end])
         at = end + 1
+
     channels = {b"P6": 3, b"P5": 1}.get(words[0] if words else b"", 0)
     if not channels or len(words) < 4 or words[3] != b"255":
         raise SystemExit(f"run.py: {path} is no binary .ppm or .pgm of 8 bits")
+
     width, height = int(words[1]), int(words[2])
     if len(data) - at < height * width * channels:
         raise SystemExit(f"run.py: {path} is cut off")
@@ -142,6 +192,7 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
             (b"IDAT", zlib.compress(rows.tobytes())),
             (b"IEND", b""),
         ]
+
         with path.open("wb") as file:
             file.write(b"\x89PNG\r\n\x1a\n")
             for kind, content in chunks:
@@ -151,59 +202,54 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
         raise SystemExit(f"run.py: --out {path}: .png, .pgm and .npy can be written")
 
 
-def check(network: Network) -> dict[str, Any]:
-    """Compare the mask of the golden image with the one that was proved."""
-    golden = network.facts["golden"]
-    wanted, second = (read_pnm(HERE / name) for name in ("golden_mask.pgm", "golden_second.pgm"))
+def check_golden(network: Network) -> Check:
+    """Compare the mask of the golden image with the known one."""
+    expected, second = (read_pnm(HERE / name) for name in ("golden_mask.pgm", "golden_second.pgm"))
     mask = network.mask(read_pnm(HERE / "golden.ppm"))
-    same = mask == wanted
+    same = mask == expected
     share = float((same | (mask == second)).mean())
-    return {
-        "passed": share >= golden["needed"],
-        "agreement": float(same.mean()),
-        "with_ties": share,
-        "needed": golden["needed"],
-        "ran_on": network.ran_on,
-    }
+    return Check(float(same.mean()), share, share >= network.facts.golden.needed)
 
 
 def main() -> None:
-    """Do what the command line says; whatever goes wrong is told in one line."""
+    """Run the command line; report any error in one line."""
     try:
         run()
     except Exception as error:  # onnxruntime's errors share no base class
-        said = " ".join(str(error).split())[:300]
-        raise SystemExit(f"run.py: {type(error).__name__}: {said}") from error
+        message = " ".join(str(error).split())[:300]
+        raise SystemExit(f"run.py: {type(error).__name__}: {message}") from error
 
 
 def run() -> None:
-    """Read the command line and do what it says."""
+    """Read the command line, then check or segment."""
     parser = argparse.ArgumentParser(description="Segment an image with the network in this folder.")
     parser.add_argument("image", nargs="?", type=Path, help=".npy or .ppm; others need opencv-python or pillow")
     parser.add_argument("--out", type=Path, default=Path("mask.png"), help="mask file: .png, .pgm or .npy")
-    parser.add_argument("--check", action="store_true", help="prove the network on its golden image")
+    parser.add_argument("--check", action="store_true", help="check the network on its golden image")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime")
     parser.add_argument("--threads", type=int, default=0, help="0 leaves it to onnxruntime")
-    given = parser.parse_args()
-    if given.image is None and not given.check:
+    arguments = parser.parse_args()
+    if arguments.image is None and not arguments.check:
         parser.error("an image or --check is needed")
-    network = Network(given.provider, given.threads)
-    if given.check:
-        found = check(network)
-        verdict = "as proved" if found["passed"] else "NOT as proved"
+    network = Network(arguments.provider, arguments.threads)
+
+    if arguments.check:
+        result, needed = check_golden(network), network.facts.golden.needed
+        verdict = "as proved" if result.passed else "NOT as proved"
         sys.stdout.write(
-            f"golden image: {verdict}, {100 * found['agreement']:.3f} % of pixels agree "
-            f"({100 * found['with_ties']:.3f} % with ties; {100 * found['needed']:.2f} % needed) by {found['ran_on']}\n"
+            f"golden image: {verdict}, {100 * result.agreement:.3f} % of pixels agree "
+            f"({100 * result.with_ties:.3f} % with ties; {100 * needed:.2f} % needed) by {network.ran_on}\n"
         )
-        if not found["passed"]:
+        if not result.passed:
             sys.exit(6)
-    if given.image is not None:
-        mask = network.mask(read_image(given.image))
-        write_mask(given.out, mask)
+
+    if arguments.image is not None:
+        mask = network.mask(read_image(arguments.image))
+        write_mask(arguments.out, mask)
         labels = (HERE / "labels.txt").read_text().splitlines()
         shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size
         most = ", ".join(f"{labels[k]} {100 * shares[k]:.1f} %" for k in shares.argsort()[::-1][:3] if shares[k])
-        sys.stdout.write(f"{given.out}: {mask.shape[0]}x{mask.shape[1]}, {most}\n")
+        sys.stdout.write(f"{arguments.out}: {mask.shape[0]}x{mask.shape[1]}, {most}\n")
 
 
 if __name__ == "__main__":

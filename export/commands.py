@@ -2,7 +2,7 @@
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,6 +12,7 @@ from .flags import (
     FORM,
     Agreement,
     Batches,
+    Caster,
     Dry,
     Dynamic,
     Flavour,
@@ -44,10 +45,13 @@ from .flags import (
 from .settings import BuildFlags, ExportSettings
 
 if TYPE_CHECKING:
+    from ..calib.calibrate import LowPrecisionManifest
+    from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
+    from .to_onnx import ExportPlan, OnnxManifest
 
 #: flags of ``kdc export onnx`` that an ONNX file that exists has no use for
-_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32")
+_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32", "caster")
 
 
 def register(app: typer.Typer) -> None:
@@ -83,17 +87,23 @@ def onnx(
     images: Images = None,
     agreement: Agreement = None,
     keep_fp32: KeepFloat = None,
+    caster: Caster = None,
     which: Which = None,
     dry_run: Dry = False,
     json: Json = False,
 ) -> None:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
-    A file beyond the gate's tolerance is removed (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
+    settings = export_settings(
+        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
+    )
     console.json_mode = json
-    result = _plan(run, settings) if dry_run else {"files": [each.manifest for each in _export(run, settings)]}
+    if dry_run:
+        result = _plan(run, settings).to_dict()
+    else:
+        result = {"files": [each.manifest.to_dict() for each in _export(run, settings)]}
     if json:
         console.emit(result)
 
@@ -110,6 +120,7 @@ def trt(
     images: Images = None,
     agreement: Agreement = None,
     keep_fp32: KeepFloat = None,
+    caster: Caster = None,
     which: Which = None,
     flavour: Flavour = None,
     target: Target = None,
@@ -126,11 +137,13 @@ def trt(
     dry_run: Dry = False,
     json: Json = False,
 ) -> None:
-    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the TensorRT that is there."""
+    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
     from . import to_trt
 
     precision = "both" if precision is None else precision
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32)
+    settings = export_settings(
+        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
+    )
     building = BuildFlags(
         flavour_name=flavour,
         targets=target or (),
@@ -149,8 +162,7 @@ def trt(
 
     if run is not None and run.endswith(".onnx"):
         refuse_idle(context, _ONNX_FLAGS, f"{run} is built as it is")
-        result: dict[str, Any] = {"onnx": [run]} if dry_run else {}
-        files = [Path(run)]
+        files, result = [Path(run)], {"onnx": [run]}
     else:
         if batches and not dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
@@ -158,60 +170,46 @@ def trt(
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
             to_trt.check_flags(building)
-        result = _plan(run, settings) if dry_run else {}
-        exported = [] if dry_run else _export(run, settings)
-        files = [each.path for each in exported if each.precision in settings.precisions]
+
+        if dry_run:
+            plan = _plan(run, settings)
+            files, result = [Path(file) for file in plan.onnx], plan.to_dict()
+        else:
+            exported = _export(run, settings)
+            files = [each.path for each in exported if each.manifest.precision in settings.precisions]
 
     if dry_run:
-        result |= _plan_engines(result["onnx"], building)
+        result |= _plan_engines(files, building)
     else:
-        result["engines"] = [_engine(file, building, settings) for file in files]
+        engines = [to_trt.build_engine(file, to_trt.engine_path(file), building, settings) for file in files]
+        result = {"engines": [each.to_dict() for each in engines]}
     if json:
         console.emit(result)
 
 
-def _export(run: str | None, settings: ExportSettings) -> list[Any]:
+def _export(run: str | None, settings: ExportSettings) -> "list[Product[OnnxManifest] | Product[LowPrecisionManifest]]":
     from ..distill.run.folder import find_run
     from .to_onnx import export_run
 
     return export_run(find_run(run), settings)
 
 
-def _engine(file: Path, building: BuildFlags, settings: ExportSettings) -> dict[str, Any]:
-    """Build the engine of an ONNX file; one that runs here and belongs to a run goes through the gate too."""
-    from ..deploy.artefacts.beside import owner
-    from ..deploy.artefacts.lock import exporting
-    from ..deploy.parity.produce import prove
-    from . import to_trt
-
-    path = to_trt.engine_path(file)
-    if (run := owner(path)) is None:
-        return to_trt.build_engine(file, path, building)
-    with exporting(run):
-        manifest = to_trt.build_engine(file, path, building)
-        if manifest["proof"]:
-            gate = {"images": settings.images, "agreement": settings.agreement}
-            return prove(run, path, file, manifest, **gate, cure=to_trt.CURE)
-        run.seal()
-    return manifest
-
-
-def _plan(run: str | None, settings: ExportSettings) -> dict[str, Any]:
+def _plan(run: str | None, settings: ExportSettings) -> "ExportPlan":
     from ..distill.run.folder import find_run
     from .to_onnx import plan_run
 
     plan = plan_run(find_run(run), settings)
-    console.say(f"{plan['model']} of {plan['run']} at {plan['size'][0]}x{plan['size'][1]} would be written to:")
-    for file in plan["onnx"]:
+    console.say(f"{plan.model} of {plan.run} at {plan.size[0]}x{plan.size[1]} would be written to:")
+    for file in plan.onnx:
         console.say(f"  {file}")
     return plan
 
 
-def _plan_engines(files: list[str], building: BuildFlags) -> dict[str, Any]:
+def _plan_engines(files: list[Path], building: BuildFlags) -> dict[str, str | list[str]]:
     from . import to_trt
 
     name, version = to_trt.check_flags(building)
-    engines = [str(to_trt.engine_path(Path(file))) for file in files]
+    engines = [str(to_trt.engine_path(file)) for file in files]
     console.say(f"{name} {version} would build:")
     for engine in engines:
         console.say(f"  {engine}")

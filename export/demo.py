@@ -1,21 +1,25 @@
-"""The whole job on generated scenes in minutes: teacher, baseline, distillation, export, proof, speed, report."""
+"""The whole job on generated scenes in minutes: teacher, baseline, distillation, export, gates, speed, report."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..calib.calibrate import calibrate_run
-from ..deploy.artefacts.ledger import read_gates
+from ..deploy.artefacts.ledger import GateRow, read_gates
 from ..deploy.bench.latency import bench_latency
+from ..deploy.bench.latency_record import LatencyRecord
 from ..deploy.report.report import write_report
 from ..distill import console
 from ..distill.data import recipe
 from ..distill.errors import ExportError, NumbersError, ResourceError
 from ..distill.job import run_job
 from ..distill.run.folder import Run
+from ..distill.run.records import Record
 from ..distill.settings.config import Config, resolve
 from .to_onnx import export_run
 from .to_trt import build_engine, engine_path
+from .trt_manifest import EngineManifest
 
 TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
 #: optimiser steps, sized for three minutes on two CPU cores; both students get the same budget
@@ -25,8 +29,29 @@ BENCH_SECONDS = 3.0
 STEPS = 8
 
 
-def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
-    """Do the main job on generated scenes and return what was measured.
+@dataclass(frozen=True)
+class DemoResult(Record):
+    """The measurements of a demo."""
+
+    data: str
+    seed: int
+    #: of the runs "teacher", "baseline" and "distilled", as their folders in ``runs``
+    miou: dict[str, float | None]
+    gates: list[GateRow]
+    latency: LatencyRecord
+    engine: EngineManifest | None
+    runs: dict[str, str]
+    report: str
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        engine = self.engine.to_dict() if self.engine else None
+        return super().to_dict() | {"gates": [row.values for row in self.gates], "engine": engine}
+
+
+def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
+    """Do the main job on generated scenes and measure it.
 
     Args:
         seed: of weights, sample order and augmentation; the scenes are the same for every seed.
@@ -35,45 +60,48 @@ def run_demo(seed: int = 0, root: Path | None = None) -> dict[str, Any]:
     Raises:
         KdcError: whatever the step that failed raises; TensorRT's absence alone does not end the demo.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
+
     _step(1, f"fit the teacher, {TEACHER}")
     teacher = run_job(_config(seed, TEACHER), root=root, kind="teacher")
     _step(2, f"fit the student alone, {STUDENT}: the baseline")
     baseline = run_job(_config(seed, STUDENT), root=root)
     _step(3, "distil the teacher into the student with kt: same start, same data order, same budget")
     student = run_job(_config(seed, STUDENT, method="kt", teacher=str(teacher.path)), root=root)
+
     _step(4, "export to ONNX and check parity with torch")
     exported = export_run(student)[0]
     _step(5, "quantise to INT8 for ONNX Runtime and check it")
     int8 = _int8(student)
     _step(6, "build a TensorRT engine")
     engine = _engine(exported.path)
+
     _step(7, "measure latency: torch, ONNX, ONNX INT8")
     latency = bench_latency([student, exported.path, *int8], seconds=BENCH_SECONDS)
     _step(8, "write the report")
     report = write_report(student, baseline=baseline)
-    result = {
-        "data": "builtin (generated scenes)",
-        "seed": seed,
-        "miou": {
-            name: run.card.miou for name, run in (("teacher", teacher), ("baseline", baseline), ("distilled", student))
-        },
-        "gates": read_gates(student),
-        "latency": latency,
-        "engine": engine,
-        "runs": {"teacher": str(teacher.path), "baseline": str(baseline.path), "distilled": str(student.path)},
-        "report": str(report),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    _summary(result, student)
+
+    runs = {"teacher": teacher, "baseline": baseline, "distilled": student}
+    result = DemoResult(
+        data="builtin (generated scenes)",
+        seed=seed,
+        miou={name: run.card.miou for name, run in runs.items()},
+        gates=read_gates(student),
+        latency=latency,
+        engine=engine,
+        runs={name: str(run.path) for name, run in runs.items()},
+        report=str(report),
+        seconds=round(time.perf_counter() - start, 1),
+    )
+    _show_summary(result, student)
     return result
 
 
 def _config(seed: int, network: str, method: str = "none", teacher: str | None = None) -> Config:
     iters = TEACHER_ITERS if network == TEACHER else ITERS
-    chosen = {"model.student": network, "model.teacher": teacher, "method.name": method}
-    return resolve({**chosen, "train.iters": iters, "train.seed": seed}, layers=[recipe("builtin")])
+    networks = {"model.student": network, "model.teacher": teacher, "method.name": method}
+    return resolve({**networks, "train.iters": iters, "train.seed": seed}, layers=[recipe("builtin")])
 
 
 def _step(number: int, text: str) -> None:
@@ -83,12 +111,12 @@ def _step(number: int, text: str) -> None:
 def _int8(run: Run) -> list[Path]:
     try:
         return [calibrate_run(run).path]
-    except NumbersError as error:  # the gate is there to say no: what it said stands in gates.json and in the report
+    except NumbersError as error:  # a gate may fail: its result is in gates.json and in the report
         console.warn(f"no INT8 file: {error}")
         return []
 
 
-def _engine(onnx: Path) -> dict[str, Any] | None:
+def _engine(onnx: Path) -> EngineManifest | None:
     try:
         return build_engine(onnx, engine_path(onnx))
     except (ExportError, ResourceError) as error:
@@ -96,26 +124,25 @@ def _engine(onnx: Path) -> dict[str, Any] | None:
         return None
 
 
-def _summary(result: dict[str, Any], student: Run) -> None:
-    miou = result["miou"]
-    gain = 100 * (miou["distilled"] - miou["baseline"])
+def _show_summary(result: DemoResult, student: Run) -> None:
+    teacher, baseline, distilled = (100 * (result.miou[name] or 0.0) for name in ("teacher", "baseline", "distilled"))
     rows = [
-        (f"teacher mIoU, {TEACHER}", f"{100 * miou['teacher']:.2f} %"),
-        (f"student alone mIoU, {STUDENT}", f"{100 * miou['baseline']:.2f} %"),
-        ("student distilled with kt mIoU", f"{100 * miou['distilled']:.2f} % ({gain:+.2f} points)"),
+        (f"teacher mIoU, {TEACHER}", f"{teacher:.2f} %"),
+        (f"student alone mIoU, {STUDENT}", f"{baseline:.2f} %"),
+        ("student distilled with kt mIoU", f"{distilled:.2f} % ({distilled - baseline:+.2f} points)"),
     ]
-    for entry in result["gates"]:
-        rows.append((f"parity of {entry['stage']}", f"{100 * entry['agreement']:.3f} % of pixels"))
-    for row in result["latency"]["backends"]:
-        rows.append((f"{row['name']}", f"{row['p50']:.2f} ms median, {row['size_mb']:.1f} MB"))
-    if result["engine"]:
-        size, ran = result["engine"]["bytes"] / 1e6, "run" if result["engine"].get("proof") else "not run here"
-        rows.append((f"TensorRT engine ({result['engine']['flavour']})", f"{size:.1f} MB, built, {ran}"))
+    for gate in result.gates:
+        rows.append((f"parity of {gate.stage}", f"{100 * gate.agreement:.3f} % of pixels"))
+    for row in result.latency.backends:
+        rows.append((row.name, f"{row.times.p50:.2f} ms median, {row.backend.size_mb:.1f} MB"))
+    if result.engine:
+        ran = "run" if result.engine.proof else "not run here"
+        size = result.engine.bytes / 1e6
+        rows.append((f"TensorRT engine ({result.engine.flavour})", f"{size:.1f} MB, built, {ran}"))
+
     console.say()
-    console.table(
-        f"measured here in {result['seconds']:.0f} s on generated scenes (seed {result['seed']})", ("", ""), rows
-    )
-    console.say(f"report: {result['report']}")
+    console.table(f"measured here in {result.seconds:.0f} s on generated scenes (seed {result.seed})", ("", ""), rows)
+    console.say(f"report: {result.report}")
     console.say("next:")
     console.say("  kdc distill --data DIR --teacher r101 --student r18 --method kt    your own images and masks")
     console.say(f"  kdc export trt {student.path.name}")

@@ -42,10 +42,13 @@ KeepFloat = Annotated[
     list[str] | None,
     typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated."),
 ]
+Caster = Annotated[
+    str | None, typer.Option(help="What casts the fp16 file: kdc (default), or modelopt (NVIDIA ModelOpt's AutoCast).")
+]
 Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the one that is there.")]
+Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the installed one.")]
 Target = Annotated[
     list[str] | None,
     typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
@@ -96,6 +99,7 @@ def export_settings(
     precision: str | None = None,
     opset: int | None = None,
     keep_fp32: list[str] | None = None,
+    caster: str | None = None,
 ) -> ExportSettings:
     """Make settings of the flags on the command line; None stands for the default of ``ExportSettings``.
 
@@ -104,7 +108,7 @@ def export_settings(
     """
     if which not in (None, "best", "last"):
         raise UsageError(f"--which {which!r}: accepted are best and last")
-    values = typed(
+    values = _without_none(
         size=None if size is None else _size(size),
         head=head,
         input=input,
@@ -115,17 +119,20 @@ def export_settings(
         images=images,
         agreement=agreement,
         block_nodes=keep_fp32,
+        caster=caster,
     )
-    return ExportSettings(**values)
+    settings = ExportSettings(**values)
+    if caster is not None and "fp16" not in settings.precisions:
+        raise UsageError("--caster is for the fp16 file: add --precision fp16 or both")
+    return settings
 
 
-def typed(**flags: Any) -> dict[str, Any]:
-    """Return the flags that stand on the command line: the others keep the defaults of the Python interface."""
+def _without_none(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
 def refuse_idle(context: typer.Context, names: Collection[str], why: str) -> None:
-    """Refuse those of some flags that stand on the command line (UsageError)."""
+    """Refuse flags that are on the command line and have no effect (UsageError)."""
     words = []
     for option in context.command.params:
         origin = context.get_parameter_source(option.name or "")

@@ -1,7 +1,7 @@
-"""The deployment graph: what of a trained network leaves the house, in a form that every runtime reads the same way.
+"""The deployment graph: the part of a trained network that is exported, in a form that every runtime reads alike.
 
 ONNX has no adaptive pooling above output size 1; PyTorch's exporter unrolls PSPNet's four poolings into 2,500 nodes.
-For a fixed size they are exactly two small matrix products (``P_h @ x @ P_w^T``), which is what stands in the graph.
+For a fixed size they are exactly two small matrix products (``P_h @ x @ P_w^T``), and the graph holds these.
 """
 
 from collections.abc import Callable
@@ -36,11 +36,11 @@ def pooling_matrix(size: int, bins: int) -> Tensor:
 def pool(x: Tensor, output_size: int | tuple[int | None, int | None]) -> Tensor:
     """Pool ``(B, C, H, W)`` as ``F.adaptive_avg_pool2d`` does, by a mean or by two matrix products."""
     height, width = int(x.shape[-2]), int(x.shape[-1])
-    wanted = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
-    h, w = (size if bins is None else int(bins) for bins, size in zip(wanted, (height, width), strict=True))
+    pair = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    h, w = (size if bins is None else int(bins) for bins, size in zip(pair, (height, width), strict=True))
     if (h, w) == (1, 1):
         return x.mean((-2, -1), keepdim=True)
-    rows, columns = (pooling_matrix(*pair).to(x) for pair in ((height, h), (width, w)))
+    rows, columns = (pooling_matrix(size, bins).to(x) for size, bins in ((height, h), (width, w)))
     return rows @ (x @ columns.T)
 
 

@@ -27,6 +27,7 @@ class ExportSettings:
         images: validation images of every gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
         block_nodes: nodes that stay in float32 in the float16 file.
+        caster: what casts it: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
     """
 
     size: tuple[int, int] | None = None
@@ -39,6 +40,7 @@ class ExportSettings:
     images: int | None = 16
     agreement: float | None = None
     block_nodes: Sequence[str] = ()
+    caster: str = "kdc"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class BuildFlags:
     """How an engine is built.
 
     Attributes:
-        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes what is there.
+        flavour_name: "tensorrt" or "tensorrt_rtx"; None takes the installed one.
         targets: compute capabilities such as "sm86", for tensorrt_rtx; none = its portable default.
         batches: min, opt, max of the profile where the batch is free (default 1, 4, 16).
         sizes: min, opt, max (H, W) in pixels of the profile, where height and width are free.

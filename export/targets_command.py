@@ -1,7 +1,7 @@
 """``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from .flags import (
     refuse_idle,
 )
 from .settings import ExportSettings
+
+if TYPE_CHECKING:
+    from ..distill.run.folder import Run
 
 RunOrFile = Annotated[
     str | None,
@@ -56,7 +59,7 @@ def openvino(
 ) -> None:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
-    A file beyond the gate's tolerance is removed (exit 6).
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     if precision not in _PRECISIONS:
@@ -66,10 +69,11 @@ def openvino(
     from .to_openvino import export_openvino
 
     console.json_mode = json
-    chosen = _chosen(source)
-    if isinstance(chosen, Path):
+    place = _file_or_run(source)
+    if isinstance(place, Path):
         refuse_idle(context, FORM, f"{source} has the form that it was exported in")
-    _emit(json, {"files": export_openvino(chosen, precisions=_PRECISIONS[precision], settings=settings)})
+    manifests = export_openvino(place, precisions=_PRECISIONS[precision], settings=settings)
+    _emit(json, {"files": [each.to_dict() for each in manifests]})
 
 
 def aoti(
@@ -87,14 +91,14 @@ def aoti(
 ) -> None:
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
-    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is removed (exit 6).
+    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti
 
     console.json_mode = json
-    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision))
+    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision).to_dict())
 
 
 def triton(
@@ -123,29 +127,19 @@ def triton(
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
     """
     from .to_onnx import gated_onnx
-    from .to_triton import export_triton
+    from .to_triton import Serving, export_triton
 
     console.json_mode = json
-    chosen = _chosen(source)
-    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen, _SERVED)
+    place = _file_or_run(source)
+    file = place if isinstance(place, Path) else gated_onnx(place, _SERVED)
     folder = out or file.parent / "triton"
-    result = export_triton(
-        file,
-        folder,
-        name=name,
-        max_batch=max_batch,
-        device=device,
-        instances=instances,
-        queue_us=queue_delay,
-        preferred=preferred or (),
-        cuda_graphs=cuda_graph,
-        warmup=warmup,
-        trust=trust,
-    )
-    console.say(f"{result['path']}: {result['backend']}, max_batch_size {result['max_batch_size']}")
+
+    serving = Serving(max_batch, device, instances, queue_delay, preferred or (), cuda_graph, warmup)
+    model = export_triton(file, folder, serving, name=name, trust=trust)
+    console.say(f"{model.path}: {model.facts.backend}, max_batch_size {model.facts.max_batch_size}")
     console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
     _seal(file)
-    _emit(json, result)
+    _emit(json, model.facts.to_dict() | {"path": str(model.path), "config": model.config})
 
 
 def bundle(
@@ -161,21 +155,21 @@ def bundle(
 ) -> None:
     """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
 
-    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check proves it.
+    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
     from .to_bundle import export_bundle
     from .to_onnx import gated_onnx
 
     console.json_mode = json
-    chosen = _chosen(source)
-    file = chosen if isinstance(chosen, Path) else gated_onnx(chosen)
-    result = export_bundle(file, out, golden_image=golden_image)
-    console.say(f"{result['path']} ({result['bytes'] / 1e6:.1f} MB): unzip it, then python run.py --check")
-    _emit(json, result)
+    place = _file_or_run(source)
+    file = place if isinstance(place, Path) else gated_onnx(place)
+    product = export_bundle(file, out, golden_image=golden_image)
+    console.say(f"{product.path} ({product.manifest.bytes / 1e6:.1f} MB): unzip it, then python run.py --check")
+    _emit(json, product.manifest.to_dict() | {"path": str(product.path)})
 
 
-def _chosen(source: str | None) -> Any:
-    """Return the exported file that is named, of whatever kind, or the run."""
+def _file_or_run(source: str | None) -> "Path | Run":
+    """Return the exported file, of any kind, or the run that ``source`` names."""
     from ..deploy.artefacts.beside import EXPORTED
     from ..distill.run.folder import find_run
 

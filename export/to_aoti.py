@@ -3,16 +3,15 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..deploy.artefacts.beside import manifest_path
-from ..deploy.artefacts.ledger import discard
+from ..deploy.artefacts.beside import Origin
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import describe
-from ..deploy.parity.produce import prove
+from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, need_device
 from ..distill import console
@@ -20,7 +19,7 @@ from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, student_file
-from ..distill.run.files import replacing, sha256, write_json
+from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
 from .settings import DEFAULTS, ExportSettings
@@ -29,6 +28,24 @@ from .to_onnx import file_names
 CURE = "the compiled network computes something else, please report it with the model's name and size"
 #: the largest batch of a package whose batch is free
 LARGEST_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class AotiManifest(Manifest):
+    """The manifest of a package."""
+
+    precision: str
+    bytes: int
+    source: Origin
+    head: str
+    input: str
+    dynamic_batch: bool
+    device: str
+    size: list[int]
+    compile_seconds: float
+    versions: dict[str, str]
+    ran: Record | None = None
+    gate: Record | None = None
 
 
 def compile_package(
@@ -67,17 +84,15 @@ def compile_package(
     example = graph.example(2 if dynamic_batch else 1).to(device)
     batch = None if dynamic_batch else 1
     shapes = ({0: torch.export.Dim("batch", min=1, max=LARGEST_BATCH)},) if dynamic_batch else None
+
+    # what stands in the package itself
     ports = [
         {"name": "image", "dtype": str(example.dtype).removeprefix("torch."), "shape": [batch, *example.shape[1:]]}
     ]
-    made = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
-    ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": made})
-    values = {
-        "ports": ports,
-        "preprocess": model.preprocess.to_dict(),
-        "model": model.spec().to_dict(),
-        "precision": precision,
-    }
+    output = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
+    ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": output})
+    values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec().to_dict()}
+    values |= {"precision": precision}
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -85,6 +100,7 @@ def compile_package(
         "freezing": True,  # weights as constants, in the layout that the convolutions like best
         "cpp.dynamic_threads": True,  # else the thread count of this process is compiled in
     }
+
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with quiet(), torch.no_grad(), replacing(path) as beside:
@@ -105,7 +121,7 @@ def compile_package(
 @alone
 def export_aoti(
     run: Run, settings: ExportSettings = DEFAULTS, *, device: str = "cpu", precision: str = "fp32"
-) -> dict[str, Any]:
+) -> AotiManifest:
     """Compile a run's network into its ``export`` folder and compare it with torch on real images.
 
     Args:
@@ -119,35 +135,55 @@ def export_aoti(
     Raises:
         UsageError: a size, head, input, precision or device that is not accepted.
         ExportError: the device or a C++ compiler is missing, or the compiler refused the network.
-        NumbersError: the gate failed; the package is gone.
+        NumbersError: the gate failed; the package is not kept.
     """
     weights = student_file(run, settings.which)
     model = load_deployable(weights)
     head, input, dynamic_batch = settings.head, settings.input, settings.dynamic_batch
     size = settings.size or export_size(run.image_size, model.output_stride)
-    path = run.export / package_name(head, input, dynamic_batch, device, precision)
-    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
-    # before a good file goes
+    final = run.export / package_name(head, input, dynamic_batch, device, precision)
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision!r}: accepted are {', '.join(DTYPES)}{closest(precision, DTYPES)}")
     need_device(device)
     need_compiler()
-    tolerances(precision, run, agreement=settings.agreement)
-    asked = f"for {device} in {precision}, head {head}, input {input}"
-    console.say(f"compiling {model.name} at {size[0]}x{size[1]} {asked}; a minute or so")
-    start = time.perf_counter()
-    discard(run, [path])
-    form: dict[str, Any] = {"head": head, "input": input, "dynamic_batch": dynamic_batch, "device": device}
-    compile_package(model, path, size=size, precision=precision, **form, **names)
-    facts = {"source": {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}, **form}
-    facts |= {"size": list(size), "compile_seconds": round(time.perf_counter() - start, 1)}
-    manifest = describe(path, "aoti", precision, **facts)
-    # before the gate: native code is not opened without
-    write_json(manifest_path(path), manifest)
-    gate = {"images": settings.images, "agreement": settings.agreement}
-    manifest = prove(run, path, weights, manifest, **gate, cure=CURE)
-    console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB), compiled in {facts['compile_seconds']} s")
+    limits = tolerances(precision, run, agreement=settings.agreement)
+
+    def write(path: Path) -> AotiManifest:
+        form = f"for {device} in {precision}, head {head}, input {input}"
+        console.say(f"compiling {model.name} at {size[0]}x{size[1]} {form}; a minute or so")
+        start = time.perf_counter()
+        compile_package(
+            model,
+            path,
+            size=size,
+            head=head,
+            input=input,
+            dynamic_batch=dynamic_batch,
+            device=device,
+            precision=precision,
+            classes=run.card.data.classes,
+            palette=run.card.data.palette,
+        )
+
+        return AotiManifest(
+            file=path.name,
+            sha256=sha256(path),
+            kind="aoti",
+            precision=precision,
+            bytes=path.stat().st_size,
+            source=Origin(run.path.name, weights.name, sha256=sha256(weights)),
+            head=head,
+            input=input,
+            dynamic_batch=dynamic_batch,
+            device=device,
+            size=list(size),
+            compile_seconds=round(time.perf_counter() - start, 1),
+            versions=versions(),
+        )
+
+    manifest = produce(run, final, write, Trial(weights, limits, CURE, settings.images, device)).manifest
+    console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB), compiled in {manifest.compile_seconds} s")
     return manifest
 
 

@@ -1,21 +1,22 @@
-"""From a proved ONNX file to one zip that runs anywhere with numpy and ONNX Runtime, and can prove itself there."""
+"""From a gated ONNX file to one zip that runs anywhere with numpy and ONNX Runtime, and can check itself there."""
 
 import hashlib
 import io
 import json
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..deploy.artefacts.beside import golden_path, manifest_path, owner
+from ..deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, owner
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.manifest import Manifest
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.parity.golden import Golden, capture, read_golden
+from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
+from ..deploy.parity.produce import Product
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.base import Runtime, answers
 from ..deploy.runtimes.file_info import FileInfo
@@ -25,36 +26,48 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.folder import Run
+from . import bundle_runner
 
 RUNNER = Path(__file__).with_name("bundle_runner.py")
 #: the oldest onnxruntime that kdc itself is tested with
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.24.1\n"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BundleManifest(Manifest):
+    """The manifest of a bundle."""
+
+    bytes: int
+    onnx: Origin
+    golden: bundle_runner.GoldenFacts
+    source: Origin | None
+    versions: dict[str, str]
+
+
 @alone
-def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> dict[str, Any]:
-    """Write the zip with its manifest beside it.
+def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> Product[BundleManifest]:
+    """Write the zip and its manifest.
 
     Args:
-        source: an ONNX file that segments at the size of its input.
+        source: an ONNX file whose output has the size of its input.
         out: the zip (default: ``<file>.zip`` beside the file).
-        golden_image: take the validation image that the file passed its gate on; else a generated scene, whose mask is
-            then the file's own and proves that it runs the same elsewhere, not that it is right.
-
-    Returns:
-        The manifest of the zip.
+        golden_image: take the validation image of the file's gate; else a generated scene with the file's own mask,
+            which shows that the file runs the same elsewhere, not that it is right.
 
     Raises:
-        UsageError: no ONNX file, or one that leaves the resizing to its user; ``out`` is a folder.
+        UsageError: no ONNX file, or one whose output has another size; ``out`` is a folder.
         ExportError: ONNX Runtime's CPU cannot run it.
         WeightsError: the file is missing or broken.
     """
     if source.suffix.lower() != ".onnx":
         raise UsageError(f"{source}: a bundle holds an ONNX file; make one with kdc export onnx")
     info = read_info(source)
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")
+
     with open_runtime(source) as runtime:
         spec = runtime.spec
-        if info.head == "logits" and info.made.shape[2:] != spec.size:
+        if info.head == "logits" and info.output_port.shape[2:] != spec.size:
             raise UsageError(f"{source} gives logits of another size than its input; kdc export onnx makes them equal")
         if "simulated" in runtime.provider:
             raise ExportError(
@@ -62,18 +75,18 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
                 "would have to: bundle the float32, FP16 or INT8 (--for ort) file"
             )
         golden = _golden(source, runtime, golden_image)
-    if out is not None and out.is_dir():
-        raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")
+
+    # the files
     out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
     run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")
-    facts = {key: golden.facts[key] for key in ("data", "key", "generated", "reference")} | {"needed": golden.needed}
+    facts = golden.facts
+    image = bundle_runner.GoldenFacts(facts.data, facts.key, facts.generated, facts.reference, golden.needed)
     model = whole(source)
-    network = _network(info, runtime) | {"sha256": hashlib.sha256(model).hexdigest()}
-    network |= {"golden": facts, "versions": versions()}
+    network = _network(info, runtime, model, image)
     files = {
         "model.onnx": model,
-        "network.json": _json(network),
+        "network.json": _json(asdict(network)),
         "preprocess.json": _json(spec.preprocess.to_dict()),
         "palette.json": _json([list(colour) for colour in spec.palette]),
         "labels.txt": "".join(f"{label}\n" for label in spec.classes).encode(),
@@ -86,31 +99,43 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         "README.md": _readme(name, network, spec.classes).encode(),
     }
     write_bytes(out, _zip(name, files))
-    manifest: dict[str, Any] = {"file": out.name, "sha256": sha256(out), "kind": "bundle", "bytes": out.stat().st_size}
-    manifest |= {"onnx": {"file": source.name, "sha256": sha256(source)}, "golden": facts}
-    manifest |= {"source": manifest_of(source).get("source"), "versions": versions()}
-    write_json(manifest_path(out), manifest)
-    if not facts["generated"]:
+
+    origin = manifest_of(source)
+    manifest = BundleManifest(
+        file=out.name,
+        sha256=sha256(out),
+        kind="bundle",
+        bytes=out.stat().st_size,
+        onnx=Origin(file=source.name, sha256=sha256(source)),
+        golden=image,
+        source=origin.source,
+        versions=versions(),
+    )
+    write_json(manifest_path(out), manifest.to_dict())
+
+    if not image.generated:
         console.warn(
-            f"{out.name} holds an image of your data ({facts['key']} of {facts['data']}); "
+            f"{out.name} holds an image of your data ({image.key} of {image.data}); "
             "--no-golden-image puts a generated scene in its place"
         )
-    if not manifest_of(source).get("gate", {}).get("passed"):
-        console.warn(f"{source.name} has passed no gate that is written beside it: what is bundled is not proved")
+    if not origin.gated:
+        console.warn(f"{source.name} has passed no gate: the bundled network may differ from the trained one")
     if run and out.resolve().is_relative_to(run.path):
         run.remember_command()
         run.seal()
-    return manifest | {"path": str(out)}
+    return Product(out, manifest, None)
 
 
-def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
-    if wanted and golden_path(source).is_file():
+def _golden(source: Path, runtime: Runtime, own: bool) -> Golden:
+    """Return the file's own golden image, or a generated scene."""
+    if own and golden_path(source).is_file():
         golden = read_golden(source)
-        if golden.facts["sha256"] == sha256(source):
+        if golden.facts.sha256 == sha256(source):
             return golden
         raise WeightsError(f"{golden_path(source)} belongs to another file than {source.name}; export it again")
-    if wanted:
+    if own:
         console.warn(f"{source.name} has no golden image: the bundle gets a generated scene with the file's own mask")
+
     from ..distill.data import open_data
 
     dataset = open_data("builtin", "val", size=runtime.spec.size, val_count=1)
@@ -118,21 +143,37 @@ def _golden(source: Path, runtime: Runtime, wanted: bool) -> Golden:
     out = answers(runtime, image[None])[0]
     mask = out.argmax(0).astype(np.uint8) if out.ndim == 3 else out
     limits = tolerances(runtime.precision)
-    facts: dict[str, Any] = {"data": f"{dataset.name} {dataset.split}", "key": dataset.key(0), "generated": True}
-    facts |= {"reference": f"the file itself ({runtime.provider})", "tolerances": asdict(limits)}
-    return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, **facts)
+    facts = GoldenFacts(
+        dataset.key(0),
+        data=f"{dataset.name} {dataset.split}",
+        generated=True,
+        reference=f"the file itself ({runtime.provider})",
+        tolerances=limits,
+    )
+    return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, facts)
 
 
-def _network(info: FileInfo, runtime: Runtime) -> dict[str, Any]:
+def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runner.GoldenFacts) -> bundle_runner.Facts:
     spec = runtime.spec
-    values = {"input": info.input, "output": info.output, "dtype": spec.dtype, "layout": spec.layout, "head": spec.head}
-    return values | {"size": list(spec.size), "batch": spec.batch, "precision": runtime.precision}
+    return bundle_runner.Facts(
+        input=info.input,
+        output=info.output,
+        dtype=spec.dtype,
+        layout=spec.layout,
+        head=spec.head,
+        size=list(spec.size),
+        batch=spec.batch,
+        precision=runtime.precision,
+        sha256=hashlib.sha256(model).hexdigest(),
+        golden=golden,
+        versions=versions(),
+    )
 
 
 def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
-    """Return the ledger of the run; of a file that lies in none what stands beside it."""
-    gate = manifest_of(source).get("gate")
-    return read_gates(run) if run else [gate] if gate else []
+    """Return the ledger of the run; for a file outside of any run, the gate of its manifest."""
+    gate = manifest_of(source).values.get("gate")
+    return [row.values for row in read_gates(run)] if run else [gate] if gate else []
 
 
 def _json(value: Any) -> bytes:
@@ -155,28 +196,28 @@ def _zip(name: str, files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _readme(name: str, network: dict[str, Any], classes: tuple[str, ...]) -> str:
-    height, width = network["size"]
-    golden = network["golden"]
-    told = "a generated scene" if golden["generated"] else "a validation image"
+def _readme(name: str, network: bundle_runner.Facts, classes: tuple[str, ...]) -> str:
+    height, width = network.size
+    golden = network.golden
+    picture = "a generated scene" if golden.generated else "a validation image"
     return f"""# {name}
 
-A semantic-segmentation network ({network["precision"]}, {len(classes)} classes, images up to {height}x{width}).
+A semantic-segmentation network ({network.precision}, {len(classes)} classes, images up to {height}x{width}).
 It runs with numpy and ONNX Runtime alone.
 
     pip install -r requirements.txt
-    python run.py --check                    # proves it on this machine
+    python run.py --check                    # checks it on this machine
     python run.py IMAGE --out mask.png       # .npy and .ppm images; others with opencv-python or pillow installed
 
 | File | What |
 |---|---|
 | `model.onnx` | the network, weights inside; sha256 in `network.json` |
-| `network.json` | its input and output: {network["dtype"]} {network["layout"]}, head {network["head"]} |
+| `network.json` | its input and output: {network.dtype} {network.layout}, head {network.head} |
 | `preprocess.json` | mean and deviation of the channels (0 to 255) and their order |
 | `labels.txt`, `palette.json` | the classes, one a line, and their colours |
-| `gates.json` | what was compared with what before it left, and how far they were apart |
-| `golden.ppm` | {told} ({golden["key"]} of {golden["data"]}) |
-| `golden_mask.pgm`, `golden_second.pgm` | its mask by {golden["reference"]}, and a class that ties with it |
+| `gates.json` | the comparisons that it passed before it was bundled, with their differences |
+| `golden.ppm` | {picture} ({golden.key} of {golden.data}) |
+| `golden_mask.pgm`, `golden_second.pgm` | its mask by {golden.reference}, and a class that ties with it |
 | `run.py` | reads an image, prepares it, runs the network, writes the mask |
 
 Images that are smaller are padded to the right and below; larger ones are refused.

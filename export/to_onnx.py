@@ -1,33 +1,33 @@
 """From a checkpoint to one self-contained ONNX file that passed its gate."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
-from onnx import ModelProto, helper, shape_inference
+from onnx import ModelProto, ValueInfoProto, helper, shape_inference
 
-from ..calib.calibrate import calibrate_run
-from ..deploy.artefacts.beside import manifest_path
-from ..deploy.artefacts.ledger import discard
+from ..calib.calibrate import LowPrecisionManifest, Settings, calibrate_run
+from ..calib.low_precision import check_caster
+from ..deploy.artefacts.beside import Origin, manifest_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.artefacts.safe_onnx import save_own
-from ..deploy.artefacts.stale import discard_stale
-from ..deploy.parity.gate import GateResult
-from ..deploy.parity.produce import proved
+from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
+from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
+from ..distill.run import records
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
-from ..distill.run.files import replacing, sha256, versions, write_json
+from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
 from .graph import DeployGraph, check_form
 from .settings import DEFAULTS, OPSET, OPSETS, ExportSettings
@@ -36,14 +36,42 @@ from .settings import DEFAULTS, OPSET, OPSETS, ExportSettings
 CURE = "the exported graph computes something else, please report it with the model's name and size"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """A file that passed its gate, and the manifest beside it."""
+@dataclass(frozen=True, kw_only=True)
+class OnnxManifest(Manifest):
+    """The manifest of a float32 ONNX file; ``network`` is what kdc wrote into the file itself."""
 
-    path: Path
+    spread = ("network",)
+
+    network: dict[str, Any]
     precision: str
-    gate: GateResult
-    manifest: dict[str, Any]
+    inputs: list[Port]
+    outputs: list[Port]
+    opset: int
+    nodes: int
+    bytes: int
+    source: Origin
+    gate: Record | None = None
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, path: Path, source: Origin) -> "OnnxManifest":
+        """Describe a file that ``export_onnx`` wrote from a checkpoint."""
+        proto = onnx.load(path)
+        own = {prop.key.removeprefix("kdc."): json.loads(prop.value) for prop in proto.metadata_props}
+        return cls(
+            file=path.name,
+            sha256=sha256(path),
+            kind="onnx",
+            network=own,
+            precision="fp32",
+            inputs=_ports(proto.graph.input),
+            outputs=_ports(proto.graph.output),
+            opset=proto.opset_import[0].version,
+            nodes=len(proto.graph.node),
+            bytes=path.stat().st_size,
+            source=source,
+            versions=versions(),
+        )
 
 
 def export_onnx(
@@ -81,6 +109,7 @@ def export_onnx(
     example = graph.example(2 if dynamic_batch else 1)
     shapes = ({0: torch.export.Dim("batch", min=1)},) if dynamic_batch else None
     output = "logits" if head == "logits" else "mask"
+
     try:
         with quiet():
             program = torch.onnx.export(
@@ -101,6 +130,7 @@ def export_onnx(
         raise ExportError(
             f"{model.name} at {size[0]}x{size[1]} cannot be written as ONNX opset {opset}: {_line(error)}"
         ) from error
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_own(proto, beside)
@@ -108,7 +138,9 @@ def export_onnx(
 
 
 @alone
-def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
+def export_run(
+    run: Run, settings: ExportSettings = DEFAULTS
+) -> list[Product[OnnxManifest] | Product[LowPrecisionManifest]]:
     """Export a run's network into its ``export`` folder; every file goes through the gate against torch on real images.
 
     Args:
@@ -116,7 +148,7 @@ def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
         settings: form, precisions and gate.
 
     Raises:
-        NumbersError: a gate failed; that file is gone, those before it stay.
+        NumbersError: a gate failed; that file is not kept, an earlier one of its name stays.
     """
     weights = student_file(run, settings.which)
     model = load_deployable(weights)
@@ -124,28 +156,30 @@ def export_run(run: Run, settings: ExportSettings = DEFAULTS) -> list[Exported]:
     size = settings.size or export_size(run.image_size, model.output_stride)
     full = run.export / file_names(head, input, dynamic_batch)[0]
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
-    names: dict[str, Any] = {"classes": run.card.data.classes, "palette": run.card.data.palette}
-    # before a good file goes
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
+    check_caster(settings.caster)
     limits = tolerances("fp32", run, agreement=settings.agreement)
-    discard(run, [full])  # no manifest is written before the gate: without it a file is unproven
-    export_onnx(model, full, size=size, head=head, input=input, dynamic_batch=dynamic_batch, opset=opset, **names)
-    source = {"run": run.path.name, "checkpoint": weights.name, "sha256": sha256(weights)}
-    dataset = run.open_data(run.config.data.split)
 
-    result, _ = proved(run, full, weights, dataset, limits, CURE, images=settings.images)
-    manifest = _manifest(full, source, result)
-    write_json(manifest_path(full), manifest)
-    done = [Exported(full, "fp32", result, manifest)]
-    discard_stale(run, [weights])
+    def write(path: Path) -> OnnxManifest:
+        form = {"size": size, "head": head, "input": input, "dynamic_batch": dynamic_batch, "opset": opset}
+        export_onnx(model, path, **form, classes=run.card.data.classes, palette=run.card.data.palette)
+        return OnnxManifest.of(path, Origin(run.path.name, weights.name, sha256=sha256(weights)))
+
+    exported: list[Product[OnnxManifest] | Product[LowPrecisionManifest]] = [
+        produce(run, full, write, Trial(weights, limits, CURE, settings.images), checkpoints=[weights])
+    ]
     if "fp16" in settings.precisions:
-        gate_flags = {"gate_images": settings.images, "agreement": settings.agreement}
-        cast = calibrate_run(run, to="fp16", source=full, keep=settings.block_nodes, **gate_flags)
-        done.append(Exported(cast.path, cast.precision, cast.gate, cast.manifest))
-    run.remember_command()
-    run.seal()
-    return done
+        low = Settings(
+            to="fp16",
+            source=full,
+            keep=settings.block_nodes,
+            caster=settings.caster,
+            gate_images=settings.images,
+            agreement=settings.agreement,
+        )
+        exported.append(calibrate_run(run, low))
+    return exported
 
 
 def export_like(run: Run, like: Path, dry: bool = False) -> Path:
@@ -165,10 +199,21 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     input = "uint8" if info.layout == "NHWC" else "float"
     form = ExportSettings((height, width), info.head, input, dynamic_batch=info.shape[0] is None, opset=opset)
-    return Path(plan_run(run, form)["onnx"][0]) if dry else export_run(run, form)[0].path
+    return Path(plan_run(run, form).onnx[0]) if dry else export_run(run, form)[0].path
 
 
-def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportPlan(records.Record):
+    """What ``export_run`` would write, from which weights."""
+
+    run: str
+    weights: str
+    model: str
+    size: tuple[int, int]
+    onnx: list[str]
+
+
+def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> ExportPlan:
     """Return what ``export_run`` would do with the same settings; nothing is written.
 
     Raises:
@@ -181,9 +226,10 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> dict[str, Any]:
     head, input = settings.head, settings.input
     check_form(size, head, input, stride=spec.output_stride, num_classes=spec.num_classes)
     _check_opset(settings.opset)
+    check_caster(settings.caster)
     names = file_names(head, input, settings.dynamic_batch)
-    wanted = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return {"run": str(run.path), "weights": str(weights), "model": spec.name, "size": list(size), "onnx": wanted}
+    files = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
+    return ExportPlan(str(run.path), str(weights), spec.name, size, files)
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
@@ -191,17 +237,6 @@ def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
     extras = (("argmax", head == "argmax"), ("uint8", input == "uint8"), ("batch", dynamic_batch))
     stem = ".".join(["model", *(word for word, on in extras if on)])
     return f"{stem}.onnx", f"{stem}.fp16.onnx"
-
-
-def tensors(proto: ModelProto, which: str) -> list[dict[str, Any]]:
-    """Return name, type and shape (None = free) of a file's ``input`` or ``output`` tensors."""
-    found = []
-    for value in getattr(proto.graph, which):
-        kind = value.type.tensor_type
-        shape = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-        dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        found.append({"name": value.name, "dtype": dtype, "shape": shape})
-    return found
 
 
 def _check_opset(opset: int) -> None:
@@ -231,13 +266,14 @@ def _finished(
     return proto
 
 
-def _manifest(path: Path, source: dict[str, Any], result: GateResult) -> dict[str, Any]:
-    proto = onnx.load(path)
-    values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": "onnx"}
-    values |= {key.removeprefix("kdc."): value for key, value in read_info(path).metadata.items()}
-    values |= {"precision": "fp32", "inputs": tensors(proto, "input"), "outputs": tensors(proto, "output")}
-    values |= {"opset": proto.opset_import[0].version, "nodes": len(proto.graph.node), "bytes": path.stat().st_size}
-    return values | {"source": source, "gate": result.to_dict(), "versions": versions()}
+def _ports(values: Iterable[ValueInfoProto]) -> list[Port]:
+    """Return name, type and shape (None = free) of a file's inputs or outputs."""
+    ports = []
+    for value in values:
+        kind = value.type.tensor_type
+        shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+        ports.append(Port(value.name, str(helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape))
+    return ports
 
 
 def _line(error: BaseException) -> str:
@@ -249,10 +285,11 @@ def _line(error: BaseException) -> str:
 
 
 def gated_onnx(run: Run, settings: ExportSettings = DEFAULTS) -> Path:
-    """Return a run's float32 ONNX file of this form: the one that is there, if it passed its gate, else a new one."""
+    """Return a run's float32 ONNX file of this form: the present one if it passed its gate, else a new one."""
     path = run.export / file_names(settings.head, settings.input, settings.dynamic_batch)[0]
-    facts = manifest_of(path)
-    if facts.get("gate", {}).get("passed") and facts["source"]["sha256"] == sha256(student_file(run, settings.which)):
+    manifest = manifest_of(path)
+    current = manifest.source is not None and manifest.source.sha256 == sha256(student_file(run, settings.which))
+    if manifest.gated and current:
         if settings.size is None or read_info(path).size == settings.size:
             return path
         console.say(f"{path.name} is made for another size: exporting it again")

@@ -1,21 +1,24 @@
-"""From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), proved on OpenVINO itself."""
+"""From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), gated on OpenVINO itself."""
 
+import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import manifest_path
-from ..deploy.artefacts.ledger import discard
+from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, manifest_of, manifest_path
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import describe, manifest_of, run_of
+from ..deploy.artefacts.manifest import Manifest, Record, run_of, weights_of
 from ..deploy.machine.passport import version
-from ..deploy.parity.produce import prove
+from ..deploy.parity.produce import Trial, produce
+from ..deploy.parity.tolerances import tolerances
+from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.openvino_runtime import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
-from ..distill.run.files import sha256
+from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from .settings import DEFAULTS, ExportSettings
 from .to_onnx import gated_onnx
@@ -27,6 +30,45 @@ CURES = {
     "fp16": "--precision fp32 keeps the weights whole, --agreement SHARE lowers the bar",
     "int8": "calibrate it again with more --images: kdc calib --to int8 --for openvino",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenvinoManifest(Manifest):
+    """The manifest of an OpenVINO file; ``network`` is what kdc wrote into the file itself."""
+
+    spread = ("network",)
+
+    precision: str
+    weights: Origin | None
+    bytes: int
+    network: dict[str, Any]
+    inputs: list[Port]
+    onnx: Origin
+    source: Origin | None
+    openvino: str | None
+    versions: dict[str, str]
+    ran: Record | None = None
+    gate: Record | None = None
+
+    @classmethod
+    def of(cls, path: Path, precision: str, onnx_path: Path) -> "OpenvinoManifest":
+        """Describe a file that was made from an ONNX file."""
+        info = read_ir(path)
+        facts = {key.removeprefix("kdc."): value for key, value in info.metadata.items() if key != "kdc.precision"}
+        return cls(
+            file=path.name,
+            sha256=sha256(path),
+            kind="openvino",
+            precision=precision,
+            weights=weights_of(path),
+            bytes=artefact_bytes(path),
+            network=facts,
+            inputs=[Port(info.input, info.dtype, info.shape)],
+            onnx=Origin(file=onnx_path.name, sha256=sha256(onnx_path)),
+            source=manifest_of(onnx_path).source,
+            openvino=version("openvino"),
+            versions=versions(),
+        )
 
 
 def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
@@ -60,11 +102,11 @@ def export_openvino(
     *,
     precisions: Sequence[str] = ("fp32",),
     settings: ExportSettings = DEFAULTS,
-) -> list[dict[str, Any]]:
+) -> list[StoredManifest | OpenvinoManifest]:
     """Write a run's network for OpenVINO; every file is compared on OpenVINO with the ONNX file on real images.
 
     Args:
-        source: a run, whose ONNX file is written first where it is not there; or one of its float32 ONNX files.
+        source: a run, whose ONNX file is written first where it is missing; or one of its float32 ONNX files.
         precisions: "fp32", "fp16" (weights only) and "int8", which is what ``kdc calib --for openvino`` left.
         settings: of every gate, and for a run of its ONNX file.
 
@@ -74,7 +116,7 @@ def export_openvino(
     Raises:
         UsageError: an unknown precision, or a file of no run.
         ExportError: OpenVINO is missing, or there is no INT8 file yet.
-        NumbersError: a gate failed; that file is gone, those before it stay.
+        NumbersError: a gate failed; that file is not kept, an earlier one of its name stays.
     """
     for precision in precisions:
         if precision not in SUFFIXES:
@@ -96,32 +138,26 @@ def ir_path(onnx_path: Path, precision: str) -> Path:
     return onnx_path.with_name(f"{onnx_path.name.removesuffix('.onnx')}{SUFFIXES[precision]}.xml")
 
 
-def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings) -> dict[str, Any]:
-    path = ir_path(onnx_path, precision)
+def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings) -> StoredManifest | OpenvinoManifest:
+    final = ir_path(onnx_path, precision)
     if precision == "int8":
-        if not path.is_file():
+        if not final.is_file():
             raise ExportError(
-                f"{path.name} is not there yet; make it with: kdc calib {run.spec} --to int8 --for openvino"
+                f"{final.name} is not there yet; make it with: kdc calib {run.spec} --to int8 --for openvino"
             )
-        if (known := manifest_of(path)).get("gate"):
-            console.say(f"{path.name} passed its gate when it was calibrated")
+        if (known := manifest_of(final)).gated:
+            console.say(f"{final.name} passed its gate when it was calibrated")
             return known
-    else:
-        discard(run, [path])
-        write_ir(onnx_path, path, compress=precision == "fp16")
-    info = read_ir(path)
-    given = {"name": info.input, "dtype": info.dtype, "shape": list(info.shape)}
-    facts = {key.removeprefix("kdc."): value for key, value in info.metadata.items() if key != "kdc.precision"}
-    facts |= {"inputs": [given], "onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}}
-    facts |= {"source": manifest_of(onnx_path).get("source"), "openvino": version("openvino")}
-    manifest = prove(
-        run,
-        path,
-        onnx_path,
-        describe(path, "openvino", precision, **facts),
-        images=settings.images,
-        agreement=settings.agreement,
-        cure=CURES[precision],
-    )
-    console.say(f"{path} ({manifest['bytes'] / 1e6:.1f} MB with its .bin), manifest {manifest_path(path).name}")
+    limits = tolerances(precision, run, agreement=settings.agreement)
+
+    def write(path: Path) -> OpenvinoManifest:
+        if precision == "int8":  # what is there is gated as it is
+            for present, new in ((final, path), (final.with_suffix(".bin"), path.with_suffix(".bin"))):
+                shutil.copyfile(present, new)
+        else:
+            write_ir(onnx_path, path, compress=precision == "fp16")
+        return OpenvinoManifest.of(path, precision, onnx_path)
+
+    manifest = produce(run, final, write, Trial(onnx_path, limits, CURES[precision], settings.images)).manifest
+    console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB with its .bin), manifest {manifest_path(final).name}")
     return manifest

@@ -5,34 +5,32 @@ no precision flags. The builder is native code that can die or take minutes, so 
 Where there is a GPU the engine then runs: it must compute in the precision that its file asks for, and segment as that.
 """
 
-import contextlib
 import importlib
 import os
-import platform
 import signal
 import tempfile
-from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..deploy.artefacts.beside import golden_path, manifest_path, owner, remove
-from ..deploy.artefacts.ledger import read_gates, strike
+from ..deploy.artefacts.beside import golden_path, manifest_path, owner
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import manifest_of
 from ..deploy.artefacts.safe_onnx import external, whole
 from ..deploy.child import ChildDiedError, call
 from ..deploy.gpu.device import Gpu, gpu
-from ..deploy.machine.passport import gpus
 from ..deploy.parity.golden import hand_on, read_golden
+from ..deploy.parity.produce import Trial, not_kept, produce
+from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.inspector import Proof
-from ..deploy.runtimes.trt.manifest import FLAVOURS, check_fits, this_platform
+from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
-from ..distill.run.files import replacing, sha256, versions, write_json
-from .settings import NO_FLAGS, BuildFlags
+from ..distill.run.files import write_json
+from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
+from .trt_manifest import EngineManifest, describe
 from .trt_shapes import plan_profile
 
 OLDEST = (10, 12)
@@ -43,18 +41,19 @@ HARDWARE = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
 CURE = "the types stand in the ONNX file: look at its casts and Q/DQ; --no-tf32 keeps float32 exact"
 
 
-def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
-    """Import the TensorRT that is there: module, name, version.
+def flavour(named: str | None = None) -> tuple[ModuleType, str, str]:
+    """Import the TensorRT that is installed: module, name, version.
 
     ``tensorrt`` needs a GPU to build, so without one ``tensorrt_rtx`` goes first where both are installed.
 
     Raises:
         ExportError: none is installed (the message says what to do), or it is too old.
-        UsageError: ``wanted`` is no flavour.
+        UsageError: ``named`` is no flavour.
     """
-    if wanted is not None and wanted not in FLAVOURS:
-        raise UsageError(f"--flavour {wanted!r}: accepted are {' and '.join(FLAVOURS)}{closest(wanted, FLAVOURS)}")
-    order = [wanted] if wanted else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
+    if named is not None and named not in FLAVOURS:
+        raise UsageError(f"--flavour {named!r}: accepted are {' and '.join(FLAVOURS)}{closest(named, FLAVOURS)}")
+
+    order = [named] if named else sorted(FLAVOURS, key=lambda name: name == "tensorrt" and gpu() is None)
     for name in order:
         if find_spec(name) is None:
             continue
@@ -77,13 +76,21 @@ def flavour(wanted: str | None = None) -> tuple[ModuleType, str, str]:
 
 
 @alone
-def build_engine(onnx_path: Path, engine_path: Path, flags: BuildFlags = NO_FLAGS) -> dict[str, Any]:
-    """Build an engine in a process of its own and write it with its manifest ``<engine>.json``.
+def build_engine(
+    onnx_path: Path,
+    engine_path: Path,
+    flags: BuildFlags = NO_FLAGS,
+    settings: ExportSettings = DEFAULTS,
+) -> EngineManifest:
+    """Build an engine in a process of its own and put it in its place with its manifest ``<engine>.json``.
+
+    Where there is a GPU for it, it first runs there; an engine of a run then goes through the gate too.
 
     Args:
         onnx_path: a file with the types as they shall run.
-        engine_path: where the engine goes, atomically.
+        engine_path: where the engine goes.
         flags: how it is built.
+        settings: of the gate.
 
     Returns:
         The manifest.
@@ -92,112 +99,104 @@ def build_engine(onnx_path: Path, engine_path: Path, flags: BuildFlags = NO_FLAG
         ExportError: no TensorRT, the parser or builder refused the file, or the builder died.
         UsageError: a flag that the flavour or the file has no use for, or a shape that the network does not take.
         WeightsError: the file is missing or no segmentation network.
-        NumbersError: the engine ran here and does not compute in the precision of its file, or segments the golden
-            image otherwise; it is removed.
+        NumbersError: the engine ran here and does not compute in the precision of its file, or segments otherwise; it
+            is not kept.
         ResourceError: the builder was killed, as when memory runs out.
     """
-    info = read_info(onnx_path)
+    # what can be refused, before minutes of building
+    weights, info = external(onnx_path), read_info(onnx_path)
     name, version = check_flags(flags)
-    if flags.strip_weights and (weights := external(onnx_path)):
+    if flags.strip_weights and weights:
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
-    profile = plan_profile(onnx_path, info, flags.batches, flags.sizes)
-    targets, device = [each.lower() for each in flags.targets], gpu()
-    default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
-    target = ", ".join(targets) or default
-    console.warn(f"{name} {version} builds {engine_path.name} for {target}")
-    request: dict[str, Any] = {"flavour": name, "targets": targets, "profile": profile}
-    request |= {"workspace_mib": flags.workspace_mib, "opt_level": flags.opt_level}
-    request |= {"timing_cache": flags.timing_cache and str(flags.timing_cache), "parent": os.getpid()}
-    request |= {"flags": list(flags.builder_flags.values()), "tf32": flags.tf32}
-    request |= {"hardware": flags.hardware and HARDWARE[flags.hardware]}
-    run = owner(engine_path)
-    if run:
-        read_gates(run)  # what is broken is told before minutes of building, and before the old engine goes
+    profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
     if golden_path(onnx_path).is_file():
         read_golden(onnx_path)
-    engine_path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(engine_path) as beside, _single(onnx_path) as single:
-        subject = f"the {name} builder died on {onnx_path}"
-        built = _in_child("export.trt_builder", request | {"onnx": str(single), "engine": str(beside)}, subject)
+    trial = None
+    if run and device is not None:
+        limits = tolerances(info.precision, run, agreement=settings.agreement)
+        trial = Trial(onnx_path, limits, CURE, settings.images, device="cuda")
+
+    def write(path: Path) -> EngineManifest:
+        targets = [each.lower() for each in flags.targets]
+        default = PORTABLE if name == "tensorrt_rtx" else str(device or "the GPU of this machine")
+        target = ", ".join(targets) or default
+        console.warn(f"{name} {version} builds {path.name} for {target}")
+        with tempfile.TemporaryDirectory() as folder:
+            single = onnx_path
+            if weights:  # the builder reads one file
+                single = Path(folder) / onnx_path.name
+                single.write_bytes(whole(onnx_path))
+            request = _request(single, path, name, flags, profile)
+            built = _in_child("export.trt_builder", request, f"the {name} builder died on {onnx_path}")
+        _say_notes(built, name, path)
+        manifest = describe(onnx_path, path, built, flags, info, device, target)
+
+        # where it first runs it needs its manifest, its golden image, and the weights that it was stripped of
+        if flags.strip_weights:
+            path.with_name(onnx_path.name).symlink_to(onnx_path.resolve())
+        write_json(manifest_path(path), manifest.to_dict())
+        hand_on(onnx_path, path)
+        manifest = _first_run(path, engine_path, manifest, device)
+        ran = manifest.proof.line() if manifest.proof else "not run here"
+        size, seconds = manifest.bytes / 2**20, manifest.build_seconds
+        console.say(f"{path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({ran})")
+        return manifest
+
+    return produce(run, engine_path, write, trial).manifest
+
+
+def _request(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
+    """Tell the builder what to build."""
+    return {
+        "flavour": name,
+        "targets": [each.lower() for each in flags.targets],
+        "profile": profile,
+        "workspace_mib": flags.workspace_mib,
+        "opt_level": flags.opt_level,
+        "timing_cache": flags.timing_cache and str(flags.timing_cache),
+        "parent": os.getpid(),
+        "flags": list(flags.builder_flags.values()),
+        "tf32": flags.tf32,
+        "hardware": flags.hardware and HARDWARE[flags.hardware],
+        "onnx": str(onnx_path),
+        "engine": str(path),
+    }
+
+
+def _say_notes(built: dict[str, Any], name: str, path: Path) -> None:
+    """Print the notes of a build, and how many warnings it gave."""
     for text in built["notes"]:
         console.warn(text)
     if built["warnings"]:
-        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(engine_path).name}")
-    built["notes"] += built.pop("said")
-    manifest: dict[str, Any] = {"file": engine_path.name, "sha256": sha256(engine_path), "kind": "engine"}
-    manifest |= {"bytes": engine_path.stat().st_size, "target": target, "targets": targets, **built}
-    manifest |= {key.removeprefix("kdc."): value for key, value in info.metadata.items()}
-    made = manifest_of(onnx_path)
-    manifest |= {key: made[key] for key in ("calibration", "sensitivity", "left_high", "qat") if key in made}
-    manifest |= {"precision": info.precision, "source": made.get("source")}
-    manifest |= {"onnx": {"file": onnx_path.name, "sha256": sha256(onnx_path)}, "flags": flags.words()}
-    manifest |= {"version_compatible": flags.version_compatible, "hardware": flags.hardware}
-    manifest |= {"refit": flags.refit or flags.strip_weights, "stripped": flags.strip_weights}
-    manifest |= {"gpu": device and str(device), "platform": this_platform(), **_device(device)}
-    manifest |= {"host": f"{platform.node()}, {platform.platform()}", "versions": versions()}
-    if run:
-        strike(run, [engine_path])  # what the ledger says of that name is about another engine
-    write_json(manifest_path(engine_path), manifest)
-    hand_on(onnx_path, engine_path)
-    manifest |= _first_run(engine_path, manifest, device)
-    write_json(manifest_path(engine_path), manifest)
-    size, seconds = manifest["bytes"] / 2**20, built["build_seconds"]
-    told = Proof(**manifest["proof"]).line() if manifest["proof"] else "not run here"
-    console.say(f"{engine_path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({told})")
-    return manifest
+        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(path).name}")
 
 
-@contextlib.contextmanager
-def _single(onnx_path: Path) -> Iterator[Path]:
-    """Yield the file, or a copy with its external data in it: the builder reads one file."""
-    if not external(onnx_path):
-        yield onnx_path
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / onnx_path.name
-        copy.write_bytes(whole(onnx_path))
-        yield copy
-
-
-def _device(device: Gpu | None) -> dict[str, Any]:
-    """Return what the manifest says of the GPU that an engine was built on, beside its name."""
-    if device is None:
-        return {"compute_capability": None, "cuda": None, "driver": None}
-    driver = next((each["driver"] for each in gpus()), None)
-    return {"compute_capability": "{}.{}".format(*device.capability), "cuda": device.cuda, "driver": driver}
-
-
-def _first_run(engine_path: Path, manifest: dict[str, Any], device: Gpu | None) -> dict[str, Any]:
-    """Run the engine in a process of its own; None for "proof" and "golden", said, where no GPU here is for it.
+def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | None) -> EngineManifest:
+    """Run a new engine in a process of its own; return its manifest as it was, and say why, if no GPU here is for it.
 
     Raises:
-        ExportError: it cannot be opened or dies; like any that fails, it is removed, and what lies beside it.
+        ExportError: it cannot be opened or dies.
         NumbersError: it does not compute in the precision of its file, or segments the golden image otherwise.
     """
-    unrun = {"proof": None, "golden": None}
     if device is None:
-        return unrun
+        return manifest
     try:
-        check_fits(manifest, engine_path, manifest["version"], device)
+        check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
     except ExportError as error:
-        console.warn(f"{engine_path.name} was built and is not proven: {error}")
-        return unrun
+        console.warn(f"{path.name} was built and is not proven: {error}")
+        return manifest
     try:
-        subject = f"{engine_path.name} was built and died when it ran"
-        answer = _in_child("deploy.parity.trt_first_run", {"engine": str(engine_path)}, subject)
+        subject = f"{path.name} was built and died when it ran"
+        answer = _in_child("deploy.parity.trt_first_run", {"engine": str(path)}, subject)
     except ResourceError as error:  # of this moment: the engine is not to blame
-        console.warn(f"{engine_path.name} was built and is not proven: {error}; kdc parity proves it")
-        return unrun
+        console.warn(f"{path.name} was built and is not proven: {error}; kdc parity proves it")
+        return manifest
     except KdcError as error:
-        remove(engine_path)
-        raise ExportError(f"{error}; {engine_path.name} was removed") from error
-    except BaseException:  # Ctrl-C too: what is not proven where it can be does not stay
-        remove(engine_path)
-        raise
-    if reasons := [*answer["proof"]["reasons"], *(answer["golden"] or {}).get("reasons", ())]:
-        remove(engine_path)
-        raise NumbersError(f"{engine_path.name} was removed: {'; '.join(reasons)}; {CURE}")
-    return answer
+        raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
+    proof, golden = Proof(**answer["proof"]), answer["golden"]
+    if reasons := [*proof.reasons, *(golden["reasons"] if golden else ())]:
+        raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
+    return replace(manifest, proof=proof, golden=golden)
 
 
 def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
@@ -219,6 +218,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
     if flags.hardware is not None and flags.hardware not in HARDWARE:
         near = closest(flags.hardware, HARDWARE)
         raise UsageError(f"--hardware {flags.hardware!r}: accepted are {' and '.join(HARDWARE)}{near}")
+
     module, name, version = flavour(flags.flavour_name)
     if name == "tensorrt_rtx":
         _check_rtx(flags)
@@ -238,7 +238,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
 def _check_rtx(flags: BuildFlags) -> None:
     """Refuse what TensorRT-RTX has no use for, or does only on a GPU (both tried with 1.7)."""
     idle = {"--opt-level": flags.opt_level is not None, "--timing-cache": flags.timing_cache is not None}
-    for word in (word for word, given in idle.items() if given):
+    for word in (word for word, on in idle.items() if on):
         raise UsageError(f"{word} does nothing in tensorrt_rtx, which tries no kernels while it builds; leave it out")
     if flags.hardware is not None:
         raise UsageError("--hardware does nothing in tensorrt_rtx; its engines are portable, or name GPUs by --target")
@@ -268,5 +268,5 @@ _TYPED = {"fp16", "bf16", "int8", "fp8"}
 def engine_path(onnx: Path) -> Path:
     """Name the engine of an ONNX file: ``model.fp32.engine`` for ``model.onnx``, else as the file."""
     stem = onnx.name.removesuffix(".onnx")
-    typed = not _TYPED.isdisjoint(stem.split("."))
-    return onnx.with_name(f"{stem}.engine" if typed else f"{stem}.fp32.engine")
+    named = not _TYPED.isdisjoint(stem.split("."))
+    return onnx.with_name(f"{stem}.engine" if named else f"{stem}.fp32.engine")

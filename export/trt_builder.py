@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,78 +23,136 @@ from ..distill.run.files import write_bytes
 _PR_SET_PDEATHSIG = 1
 
 
-def build(request: dict[str, Any]) -> dict[str, Any]:
-    """Parse ``request["onnx"]``, build it and write the plan to ``request["engine"]``.
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build, and how: ``BuildFlags`` in TensorRT's names, for a file with its weights inside.
+
+    Attributes:
+        profile: shapes of the input by "min", "opt" and "max"; None where the file leaves nothing free.
+        parent: number of the process that waits; the builder ends with it.
+    """
+
+    flavour: str
+    targets: list[str]
+    profile: dict[str, list[int]] | None
+    workspace_mib: int | None
+    opt_level: int | None
+    timing_cache: str | None
+    parent: int
+    flags: list[str]
+    tf32: bool
+    hardware: str | None
+    onnx: str
+    engine: str
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the network; None in its shape is free."""
+
+    name: str
+    dtype: str
+    shape: list[int | None]
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """How the engine was really built, with the builder's notes, warnings and messages."""
+
+    flavour: str
+    version: str
+    build_seconds: float
+    tf32: bool
+    opt_level: int
+    workspace_mib: int
+    layers: int
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    profile: dict[str, list[int]] | None
+    notes: list[str]
+    warnings: int
+    said: list[str]
+
+
+def build(request: BuildRequest) -> BuildReport:
+    """Parse ``request.onnx``, build it and write the plan to ``request.engine``.
 
     Raises:
         ExportError: the parser or the builder refused it.
     """
-    trt: Any = importlib.import_module(request["flavour"])
+    trt: Any = importlib.import_module(request.flavour)
     logger = make_logger(trt)
     try:
         builder = trt.Builder(logger)
-    except TypeError as error:  # the binding's way to say that the library gave no builder
+    except TypeError as error:  # from the binding, where the library gave no builder
         raise ExportError(
-            f"{request['flavour']} cannot start its builder ({logger.last}); tensorrt needs a GPU and its driver, "
+            f"{request.flavour} cannot start its builder ({logger.last}); tensorrt needs a GPU and its driver, "
             "--flavour tensorrt_rtx builds without"
         ) from error
+
+    # the network, with the types of its file
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = trt.OnnxParser(network, logger)
-    name = Path(request["onnx"]).name
-    # from memory: the file is self-contained, and its path may hold what native code cannot read
-    if not parser.parse(Path(request["onnx"]).read_bytes()):
+    name = Path(request.onnx).name
+    # from memory: the file is self-contained, and native code cannot read every path
+    if not parser.parse(Path(request.onnx).read_bytes()):
         problems = "; ".join(dict.fromkeys(_problem(parser.get_error(i)) for i in range(parser.num_errors)))
         raise ExportError(f"TensorRT's parser refused {name}: {problems or logger.last}")
+
     config = builder.create_builder_config()
     _configure(trt, builder, network, config, request)
     notes: list[str] = []
-    cache = _timing_cache(config, request["timing_cache"], notes)
+    cache = _timing_cache(config, request.timing_cache, notes)
+
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise ExportError(f"TensorRT's builder refused {name}: {logger.last}")
     seconds = time.perf_counter() - start
-    Path(request["engine"]).write_bytes(plan)
-    if cache is not None:
-        write_bytes(Path(request["timing_cache"]), bytes(config.get_timing_cache().serialize()))
-    return {
-        "flavour": request["flavour"],
-        "version": str(trt.__version__),
-        "build_seconds": round(seconds, 3),
-        "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
-        "opt_level": int(config.builder_optimization_level),
-        "workspace_mib": int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)) >> 20,
-        "layers": int(network.num_layers),
-        "inputs": [_tensor(network.get_input(i)) for i in range(network.num_inputs)],
-        "outputs": [_tensor(network.get_output(i)) for i in range(network.num_outputs)],
-        "profile": request["profile"],
-        "notes": notes,
-        "warnings": logger.warnings,
-        "said": list(logger.said),
-    }
+    Path(request.engine).write_bytes(plan)
+    if request.timing_cache is not None and cache is not None:
+        write_bytes(Path(request.timing_cache), bytes(config.get_timing_cache().serialize()))
+
+    return BuildReport(
+        flavour=request.flavour,
+        version=str(trt.__version__),
+        build_seconds=round(seconds, 3),
+        tf32=bool(config.get_flag(trt.BuilderFlag.TF32)),
+        opt_level=int(config.builder_optimization_level),
+        workspace_mib=int(config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)) >> 20,
+        layers=int(network.num_layers),
+        inputs=[_tensor(network.get_input(i)) for i in range(network.num_inputs)],
+        outputs=[_tensor(network.get_output(i)) for i in range(network.num_outputs)],
+        profile=request.profile,
+        notes=notes,
+        warnings=logger.warnings,
+        said=list(logger.messages),
+    )
 
 
-def _configure(trt: Any, builder: Any, network: Any, config: Any, request: dict[str, Any]) -> None:
-    if request["workspace_mib"] is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_mib"] << 20)
-    if request["opt_level"] is not None:
-        config.builder_optimization_level = request["opt_level"]
-    # without it the inspector names layers and nothing else, and no precision can be proven
+def _configure(trt: Any, builder: Any, network: Any, config: Any, request: BuildRequest) -> None:
+    if request.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_mib << 20)
+    if request.opt_level is not None:
+        config.builder_optimization_level = request.opt_level
+    # else the inspector names layers and nothing more, and their precision cannot be checked
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    for flag in request["flags"]:
+
+    for flag in request.flags:
         config.set_flag(getattr(trt.BuilderFlag, flag))
-    if not request["tf32"]:
+    if not request.tf32:
         config.clear_flag(trt.BuilderFlag.TF32)
-    if request["hardware"] is not None:
-        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, request["hardware"])
-    if request["targets"]:
-        config.num_compute_capabilities = len(request["targets"])
-        for i, target in enumerate(request["targets"]):
+    if request.hardware is not None:
+        config.hardware_compatibility_level = getattr(trt.HardwareCompatibilityLevel, request.hardware)
+
+    if request.targets:
+        config.num_compute_capabilities = len(request.targets)
+        for i, target in enumerate(request.targets):
             config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), i)
-    if request["profile"] is not None:
+    if request.profile is not None:
         profile = builder.create_optimization_profile()
-        profile.set_shape(network.get_input(0).name, *(request["profile"][key] for key in ("min", "opt", "max")))
+        profile.set_shape(network.get_input(0).name, *(request.profile[key] for key in ("min", "opt", "max")))
         config.add_optimization_profile(profile)
 
 
@@ -110,10 +169,10 @@ def _timing_cache(config: Any, path: str | None, notes: list[str]) -> Any:
     return cache
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
+def _tensor(tensor: Any) -> Tensor:
     shape = [None if size == -1 else int(size) for size in tensor.shape]
     dtype = str(tensor.dtype).rpartition(".")[2].lower()
-    return {"name": tensor.name, "dtype": {"float": "float32", "half": "float16"}.get(dtype, dtype), "shape": shape}
+    return Tensor(tensor.name, {"float": "float32", "half": "float16"}.get(dtype, dtype), shape)
 
 
 def _problem(error: Any) -> str:
@@ -121,17 +180,18 @@ def _problem(error: Any) -> str:
     return node + " ".join(error.desc().split())
 
 
-def _build(request: dict[str, Any]) -> dict[str, Any]:
+def _build(values: dict[str, Any]) -> dict[str, Any]:
     """Build, and end with the parent."""
+    request = BuildRequest(**values)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != request["parent"]:
+        if os.getppid() != request.parent:
             sys.exit("the parent is gone")
-    return build(request)
+    return asdict(build(request))
 
 
 def main() -> None:
-    """Build what is asked for."""
+    """Serve requests."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends native code too
     warnings.simplefilter("ignore", DeprecationWarning)
     serve(_build)

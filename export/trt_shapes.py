@@ -1,4 +1,4 @@
-"""The shapes an engine is built for: every corner of the profile is tried on the graph before TensorRT sees it."""
+"""The shapes an engine is built for: every corner of the profile is tried on the graph before TensorRT gets it."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ BATCHES = (1, 4, 16)
 def plan_profile(
     path: Path, info: FileInfo, batches: Sequence[int] | None, sizes: SizeRange | None
 ) -> dict[str, list[int]] | None:
-    """Return min, opt and max shape of the input, None where the file leaves nothing free.
+    """Return the min, opt and max shape of the input; None where the file leaves nothing free.
 
     Args:
         path: the ONNX file.
-        info: what it says about itself.
+        info: of the file.
         batches: min, opt, max, where the batch is free (default ``BATCHES``).
         sizes: min, opt, max (H, W) in pixels, where height and width are free; they have no default.
 
     Raises:
-        UsageError: a flag that the file has no use for or lacks, or a corner that the network does not take.
+        UsageError: a flag that is missing or has no effect on the file, or a corner that the network does not take.
     """
     if batches is not None and info.shape[0] is not None:
         raise UsageError(
@@ -39,6 +39,7 @@ def plan_profile(
         raise UsageError(
             f"--sizes does nothing for {path}, which is made for {info.size[0]}x{info.size[1]}; leave it out"
         )
+
     if sizes is None and None in info.size:
         raise UsageError(
             f"{path} leaves height or width free: name the smallest, usual and largest, "
@@ -46,39 +47,42 @@ def plan_profile(
         )
     if info.shape[0] is not None and sizes is None:
         return None
+
     if sizes is not None:
         _check_sizes(path, info, sizes)
-    chosen = (info.shape[0],) * 3 if info.shape[0] is not None else tuple(batches or BATCHES)
+
+    three_batches = (info.shape[0],) * 3 if info.shape[0] is not None else tuple(batches or BATCHES)
     three: list[list[int]] = []
-    for batch, free in zip(chosen, sizes or (None, None, None), strict=True):
-        height, width = (int(own or asked or 0) for own, asked in zip(info.size, free or info.size, strict=True))
+    for batch, size in zip(three_batches, sizes or (None, None, None), strict=True):
+        height, width = (int(own or free or 0) for own, free in zip(info.size, size or info.size, strict=True))
         three.append([batch, height, width, 3] if info.layout == "NHWC" else [batch, 3, height, width])
+
     _try_corners(path, info, three)
     return dict(zip(("min", "opt", "max"), three, strict=True))
 
 
 def _check_sizes(path: Path, info: FileInfo, sizes: SizeRange) -> None:
-    named = ",".join(f"{h}x{w}" for h, w in sizes)
+    text = ",".join(f"{h}x{w}" for h, w in sizes)
     for axis in (0, 1):
         least, usual, most = (size[axis] for size in sizes)
         if not 1 <= least <= usual <= most:
-            raise UsageError(f"--sizes {named}: each must be at least as high and as wide as the one before it")
+            raise UsageError(f"--sizes {text}: each must be at least as high and as wide as the one before it")
         if (own := info.size[axis]) is not None and {least, usual, most} != {own}:
-            raise UsageError(f"--sizes {named}: {path} leaves only the other side free, this one is {own}")
+            raise UsageError(f"--sizes {text}: {path} leaves only the other side free, this one is {own}")
     stride = int((info.metadata.get("kdc.model") or {}).get("output_stride", 1))
     for height, width in sizes:
         if height % stride or width % stride:
             near = export_size((height, width), stride)
             raise UsageError(
-                f"--sizes {named}: {height}x{width} is no multiple of the output stride {stride};"
+                f"--sizes {text}: {height}x{width} is no multiple of the output stride {stride};"
                 f" the next is {near[0]}x{near[1]}"
             )
 
 
 def _try_corners(path: Path, info: FileInfo, three: list[list[int]]) -> None:
-    """Infer the shapes at every corner, and run the network at those of different sizes.
+    """Infer the shapes at every corner, then run the network at each size.
 
-    What was baked in for one size, such as the pooling of a pyramid, shows in the first or in the second.
+    A part that was exported for one size only, such as the pooling of a pyramid, fails at one of the two.
     """
     model = onnx.load(str(path))
     for shape in _corners(three):
@@ -86,17 +90,19 @@ def _try_corners(path: Path, info: FileInfo, three: list[list[int]]) -> None:
             _infer(model, info.input, shape)
         except (onnx.shape_inference.InferenceError, ValueError) as error:
             raise UsageError(_refused(path, shape, error)) from error
+
     del model
     if None not in info.size:
         return
     ort = need("onnxruntime", "cpu")
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said below, in one line
+    options.log_severity_level = 4  # errors are reported below, in one line
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors share no base class
         console.warn(f"{path.name} does not run on this CPU ({one_line(error)}): its corners were not run")
         return
+
     for height, width in dict.fromkeys(_size(info, shape) for shape in _corners(three)):
         zeros = np.zeros(_with_size(info, three[0], height, width), info.dtype)
         try:
@@ -119,8 +125,8 @@ def _infer(model: onnx.ModelProto, name: str, shape: Sequence[int]) -> None:
     del trial.graph.value_info[:]
     for value in trial.graph.output:
         value.type.tensor_type.ClearField("shape")
-    given = next(value for value in trial.graph.input if value.name == name)
-    for dimension, size in zip(given.type.tensor_type.shape.dim, shape, strict=True):
+    image = next(value for value in trial.graph.input if value.name == name)
+    for dimension, size in zip(image.type.tensor_type.shape.dim, shape, strict=True):
         dimension.dim_value = size
     onnx.shape_inference.infer_shapes(trial, strict_mode=True, data_prop=True)
 
@@ -134,8 +140,8 @@ def _with_size(info: FileInfo, shape: Sequence[int], height: int, width: int) ->
 
 
 def _refused(path: Path, shape: Sequence[int], error: BaseException) -> str:
-    said = " ".join(str(error).split())[:200]
+    cause = " ".join(str(error).split())[:200]
     return (
         f"{path} does not take {'x'.join(map(str, shape))}, a corner of the profile: something in it, such as the "
-        f"pooling of a pyramid, is made for one size ({said}); export one file a size"
+        f"pooling of a pyramid, is made for one size ({cause}); export one file a size"
     )

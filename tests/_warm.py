@@ -4,6 +4,7 @@ What a child does is what ``python -m kdc`` does, in a process of its own that c
 command line is used where the start itself is what a test is about.
 """
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -69,7 +70,10 @@ def _run(arguments: list[str], cwd: Path, printed: list[Path], environment: dict
 
     sys.modules["__main__"] = module
     sys.argv = [str(module.__file__), *arguments]
-    module.main()
+    try:
+        module.main()
+    finally:
+        atexit._run_exitfuncs()  # a process of multiprocessing's leaves them out
 
 
 if __name__ == "child":

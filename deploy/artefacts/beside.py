@@ -1,9 +1,12 @@
-"""Which files belong to an exported file, and which run it belongs to."""
+"""What belongs to an exported file: the files beside it, what its manifest says, and the run that it is in."""
 
+import contextlib
 import json
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ...distill.run.files import sha256
 from ...distill.run.folder import Run
 
 #: Suffixes of files that hold a network's weights for torch.
@@ -13,6 +16,75 @@ ENGINES = (".engine", ".plan")
 #: Suffixes of exported files, and of all files that hold a network.
 EXPORTED = (".onnx", *ENGINES, ".xml", ".pt2")
 MODEL_FILES = (*EXPORTED, *TORCH_FILES)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file that another was made from: the checkpoint of a run, or an exported file beside it."""
+
+    run: str | None = None
+    checkpoint: str | None = None
+    file: str | None = None
+    sha256: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Origin | None":
+        """Read what ``to_dict`` wrote; None for anything else."""
+        if not isinstance(values, dict):
+            return None
+        known = {each.name: values.get(each.name) for each in fields(cls)}
+        origin = cls(**{name: value for name, value in known.items() if isinstance(value, str)})
+        return origin if origin.name else None
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return self.file or self.checkpoint or ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class StoredManifest:
+    """A manifest as it was read, of any kind and age; ``values`` is the whole of it, empty where there is none."""
+
+    values: dict[str, Any]
+
+    @property
+    def sha256(self) -> str | None:
+        """Hash of the file that it was written for."""
+        digest = self.values.get("sha256")
+        return digest if isinstance(digest, str) else None
+
+    @property
+    def source(self) -> Origin | None:
+        """The checkpoint or float32 file that the file was made from."""
+        return Origin.from_dict(self.values.get("source"))
+
+    @property
+    def onnx(self) -> Origin | None:
+        """The ONNX file that an engine or OpenVINO file was made from."""
+        return Origin.from_dict(self.values.get("onnx"))
+
+    @property
+    def gated(self) -> bool:
+        """Whether the file passed its gate."""
+        gate = self.values.get("gate")
+        return isinstance(gate, dict) and bool(gate.get("passed"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return self.values
+
+    def describes(self, path: Path) -> bool:
+        """Whether it was written for this very file, and for the weights beside it."""
+        with contextlib.suppress(OSError):
+            if self.sha256 == sha256(path):
+                weights, known = weights_beside(path), Origin.from_dict(self.values.get("weights"))
+                return weights is None or (known is not None and known.sha256 == sha256(weights))
+        return False
 
 
 def owner(path: str | Path) -> Run | None:
@@ -30,34 +102,53 @@ def weights_beside(path: Path) -> Path | None:
 
 
 def golden_path(artefact: Path) -> Path:
-    """Return where the golden image of an exported file lies."""
+    """Return where the golden image of an exported file is."""
     return artefact.with_name(f"{artefact.name}.golden.npz")
 
 
 def manifest_path(artefact: Path) -> Path:
-    """Return where the manifest of an exported file lies."""
+    """Return where the manifest of an exported file is."""
     return artefact.with_name(f"{artefact.name}.json")
 
 
-def manifest_beside(artefact: Path) -> dict[str, Any]:
-    """Return what the manifest beside a file says; empty where there is none or kdc did not write it."""
-    try:
-        values = json.loads(manifest_path(artefact).read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 def remove(file: Path) -> None:
-    """Remove an exported file with what lies beside it; a missing one is no error."""
+    """Remove an exported file with its weights, manifest and golden image; a missing one is no error."""
     for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
         if path is not None:
             path.unlink(missing_ok=True)
 
 
 def artefact_bytes(path: Path) -> int:
-    """Return the size of a network on disk: the file, and the weights that lie beside it."""
-    beside = weights_beside(path) or path.with_name(
-        f"{path.name}.data"
-    )  # the latter is where torch's exporter puts them
-    return sum(p.stat().st_size for p in (path, beside) if p.is_file())
+    """Return the size of a network on disk: the file, and the weights beside it."""
+    weights = weights_beside(path) or path.with_name(f"{path.name}.data")  # the latter is of torch's exporter
+    return sum(p.stat().st_size for p in (path, weights) if p.is_file())
+
+
+def load_manifest(artefact: Path) -> StoredManifest:
+    """Read the manifest beside a file.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is broken.
+    """
+    try:
+        values = json.loads(manifest_path(artefact).read_text())
+    except RecursionError as error:
+        raise ValueError("it nests too deeply") from error
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    return StoredManifest(values)
+
+
+def manifest_beside(artefact: Path) -> StoredManifest:
+    """Return the manifest beside a file; an empty one where there is none or kdc did not write it."""
+    try:
+        return load_manifest(artefact)
+    except (OSError, ValueError):
+        return StoredManifest({})
+
+
+def manifest_of(path: Path) -> StoredManifest:
+    """Return the manifest beside a file; an empty one where there is none or it was written for another file."""
+    manifest = manifest_beside(path)
+    return manifest if manifest.describes(path) else StoredManifest({})

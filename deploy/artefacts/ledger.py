@@ -3,31 +3,82 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...distill.errors import WeightsError, one_line
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
-from ..parity.result import GateResult
 from .beside import ENGINES, remove
 from .lock import held
+from .manifest import Record
 
 LEDGER = "gates.json"
 LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
 
 
-def write_gate(run: "Run | Path", stage: str, result: GateResult, **facts: Any) -> Path:
-    """Enter a result into the ledger of a run (or folder), in place of an older one of the same stage."""
+@dataclass(frozen=True)
+class GateRow:
+    """A line of the ledger, of any age; ``values`` is the whole of it, so that it is written back as it was read."""
+
+    values: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """What was gated: ``onnx model.fp16``."""
+        return self.values["stage"]
+
+    @property
+    def file(self) -> str | None:
+        """Name of the file that was gated."""
+        return self.values.get("file")
+
+    @property
+    def passed(self) -> bool:
+        """Whether it passed."""
+        return bool(self.values.get("passed"))
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with the same class."""
+        return self.values["agreement"]
+
+    @property
+    def left_high(self) -> list[str] | None:
+        """Nodes and groups that were asked to keep a higher precision; None for a file that is not calibrated."""
+        return self.values.get("left_high")
+
+
+def write_gate(
+    run: "Run | Path",
+    stage: str,
+    result: Record,
+    file: str | None = None,
+    left_high: Sequence[str] | None = None,
+    origin: str | None = None,
+) -> Path:
+    """Enter a result into the ledger of a run (or folder), in place of an older one of the same stage.
+
+    Args:
+        run: whose ledger it is.
+        stage: see ``stage_of``.
+        result: of the gate.
+        file: name of the file that was gated.
+        left_high: see ``GateRow``.
+        origin: name of what the file was compared with.
+    """
     folder = run if isinstance(run, Path) else run.path
-    entry = {"stage": stage, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result.to_dict(), **facts}
+    facts = {"file": file, "left_high": left_high, "origin": origin}
+    row = {"stage": stage, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **result.to_dict()}
+    row |= {key: value for key, value in facts.items() if value is not None}
     with held(folder, wait=True):  # for milliseconds, so that two commands keep each other's lines
-        write_json(folder / LEDGER, [*(old for old in read_gates(folder) if old["stage"] != stage), entry])
+        _write(folder, [*(old for old in read_gates(folder) if old.stage != stage), GateRow(row)])
     return folder / LEDGER
 
 
-def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
-    """Return the ledger, oldest entry first; empty where there is none.
+def read_gates(run: "Run | Path") -> list[GateRow]:
+    """Return the ledger, oldest row first; empty where there is none.
 
     Raises:
         WeightsError: it is broken.
@@ -36,12 +87,12 @@ def read_gates(run: "Run | Path") -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        entries = json.loads(path.read_text())
-        if not isinstance(entries, list) or not all(isinstance(each, dict) and "stage" in each for each in entries):
+        rows = json.loads(path.read_text())
+        if not isinstance(rows, list) or not all(isinstance(each, dict) and "stage" in each for each in rows):
             raise ValueError("it is no list of gates")
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read ({one_line(error)}); {LEDGER_CURE}") from error
-    return entries
+    return [GateRow(row) for row in rows]
 
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
@@ -55,12 +106,16 @@ def discard(run: "Run | Path", files: Sequence[Path]) -> None:
 def strike(run: "Run | Path", files: Sequence[Path]) -> None:
     """Take the lines of some files out of the ledger."""
     folder, names = run if isinstance(run, Path) else run.path, {file.name for file in files}
-    if any(entry.get("file") in names for entry in read_gates(folder)):
+    if any(row.file in names for row in read_gates(folder)):
         with held(folder, wait=True):
-            write_json(folder / LEDGER, [entry for entry in read_gates(folder) if entry.get("file") not in names])
+            _write(folder, [row for row in read_gates(folder) if row.file not in names])
 
 
 def stage_of(path: Path) -> str:
     """Name the line of the ledger that a file has: ``onnx model.fp16``, ``engine model.fp32``."""
     kinds = {".onnx": "onnx", ".xml": "openvino", ".pt2": "aoti"} | dict.fromkeys(ENGINES, "engine")
     return f"{kinds[path.suffix.lower()]} {path.name.removesuffix(path.suffix)}"
+
+
+def _write(folder: Path, rows: Sequence[GateRow]) -> None:
+    write_json(folder / LEDGER, [row.values for row in rows])

@@ -19,10 +19,10 @@ _held: set[Path] = set()
 
 @contextlib.contextmanager
 def held(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder, which is made where there is none.
+    """Hold a folder, which is created if it is missing.
 
     Raises:
-        BlockingIOError: another process holds it, and it is not waited for.
+        BlockingIOError: another process holds it, and ``wait`` is off.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -67,9 +67,9 @@ def alone(work: Work) -> Work:
     """
 
     @functools.wraps(work)
-    def working(source: Run | Path, /, *given: Any, **settings: Any) -> Any:
+    def working(source: Run | Path, /, *arguments: Any, **settings: Any) -> Any:
         run = source if isinstance(source, Run) else owner(source)
         with exporting(run) if run is not None else contextlib.nullcontext():
-            return work(source, *given, **settings)
+            return work(source, *arguments, **settings)
 
     return cast(Work, working)

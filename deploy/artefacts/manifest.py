@@ -1,24 +1,67 @@
-"""The manifest of an exported file: what it is and what it was made from, bound to it by its hash."""
+"""The manifest of a new file: what it is and what it was made from, bound to it by its hash."""
 
-import contextlib
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self
 
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run.files import sha256, versions
+from ...distill.run.files import sha256
 from ...distill.run.folder import Run
-from .beside import manifest_beside, owner, weights_beside
+from .beside import Origin, owner, weights_beside
 
 
-def manifest_of(path: Path) -> dict[str, Any]:
-    """Return what the manifest beside a file says; empty where there is none or it is not of this very file."""
-    values, weights = manifest_beside(path), weights_beside(path)
-    with contextlib.suppress(OSError):
-        if values.get("sha256") == sha256(path) and (
-            weights is None or values.get("weights", {}).get("sha256") == sha256(weights)
-        ):
-            return values
-    return {}
+class Record(Protocol):
+    """What gives plain values, ready for JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A manifest to write; every kind of file adds its own facts, and fields are written in the order of the class.
+
+    Attributes:
+        file: name of the file.
+        sha256: of the file.
+        kind: "onnx", "openvino", "aoti", "engine" or "bundle".
+    """
+
+    #: fields whose keys are written as the manifest's own, and fields that are left out while they have no value
+    spread: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ("weights", "ran", "gate")
+
+    file: str
+    sha256: str
+    kind: str
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run the file, so that it can be gated."""
+        return True
+
+    def with_gate(self, gate: Record, ran: Record) -> Self:
+        """Add the result of the gate, and what really ran there where manifests of the kind say it."""
+        known = {each.name for each in fields(self)}
+        return replace(self, **{name: value for name, value in (("gate", gate), ("ran", ran)) if name in known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        values = {}
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if name in self.spread:
+                values |= _plain(value)
+            elif value is not None or name not in self.optional:
+                values[name] = _plain(value)
+        return values
+
+
+def weights_of(path: Path) -> Origin | None:
+    """Describe the weights beside an OpenVINO network; None for a file that holds its own."""
+    weights = weights_beside(path)
+    return None if weights is None else Origin(file=weights.name, sha256=sha256(weights))
 
 
 def run_of(path: Path) -> Run:
@@ -26,7 +69,7 @@ def run_of(path: Path) -> Run:
 
     Raises:
         WeightsError: there is no such file.
-        UsageError: it belongs to none, so that there are no images to prove anything on.
+        UsageError: it belongs to none, so that there are no images to gate it on.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
@@ -35,11 +78,11 @@ def run_of(path: Path) -> Run:
     return run
 
 
-def describe(path: Path, kind: str, precision: str, **facts: Any) -> dict[str, Any]:
-    """Return the beginning of a manifest: the file, its hash, its size and what made it."""
-    values: dict[str, Any] = {"file": path.name, "sha256": sha256(path), "kind": kind, "precision": precision}
-    size = path.stat().st_size
-    if (weights := weights_beside(path)) is not None:
-        values |= {"weights": {"file": weights.name, "sha256": sha256(weights)}}
-        size += weights.stat().st_size
-    return values | {"bytes": size, **facts, "versions": versions()}
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        value = value.to_dict()
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What an ONNX file of unknown origin may say: operators, shapes, tensors, and files beside it.
+"""What an ONNX file of unknown origin may contain: operators, shapes, tensors, and files beside it.
 
 All of it is read off the parsed file; nothing is run or computed.
 """
@@ -31,7 +31,7 @@ LARGEST_VALUE = 2**31
 #: graphs within graphs
 DEEPEST = 8
 
-#: where a tensor's values lie that are not one string of bytes
+#: fields of a tensor's values that are not one string of bytes
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 #: types of which several share a byte
 _PER_BYTE = {"INT4": 2, "UINT4": 2, "FLOAT4E2M1": 2, "INT2": 4, "UINT2": 4}
@@ -51,9 +51,9 @@ def refuse(model: ModelProto, path: Path) -> None:
     if model.training_info:
         raise WeightsError(f"{path} holds graphs to train with: refused; export it for inference")
     own = {(function.domain, function.name) for function in model.functions}
-    found = list(bodies(model, path))
-    _refuse_operators((body.node for body in found), own, path)
-    for body in found:
+    every = list(bodies(model, path))
+    _refuse_operators((body.node for body in every), own, path)
+    for body in every:
         refuse_shapes(body, path)
         for tensor in _tensors(body):
             _refuse_tensor(tensor, path)
@@ -62,8 +62,8 @@ def refuse(model: ModelProto, path: Path) -> None:
 def locations(model: ModelProto, path: Path) -> Iterator[str]:
     """Yield the names of the files that hold tensors of a model, once a tensor."""
     tensors = (tensor for body in bodies(model, path) for tensor in _tensors(body))
-    found = (entry for t in tensors if t.data_location == TensorProto.EXTERNAL for entry in t.external_data)
-    yield from (entry.value for entry in found if entry.key == "location")
+    entries = (entry for t in tensors if t.data_location == TensorProto.EXTERNAL for entry in t.external_data)
+    yield from (entry.value for entry in entries if entry.key == "location")
 
 
 def bodies(model: ModelProto, path: Path) -> Iterator[Body]:
@@ -155,18 +155,19 @@ def _refuse_tensor(tensor: TensorProto, path: Path) -> None:
         itemsize = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{declares} of a type that ONNX does not have ({tensor.data_type}): refused") from error
+
     packed = -(-count // _PER_BYTE.get(TensorProto.DataType.Name(tensor.data_type), 1))
     if tensor.data_location == TensorProto.EXTERNAL:
         _refuse_outside(tensor, packed * itemsize, path)
         return
     if tensor.HasField("raw_data"):
-        held, wanted, unit = len(tensor.raw_data), (packed * itemsize,), "bytes"
+        held, declared, unit = len(tensor.raw_data), (packed * itemsize,), "bytes"
     else:
         held, unit = max(len(getattr(tensor, field)) for field in _FIELDS), "values"
-        wanted = (packed, 2 * count) if tensor.data_type in _COMPLEX else (packed,)
-    if held not in wanted:
+        declared = (packed, 2 * count) if tensor.data_type in _COMPLEX else (packed,)
+    if held not in declared:
         raise WeightsError(
-            f"{declares}, which is {wanted[-1]} {unit}, and holds {held}: it is cut off or made up; export it again"
+            f"{declares}, which is {declared[-1]} {unit}, and holds {held}: it is cut off or made up; export it again"
         )
 
 
@@ -181,6 +182,7 @@ def _refuse_outside(tensor: TensorProto, declared: int, path: Path) -> None:
         )
     if not target.is_file():
         raise WeightsError(f"{path} needs the file '{location}' beside it, which is missing; copy it along")
+
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", declared))
     except ValueError as error:

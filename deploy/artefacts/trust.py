@@ -1,12 +1,12 @@
 """Files that hold native code run only with the manifest that kdc wrote for them, or when they are trusted by name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ...distill import console
 from ...distill.errors import ExportError, WeightsError
 from ...distill.run.files import sha256
+from .beside import StoredManifest, load_manifest, manifest_path
 
 
 def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
@@ -23,19 +23,19 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
-    manifest: Any = {}
-    beside = path.with_name(f"{path.name}.json")
+    manifest, beside = StoredManifest({}), manifest_path(path).name
     try:
-        manifest = json.loads(beside.read_text())
-        why = "" if isinstance(manifest, dict) and manifest.get("kind") == kind else f"{beside.name} is of another kind"
-        if not why and manifest.get("sha256") != sha256(path):
-            why = f"it is not the file that {beside.name} was written for (its sha256 is another)"
+        manifest = load_manifest(path)
+        why = "" if manifest.values.get("kind") == kind else f"{beside} is of another kind"
+        if not why and manifest.sha256 != sha256(path):
+            why = f"it is not the file that {beside} was written for (its sha256 is another)"
     except FileNotFoundError:
-        why = f"there is no {beside.name} beside it"
-    except (OSError, ValueError, RecursionError) as error:
-        why = f"{beside.name} cannot be read ({error})"
+        why = f"there is no {beside} beside it"
+    except (OSError, ValueError) as error:
+        why = f"{beside} cannot be read ({error})"
+
     if not why:
-        return manifest
+        return manifest.values
     if not trust:
         raise ExportError(
             f"{path} holds native code and {why}: it is not run; export it again, or say --trust if you know its maker"

@@ -1,18 +1,75 @@
-"""How good a network is on a split: one function for a checkpoint, an ONNX file and every other runtime."""
+"""How good networks are on a split: one function for a checkpoint, an ONNX file and every other runtime."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...distill import console
-from ...distill.errors import DataError, UsageError
+from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.evaluation.evaluate import evaluate
+from ...distill.evaluation.metrics import Scores
 from ...distill.run.folder import Run
-from ..predict.segmenter import Windows, locate, open_segmenter
-from ..runtimes.options import CPU, RuntimeOptions
+from ...distill.run.records import Record
+from ..machine.passport import Passport, passport
+from ..predict.segmenter import Ran, Windows, locate, open_segmenter
+from ..runtimes.options import CPU, RuntimeOptions, is_torch
+from .plan import Candidate, NotMeasured, Plan, Source, make_plan, nothing_left
+from .record import keep, show_rest
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset
+
+
+@dataclass(frozen=True)
+class Evaluation(Record):
+    """The scores of a network on a split.
+
+    Attributes:
+        source: the run or file.
+        privileged: a label-assisted teacher is shown the label: its scores are no student's.
+        fingerprint: of the data.
+    """
+
+    MERGED: ClassVar = ("ran",)
+
+    source: str
+    ran: Ran
+    privileged: bool
+    data: str
+    split: str
+    fingerprint: str
+    scores: Scores
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AccuracyRow(Record):
+    """The evaluation of one network; ``change`` is that of mIoU from the first row."""
+
+    MERGED: ClassVar = ("evaluation",)
+
+    name: str
+    evaluation: Evaluation
+    change: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyRecord(Record):
+    """Scores on the same images; the file ``record`` holds it."""
+
+    OPTIONAL: ClassVar = ("record",)
+
+    kind: str = "accuracy"
+    device: str
+    data: str
+    split: str
+    images: int
+    rows: list[AccuracyRow]
+    not_measured: list[NotMeasured]
+    passport: Passport
+    record: str | None = None
 
 
 def evaluate_source(
@@ -25,11 +82,11 @@ def evaluate_source(
     limit: int | None = None,
     windows: Windows | None = None,
     **data_options: Any,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
 
     Args:
-        source: what to judge; None is the last run.
+        source: what to evaluate; None is the last run.
         data: a data set, its name or folder (default: the data of the run that the file belongs to).
         split: of the data.
         options: what runs it, and on which device.
@@ -38,15 +95,12 @@ def evaluate_source(
         windows: take larger images in tiles, as ``kdc predict`` does.
         data_options: of ``open_data``, with ``data``.
 
-    Returns:
-        Plain values: what was judged and what ran it, the data, ``Scores.to_dict()`` under ``scores``, seconds.
-
     Raises:
         UsageError: no data are known, or a flag that does not fit the file.
         DataError: the split cannot be evaluated, or its classes are not those of the network.
         WeightsError: a broken file.
     """
-    chosen, run = locate(source)
+    network, run = locate(source)
     if isinstance(data, str):
         from ...distill.data import open_data
 
@@ -56,50 +110,152 @@ def evaluate_source(
     elif run is not None:
         dataset = run.open_data(split)
     else:
-        raise UsageError(f"{chosen} lies in no run folder, so its data are not known; name them: --data NAME|DIR")
-    segmenter = open_segmenter(chosen, options=options, size=size, windows=windows, assisted=True)
+        raise UsageError(f"{network} is not in a run folder, so its data are unknown; name them: --data NAME|DIR")
+
+    segmenter = open_segmenter(network, options=options, size=size, windows=windows, assisted=True)
     try:
         classes = segmenter.num_classes
         if classes and classes != dataset.num_classes:
             raise DataError(
                 f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
             )
+
         indices = range(min(limit, len(dataset))) if limit else None
         start = time.perf_counter()
         scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
     finally:
         segmenter.close()
-    return {
-        "source": str(chosen.path if isinstance(chosen, Run) else chosen),
-        **segmenter.facts,
-        # a label-assisted teacher is shown the label: its scores are no student's
-        "privileged": bool(getattr(segmenter.predict, "privileged", False)),
-        "data": dataset.name,
-        "split": dataset.split,
-        "fingerprint": dataset.fingerprint(),
-        "scores": scores.to_dict(),
-        "seconds": round(time.perf_counter() - start, 2),
-    }
 
-
-def show(result: dict[str, Any]) -> None:
-    """Print an evaluation for people."""
-    scores = result["scores"]
-    title = f"{result['source']} ({result['ran_on']}) on {result['data']} {result['split']}, {scores['images']} images"
-    title += ", PRIVILEGED: it is shown the label" if result.get("privileged") else ""
-    rows = [
-        [name, f"{100 * iou:.2f}" if iou is not None else "-"]
-        for name, iou in zip(scores["classes"], scores["iou"], strict=True)
-    ]
-    console.table(title, ["class", "IoU %"], rows)
-    names = {
-        "miou": "mIoU (all classes)",
-        "miou_present": "mIoU (present classes)",
-        "boundary_miou": "boundary mIoU",
-        "pixel_accuracy": "pixel accuracy",
-    }
-    console.table(
-        "",
-        ["score", "%"],
-        [[label, f"{100 * scores[key]:.2f}" if scores.get(key) is not None else "-"] for key, label in names.items()],
+    return Evaluation(
+        source=str(network.path if isinstance(network, Run) else network),
+        ran=segmenter.ran,
+        privileged=bool(getattr(segmenter.predict, "privileged", False)),
+        data=dataset.name,
+        split=dataset.split,
+        fingerprint=dataset.fingerprint(),
+        scores=scores,
+        seconds=round(time.perf_counter() - start, 2),
     )
+
+
+def bench_accuracy(
+    sources: Sequence[Source] | None = None,
+    *,
+    size: tuple[int, int] | None = None,
+    data: str | None = None,
+    split: str = "val",
+    limit: int | None = None,
+    options: RuntimeOptions = CPU,
+    out: Path | None = None,
+    **data_options: Any,
+) -> AccuracyRecord:
+    """Evaluate runs, each with every exported file, and single files on the same images.
+
+    Args:
+        sources: runs or files; None is the last run.
+        size: input height and width, for files that leave them free.
+        data: a data set's name or folder (default: the data of the first run).
+        split: of the data.
+        limit: only the first so many images.
+        options: what runs them, and on which device.
+        out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
+        data_options: of ``open_data``, with ``data``.
+
+    Raises:
+        UsageError: nothing to evaluate, or no data are known.
+        KdcError: as ``evaluate_source``.
+    """
+    plan = make_plan(sources, size=size, batch=None, options=options)
+    evaluations = evaluate_plan(plan, data, split, limit, **data_options)
+    first = next(iter(evaluations.values()))
+    record = AccuracyRecord(
+        device=options.device,
+        data=first.data,
+        split=split,
+        images=first.scores.images,
+        rows=[
+            AccuracyRow(name, evaluation, evaluation.scores.miou - first.scores.miou)
+            for name, evaluation in evaluations.items()
+        ],
+        not_measured=plan.missing,
+        passport=passport(),
+    )
+    return keep(record, plan.home, out)
+
+
+def evaluate_plan(
+    plan: Plan, data: str | None, split: str, limit: int | None, **data_options: Any
+) -> dict[str, Evaluation]:
+    """Evaluate every candidate of a plan on one data set, by label; those that cannot run join ``plan.missing``.
+
+    Raises:
+        KdcError: as ``bench_accuracy``.
+    """
+    plan.options.refuse_torch_modes()
+    if data is not None:
+        from ...distill.data import open_data
+
+        dataset = open_data(data, split, **data_options)
+    elif plan.home is not None:
+        dataset = plan.home.open_data(split)
+    else:
+        raise UsageError("these files are not in a run folder, so their data are unknown; name them: --data NAME|DIR")
+
+    evaluations: dict[str, Evaluation] = {}
+    kind = UsageError
+    for candidate in plan.candidates:
+        try:
+            evaluations[candidate.label] = _evaluate(candidate, plan, dataset, limit)
+        except UsageError as error:  # made for smaller images: its latency can still be measured
+            plan.missing.append(NotMeasured(candidate.label, f"accuracy not measured: {error}"))
+        except KdcError as error:
+            if not candidate.may_be_refused(error):
+                raise
+            kind = ExportError
+            plan.missing.append(NotMeasured(candidate.label, f"not measured: {error}"))
+    if not evaluations:
+        raise kind(nothing_left(plan.missing, "evaluate"))
+    return evaluations
+
+
+def _evaluate(candidate: Candidate, plan: Plan, dataset: "Dataset", limit: int | None) -> Evaluation:
+    source = candidate.source
+    size = None if is_torch(source) or candidate.size else plan.size
+    return evaluate_source(source, data=dataset, options=plan.options.for_source(source), size=size, limit=limit)
+
+
+def show_evaluation(result: Evaluation) -> None:
+    """Print an evaluation for people."""
+    scores = result.scores
+    title = f"{result.source} ({result.ran.ran_on}) on {result.data} {result.split}, {scores.images} images"
+    title += ", PRIVILEGED: it is shown the label" if result.privileged else ""
+    rows = [[name, f"{100 * iou:.2f}"] for name, iou in zip(scores.classes, scores.iou, strict=True)]
+    console.table(title, ["class", "IoU %"], rows)
+
+    rows = [
+        ["mIoU (all classes)", percent(scores.miou)],
+        ["mIoU (present classes)", percent(scores.miou_present)],
+        ["boundary mIoU", percent(scores.boundary_miou)],
+        ["pixel accuracy", percent(scores.pixel_accuracy)],
+    ]
+    console.table("", ["score", "%"], rows)
+
+
+def show_accuracy(result: AccuracyRecord) -> None:
+    """Print the scores of several networks for people."""
+    cells = []
+    for row in result.rows:
+        evaluation, scores = row.evaluation, row.evaluation.scores
+        each = (scores.miou, scores.miou_present, scores.boundary_miou, scores.pixel_accuracy)
+        line = [row.name, evaluation.ran.precision or "fp32", evaluation.ran.ran_on, *map(percent, each)]
+        cells.append([*line, f"{100 * row.change:+.2f}"])
+
+    title = f"accuracy in per cent on {result.data} {result.split}, {result.images} images"
+    columns = ["network", "precision", "ran on", "mIoU", "mIoU present", "boundary", "pixels", "mIoU change"]
+    console.table(title, columns, cells)
+    show_rest(result.not_measured, (), f"record: {result.record}")
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in per cent; None is not measured."""
+    return "not measured" if value is None else f"{100 * value:.2f}"

@@ -66,20 +66,19 @@ def latency(
     json: Json = False,
 ) -> None:
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
-    from .latency import show, time_plan
+    from .latency import time_plan
+    from .latency_record import show_latency
     from .plan import make_plans
-    from .record import check
+    from .record import Effort
 
     console.json_mode = json
     batches = read_numbers(batch, "--batch")
-    check(mode=mode, seconds=seconds, rounds=rounds, batch=min(batches), threads=threads)
+    effort = Effort(seconds, runs, rounds, mode, codec, threads, seed)
     results = []
     for plan in make_plans(sources or None, sizes=read_sizes(size), batches=batches, options=options):
-        result = time_plan(
-            plan, threads=threads, seconds=seconds, runs=runs, rounds=rounds, mode=mode, codec=codec, out=out, seed=seed
-        )
-        show(result)
-        results.append(result)
+        result = time_plan(plan, effort, out)
+        show_latency(result)
+        results.append(result.to_dict())
     if json:
         console.emit(results[0] if len(results) == 1 else {"kind": "latency", "measurements": results})
 
@@ -102,7 +101,7 @@ def throughput(
     json: Json = False,
 ) -> None:
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
-    from .throughput import bench_throughput, show
+    from .throughput import bench_throughput, show_throughput
 
     console.json_mode = json
     result = bench_throughput(
@@ -117,9 +116,9 @@ def throughput(
         out=out,
         seed=seed,
     )
-    show(result)
+    show_throughput(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 @takes_runtime_options()
@@ -136,7 +135,7 @@ def memory(
     json: Json = False,
 ) -> None:
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
-    from .memory import bench_memory, show
+    from .memory import bench_memory, show_memory
 
     console.json_mode = json
     result = bench_memory(
@@ -149,9 +148,9 @@ def memory(
         out=out,
         seed=seed,
     )
-    show(result)
+    show_memory(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 def params(networks: Networks = None, classes: Classes = None, stride: Stride = None, json: Json = False) -> None:
@@ -182,13 +181,14 @@ def _count(
     counter: str | None,
     json: bool,
 ) -> None:
-    from .costs import CONVENTIONS, count, show
+    from .costs import CONVENTIONS, count, show_costs
 
     console.json_mode = json
-    rows = count(networks or None, classes=classes, size=read_size(size), output_stride=stride, counter=counter)
-    show(rows)
+    costs = count(networks or None, classes=classes, size=read_size(size), output_stride=stride, counter=counter)
+    show_costs(costs)
     if json:
         convention = {"convention": CONVENTIONS[counter]} if counter else {}
+        rows = [cost.to_dict() for cost in costs]
         console.emit({"kind": "flops" if counter else "params", **convention, "networks": rows})
 
 
@@ -206,8 +206,8 @@ def accuracy(
     out: Out = None,
     json: Json = False,
 ) -> None:
-    """Judge torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
-    from .tradeoff import bench_accuracy, show_accuracy
+    """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+    from .accuracy import bench_accuracy, show_accuracy
 
     console.json_mode = json
     result = bench_accuracy(
@@ -222,7 +222,7 @@ def accuracy(
     )
     show_accuracy(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())
 
 
 @takes_runtime_options()
@@ -249,7 +249,7 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
-    from .tradeoff import bench_tradeoff, show
+    from .tradeoff import bench_tradeoff, show_tradeoff
 
     console.json_mode = json
     result = bench_tradeoff(
@@ -268,6 +268,6 @@ def tradeoff(
         seed=seed,
         **described(data, classes, ignore_index),
     )
-    show(result)
+    show_tradeoff(result)
     if json:
-        console.emit(result)
+        console.emit(result.to_dict())

@@ -1,26 +1,68 @@
 """What networks cost before they run anywhere: parameters and arithmetic, counted without weights or images."""
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from ...distill import console
 from ...distill.errors import KdcError, UsageError, WeightsError
 from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, manifest_beside, owner
+from ...distill.run.records import Record
+from ..artefacts.beside import ENGINES, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size
-from .plan import info_of
+from .plan import Size, info_of
 
-Size = tuple[int, int]
 CONVENTIONS = {
     "true": "multiply-adds (MACs) of every convolution at its real output size; FLOPs = 2 x MACs",
     "cirkd": "as the CIRKD family of papers prints them: MACs that ignore dilation, auxiliary head included",
 }
+
+
+@dataclass(frozen=True)
+class Arithmetic(Record):
+    """Multiply-adds and FLOPs of one image of ``size``, as ``counter`` counts them."""
+
+    size: Size
+    counter: str
+    macs: int
+    macs_without_aux: int
+    flops: int
+    flops_without_aux: int
+
+    @classmethod
+    def of(cls, size: Size, counter: str, macs: int, macs_without_aux: int) -> "Arithmetic":
+        """Count two FLOPs for each multiply-add."""
+        return cls(size, counter, macs, macs_without_aux, 2 * macs, 2 * macs_without_aux)
+
+
+@dataclass(frozen=True)
+class Cost(Record):
+    """The cost of a network, with and without its auxiliary head; arithmetic only where it was counted."""
+
+    MERGED: ClassVar = ("arithmetic",)
+
+    model: str
+    role: str
+    classes: int
+    output_stride: int | None
+    params: int
+    params_without_aux: int
+    arithmetic: Arithmetic | None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network to count: the name of a model, a specification or an ONNX file, and the size that it is for."""
+
+    spec: NetworkSpec | str | Path
+    label: str = ""
+    role: str = ""
+    size: Size | None = None
 
 
 def count(
@@ -30,7 +72,7 @@ def count(
     size: tuple[int, int] | None = None,
     output_stride: int | None = None,
     counter: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Cost]:
     """Count parameters and, with a ``counter``, MACs of models by name, of the networks of runs, and of files.
 
     Args:
@@ -44,7 +86,7 @@ def count(
 
     Raises:
         UsageError: neither a model, a run nor a file, or an ONNX file that does not go with ``size`` or ``counter``.
-        WeightsError: a file that is missing or does not tell what it holds.
+        WeightsError: a file that is missing or does not say which network it holds.
     """
     import torch
 
@@ -52,50 +94,60 @@ def count(
 
     if counter is not None and counter not in cost.COUNTERS:
         raise UsageError(f"counter '{counter}' is not known; accepted: {', '.join(cost.COUNTERS)}")
-    specs: list[tuple[str, str, NetworkSpec | str | Path, Size | None]] = []
+
+    # what is to be counted
+    networks: list[_Network] = []
     usual: Size | None = None
     for source in sources or [find_run(None)]:
-        named = None if isinstance(source, Run) else str(source)
-        if named and not Path(named).exists() and _is_model(named):
-            specs.append(("", "", named, None))
+        name = None if isinstance(source, Run) else str(source)
+        if name and not Path(name).exists() and _is_model(name):
+            networks.append(_Network(name))
             continue
-        chosen = Path(named) if named and Path(named).is_file() else locate(source)[0]
-        if isinstance(chosen, Path):
-            spec = chosen if is_onnx(chosen) else _spec_of(chosen)
-            specs.append((chosen.name, "", spec, _own_size(chosen)))
-            continue
-        teacher = chosen.card.teacher
-        specs.append(("", "student" if teacher else "network", chosen.card.student, None))
-        usual = usual or _size_of(chosen)
-        if teacher and teacher.spec.name:  # as it was loaded: its stride need not be the student's
-            specs.append(("", "teacher", teacher.spec, None))
-        elif teacher and _is_model(teacher.name):
-            spec = replace(chosen.card.student, name=models.expand(teacher.name), aux=True)
-            specs.append(("", "teacher", spec, None))
-    rows = []
-    for name, role, spec, own in specs:
-        if isinstance(spec, Path):
-            rows.append(_onnx_row(spec, size or own or usual, counter))
+        located = Path(name) if name and Path(name).is_file() else locate(source)[0]
+        if isinstance(located, Run):
+            networks += _networks_of(located)
+            usual = usual or _size_of(located)
+        else:
+            spec = located if is_onnx(located) else _spec_of(located)
+            networks.append(_Network(spec, label=located.name, size=_own_size(located)))
+
+    costs = []
+    for network in networks:
+        shape = size or network.size or usual
+        if isinstance(network.spec, Path):
+            costs.append(_onnx_cost(network.spec, shape, counter))
             continue
         with torch.device("meta"):
-            if isinstance(spec, str):
-                model = models.build(spec, classes or 19, output_stride=output_stride)
+            if isinstance(network.spec, str):
+                model = models.build(network.spec, classes or 19, output_stride=output_stride)
             else:
-                model = models.rebuild(spec)
-        row: dict[str, Any] = {
-            "model": name or model.name,
-            "role": role,
-            "classes": model.num_classes,
-            "output_stride": model.output_stride,
-        }
-        shape = size or own or usual or (512, 1024)
-        macs = [cost.macs(model, shape, aux=aux, counter=counter) for aux in (True, False)] if counter else None
-        rows.append(row | _columns(cost.params(model), macs, shape, counter))
-    return rows
+                model = models.rebuild(network.spec)
+
+        arithmetic = None
+        if counter:
+            shape = shape or (512, 1024)
+            macs = [cost.macs(model, shape, aux=aux, counter=counter) for aux in (True, False)]
+            arithmetic = Arithmetic.of(shape, counter, *macs)
+        params = cost.params(model)
+        label = network.label or model.name
+        costs.append(Cost(label, network.role, model.num_classes, model.output_stride, *params, arithmetic))
+    return costs
+
+
+def _networks_of(run: Run) -> Iterator[_Network]:
+    """Yield the student of a run, and its teacher where it is known."""
+    from ...distill import models
+
+    student, teacher = run.card.student, run.card.teacher
+    yield _Network(student, role="student" if teacher else "network")
+    if teacher and teacher.spec.name:  # as it was loaded: its stride need not be the student's
+        yield _Network(teacher.spec, role="teacher")
+    elif teacher and _is_model(teacher.name):
+        yield _Network(replace(student, name=models.expand(teacher.name), aux=True), role="teacher")
 
 
 def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int | None]:
-    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they cannot be known.
+    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they are unknown.
 
     Every file of a run costs what the run's student costs: a file that was folded or quantised is the same network.
     Nothing is raised for a file that cannot be counted: a measurement is worth keeping without its cost.
@@ -117,11 +169,11 @@ def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int
 
 
 def _own_size(path: Path) -> Size | None:
-    """Return the input size that a file was made or tuned for, else that of its run's images; None if neither tells."""
+    """Return the input size that a file was made or tuned for, else that of its run's images; None if unknown."""
     shape: Sequence[int | None] = (None, None)
     with contextlib.suppress(KdcError, OSError, ValueError, LookupError, AttributeError, TypeError):
         if path.suffix.lower() in ENGINES:  # only TensorRT reads one; its manifest is read without trusting it
-            shape = engine_size(manifest_beside(path)) or shape
+            shape = engine_size(path) or shape
         elif (info := info_of(path)) is not None:
             shape = info.size
     height, width = shape
@@ -146,7 +198,7 @@ def _spec_of(source: Path | Run) -> NetworkSpec:
     return spec
 
 
-def _onnx_row(path: Path, size: tuple[int, int] | None, counter: str | None) -> dict[str, Any]:
+def _onnx_cost(path: Path, size: Size | None, counter: str | None) -> Cost:
     from ..runtimes.ort_runtime import read_info
     from .onnx_cost import count_onnx
 
@@ -155,43 +207,35 @@ def _onnx_row(path: Path, size: tuple[int, int] | None, counter: str | None) -> 
     info = read_info(path)
     # a file of one size is counted at it; the others follow the first run
     params, macs, shape = count_onnx(path, size if None in info.size else None)
-    row = {"model": path.name, "role": "", "classes": info.num_classes, "output_stride": None}
-    return row | _columns((params, params), (macs, macs) if counter else None, shape, counter)
+    arithmetic = Arithmetic.of(shape, counter, macs, macs) if counter else None
+    return Cost(path.name, "", info.num_classes, None, params, params, arithmetic)
 
 
-def _columns(
-    params: Sequence[int], macs: Sequence[int] | None, size: tuple[int, int], counter: str | None
-) -> dict[str, Any]:
-    """Return the columns of a row from counts with and without the auxiliary head."""
-    row: dict[str, Any] = dict(zip(("params", "params_without_aux"), params, strict=True))
-    if macs is None:
-        return row
-    row |= {"size": list(size), "counter": counter} | dict(zip(("macs", "macs_without_aux"), macs, strict=True))
-    return row | {"flops": 2 * row["macs"], "flops_without_aux": 2 * row["macs_without_aux"]}
-
-
-def show(rows: list[dict[str, Any]]) -> None:
+def show_costs(costs: Sequence[Cost]) -> None:
     """Print counts for people."""
-    with_macs = "macs" in rows[0]
     columns = ["network", "classes", "params", "without aux"]
-    if with_macs:
+    counted = [cost.arithmetic for cost in costs if cost.arithmetic]
+    sizes = sorted({f"{each.size[0]}x{each.size[1]}" for each in counted})
+    if counted:
         columns += ["G MACs", "without aux", "GFLOPs", "without aux"]
-    lines = []
-    for row in rows:
-        name = f"{row['model']} ({row['role']})" if row["role"] else row["model"]
-        cells = [name, row["classes"], f"{row['params']:,}", f"{row['params_without_aux']:,}"]
-        if with_macs:
-            keys = ("macs", "macs_without_aux", "flops", "flops_without_aux")
-            cells += [f"{row[key] / 1e9:.2f}" for key in keys]
-        lines.append(cells)
-    sizes = sorted({"{}x{}".format(*row["size"]) for row in rows}) if with_macs else []
     if len(sizes) > 1:
         columns.append("at")
-        lines = [[*line, "{}x{}".format(*row["size"])] for line, row in zip(lines, rows, strict=True)]
-    console.table(f"cost at {' and '.join(sizes)}, one image" if sizes else "cost", columns, lines)
+
+    cells = []
+    for cost in costs:
+        name = f"{cost.model} ({cost.role})" if cost.role else cost.model
+        line = [name, cost.classes, f"{cost.params:,}", f"{cost.params_without_aux:,}"]
+        if each := cost.arithmetic:
+            counts = (each.macs, each.macs_without_aux, each.flops, each.flops_without_aux)
+            line += [f"{count / 1e9:.2f}" for count in counts]
+            if len(sizes) > 1:
+                line.append(f"{each.size[0]}x{each.size[1]}")
+        cells.append(line)
+
+    console.table(f"cost at {' and '.join(sizes)}, one image" if sizes else "cost", columns, cells)
     console.say("params: everything trained, batch norm included; without aux is what is exported")
-    if with_macs:
-        console.say(f"convention: {CONVENTIONS[rows[0]['counter']]}")
+    if counted:
+        console.say(f"convention: {CONVENTIONS[counted[0].counter]}")
 
 
 def _is_model(name: str) -> bool:

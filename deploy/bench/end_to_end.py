@@ -9,15 +9,14 @@ import numpy as np
 from ...distill.errors import UsageError
 from ..runtimes.base import Runtime, enlarged, labels
 
-#: how the files are compressed, and with what
+#: kinds of files, and their settings in OpenCV
 CODECS = {"jpg": [cv2.IMWRITE_JPEG_QUALITY, 90], "png": [cv2.IMWRITE_PNG_COMPRESSION, 3]}
 
 
 def encoded(images: np.ndarray, codec: str) -> list[list[bytes]]:
     """Compress uint8 images ``(M, N, H, W, 3)`` as ``M`` queries of ``N`` files.
 
-    Noise is what no camera takes and no codec likes: the images are made smooth, with a little of it, so that decoding
-    costs about what it costs for a photograph.
+    The images are smoothed down to a little noise, so that decoding costs about what it costs for a photograph.
 
     Raises:
         UsageError: another codec.
@@ -40,11 +39,11 @@ def encoded(images: np.ndarray, codec: str) -> list[list[bytes]]:
 def whole(runtime: Runtime, files: list[bytes]) -> Callable[[], dict[str, float]]:
     """Return a function that turns compressed files into masks once and says what each stage took, in milliseconds.
 
-    The stages are decode, preprocess, network, resize (of logits that a network gives smaller than its input) and
-    argmax; the last two are near nothing where the network does them itself. ``total`` is their sum. A runtime with a
-    way of its own from images to masks, on its device, has the one stage ``mask`` for all but decoding.
+    The stages are decode, preprocess, network, resize (of logits that are smaller than the input) and argmax; the last
+    two take near nothing where the network does them itself. ``total`` is their sum. A runtime that turns images into
+    masks on its device has one stage, ``mask``, for all but decoding.
     """
-    own = type(runtime).masks is not Runtime.masks
+    on_device = type(runtime).masks is not Runtime.masks
 
     def step() -> dict[str, float]:
         marks = [time.perf_counter_ns()]
@@ -54,10 +53,11 @@ def whole(runtime: Runtime, files: list[bytes]) -> Callable[[], dict[str, float]
 
         images = np.stack([cv2.cvtColor(_decode(file), cv2.COLOR_BGR2RGB) for file in files])
         mark()
-        if own:
+        if on_device:
             runtime.masks(images)
             mark()
             return _between(("decode", "mask"), marks)
+
         x = runtime.prepare(images)
         mark()
         out = runtime.infer(x)

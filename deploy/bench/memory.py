@@ -2,20 +2,70 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from ...distill import console
 from ...distill.errors import ExportError
-from ..machine.gpu_meter import open_meter
-from ..machine.passport import cores, passport
+from ...distill.run.records import Record
+from ..machine.gpu_meter import Meter, Readings, open_meter
+from ..machine.passport import Passport, cores, passport
 from ..runtimes.options import CPU, RuntimeOptions
-from .plan import Source, make_plans, nothing_left
-from .process import open_one, started
-from .record import check, conditions, keep, ran_on, show_rest
-from .statistics import device_flags
+from .disturbances import device_flags
+from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
+from .process import Backend, open_one, started
+from .protocol import Identity, Task
+from .record import Effort, Protocol, conditions, keep, show_rest
 
 RUNS = 3
+
+
+@dataclass(frozen=True)
+class MemoryRow(Record):
+    """The memory of one backend, in MiB; all but ``idle_mib`` is above the idle process. None is not measured.
+
+    Attributes:
+        idle_mib: of Python with NumPy.
+        opened_mib: with the runtime's library and the network.
+        peak_mib: at most, input and output of a query included.
+        gpu_peak_mib: of the GPU at most, above what was in use before (NVML).
+        cuda_peak_mib: of torch's allocator at most.
+    """
+
+    MERGED: ClassVar = ("backend",)
+
+    backend: Identity
+    batch: int
+    idle_mib: float
+    opened_mib: float
+    peak_mib: float
+    gpu_peak_mib: float | None
+    cuda_peak_mib: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryRecord(Record):
+    """Memory by backend and batch; the file ``record`` holds it.
+
+    Attributes:
+        flags: what may have disturbed it.
+        passport: of the machine, before it began.
+    """
+
+    OPTIONAL: ClassVar = ("record",)
+
+    kind: str = "memory"
+    unit: str = "MiB above the idle process"
+    device: str
+    size: Size
+    threads: int
+    protocol: Protocol
+    rows: list[MemoryRow]
+    not_measured: list[NotMeasured]
+    flags: list[str]
+    passport: Passport
+    record: str | None = None
 
 
 def bench_memory(
@@ -28,7 +78,7 @@ def bench_memory(
     options: RuntimeOptions = CPU,
     out: Path | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> MemoryRecord:
     """Open every backend in a process of its own, one after the other, and see how far that process grows.
 
     Args:
@@ -41,81 +91,84 @@ def bench_memory(
         out: folder of the record.
         seed: of the input image.
 
-    Returns:
-        ``rows`` in MiB above the idle process (Python with NumPy): ``opened_mib`` with the runtime's library and the
-        network, ``peak_mib`` at most, input and output of a query included; ``gpu_peak_mib`` of the device above what
-        was in use before (NVML), ``cuda_peak_mib`` of torch's allocator; None is not measured.
-
     Raises:
         KdcError: as ``bench_latency``.
     """
-    for batch in batches:
-        check(mode="net", seconds=1, rounds=1, batch=batch, threads=threads)
+    effort = Effort(threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
-    threads = threads or cores()
+    threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
-    rows: list[dict[str, Any]] = []
-    missing: list[dict[str, str]] = []
+
+    rows: list[MemoryRow] = []
+    missing: list[NotMeasured] = []
+    task = Task("memory", threads, seed)
     for plan in plans:
-        with started(plan, threads) as every:
-            for backend in console.progress(every, len(every), f"batch {plan.batch}"):
-                idle = backend.ask("idle")["mib"]
-                used = meter.memory_mib() if meter else None
-                read: dict[str, list[Any]] = {}
-                with meter.turn(read) if meter else contextlib.nullcontext():
-                    there = open_one(backend, plan, threads=threads, mode="memory", seed=seed)
-                    held = backend.ask("memory", runs=runs) if there else {}
-                backend.close()
-                if not there:
-                    continue
-                on_gpu = (
-                    round(max(read["memory_mib"]) - used, 1) if used is not None and read.get("memory_mib") else None
-                )
-                rows.append(
-                    {
-                        **backend.identity(),
-                        "batch": plan.batch,
-                        "idle_mib": idle,
-                        "opened_mib": round(held["held"] - idle, 1),
-                        "peak_mib": round(held["peak"] - idle, 1),
-                        "gpu_peak_mib": on_gpu,
-                        "cuda_peak_mib": held["cuda_peak"],
-                    }
-                )
-        missing += [m for m in plan.missing if m not in missing]
+        with started(plan, threads) as backends:
+            for backend in console.progress(backends, len(backends), f"batch {plan.batch}"):
+                if row := _measure(backend, plan, task, runs, meter):
+                    rows.append(row)
+        missing += [lack for lack in plan.missing if lack not in missing]
     if not rows:
         raise ExportError(nothing_left(missing))
-    flags = device_flags(rows, before, passport(), options.device)
+
+    flags = device_flags([row.backend for row in rows], before, passport(), options.device)
     if no_meter:
         flags.append(f"the memory of the GPU is that of torch's allocator alone: {no_meter}")
-    result: dict[str, Any] = {
-        "kind": "memory",
-        "unit": "MiB above the idle process",
-        "device": options.device,
-        "size": list(plans[0].size),
-        "threads": threads,
-        "protocol": {"runs": runs, "seed": seed, "processes": True},
-        "rows": rows,
-        "not_measured": missing,
-        "flags": flags,
-        "passport": before,
-    }
-    return keep(result, plans[0].home, out)
+    record = MemoryRecord(
+        device=options.device,
+        size=plans[0].size,
+        threads=threads,
+        protocol=Protocol(runs=runs, seed=seed),
+        rows=rows,
+        not_measured=missing,
+        flags=flags,
+        passport=before,
+    )
+    return keep(record, plans[0].home, out)
 
 
-def show(result: dict[str, Any]) -> None:
+def _measure(backend: Backend, plan: Plan, task: Task, runs: int, meter: Meter | None) -> MemoryRow | None:
+    """Open one network in its idle process, run it and end the process; None where it is not available."""
+    idle = backend.idle().held
+    in_use = meter.memory_mib() if meter else None
+    readings = Readings()
+    with meter.turn(readings) if meter else contextlib.nullcontext():
+        use = backend.memory(runs) if open_one(backend, plan, task) else None
+    backend.end()
+
+    if use is None:
+        return None
+
+    on_gpu = None
+    if in_use is not None and readings.memory_mib:
+        on_gpu = round(max(readings.memory_mib) - in_use, 1)
+    return MemoryRow(
+        backend=backend.identity(),
+        batch=plan.batch,
+        idle_mib=idle,
+        opened_mib=round(use.held - idle, 1),
+        peak_mib=round(use.peak - idle, 1),
+        gpu_peak_mib=on_gpu,
+        cuda_peak_mib=use.cuda_peak,
+    )
+
+
+def show_memory(result: MemoryRecord) -> None:
     """Print a measurement for people."""
-    on_gpu = result["device"] == "cuda"
+    on_gpu = result.device == "cuda"
     columns = ["backend", "precision", "ran on", "batch", "opened MiB", "peak MiB", "file MB"]
-    cells = []
-    for row in result["rows"]:
-        line = [row["name"], row["precision"], ran_on(row), row["batch"], f"{row['opened_mib']:.0f}"]
-        line += [f"{row['peak_mib']:.0f}", f"{row['size_mb']:.1f}"]
-        for key in ("gpu_peak_mib", "cuda_peak_mib") if on_gpu else ():
-            line.append("not measured" if row[key] is None else f"{row[key]:.0f}")
-        cells.append(line)
     columns += ["GPU peak MiB", "of it torch's"] if on_gpu else []
-    console.table(f"memory above the idle process, {conditions(result)}", columns, cells)
+    cells = []
+    for row in result.rows:
+        backend = row.backend
+        line = [backend.name, backend.precision, backend.ran_on, row.batch]
+        line += [f"{row.opened_mib:.0f}", f"{row.peak_mib:.0f}", f"{backend.size_mb:.1f}"]
+        for mib in (row.gpu_peak_mib, row.cuda_peak_mib) if on_gpu else ():
+            line.append("not measured" if mib is None else f"{mib:.0f}")
+        cells.append(line)
+
+    setting = conditions(result.device, result.size, result.threads, result.passport)
+    console.table(f"memory above the idle process, {setting}", columns, cells)
     console.say("opened: the runtime's library and the network; peak: with the queries' inputs, scratch and outputs")
-    show_rest(result)
+    show_rest(result.not_measured, result.flags, f"record: {result.record}")

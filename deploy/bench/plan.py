@@ -1,13 +1,14 @@
-"""What a measurement compares: runs and files become backends of one input size and batch."""
+"""What a measurement compares: runs and files become candidates of one input size and batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, MODEL_FILES, manifest_beside, owner
+from ...distill.run.records import Record
+from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
@@ -17,156 +18,233 @@ if TYPE_CHECKING:
     from ..runtimes.file_info import FileInfo
 
 Source = str | Path | Run
+Size = tuple[int, int]
 #: files of the other runtimes: a network of OpenVINO, a package of AOTInductor
 OTHERS = (".xml", ".pt2")
-#: ONNX files that only TensorRT computes as they say; here they are simulated, which takes any time
+#: ONNX files that only TensorRT computes as written; ONNX Runtime would simulate them, however long that takes
 FOR_TENSORRT = ".trt.onnx"
 
 
-def nothing_left(missing: Sequence[dict[str, str]], do: str = "measure") -> str:
-    """Say that there is nothing to do here, and of each source why."""
-    return f"nothing to {do} here: " + "; ".join(f"{m['file']}: {m['why']}" for m in missing)
+@dataclass(frozen=True)
+class NotMeasured(Record):
+    """A file, or the row of one, that is not measured, and why."""
+
+    file: str
+    why: str
+
+
+def nothing_left(missing: Sequence[NotMeasured], do: str = "measure") -> str:
+    """Say that there is nothing to do, and why each source was left out."""
+    return f"nothing to {do} here: " + "; ".join(f"{m.file}: {m.why}" for m in missing)
 
 
 class NothingToMeasure(UsageError):
-    """No source fits; ``missing`` says of each why."""
+    """No source fits; ``missing`` says why."""
 
-    def __init__(self, missing: list[dict[str, str]]) -> None:
+    def __init__(self, missing: list[NotMeasured]) -> None:
         super().__init__(nothing_left(missing))
         self.missing = missing
 
 
-@dataclass
-class Plan:
-    """The sources of one measurement, all of one input size and batch."""
+@dataclass(frozen=True)
+class Candidate:
+    """A run or a file to be measured.
 
-    chosen: list[Path | Run]
-    #: what cannot be measured, and why
-    missing: list[dict[str, str]]
-    #: the run that keeps the record
+    Attributes:
+        source: what is opened.
+        run: the run that it is, or belongs to.
+        info: what a file takes and gives; None where it takes any input, or where only opening it tells.
+        named: whether the user named this file, rather than the run that holds it.
+        label: the name of its row, short and unique in its plan.
+    """
+
+    source: Path | Run
+    run: Run | None
+    info: "FileInfo | None"
+    named: bool
+    label: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of the run."""
+        return self.source.path if isinstance(self.source, Run) else self.source
+
+    @property
+    def size(self) -> Size | None:
+        """Height and width that a file is made for; None where it leaves them free."""
+        if self.info is None or None in self.info.size:
+            return None
+        return int(self.info.size[0] or 0), int(self.info.size[1] or 0)
+
+    def may_be_refused(self, error: KdcError) -> bool:
+        """Tell whether it is listed as not measured where it cannot be opened, rather than ending the measurement.
+
+        That is so for what a run's folder holds and this machine cannot run, and for files that only opening reads.
+        """
+        if is_torch(self.source):
+            return False
+        if is_onnx(self.source):
+            return isinstance(error, ExportError) and not self.named
+        return isinstance(error, ExportError | UsageError)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The candidates of all sizes and batches, what cannot be measured, and the run that keeps the record."""
+
+    candidates: list[Candidate]
+    missing: list[NotMeasured]
     home: Run | None
-    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The candidates of one measurement, all of one input size and batch.
+
+    Attributes:
+        missing: what cannot be measured; a measurement adds what it cannot open.
+        home: the run that keeps the record.
+        head: "logits" or "argmax", that checkpoints are run with.
+    """
+
+    candidates: list[Candidate]
+    missing: list[NotMeasured]
+    home: Run | None
+    size: Size
     batch: int
     head: str
     options: RuntimeOptions = CPU
-    #: files that were typed, not found in a run's folder
-    named: set[Path] = field(default_factory=set)
 
 
 def make_plan(
-    sources: Sequence[Source] | None,
-    *,
-    size: tuple[int, int] | None,
-    batch: int | None,
-    options: RuntimeOptions = CPU,
+    sources: Sequence[Source] | None, *, size: Size | None, batch: int | None, options: RuntimeOptions = CPU
 ) -> Plan:
-    """Choose what is measured, or say why nothing can be; a batch of None takes files of any.
+    """Choose what is measured; a batch of None takes files of any.
 
     Raises:
         NothingToMeasure: no source fits.
         UsageError: flags that do not fit the files.
         WeightsError: a missing or broken file.
     """
-    found, missing, home = expand(sources, options.device)
-    chosen, misfits = fitting(found, batch, size)
-    missing += misfits
-    if not chosen:
-        raise NothingToMeasure(missing)
-    options.refuse_unused(found)  # of several batches and sizes a file may fit one alone
-    size, head = agree(chosen, size, trust=options.trust)
-    named = {Path(str(source)).resolve() for source in sources or () if not isinstance(source, Run)}
-    return Plan(chosen, missing, home, size, batch or 1, head, options, named)
+    return make_plans(sources, sizes=[size], batches=[batch], options=options)[0]
 
 
 def make_plans(
     sources: Sequence[Source] | None,
     *,
-    sizes: Sequence[tuple[int, int] | None],
-    batches: Sequence[int],
+    sizes: Sequence[Size | None],
+    batches: Sequence[int | None],
     options: RuntimeOptions = CPU,
 ) -> list[Plan]:
     """Plan every size with every batch before anything is measured, so that a mistake in the last shows at once.
 
-    A size and batch that no source fits has no plan: the first that has one says so in its ``missing``.
+    A size and batch that no source fits has no plan: the first plan lists it as ``missing``.
 
     Raises:
-        KdcError: as ``make_plan``; that nothing is to be measured where no plan is left.
+        KdcError: as ``make_plan``; NothingToMeasure where no plan is left.
     """
+    for batch in batches:
+        if batch is not None and batch < 1:
+            raise UsageError(f"--batch {batch}: it must be above 0")
+    selection = select(sources, options.device)
     plans: list[Plan] = []
-    unfit: list[NothingToMeasure] = []
+    misfits: list[NothingToMeasure] = []
     for size in sizes:
         for batch in batches:
             try:
-                plans.append(make_plan(sources, size=size, batch=batch, options=options))
+                plans.append(_plan(selection, size, batch, options))
             except NothingToMeasure as error:
-                unfit.append(error)
+                misfits.append(error)
+
     if not plans:
-        raise unfit[0]
-    for lack in (m for error in unfit for m in error.missing):
+        raise misfits[0]
+    for lack in (m for error in misfits for m in error.missing):
         if lack not in plans[0].missing:
             plans[0].missing.append(lack)
     return plans
 
 
-def may_be_refused(source: Path | Run, plan: Plan, error: KdcError) -> bool:
-    """Tell whether a source that was not opened is listed as not measured, rather than ending the measurement.
+def _plan(selection: Selection, size: Size | None, batch: int | None, options: RuntimeOptions) -> Plan:
+    fit, misfits = fitting(selection.candidates, batch, size)
+    missing = [*selection.missing, *misfits]
+    if not fit:
+        raise NothingToMeasure(missing)
+    # of several batches and sizes, an option's files may fit only one
+    options.refuse_unused([candidate.source for candidate in selection.candidates])
 
-    That is so for what lies in a run's folder but is not to be had here, and for the files that only opening reads.
+    size = size or agreed_size(fit, trust=options.trust)
+    head = next((candidate.info.head for candidate in fit if candidate.info), "logits")
+    labelled = [replace(candidate, label=label) for candidate, label in zip(fit, row_names(fit), strict=True)]
+    return Plan(labelled, missing, selection.home, size, batch or 1, head, options)
+
+
+def select(sources: Sequence[Source] | None, device: str) -> Selection:
+    """Turn runs into candidates, each with its exported files; None is the last run.
+
+    Raises:
+        UsageError: no such run.
+        WeightsError: a missing or broken file.
     """
-    if is_torch(source):
-        return False
-    if is_onnx(source):
-        return isinstance(error, ExportError) and source.resolve() not in plan.named
-    return isinstance(error, ExportError | UsageError)
-
-
-def expand(sources: Sequence[Source] | None, device: str) -> tuple[list[Path | Run], list[dict[str, str]], Run | None]:
-    """Turn runs into backends; return them, what cannot be measured, and the run that keeps the record."""
-    chosen: list[Path | Run] = []
-    missing: list[dict[str, str]] = []
-    home: Run | None = None
+    members: list[tuple[Path | Run, Run | None]] = []
+    missing: list[NotMeasured] = []
     for source in sources or [find_run(None)]:
         suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
-        path = Path(str(source)) if suffix in MODEL_FILES else None
-        if path is not None and not path.is_file():
-            raise WeightsError(f"{path} does not exist")
-        if path is not None and suffix in ENGINES and device == "cpu":
-            missing.append(_no_gpu(path))
-        elif path is not None:
-            chosen.append(path)
-            home = home or owner(path)
-        else:
+        if suffix not in MODEL_FILES:
             run = source if isinstance(source, Run) else find_run(source)
-            home = home or run
-            files, engines = _exports(run, (".onnx",)), _exports(run, ENGINES)
-            typed = [path for path in files if path.name.endswith(FOR_TENSORRT)]
-            missing += [{"file": path.name, "why": "not measured: typed for TensorRT, its engine is"} for path in typed]
-            files = [path for path in files if path not in typed]
-            chosen += [run, *files, *_exports(run, OTHERS), *(engines if device == "cuda" else ())]
-            if not files:
-                missing.append({"file": "export/*.onnx", "why": f"not exported yet: kdc export onnx {run.path.name}"})
-            missing += [_no_gpu(path) for path in engines if device == "cpu"]
-    # a run and its own file may both be named
-    unique = {(s.path if isinstance(s, Run) else s).resolve(): s for s in reversed(chosen)}
-    return [s for s in chosen if unique.get((s.path if isinstance(s, Run) else s).resolve()) is s], missing, home
+            files, lacks = _exported(run, device)
+            members += [(run, run), *((path, run) for path in files)]
+            missing += lacks
+            continue
+
+        path = Path(str(source))
+        if not path.is_file():
+            raise WeightsError(f"{path} does not exist")
+        if suffix in ENGINES and device == "cpu":
+            missing.append(_no_gpu(path))
+        else:
+            members.append((path, owner(path)))
+
+    named = {Path(source).resolve() for source in sources or () if not isinstance(source, Run)}
+    candidates: dict[Path, Candidate] = {}
+    for member, run in members:
+        path = (member.path if isinstance(member, Run) else member).resolve()
+        if path not in candidates:  # a run and its own file may both be named
+            candidates[path] = Candidate(member, run, info_of(member), path in named)
+
+    home = next((run for _, run in members if run), None)
+    return Selection(list(candidates.values()), missing, home)
 
 
-def _exports(run: Run, suffixes: tuple[str, ...]) -> list[Path]:
+def _exported(run: Run, device: str) -> tuple[list[Path], list[NotMeasured]]:
+    """Return a run's exported files that a device can run, and what it lacks."""
+    onnx, engines = _files(run, (".onnx",)), _files(run, ENGINES)
+    files = [path for path in onnx if not path.name.endswith(FOR_TENSORRT)]
+    missing = [
+        NotMeasured(path.name, "not measured: typed for TensorRT, its engine is") for path in onnx if path not in files
+    ]
+    if not files:
+        missing.append(NotMeasured("export/*.onnx", f"not exported yet: kdc export onnx {run.path.name}"))
+    if device == "cpu":
+        missing += [_no_gpu(path) for path in engines]
+    return [*files, *_files(run, OTHERS), *(engines if device == "cuda" else ())], missing
+
+
+def _files(run: Run, suffixes: tuple[str, ...]) -> list[Path]:
     """Return a run's exported files of some kinds; the copies in a model repository or a bundle are left out."""
-    found = [path for path in run.export.glob("*") if path.suffix in suffixes]
-    return sorted(found, key=lambda p: (_rank(p), len(p.name), p.name))
+    files = [path for path in run.export.glob("*") if path.suffix in suffixes]
+    return sorted(files, key=lambda p: (_rank(p), len(p.name), p.name))
 
 
 def _rank(path: Path) -> int:
     return 2 if "int8" in path.name else 1 if "fp16" in path.name else 0
 
 
-def _no_gpu(path: Path) -> dict[str, str]:
-    return {"file": path.name, "why": "not measured: needs a GPU"}
+def _no_gpu(path: Path) -> NotMeasured:
+    return NotMeasured(path.name, "not measured: needs a GPU")
 
 
 def info_of(source: Path | Run) -> "FileInfo | None":
-    """Read what a file takes and gives without running it; None where it takes what it is given, or only opening tells.
+    """Read what a file takes and gives without running it; None where it takes any input, or only opening tells.
 
     Raises:
         WeightsError: the file is missing or broken.
@@ -185,13 +263,13 @@ def info_of(source: Path | Run) -> "FileInfo | None":
 
 
 def fitting(
-    chosen: list[Path | Run], batch: int | None, size: tuple[int, int] | None
-) -> tuple[list[Path | Run], list[dict[str, str]]]:
-    """Part what takes ``batch`` images (None: any number) of ``size`` from the files made for others, and say why."""
-    fit: list[Path | Run] = []
-    missing: list[dict[str, str]] = []
-    for source in chosen:
-        info = info_of(source)
+    candidates: Sequence[Candidate], batch: int | None, size: Size | None
+) -> tuple[list[Candidate], list[NotMeasured]]:
+    """Separate what takes ``batch`` images (None: any number) of ``size`` from the files made for others."""
+    fit: list[Candidate] = []
+    missing: list[NotMeasured] = []
+    for candidate in candidates:
+        info = candidate.info
         if info is not None and batch is not None and info.shape[0] not in (None, batch):
             at = f" at batch {batch}"
             why = f"a batch of {info.shape[0]}; kdc export onnx --dynamic-batch leaves it free"
@@ -199,55 +277,51 @@ def fitting(
             at = f" at {size[0]}x{size[1]}"
             why = f"{info.size[0]}x{info.size[1]}; kdc export onnx --size {size[0]}x{size[1]} makes another"
         else:
-            fit.append(source)
+            fit.append(candidate)
             continue
-        missing.append({"file": Path(str(source)).name, "why": f"not measured{at}: made for {why}"})
+        missing.append(NotMeasured(candidate.path.name, f"not measured{at}: made for {why}"))
     return fit, missing
 
 
-def agree(
-    chosen: list[Path | Run], size: tuple[int, int] | None, *, trust: bool = False
-) -> tuple[tuple[int, int], str]:
-    """Find the input size and the head that all backends are measured with.
+def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size:
+    """Find the input size that all candidates are measured with.
 
     Raises:
-        UsageError: the files are made for several sizes, or for none that is known.
+        UsageError: the files are made for several sizes, or no size is known.
         ExportError: the latter, and nothing vouches for an engine.
     """
-    infos = [(source, info) for source in chosen if (info := info_of(source)) is not None]
-    sizes: dict[tuple[int, int], str] = {}
-    for source, info in infos:
-        if info.size[0] and info.size[1]:
-            sizes.setdefault((info.size[0], info.size[1]), Path(str(source)).name)
-    if size is None and len(sizes) > 1:
+    sizes: dict[Size, str] = {}
+    for candidate in candidates:
+        if candidate.size:
+            sizes.setdefault(candidate.size, candidate.path.name)
+    if len(sizes) > 1:
         each = ", ".join(f"{name} {h}x{w}" for (h, w), name in sizes.items())
         raise UsageError(f"the files are made for different sizes ({each}); name files of one size")
-    if size is None and sizes:
-        size = next(iter(sizes))
-    for source in chosen if size is None else ():
-        run = source if isinstance(source, Run) else owner(source)
-        if run is not None and run.card.data.size:
-            size = export_size(run.card.data.size, run.card.student.output_stride)
-            break
-    engines = [source for source in chosen if is_engine(source)] if size is None else []
-    for source in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
-        size = size or engine_size(manifest_beside(source))
-    if size is None:
-        for source in engines:  # what it lacks most is a manifest
-            vouched(source, "engine", trust=trust)
-        raise UsageError("no input size is known for these files; name it: --size HxW")
-    return size, infos[0][1].head if infos else "logits"
+    if sizes:
+        return next(iter(sizes))
+
+    for candidate in candidates:
+        card = candidate.run.card if candidate.run else None
+        if card and card.data.size:
+            return export_size(card.data.size, card.student.output_stride)
+
+    engines = [candidate.source for candidate in candidates if is_engine(candidate.source)]
+    for engine in engines:  # only TensorRT reads one; what its manifest says is not trusted yet
+        if size := engine_size(engine):
+            return size
+    for engine in engines:  # what it lacks most is a manifest
+        vouched(engine, "engine", trust=trust)
+    raise UsageError("no input size is known for these files; name it: --size HxW")
 
 
-def row_names(chosen: list[Path | Run]) -> list[str]:
-    """Name the rows as shortly as they can be told apart."""
-    short = ["torch" if is_torch(source) else Path(str(source)).name for source in chosen]
+def row_names(candidates: Sequence[Candidate]) -> list[str]:
+    """Give the rows short and unique names."""
+    short = ["torch" if is_torch(candidate.source) else candidate.path.name for candidate in candidates]
     names = []
-    for source, label in zip(chosen, short, strict=True):
-        path = source.path if isinstance(source, Run) else source
-        run = source if isinstance(source, Run) else owner(source)
-        names.append(label if short.count(label) == 1 else f"{label} of {run.path.name if run else path}")
+    for candidate, name in zip(candidates, short, strict=True):
+        home = candidate.run.path.name if candidate.run else candidate.path
+        names.append(name if short.count(name) == 1 else f"{name} of {home}")
     return [
-        name if names.count(name) == 1 else str(source.path if isinstance(source, Run) else source)
-        for name, source in zip(names, chosen, strict=True)
+        name if names.count(name) == 1 else str(candidate.path)
+        for name, candidate in zip(names, candidates, strict=True)
     ]

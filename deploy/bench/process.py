@@ -1,101 +1,112 @@
-"""A backend of a measurement: one process that holds one opened network and obeys the bench."""
+"""A backend of a measurement: one process that holds one opened network and carries out the bench's orders."""
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...distill import console, errors
+from ...distill import console
 from ...distill.errors import ExportError, KdcError
 from ...distill.run.files import sha256
-from ...distill.run.folder import Run
 from ..artefacts.beside import artefact_bytes
+from ..child import ChildDiedError, checked, start
 from ..runtimes.options import RuntimeOptions
-from .plan import Plan, may_be_refused, nothing_left, row_names
+from .plan import Candidate, NotMeasured, Plan, nothing_left
+from .protocol import Flow, Identity, MemoryUse, Opened, Opening, Task, Turn, Warmup
 from .worker import Worker
 
 
 class Backend:
-    """A worker process and what it has answered so far."""
+    """A worker process, or a worker within this process; an order raises the error that it met there.
+
+    Attributes:
+        candidate: what it opens.
+        label: the name of its rows.
+        options: those that apply to the candidate, with one torch mode.
+        opened: what really runs, once it is open.
+    """
+
+    opened: Opened
 
     def __init__(
-        self, source: Path | Run, label: str, options: RuntimeOptions, threads: int, in_process: bool = False
+        self, candidate: Candidate, label: str, options: RuntimeOptions, threads: int, in_process: bool = False
     ) -> None:
-        """Start the process; it is idle until it gets an order. ``options`` are those that apply to ``source``."""
-        self.source, self.label, self.options = source, label, options
-        self.facts: dict[str, Any] = {}
-        self.warmup: dict[str, Any] = {}
+        """Start the process; it is idle until it gets an order."""
+        self.candidate, self.label, self.options = candidate, label, options
         self._worker = Worker() if in_process else None
         self._process: subprocess.Popen[str] | None = None
-        if in_process:
-            return
-        count = str(threads)
-        env = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
-        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
-        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts the devices
-        module = f"{__package__}.worker"
-        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            env=env,
-        )
+        if not in_process:
+            self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+            names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+            environment = {name: str(threads) for name in names}
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts the devices
+            self._process = start("deploy.bench.worker", self._stderr, **environment)
 
-    def ask(self, do: str, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for the answer; a user's mistake is raised here as it was there.
+    def open(self, plan: Plan, task: Task) -> None:
+        """Open the network as planned."""
+        source = str(self.candidate.path)
+        order = Opening(self.label, source, plan.size, plan.batch, plan.head, self.options, task)
+        self.opened = Opened.from_dict(self._ask("open", **asdict(order)))
 
-        Raises:
-            ExportError: the process died.
-        """
-        if self._worker is not None:
-            answer = self._worker.answer({"do": do, **order})
-        else:
-            answer = self._send({"do": do, **order})
-        if "error" in answer:
-            raise getattr(errors, answer["kind"], KdcError)(answer["error"])
-        return answer
+    def idle(self) -> MemoryUse:
+        """See ``Worker.idle``."""
+        return MemoryUse(**self._ask("idle"))
 
-    def _send(self, order: dict[str, Any]) -> dict[str, Any]:
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        with contextlib.suppress(OSError):  # a dead process shows as an empty answer
-            process.stdin.write(json.dumps(order) + "\n")
-            process.stdin.flush()
-        line = process.stdout.readline()
-        if line:
-            return json.loads(line)
-        code = process.wait()
-        self._stderr.seek(0)
-        told = self._stderr.read().strip().splitlines()
-        why = told[-1] if told else "it said nothing"
-        raise ExportError(f"the process that measures {self.label} died (exit {code}): {why}")
+    def warm(self, cap_s: float) -> Warmup:
+        """See ``Worker.warm``."""
+        return Warmup(**self._ask("warm", cap_s=cap_s))
 
-    def identity(self) -> dict[str, Any]:
-        """Name the row, what really runs, and the file with its hash and size."""
-        file = Path(self.facts["file"])
-        return {
-            "name": self.label,
-            **self.facts,
-            "sha256": sha256(file),
-            "size_mb": round(artefact_bytes(file) / 1e6, 2),
-        }
+    def round(self, seconds: float, runs: int = 1, cap_s: float | None = None) -> Turn:
+        """See ``Worker.round``."""
+        return Turn(**self._ask("round", seconds=seconds, runs=runs, cap_s=cap_s))
+
+    def flow(self, seconds: float) -> Flow:
+        """See ``Worker.flow``."""
+        return Flow(**self._ask("flow", seconds=seconds))
+
+    def memory(self, runs: int) -> MemoryUse:
+        """See ``Worker.memory``."""
+        return MemoryUse(**self._ask("memory", runs=runs))
 
     def close(self) -> None:
-        """End the process, or let the networks go that were opened in this one."""
+        """Close the network; the process stays."""
+        self._ask("close")
+
+    def identity(self) -> Identity:
+        """Return what a row says of what was opened."""
+        file = Path(self.opened.file)
+        return Identity(**vars(self.opened), sha256=sha256(file), size_mb=round(artefact_bytes(file) / 1e6, 2))
+
+    def _ask(self, order: str, **values: Any) -> dict[str, Any]:
+        request = {"order": order, "values": values}
+        process = self._process
+        if self._worker is not None:
+            return self._worker.answer(request)
+        assert process is not None and process.stdin is not None and process.stdout is not None
+
+        with contextlib.suppress(OSError):  # a dead process shows as an empty answer
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+        if line := process.stdout.readline():
+            return checked(json.loads(line))
+
+        code = process.wait()
+        self._stderr.seek(0)
+        died = ChildDiedError(code, self._stderr.read())
+        raise ExportError(f"the process that measures {self.label} died ({died.end}): {died.last_words}")
+
+    def end(self) -> None:
+        """End the process, or close the network that was opened in this one."""
         if self._worker is not None:
             self._worker.close()
         if self._process is None:
             return
         assert self._process.stdin is not None and self._process.stdout is not None
+
         with contextlib.suppress(OSError):
             self._process.stdin.close()
         try:
@@ -109,56 +120,47 @@ class Backend:
 
 @contextlib.contextmanager
 def started(plan: Plan, threads: int, in_process: bool = False) -> Iterator[list[Backend]]:
-    """Start a process for every source of a plan, one for each form of torch, and end them all."""
+    """Start a process for every candidate of a plan, one for each torch mode, and end them all."""
     backends: list[Backend] = []
     try:
-        for source, label in zip(plan.chosen, row_names(plan.chosen), strict=True):
-            each = plan.options.per_mode(source)
-            for options in each:
-                name = label if len(each) == 1 else f"{label} ({options.torch_mode})"
+        for candidate in plan.candidates:
+            modes = plan.options.per_mode(candidate.source)
+            for options in modes:
+                label = candidate.label if len(modes) == 1 else f"{candidate.label} ({options.torch_mode})"
                 if options.torch_mode.startswith("compiled"):  # on a GPU while it is opened, else with its first query
-                    console.say(f"{name}: torch compiles it, which may take minutes")
-                backends.append(Backend(source, name, options, threads, in_process))
+                    console.say(f"{label}: torch compiles it, which may take minutes")
+                backends.append(Backend(candidate, label, options, threads, in_process))
         yield backends
     finally:
         for backend in backends:
-            backend.close()
+            backend.end()
 
 
-def opened(backends: list[Backend], plan: Plan, **order: Any) -> list[Backend]:
-    """Let every backend open its network; those that cannot be had here join ``plan.missing``.
+def open_all(backends: list[Backend], plan: Plan, task: Task) -> list[Backend]:
+    """Let every backend open its network; those that are not available join ``plan.missing``.
 
     Raises:
-        KdcError: what a named file or checkpoint says against being opened; or nothing is left.
+        KdcError: as ``open_one``, or nothing is left.
     """
-    there = [backend for backend in backends if open_one(backend, plan, **order)]
-    if not there:
+    available = [backend for backend in backends if open_one(backend, plan, task)]
+    if not available:
         raise ExportError(nothing_left(plan.missing))
-    return there
+    return available
 
 
-def open_one(backend: Backend, plan: Plan, **order: Any) -> bool:
-    """Let a backend open its network as planned; False, and a line in ``plan.missing``, where it is not to be had.
+def open_one(backend: Backend, plan: Plan, task: Task) -> bool:
+    """Let a backend open its network as planned; False, and a line in ``plan.missing``, where it is not available.
 
     Raises:
-        KdcError: what a named file or checkpoint says against being opened.
+        KdcError: a named file or a checkpoint cannot be opened.
     """
-    source = backend.source
     try:
-        backend.facts = backend.ask(
-            "open",
-            source=str(source.path if isinstance(source, Run) else source),
-            size=plan.size,
-            batch=plan.batch,
-            head=plan.head,
-            **asdict(backend.options),
-            **order,
-        )
+        backend.open(plan, task)
     except KdcError as error:
-        if not may_be_refused(source, plan, error):
+        if not backend.candidate.may_be_refused(error):
             raise
-        lack = {"file": backend.label, "why": f"not measured: {error}"}
-        if lack not in plan.missing:  # the trade-off has tried to judge it before
+        lack = NotMeasured(backend.label, f"not measured: {error}")
+        if lack not in plan.missing:  # the trade-off has tried to evaluate it before
             plan.missing.append(lack)
         return False
     return True

@@ -1,39 +1,85 @@
-"""The record of a measurement: where it is kept, and the conditions it was taken under."""
+"""The records of measurements: where they are kept, and the settings and conditions of a measurement."""
 
 import math
 import platform
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 from ...distill import console
 from ...distill.errors import UsageError
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
-from ..machine.passport import first_gpu
+from ...distill.run.records import Record
+from ..machine.passport import Passport, first_gpu
+from .plan import NotMeasured, Size
+
+R = TypeVar("R", bound=Record)
 
 ROUNDS = 10
 MODES = {"net": "network alone", "e2e": "compressed image to mask"}
 
 
-def check(*, mode: str, seconds: float, rounds: int, batch: int, threads: int | None) -> None:
-    """Refuse settings that cannot be measured with (UsageError)."""
-    if mode not in MODES:
-        raise UsageError(f"mode '{mode}' is not known; accepted: {', '.join(MODES)}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UsageError(f"--seconds {seconds}: it must be above 0 and end, such as 6")
-    for flag, value in (("--rounds", rounds), ("--batch", batch), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{flag} {value}: it must be above 0")
+@dataclass(frozen=True)
+class Effort:
+    """The settings of a measurement.
+
+    Attributes:
+        seconds: measuring time of each backend, warm-up apart.
+        runs: how many runs each backend does at least, unless that takes ten times ``seconds``.
+        rounds: how often the backends take turns.
+        mode: one of ``MODES``.
+        codec: of the images in mode "e2e": "jpg" or "png".
+        threads: CPU threads of each backend; None is the cores of this process.
+        seed: of the input images.
+        in_process: within this process: quicker to start, but backends disturb each other.
+    """
+
+    seconds: float = 6.0
+    runs: int = 1
+    rounds: int = ROUNDS
+    mode: str = "net"
+    codec: str = "jpg"
+    threads: int | None = None
+    seed: int = 0
+    in_process: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be measured with (UsageError)."""
+        if self.mode not in MODES:
+            raise UsageError(f"mode '{self.mode}' is not known; accepted: {', '.join(MODES)}")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise UsageError(f"--seconds {self.seconds}: it must be above 0 and end, such as 6")
+        for flag, value in (("--rounds", self.rounds), ("--threads", self.threads)):
+            if value is not None and value < 1:
+                raise UsageError(f"{flag} {value}: it must be above 0")
 
 
-def keep(result: dict[str, Any], home: Run | None, out: Path | None, **raw: Any) -> dict[str, Any]:
-    """Write a record, and ``raw`` with it, and return it with the file that holds it."""
+@dataclass(frozen=True)
+class Protocol(Record):
+    """The settings in a record; each kind of measurement has its own of these."""
+
+    OPTIONAL: ClassVar = ("rounds", "seconds", "runs", "inputs", "codec")
+
+    rounds: int | None = None
+    seconds: float | None = None
+    runs: int | None = None
+    inputs: int | None = None
+    seed: int = 0
+    processes: bool = True
+    codec: str | None = None
+
+
+def keep(record: R, home: Run | None, out: Path | None, **raw: Any) -> R:
+    """Write a record, and ``raw`` with it, and return it with ``record``, the file that holds it."""
     if home:
         home.remember_command()
-    record = record_path(home, out, result["kind"])
-    write_json(record, result | raw)
-    return result | {"record": str(record)}
+    values = record.to_dict()
+    path = record_path(home, out, values["kind"])
+    write_json(path, values | raw)
+    return replace(record, record=str(path))
 
 
 def record_path(run: Run | None, out: Path | None, kind: str) -> Path:
@@ -46,27 +92,21 @@ def record_path(run: Run | None, out: Path | None, kind: str) -> Path:
     return path
 
 
-def conditions(result: dict[str, Any]) -> str:
+def conditions(device: str, size: Size, threads: int, machine: Passport, batch: int | None = None) -> str:
     """Say in a few words what a record was measured with and on."""
-    h, w = result["size"]
-    gpu = (first_gpu(result["passport"]["gpus"]) or {}).get("name", "GPU")
-    where = result["passport"]["cpu"]["model"] or platform.machine() if result["device"] == "cpu" else gpu
-    threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-    batch = f"batch {result['batch']}, " if "batch" in result else ""
-    return f"{batch}{h}x{w}, {threads}, {where}"
+    if device == "cpu":
+        name = machine.cpu.model or platform.machine()
+    else:
+        gpu = first_gpu(machine.gpus)
+        name = gpu.name if gpu else "GPU"
+    images = "" if batch is None else f"batch {batch}, "
+    return f"{images}{size[0]}x{size[1]}, {console.plural(threads, 'thread')}, {name}"
 
 
-def show_rest(result: dict[str, Any], record: str = "record") -> None:
-    """Print what was not measured, what disturbed the rest, and where the record lies."""
-    for m in result["not_measured"]:
-        console.say(f"{m['file']}: {m['why']}")
-    for flag in result["flags"]:
+def show_rest(missing: Sequence[NotMeasured], flags: Sequence[str], files: str) -> None:
+    """Print what was not measured, what disturbed the rest, and where it is kept."""
+    for lack in missing:
+        console.say(f"{lack.file}: {lack.why}")
+    for flag in flags:
         console.warn(flag)
-    console.say(f"{record}: {result['record']}")
-
-
-def ran_on(row: dict[str, Any]) -> str:
-    """Name runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA", "OpenVINO CPU"."""
-    if row["runtime"] == "onnxruntime":
-        return f"ort {row['provider'].removesuffix('ExecutionProvider')}"
-    return row["provider"]
+    console.say(files)

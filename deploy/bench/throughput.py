@@ -3,23 +3,122 @@
 Never mixed with latency: a query of a large batch, or beside others, takes longer while more images get done.
 """
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from ...distill import console
 from ...distill.errors import ExportError, UsageError
-from ..machine.gpu_meter import meter_flags, open_meter, summary
-from ..machine.passport import cores, passport
+from ...distill.run.records import Record
+from ..machine.gpu_meter import GpuUse, Meter, Readings, meter_flags, open_meter, summary
+from ..machine.passport import Passport, cores, passport
 from ..runtimes.options import CPU, RuntimeOptions
-from .plan import Plan, Source, make_plans, nothing_left
+from .disturbances import NOISY, device_flags, listed
+from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
-from .record import check, conditions, keep, ran_on, show_rest
-from .statistics import NOISY, device_flags
+from .protocol import Identity, Task
+from .record import Effort, Protocol, conditions, keep, show_rest
 
 ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Rates(Record):
+    """Images per second: median, least and most over the rounds, their coefficient of variation, and each round's."""
+
+    images_per_s: float
+    least: float
+    most: float
+    cv: float
+    rounds: list[float]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Rates":
+        """Sum up the rounds."""
+        rates = np.asarray(values)
+        return cls(
+            images_per_s=round(float(np.median(rates)), 3),
+            least=round(float(rates.min()), 3),
+            most=round(float(rates.max()), 3),
+            cv=round(float(rates.std() / rates.mean()), 4),
+            rounds=[round(value, 3) for value in values],
+        )
+
+
+@dataclass(frozen=True)
+class OnGpu(Record):
+    """What the GPU did meanwhile; None is not known."""
+
+    gpu: GpuUse | None
+
+
+@dataclass(frozen=True)
+class ThroughputRow(Record):
+    """What one backend did with one batch and number of streams; ``on_gpu`` is of a measurement on the GPU."""
+
+    MERGED: ClassVar = ("backend", "rates", "on_gpu")
+
+    backend: Identity
+    batch: int
+    streams: int
+    rates: Rates
+    on_gpu: OnGpu | None
+
+    @property
+    def name(self) -> str:
+        """The name of the backend."""
+        return self.backend.name
+
+
+@dataclass(frozen=True)
+class Best(Record):
+    """The setting with which a backend does most images per second."""
+
+    images_per_s: float
+    batch: int
+    streams: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputRecord(Record):
+    """Images per second by backend, batch and streams; the file ``record`` holds it.
+
+    Attributes:
+        threads: CPU threads of each backend, shared out among its streams.
+        best: by backend.
+        passport: of the machine, before it began.
+        flags: what may have disturbed it.
+    """
+
+    OPTIONAL: ClassVar = ("record",)
+
+    kind: str = "throughput"
+    unit: str = "images per second"
+    device: str
+    size: Size
+    threads: int
+    protocol: Protocol
+    rows: list[ThroughputRow]
+    best: dict[str, Best]
+    not_measured: list[NotMeasured]
+    passport: Passport
+    flags: list[str]
+    record: str | None = None
+
+
+@dataclass
+class RateSamples:
+    """The rounds of one backend at one setting so far."""
+
+    backend: Backend
+    rates: list[float] = field(default_factory=list)
+    #: of the GPU, while it worked
+    readings: Readings = field(default_factory=Readings)
+    images: int = 0
 
 
 def bench_throughput(
@@ -35,7 +134,7 @@ def bench_throughput(
     out: Path | None = None,
     seed: int = 0,
     in_process: bool = False,
-) -> dict[str, Any]:
+) -> ThroughputRecord:
     """Keep every backend busy with every number of images per query and of queries at a time.
 
     Args:
@@ -53,133 +152,104 @@ def bench_throughput(
         seed: of the input images.
         in_process: measure within this process.
 
-    Returns:
-        ``rows`` with images per second (median, least and most over the rounds) by backend, batch and streams;
-        ``best`` by backend; what was not measured; flags and the device passport.
-
     Raises:
         KdcError: as ``bench_latency``.
     """
     if not streams or min(streams) < 1:
         raise UsageError("--streams must be above 0")
-    for batch in batches:
-        check(mode="net", seconds=seconds, rounds=rounds, batch=batch, threads=threads)
+    effort = Effort(seconds=seconds, rounds=rounds, threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
-    threads = threads or cores()
+    threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
-    rows: list[dict[str, Any]] = []
-    missing: list[dict[str, str]] = []
+
+    # every batch in processes of its own, every number of streams in the same
+    rows: list[ThroughputRow] = []
+    missing: list[NotMeasured] = []
     for plan in plans:
-        with started(plan, threads, in_process) as every:
+        with started(plan, threads, in_process) as backends:
             for count in streams:
-                each = max(1, threads // count)
-                order = {"threads": each, "mode": "net", "seed": seed, "streams": count}
-                there = [backend for backend in every if open_one(backend, plan, **order)]
-                every = there  # what cannot be opened once is not tried again
-                if not there:
+                task = Task("net", max(1, threads // count), seed, count)
+                # what cannot be opened once is not tried again
+                backends = [backend for backend in backends if open_one(backend, plan, task)]
+                if not backends:
                     break
-                rates, reads = _measure(there, plan, seconds, rounds, meter)
-                for backend in there:
-                    row = {**backend.identity(), "batch": plan.batch, "streams": count}
-                    row |= _rates(rates[backend.label])
-                    if options.device == "cuda":
-                        read, images = reads[backend.label]
-                        row["gpu"] = summary(read, images)
-                    rows.append(row)
-                    backend.ask("close")
-        missing += [m for m in plan.missing if m not in missing]
+                for samples in _measure(backends, plan, seconds, rounds, meter):
+                    on_gpu = OnGpu(summary(samples.readings, samples.images)) if options.device == "cuda" else None
+                    rates = Rates.of(samples.rates)
+                    rows.append(ThroughputRow(samples.backend.identity(), plan.batch, count, rates, on_gpu))
+                    samples.backend.close()
+        missing += [lack for lack in plan.missing if lack not in missing]
     if not rows:  # only opening tells which batches an engine takes
         raise ExportError(nothing_left(missing))
-    result: dict[str, Any] = {
-        "kind": "throughput",
-        "unit": "images per second",
-        "device": options.device,
-        "size": list(plans[0].size),
-        "threads": threads,
-        "protocol": {"rounds": rounds, "seconds": seconds, "seed": seed, "processes": not in_process},
-        "rows": rows,
-        "best": _best(rows),
-        "not_measured": missing,
-        "passport": before,
-    }
-    result["flags"] = _flags(rows, before, passport(), options.device)  # the processes of this measurement have ended
+
+    flags = _flags(rows, before, passport(), options.device)  # the processes of this measurement have ended
     if no_meter:
-        result["flags"].append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
-    return keep(result, plans[0].home, out)
+        flags.append(f"power, energy and clocks of the GPU are not measured: {no_meter}")
+    record = ThroughputRecord(
+        device=options.device,
+        size=plans[0].size,
+        threads=threads,
+        protocol=Protocol(rounds, seconds, seed=seed, processes=not in_process),
+        rows=rows,
+        best=_best(rows),
+        not_measured=missing,
+        passport=before,
+        flags=flags,
+    )
+    return keep(record, plans[0].home, out)
 
 
 def _measure(
-    backends: list[Backend], plan: Plan, seconds: float, rounds: int, meter: Any
-) -> tuple[dict[str, list[float]], dict[str, tuple[dict[str, list[Any]], int]]]:
-    """Let the backends take turns; images per second of each round, and what the GPU did meanwhile."""
-    rates: dict[str, list[float]] = {backend.label: [] for backend in backends}
-    reads: dict[str, tuple[dict[str, list[Any]], int]] = {backend.label: ({}, 0) for backend in backends}
+    backends: Sequence[Backend], plan: Plan, seconds: float, rounds: int, meter: Meter | None
+) -> list[RateSamples]:
+    """Let the backends take turns."""
+    all_samples = [RateSamples(backend) for backend in backends]
     for backend in backends:
-        backend.ask("warm", cap_s=min(5.0, 2 * seconds))
-    label = f"batch {plan.batch}"
-    for _ in console.progress(range(rounds), rounds, label):
-        for backend in backends:
-            read, images = reads[backend.label]
-            if meter is None:
-                answer = backend.ask("flow", seconds=seconds / rounds)
-            else:
-                with meter.turn(read):
-                    answer = backend.ask("flow", seconds=seconds / rounds)
-            rates[backend.label].append(answer["images"] / answer["seconds"])
-            # every query has cost energy, those that are too early to count in the rate too
-            reads[backend.label] = read, images + plan.batch * answer["queries"]
-    return rates, reads
+        backend.warm(min(5.0, 2 * seconds))
+
+    for _ in console.progress(range(rounds), rounds, f"batch {plan.batch}"):
+        for samples in all_samples:
+            with meter.turn(samples.readings) if meter else contextlib.nullcontext():
+                flow = samples.backend.flow(seconds / rounds)
+            samples.rates.append(flow.images / flow.seconds)
+            # every query costs energy, those that are too early to count in the rate too
+            samples.images += plan.batch * flow.queries
+    return all_samples
 
 
-def _rates(values: list[float]) -> dict[str, Any]:
-    rates = np.asarray(values)
-    return {
-        "images_per_s": round(float(np.median(rates)), 3),
-        "least": round(float(rates.min()), 3),
-        "most": round(float(rates.max()), 3),
-        "cv": round(float(rates.std() / rates.mean()), 4),
-        "rounds": [round(value, 3) for value in values],
-    }
-
-
-def _best(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    best: dict[str, dict[str, Any]] = {}
+def _best(rows: Sequence[ThroughputRow]) -> dict[str, Best]:
+    best: dict[str, Best] = {}
     for row in rows:
-        if row["images_per_s"] > best.get(row["name"], {"images_per_s": 0.0})["images_per_s"]:
-            best[row["name"]] = {key: row[key] for key in ("images_per_s", "batch", "streams")}
+        rate = row.rates.images_per_s
+        if row.name not in best or rate > best[row.name].images_per_s:
+            best[row.name] = Best(rate, row.batch, row.streams)
     return best
 
 
-def _flags(rows: list[dict[str, Any]], before: dict[str, Any], after: dict[str, Any], device: str) -> list[str]:
-    noisy = ", ".join(
-        f"{row['name']} batch {row['batch']} streams {row['streams']} {row['cv']:.0%}"
+def _flags(rows: Sequence[ThroughputRow], before: Passport, after: Passport, device: str) -> list[str]:
+    noisy = listed(
+        (f"{row.name} batch {row.batch} streams {row.streams}", f"{row.rates.cv:.0%}")
         for row in rows
-        if row["cv"] > NOISY
+        if row.rates.cv > NOISY
     )
-    said = [f"rounds vary by more than {NOISY:.0%} ({noisy})"] if noisy else []
-    return said + device_flags(rows, before, after, device) + meter_flags(rows)
+    flags = [f"rounds vary by more than {NOISY:.0%} ({noisy})"] if noisy else []
+    flags += device_flags([row.backend for row in rows], before, after, device)
+    for row in rows:
+        flags += meter_flags(row.name, row.on_gpu and row.on_gpu.gpu)
+    return flags
 
 
-def show(result: dict[str, Any]) -> None:
+def show_throughput(result: ThroughputRecord) -> None:
     """Print a measurement for people."""
     cells = []
-    for row in result["rows"]:
-        best = result["best"][row["name"]]
-        top = (best["batch"], best["streams"]) == (row["batch"], row["streams"])
-        rate, least, most = (f"{row[key]:.2f}" for key in ("images_per_s", "least", "most"))
-        cells.append(
-            [
-                row["name"],
-                row["precision"],
-                ran_on(row),
-                row["batch"],
-                row["streams"],
-                rate,
-                f"{least} to {most}",
-                "best" if top else "",
-            ]
-        )
+    for row in result.rows:
+        best, backend, rates = result.best[row.name], row.backend, row.rates
+        mark = "best" if (best.batch, best.streams) == (row.batch, row.streams) else ""
+        each = [f"{rates.images_per_s:.2f}", f"{rates.least:.2f} to {rates.most:.2f}", mark]
+        cells.append([row.name, backend.precision, backend.ran_on, row.batch, row.streams, *each])
+
     columns = ["backend", "precision", "ran on", "batch", "streams", "images/s", "over the rounds", ""]
-    console.table(f"throughput, {conditions(result)}", columns, cells)
-    show_rest(result)
+    setting = conditions(result.device, result.size, result.threads, result.passport)
+    console.table(f"throughput, {setting}", columns, cells)
+    show_rest(result.not_measured, result.flags, f"record: {result.record}")

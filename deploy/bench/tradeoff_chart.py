@@ -3,11 +3,13 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from ...distill.charts.svg import MOST_SERIES, Scale, below, dot, file, fitted, log_ticks, rows, rule, short, text
+from ...distill.run.records import Record
 
-Row = dict[str, Any]
+#: the costs that accuracy is set against: field of a row, what it is called, and its unit
+COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
 _PANEL, _LEFT, _GAP, _TOP, _BOTTOM = 250.0, 52.0, 34.0, 46.0, 276.0
 #: a cost that spans more than this factor is drawn on a logarithmic scale
 _WIDE = 8.0
@@ -15,69 +17,108 @@ _WIDE = 8.0
 _NEAR = 12.0
 
 
-def tradeoff_chart(points: Sequence[Row], costs: Mapping[str, tuple[str, str]], conditions: str) -> str:
+@dataclass(frozen=True)
+class TradeoffRow(Record):
+    """The scores of a network and its costs; None is not measured.
+
+    Attributes:
+        network: the run that it belongs to, else the file.
+        gflops: of one image, without the auxiliary head, as ``params_m``.
+        pareto: by cost, whether no other row is as accurate for less.
+    """
+
+    name: str
+    network: str
+    precision: str
+    ran_on: str
+    miou: float | None
+    miou_present: float | None
+    boundary_miou: float | None
+    pixel_accuracy: float | None
+    latency_ms: float | None
+    latency_p95_ms: float | None
+    images_per_s: float | None
+    gflops: float | None
+    params_m: float | None
+    size_mb: float
+    pareto: dict[str, bool | None]
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """The costs of ``COSTS``."""
+        return {"latency_ms": self.latency_ms, "gflops": self.gflops, "params_m": self.params_m}
+
+    def point(self, cost: str) -> tuple[float, float] | None:
+        """Return mIoU and a cost; None where one of them is not measured."""
+        value = self.costs[cost]
+        return None if self.miou is None or value is None else (self.miou, value)
+
+
+def tradeoff_chart(points: Sequence[TradeoffRow], conditions: str) -> str:
     """Draw a panel for each cost: numbered dots, a colour a network, filled on the front, which a line joins.
 
     Args:
         points: rows of ``bench_tradeoff``.
-        costs: key of a row, name and unit of each cost.
         conditions: what was measured with and on.
 
     Returns:
         The SVG file; it says so where nothing was measured.
     """
-    networks = dict.fromkeys(row["network"] for row in points)
+    networks = dict.fromkeys(row.network for row in points)
     colours = {name: f"s{i % MOST_SERIES}" for i, name in enumerate(networks)}
     parts = [text(_LEFT - 34, 22, "mIoU, %", "soft"), text(_LEFT + 40, 22, conditions, "soft")]
 
-    scores = [100 * row["miou"] for row in points if row["miou"] is not None]
+    scores = [100 * row.miou for row in points if row.miou is not None]
     if scores:
         room = max(0.06 * (max(scores) - min(scores)), 0.05)
         y = fitted([max(0.0, min(scores) - room), min(100.0, max(scores) + room)], (_BOTTOM, _TOP))
-        for i, (cost, (name, unit)) in enumerate(costs.items()):
+        for i, (cost, (name, unit)) in enumerate(COSTS.items()):
             left = _LEFT + i * (_PANEL + _GAP)
             parts += rows(y, left, left + _PANEL, numbers=not i)
             parts += _panel(points, cost, f"{name}, {unit}", y, left, colours)
 
-    width = _LEFT + len(costs) * (_PANEL + _GAP)
+    width = _LEFT + len(COSTS) * (_PANEL + _GAP)
     for i, row in enumerate(points):
-        line, kind = _BOTTOM + 62 + 20 * i, colours[row["network"]]
-        told = ["mIoU not measured" if row["miou"] is None else f"{100 * row['miou']:.2f} %"]
-        for cost, (_, unit) in costs.items():
-            told.append(f"{unit} not measured" if row[cost] is None else f"{short(row[cost])} {unit}")
-        label = row["name"] if row["network"] in row["name"] else f"{row['name']} of {row['network']}"
+        line, kind = _BOTTOM + 62 + 20 * i, colours[row.network]
+        values = ["mIoU not measured" if row.miou is None else f"{100 * row.miou:.2f} %"]
+        for (_, unit), value in zip(COSTS.values(), row.costs.values(), strict=True):
+            values.append(f"{unit} not measured" if value is None else f"{short(value)} {unit}")
+        label = row.name if row.network in row.name else f"{row.name} of {row.network}"
         parts += [
             dot(_LEFT - 24, line - 4, 4.5, kind),
             text(_LEFT - 12, line, str(i + 1), f"{kind} name"),
-            text(_LEFT + 10, line, f"{label} ({row['ran_on']}, {row['precision']})"),
-            text(width - _GAP, line, ", ".join(told), "soft", "end"),
+            text(_LEFT + 10, line, f"{label} ({row.ran_on}, {row.precision})"),
+            text(width - _GAP, line, ", ".join(values), "soft", "end"),
         ]
     return file("Accuracy against cost", width, _BOTTOM + 70 + 20 * len(points), parts)
 
 
 def _panel(
-    points: Sequence[Row], cost: str, title: str, y: Scale, left: float, colours: Mapping[str, str]
+    points: Sequence[TradeoffRow], cost: str, title: str, y: Scale, left: float, colours: Mapping[str, str]
 ) -> list[str]:
     right = left + _PANEL
-    known = [(i, row) for i, row in enumerate(points) if row["miou"] is not None and row[cost] is not None]
+    known = {i: point for i, row in enumerate(points) if (point := row.point(cost))}
     if not known:
         return [text((left + right) / 2, (_TOP + _BOTTOM) / 2, f"{title}: not measured", "soft", "middle")]
 
-    values, inset = [row[cost] for _, row in known], (left + 10, right - 10)
+    values, inset = [value for _, value in known.values()], (left + 10, right - 10)
     log = min(values) > 0 and max(values) > _WIDE * min(values)
     x = Scale(log_ticks(min(values), max(values)), inset, True) if log else fitted([0.0, *values], inset)
     parts = [rule(x(tick), _BOTTOM, x(tick), _BOTTOM + 4, "soft") for tick in x.ticks]
-    parts += below([(x(tick), short(tick)) for tick in x.ticks], f"{title}{', log scale' * log}", right, _BOTTOM)
+    parts += below(
+        [(x(tick), short(tick)) for tick in x.ticks], f"{title}, log scale" if log else title, right, _BOTTOM
+    )
 
-    places = {i: (x(row[cost]), y(100 * row["miou"])) for i, row in known}
-    kinds = {i: colours[row["network"]] for i, row in known}
-    front = sorted(places[i] for i, row in known if row["pareto"][cost])
+    places = {i: (x(value), y(100 * miou)) for i, (miou, value) in known.items()}
+    kinds = {i: colours[points[i].network] for i in known}
+    on_front = [i for i in known if points[i].pareto[cost]]
+    front = sorted(places[i] for i in on_front)
     for (x1, y1), (x2, y2) in itertools.pairwise(front):
         parts += [rule(x1, y1, x2, y1, "soft"), rule(x2, y1, x2, y2, "soft")]
-    for i, row in sorted(known, key=lambda pair: pair[1]["pareto"][cost]):  # the front on top
-        parts.append(dot(*places[i], 4.5, kinds[i]))
-        if not row["pareto"][cost]:
-            parts.append(dot(*places[i], 2.5, "paper"))
+    for i in known:
+        if i not in on_front:
+            parts += [dot(*places[i], 4.5, kinds[i]), dot(*places[i], 2.5, "paper")]
+    parts += [dot(*places[i], 4.5, kinds[i]) for i in on_front]  # on top
 
     spots: dict[int, list[int]] = {}  # the first of dots that lie together, and all of them
     for i, place in places.items():

@@ -1,17 +1,19 @@
-"""The process that holds one backend of a measurement and answers the bench's orders, one JSON line each."""
+"""The process that holds one backend of a measurement and carries out the bench's orders."""
 
 import itertools
-import json
 import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ...distill import console
-from ...distill.errors import KdcError
+from ...distill.run.records import Record
+from ..child import serve
+from .protocol import Flow, Input, MemoryUse, Opened, Opening, Turn, Warmup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,77 +38,68 @@ class Worker:
         self._device_steps: Iterator[Callable[[], dict[str, float]]] | None = None
         self._batch, self._typical = 1, 0.0
 
-    def open(
-        self,
-        source: str,
-        size: list[int],
-        batch: int,
-        threads: int,
-        head: str,
-        mode: str,
-        seed: int,
-        streams: int = 1,
-        codec: str = "jpg",
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Open ``source``, once for every stream, and prepare its inputs; the answer says what really runs.
-
-        ``mode`` is "net" (the network alone), "e2e" (file in memory to mask) or "memory" (nothing is run yet);
-        ``options`` are the fields of ``RuntimeOptions``.
-        """
+    def open(self, order: Opening) -> Opened:
+        """Open a network, once for every stream, and prepare its inputs; the answer says what really runs."""
         import numpy as np
 
         from ..runtimes.open import open_runtime
 
         self.close()
-        height, width = size
-        for _ in range(streams):
-            self._runtimes.append(open_runtime(source, size=(height, width), threads=threads, head=head, **options))
-        self._batch = batch
-        runtime = self._runtimes[0]
-        count = 1 if mode == "memory" else INPUTS
-        images = np.random.default_rng(seed).integers(0, 256, (count, batch, height, width, 3), np.uint8)
-        if mode == "e2e":
+        task, (height, width) = order.task, order.size
+        for _ in range(task.streams):
+            self._runtimes.append(
+                open_runtime(
+                    order.source, size=order.size, threads=task.threads, head=order.head, **asdict(order.options)
+                )
+            )
+        runtime, self._batch = self._runtimes[0], order.batch
+
+        count = 1 if task.mode == "memory" else INPUTS
+        images = np.random.default_rng(task.seed).integers(0, 256, (count, order.batch, height, width, 3), np.uint8)
+        if task.mode == "e2e":
             from .end_to_end import encoded, whole
 
             self._queries = [
-                itertools.cycle([whole(each, files) for files in encoded(images, codec)]) for each in self._runtimes
+                itertools.cycle([whole(each, files) for files in encoded(images, task.codec)])
+                for each in self._runtimes
             ]
-        elif mode == "net":
+        elif task.mode == "net":
             inputs = [runtime.prepare(image) for image in images]
             self._queries = [itertools.cycle([each.staged(x) for x in inputs]) for each in self._runtimes]
-            by_events = [runtime.timed(x) for x in inputs] if options.get("device") == "cuda" and streams == 1 else []
-            there = [step for step in by_events if step is not None]
-            self._device_steps = itertools.cycle(there) if there else None
+            on_gpu = order.options.device == "cuda" and task.streams == 1
+            steps = [step for x in inputs if (step := runtime.timed(x)) is not None] if on_gpu else []
+            self._device_steps = itertools.cycle(steps) if steps else None
         else:
-            self._queries = [itertools.cycle([_bare(runtime, runtime.prepare(image)) for image in images])]
-        return self._facts(threads)
+            self._queries = [itertools.cycle([_untimed(runtime, runtime.prepare(image)) for image in images])]
+        return self._opened(order.name, task.threads)
 
-    def _facts(self, threads: int) -> dict[str, Any]:
+    def _opened(self, name: str, threads: int) -> Opened:
         runtime = self._runtimes[0]
         spec = runtime.spec
-        return {
-            "runtime": runtime.name,
-            "version": _version(runtime.name),
-            "provider": runtime.provider,
-            "nodes_on_cpu": getattr(runtime, "on_cpu", 0),
-            "precision": runtime.precision,
-            "tf32": runtime.tf32,
-            "head": spec.head,
-            "input": {"shape": [self._batch, *spec.shape[1:]], "dtype": spec.dtype, "layout": spec.layout},
-            "file": str(runtime.source),
-            "threads": threads,
-            "pid": os.getpid(),
-            **getattr(runtime, "facts", {}),
-        }
+        opened = Opened(
+            name=name,
+            runtime=runtime.name,
+            version=_version(runtime.name),
+            provider=runtime.provider,
+            nodes_on_cpu=runtime.on_cpu,
+            precision=runtime.precision,
+            tf32=runtime.tf32,
+            head=spec.head,
+            input=Input([self._batch, *spec.shape[1:]], spec.dtype, spec.layout),
+            file=str(runtime.source),
+            threads=threads,
+            pid=os.getpid(),
+        )
+        return replace(opened, **runtime.facts)
 
-    def warm(self, cap_s: float) -> dict[str, Any]:
+    def warm(self, cap_s: float) -> Warmup:
         """Run until 500 ms and 10 runs are over and two medians of five agree to 5 %, or ``cap_s`` is over.
 
         The very first run, of every instance, is counted apart: it compiles or tunes, which may take longer than all
         the others. On a GPU most of that is done when the network is opened.
         """
         first = max(_total(next(steps)()) for steps in self._queries)
+
         times: list[float] = []
         start = time.perf_counter()
         stable = False
@@ -116,22 +109,17 @@ class Worker:
             if spent >= 0.5 and len(times) >= 10:
                 now, before = statistics.median(times[-5:]), statistics.median(times[-10:-5])
                 stable = abs(now - before) <= 0.05 * before
-        self._typical = statistics.median(times[-5:])
-        return {
-            "first_ms": round(first, 3),
-            "runs": len(times),
-            "seconds": round(time.perf_counter() - start, 3),
-            "stable": stable,
-            "ms": self._typical,
-        }
 
-    def round(self, seconds: float, runs: int = 1, cap_s: float | None = None) -> dict[str, Any]:
+        self._typical = statistics.median(times[-5:])
+        return Warmup(round(first, 3), len(times), round(time.perf_counter() - start, 3), stable, self._typical)
+
+    def round(self, seconds: float, runs: int = 1, cap_s: float | None = None) -> Turn:
         """Run for ``seconds`` and ``runs`` times, at least once, but no longer than ``cap_s``.
 
-        One run before them is not counted, since others have just had the caches. ``parts`` holds the milliseconds of
-        the parts of a query, where they are known; ``queries`` counts every query of the turn.
+        One run before them is not counted, since others have just had the caches.
         """
         _total(next(self._queries[0])())
+
         times: list[float] = []
         parts: list[dict[str, float]] = []
         start = time.perf_counter()
@@ -143,24 +131,18 @@ class Worker:
             times.append(_total(taken))
             if isinstance(taken, dict):
                 parts.append(taken)
+
         queries = 1 + len(times)
         if self._device_steps is not None:
             parts = [next(self._device_steps)() for _ in range(max(IN_PARTS, len(times) // 4))]
             queries += len(parts)
         names = parts[0] if parts else ()
-        return {
-            "ms": times,
-            "parts": {name: [one[name] for one in parts] for name in names},
-            "queries": queries,
-        }
+        return Turn(times, {name: [one[name] for one in parts] for name in names}, queries)
 
-    def flow(self, seconds: float) -> dict[str, Any]:
-        """Keep every stream busy for ``seconds``, for one query at least; how many images were done, in what time.
-
-        One query of each stream before them is not counted in ``images``; ``queries`` counts all of the turn.
-        """
+    def flow(self, seconds: float) -> Flow:
+        """Keep every stream busy for ``seconds``, for one query at least; one query of each before is not counted."""
         done = [0] * len(self._queries)
-        failed: list[BaseException] = []
+        failures: list[BaseException] = []
         begin = threading.Barrier(len(self._queries) + 1)
 
         def work(i: int, queries: Iterator[Step]) -> None:
@@ -171,13 +153,14 @@ class Worker:
                     _total(next(queries)())
                     done[i] += 1
             except Exception as error:  # noqa: BLE001 - raised again below, by the thread that answers
-                failed.append(error)
+                failures.append(error)
                 begin.abort()
 
         until = [0.0]
         threads = [threading.Thread(target=work, args=pair) for pair in enumerate(self._queries)]
         for thread in threads:
             thread.start()
+
         try:
             # set before the barrier opens, so that no stream can read it too early
             until[0] = time.perf_counter() + 3600
@@ -188,47 +171,64 @@ class Worker:
             start = 0.0
         for thread in threads:
             thread.join()
-        if failed:
-            raise failed[0]
-        spent = time.perf_counter() - start
-        return {"images": self._batch * sum(done), "seconds": spent, "queries": len(done) + sum(done)}
+        if failures:
+            raise failures[0]
 
-    def memory(self, runs: int) -> dict[str, Any]:
-        """Run ``runs`` times and say how much memory this process holds, and held at most, in MiB."""
+        spent = time.perf_counter() - start
+        return Flow(self._batch * sum(done), spent, len(done) + sum(done))
+
+    def memory(self, runs: int) -> MemoryUse:
+        """Run ``runs`` times; ``held`` is the memory before them."""
         held = _resident()
         for _ in range(runs):
             next(self._queries[0])()
-        return {"held": held, "peak": _peak_resident(), "cuda_peak": _cuda_peak()}
+        return MemoryUse(held, _peak_resident(), _cuda_peak())
 
-    def idle(self) -> dict[str, Any]:
+    def idle(self) -> MemoryUse:
         """Import what every backend needs and say how much memory the process holds before it opens anything."""
         import numpy as np
 
         from ..runtimes import base
 
         assert np and base
-        return {"mib": _resident()}
+        return self.memory(runs=0)
 
-    def close(self) -> dict[str, Any]:
-        """Let go of what is open."""
+    def close(self) -> None:
+        """Close what is open."""
         self._queries, self._device_steps = [], None
         while self._runtimes:
             self._runtimes.pop().close()
-        return {}
 
-    def answer(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Obey one order; a user's mistake comes back as data."""
-        try:
-            return getattr(self, order.pop("do"))(**order)
-        except KdcError as error:
-            return {"error": str(error), "kind": type(error).__name__}
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out the order that ``request["order"]`` names with its ``request["values"]``.
+
+        Raises:
+            KdcError: as the order does.
+        """
+        order, values = request["order"], request["values"]
+        if order == "open":
+            return self.open(Opening.from_dict(values)).to_dict()
+        if order == "close":
+            self.close()
+            return {}
+        return ORDERS[order](self, **values).to_dict()
+
+
+#: the orders whose values are numbers
+ORDERS: dict[str, Callable[..., Record]] = {
+    "idle": Worker.idle,
+    "warm": Worker.warm,
+    "round": Worker.round,
+    "flow": Worker.flow,
+    "memory": Worker.memory,
+}
 
 
 def _total(taken: float | dict[str, float]) -> float:
     return taken["total"] if isinstance(taken, dict) else taken
 
 
-def _bare(runtime: "Runtime", x: "np.ndarray") -> Step:
+def _untimed(runtime: "Runtime", x: "np.ndarray") -> Step:
     def step() -> float:
         runtime.infer(x)
         return 0.0
@@ -271,16 +271,6 @@ def _version(runtime: str) -> str | None:
     return getattr(sys.modules.get(module), "__version__", None)
 
 
-def main() -> None:
-    """Read orders from stdin, answer on what was stdout; anything else that prints goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    console.json_mode = True
-    worker = Worker()
-    for line in sys.stdin:
-        answers.write(json.dumps(worker.answer(json.loads(line))) + "\n")
-        answers.flush()
-
-
 if __name__ == "__main__":
-    main()
+    console.json_mode = True  # what is said goes to stderr
+    serve(Worker().answer)

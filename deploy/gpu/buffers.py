@@ -75,17 +75,18 @@ class DeviceBuffers(ABC):
             self.record(marks[0])
             upload()
             self.record(marks[1])
-            handed = time.perf_counter_ns()
+            launched = time.perf_counter_ns()
             launch()
             enqueued = time.perf_counter_ns()
             self.record(marks[2])
             download()
             self.record(marks[3])
             self.synchronize()
+
             total = time.perf_counter_ns() - start
             spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
             parts = {name: self.elapsed(one, other) for name, one, other in spans}
-            return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+            return parts | {"enqueue": (enqueued - launched) / 1e6, "total": total / 1e6}
 
         return step
 
@@ -99,7 +100,7 @@ class DeviceBuffers(ABC):
 
     @abstractmethod
     def kernel(self, name: str) -> Callable[..., None]:
-        """Compile a kernel of ``_kernels`` and return what queues it: ``launch(pixels, *arguments)``.
+        """Compile a kernel of ``kernels`` and return a function that queues it: ``launch(pixels, *arguments)``.
 
         Raises:
             ExportError: there is no compiler.

@@ -16,7 +16,7 @@ _TYPES = {"P": ctypes.c_void_p, "i": ctypes.c_int}
 
 
 def call(answer: tuple[Any, ...]) -> Any:
-    """Return what a driver function gave beside its status.
+    """Return the value that a driver function gave with its status.
 
     Raises:
         ResourceError: out of memory.
@@ -36,12 +36,12 @@ def load_module(gpu: Gpu) -> Any:
 
 
 def unload(module: Any) -> None:
-    """Let go of what ``load_module`` gave."""
+    """Unload a module of ``load_module``."""
     call(driver.cuModuleUnload(module))
 
 
 def kernel_of(module: Any, name: str, stream: int) -> Callable[..., None]:
-    """Return what queues a kernel on a stream."""
+    """Return a function that queues a kernel on a stream."""
     function = call(driver.cuModuleGetFunction(module, name.encode()))
     types = tuple(_TYPES[letter] for letter in SIGNATURES[name])
 
@@ -62,17 +62,17 @@ class CudaBuffers(DeviceBuffers):
         call(driver.cuInit(0))
         device = call(driver.cuDeviceGet(0))
         self._context = call(driver.cuDevicePrimaryCtxRetain(device))
-        #: what ends each thing that was made, and the thing
-        self._made: list[tuple[Callable[[Any], Any], Any]] = [(driver.cuDevicePrimaryCtxRelease, device)]
+        #: the function that frees each resource, and the resource
+        self._resources: list[tuple[Callable[[Any], Any], Any]] = [(driver.cuDevicePrimaryCtxRelease, device)]
         self.use()
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         self._stream = self._keep(driver.cuStreamDestroy, call(driver.cuStreamCreate(flags)))
         self.stream = int(self._stream)
         self._module: Any = None
 
-    def _keep(self, end: Callable[[Any], Any], thing: Any) -> Any:
-        self._made.append((end, thing))
-        return thing
+    def _keep(self, free: Callable[[Any], Any], resource: Any) -> Any:
+        self._resources.append((free, resource))
+        return resource
 
     def use(self) -> None:
         call(driver.cuCtxSetCurrent(self._context))
@@ -83,8 +83,8 @@ class CudaBuffers(DeviceBuffers):
     def pinned(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         address = self._keep(driver.cuMemFreeHost, int(call(driver.cuMemHostAlloc(nbytes, 0))))
-        there: Any = (ctypes.c_uint8 * nbytes).from_address(address)
-        return np.frombuffer(there, dtype).reshape(shape)
+        memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
+        return np.frombuffer(memory, dtype).reshape(shape)
 
     def upload(self, address: int, array: np.ndarray) -> None:
         call(driver.cuMemcpyHtoDAsync(address, array.ctypes.data, array.nbytes, self._stream))
@@ -107,7 +107,7 @@ class CudaBuffers(DeviceBuffers):
         try:
             work()
         except BaseException:
-            driver.cuStreamEndCapture(self._stream)  # it fails too, and says less than what broke the capture
+            driver.cuStreamEndCapture(self._stream)  # it fails too, with a less telling error
             raise
         graph = call(driver.cuStreamEndCapture(self._stream))
         ready = self._keep(driver.cuGraphExecDestroy, call(driver.cuGraphInstantiate(graph, 0)))
@@ -125,6 +125,6 @@ class CudaBuffers(DeviceBuffers):
     def close(self) -> None:
         self.use()
         self.synchronize()
-        while self._made:
-            end, thing = self._made.pop()
-            call(end(thing))
+        while self._resources:
+            free, resource = self._resources.pop()
+            call(free(resource))

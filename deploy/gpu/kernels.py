@@ -11,7 +11,7 @@ import numpy as np
 from ...distill.errors import ExportError, need
 from ...distill.preprocess import Preprocess
 
-#: a thread a pixel
+#: threads in a block, one per pixel
 THREADS = 256
 #: the arguments of each kernel: P a device address, i an int32 (PyCUDA's letters)
 SIGNATURES = {
@@ -80,7 +80,7 @@ def compile_kernels(capability: tuple[int, int]) -> bytes:
     """Compile ``SOURCE`` by NVRTC: a cubin for this compute capability, or PTX where NVRTC is older than the GPU.
 
     Raises:
-        ExportError: NVRTC is not there, or refused it.
+        ExportError: NVRTC is not installed, or refused it.
     """
     nvrtc: Any = need("cuda.bindings.nvrtc", "trt")
     try:

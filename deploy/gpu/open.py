@@ -1,4 +1,4 @@
-"""Choose what keeps GPU memory: PyCUDA, cuda-python or torch."""
+"""Choose the library for GPU memory: PyCUDA, cuda-python or torch."""
 
 import importlib
 from importlib import metadata
@@ -27,29 +27,32 @@ def open_buffers(kind: str = "auto", graphs: bool = False) -> DeviceBuffers:
     """
     if kind not in ("auto", *KINDS):
         raise UsageError(f"--buffers {kind!r}: accepted are auto, {', '.join(KINDS)}{closest(kind, KINDS)}")
+
     device = gpu()
     if device is None:
         raise ExportError("an engine runs on an NVIDIA GPU, and no driver or no GPU is found here; see kdc doctor")
+
     faults: dict[str, str] = {}
-    chosen = None
+    library = None
     fitting = [name for name in KINDS if not (graphs and name == "pycuda")]
     for name in fitting if kind == "auto" else (kind,):
         if (fault := _fault(name)) is None:
-            chosen = name
+            library = name
             break
         faults[name] = fault
-    if chosen is None:
+    if library is None:
         extra = KINDS[kind][2] if kind in KINDS else "trt"
         why = "; ".join(f"{name}: {fault}" for name, fault in faults.items())
         raise ExportError(f"no library for GPU memory imports ({why}): pip install 'kdc[{extra}]'")
-    if chosen == "pycuda":
-        from .pycuda_buffers import PycudaBuffers as Chosen
-    elif chosen == "torch":
-        from .torch_buffers import TorchBuffers as Chosen
+
+    if library == "pycuda":
+        from .pycuda_buffers import PycudaBuffers as Buffers
+    elif library == "torch":
+        from .torch_buffers import TorchBuffers as Buffers
     else:
-        from .cuda_buffers import CudaBuffers as Chosen
-    console.say(f"GPU memory by {chosen} {metadata.version(KINDS[chosen][1])}")
-    return Chosen(device)
+        from .cuda_buffers import CudaBuffers as Buffers
+    console.say(f"GPU memory by {library} {metadata.version(KINDS[library][1])}")
+    return Buffers(device)
 
 
 def _fault(kind: str) -> str | None:

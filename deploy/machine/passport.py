@@ -1,4 +1,4 @@
-"""The device passport: on what a number was measured, and what may have disturbed it."""
+"""The device passport: the machine that a number was measured on, and what may have disturbed it."""
 
 import os
 import platform
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import psutil
 
 from ...distill.run.files import versions
+from ...distill.run.records import Record
 from .gpu_meter import throttling
 
 #: CPU features that decide how fast integer and half-precision networks run.
@@ -30,45 +32,83 @@ FEATURES = (
     "bf16",
 )
 _ALSO = ("onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "openvino", "triton")
-_GPU = {
-    "name": "name",
-    "driver": "driver_version",
-    "memory_mib": "memory.total",
-    "memory_used_mib": "memory.used",
-    "sm_mhz": "clocks.sm",
-    "sm_max_mhz": "clocks.max.sm",
-    "memory_mhz": "clocks.mem",
-    "power_w": "power.draw",
-    "power_limit_w": "power.limit",
-    "temperature_c": "temperature.gpu",
-    "persistence": "persistence_mode",
-    "ecc": "ecc.mode.current",
-    "mig": "mig.mode.current",
-    "capability": "compute_cap",
-    "uuid": "uuid",
-    "throttle": "clocks_throttle_reasons.active",
-}
-#: what newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
-_RENAMED = {"throttle": "clocks_event_reasons.active"}
+#: what nvidia-smi calls the fields of ``Gpu``, in their order
+_QUERY = (
+    "name,driver_version,memory.total,memory.used,clocks.sm,clocks.max.sm,clocks.mem,power.draw,power.limit,"
+    "temperature.gpu,persistence_mode,ecc.mode.current,mig.mode.current,compute_cap,uuid,clocks_throttle_reasons.active"
+)
+#: as newer drivers call it; nvidia-smi answers nothing at all when it does not know one name
+_RENAMED = _QUERY.replace("clocks_throttle_reasons", "clocks_event_reasons")
 
 
-def passport() -> dict[str, Any]:
-    """Describe this machine and its software; what cannot be known is None."""
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "os": platform.platform(),
-        "cpu": {
-            "model": _cpu_model(),
-            "cores": cores(),
-            "logical": os.cpu_count(),
-            "features": cpu_features(),
-            "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-            "load": load(),
-        },
-        "memory_gib": memory_gib(),
-        "gpus": gpus(),
-        "versions": versions() | {name: found for name in _ALSO if (found := version(name))},
-    }
+@dataclass(frozen=True)
+class Cpu(Record):
+    """The processor; None is not known."""
+
+    model: str
+    #: that this process may use, and that the machine has
+    cores: int
+    logical: int | None
+    features: list[str]
+    governor: str | None
+    #: average of the last minute
+    load: float
+
+
+@dataclass(frozen=True)
+class Gpu(Record):
+    """A GPU as nvidia-smi describes it; None is not known."""
+
+    name: str
+    driver: str | None = None
+    memory_mib: int | None = None
+    memory_used_mib: int | None = None
+    sm_mhz: int | None = None
+    sm_max_mhz: int | None = None
+    memory_mhz: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    temperature_c: int | None = None
+    persistence: str | None = None
+    ecc: str | None = None
+    mig: str | None = None
+    capability: float | None = None
+    uuid: str | None = None
+    #: bits of ``gpu_meter.THROTTLING`` and others, as hexadecimal text
+    throttle: str | int | None = None
+    #: how many compute on it
+    processes: int = 0
+
+
+@dataclass(frozen=True)
+class Passport(Record):
+    """This machine and its software at one moment."""
+
+    time: str
+    os: str
+    cpu: Cpu
+    memory_gib: float
+    gpus: list[Gpu]
+    versions: dict[str, str]
+
+
+def passport() -> Passport:
+    """Describe this machine and its software."""
+    return Passport(
+        time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        os=platform.platform(),
+        cpu=Cpu(
+            model=_cpu_model(),
+            cores=cores(),
+            logical=os.cpu_count(),
+            features=cpu_features(),
+            governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            load=load(),
+        ),
+        memory_gib=memory_gib(),
+        gpus=gpus(),
+        versions=versions() | {name: installed for name in _ALSO if (installed := version(name))},
+    )
 
 
 def version(distribution: str) -> str | None:
@@ -91,7 +131,7 @@ def cores() -> int:
 
 
 def cpu_features() -> list[str]:
-    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not tell."""
+    """Name those of ``FEATURES`` that this CPU has; an empty list where the system does not say."""
     words: set[str] = set()
     for line in (_read("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
@@ -102,7 +142,7 @@ def cpu_features() -> list[str]:
 
 
 def has_vnni() -> bool | None:
-    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not tell."""
+    """Tell whether 8-bit products are summed without saturating in hardware; None where the system does not say."""
     if not Path("/proc/cpuinfo").exists():
         return None
     return bool({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"} & set(cpu_features()))
@@ -118,34 +158,31 @@ def memory_gib() -> float:
     return round(psutil.virtual_memory().total / 2**30, 1)
 
 
-def gpus() -> list[dict[str, Any]]:
+def gpus() -> list[Gpu]:
     """Ask nvidia-smi about every GPU; an empty list without a driver."""
-    names = (_GPU, _GPU | _RENAMED)
-    rows = next((rows for each in names if (rows := _smi(f"--query-gpu={','.join(each.values())}"))), [])
-    found = [{key: _number(value) for key, value in zip(_GPU, row, strict=False)} for row in rows]
-    users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if found else []
-    for gpu in found:
-        gpu["processes"] = users.count(gpu["uuid"])
-    return found
+    rows = _smi(f"--query-gpu={_QUERY}") or _smi(f"--query-gpu={_RENAMED}")
+    described = [Gpu(*map(_number, row)) for row in rows]
+    users = [row[0] for row in _smi("--query-compute-apps=gpu_uuid,pid")] if described else []
+    return [replace(gpu, processes=users.count(str(gpu.uuid))) for gpu in described]
 
 
-def first_gpu(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+def first_gpu(installed: list[Gpu]) -> Gpu | None:
     """Return the GPU that CUDA calls device 0: the first that CUDA_VISIBLE_DEVICES leaves; None without one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip() or "0"
-    return next((gpu for i, gpu in enumerate(found) if visible in (str(i), gpu.get("uuid"))), None)
+    return next((gpu for i, gpu in enumerate(installed) if visible in (str(i), gpu.uuid)), None)
 
 
-def gpu_flags(found: list[dict[str, Any]], own: int = 0) -> list[str]:
-    """Say what on the first GPU, which is the one measured, may have disturbed ``own`` processes on it."""
-    gpu = first_gpu(found)
+def gpu_flags(installed: list[Gpu], own: int = 0) -> list[str]:
+    """List what may have disturbed ``own`` processes on the first GPU, which is the one measured."""
+    gpu = first_gpu(installed)
     if gpu is None:
         return []
     flags = []
-    reasons = str(gpu.get("throttle") or "0x0")
-    if held := throttling(int(reasons, 16)) if reasons.lower().startswith("0x") else []:
-        flags.append(f"{gpu['name']}: clocks are held back ({', '.join(held)}, as nvidia-smi says)")
-    if (others := gpu.get("processes", 0) - own) > 0:
-        flags.append(f"{gpu['name']}: other processes compute on it ({others})")
+    bits = str(gpu.throttle or "0x0")
+    if reasons := throttling(int(bits, 16)) if bits.lower().startswith("0x") else []:
+        flags.append(f"{gpu.name}: clocks are held back ({', '.join(reasons)}, as nvidia-smi says)")
+    if (others := gpu.processes - own) > 0:
+        flags.append(f"{gpu.name}: other processes compute on it ({others})")
     return flags
 
 

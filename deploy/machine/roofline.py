@@ -1,6 +1,8 @@
 """How much of a GPU's arithmetic a network uses: FLOPs per second over the peak of the data sheet."""
 
-from typing import Any
+from dataclasses import dataclass
+
+from ...distill.run.records import Record
 
 #: dense tera-operations per second of tensor cores (fp32: of the CUDA cores), without structured sparsity, by the name
 #: that the driver gives the device; from NVIDIA's data sheets, whose tensor numbers from Ampere on are printed with
@@ -27,14 +29,25 @@ PEAKS: dict[str, tuple[dict[str, float], str]] = {
 }
 
 
+@dataclass(frozen=True)
+class Roofline(Record):
+    """The arithmetic rate of a query, and its share of the device's peak for that kind of number."""
+
+    tflops: float
+    peak_tflops: float
+    kind: str
+    share: float
+    source: str
+
+
 def share(
     device: str | None, precision: str, tf32: bool | None, macs: int | None, batch: int, ms: float
-) -> dict[str, Any] | None:
+) -> Roofline | None:
     """Return the arithmetic rate of a query and its share of the device's peak; None where either is not known.
 
     Args:
         device: the GPU's name.
-        precision: of the network: "fp32", "fp16", "bf16", "int8" or "fp8"; of a mixed one nothing is said.
+        precision: of the network: "fp32", "fp16", "bf16", "int8" or "fp8"; a mixed one has no peak.
         tf32: whether float32 products may run as TF32, whose peak is then the one to reach.
         macs: multiply-adds of one image.
         batch: images of a query.
@@ -45,10 +58,4 @@ def share(
     if macs is None or kind not in peaks or ms <= 0:
         return None
     rate = 2 * macs * batch / (ms * 1e-3) / 1e12
-    return {
-        "tflops": round(rate, 3),
-        "peak_tflops": peaks[kind],
-        "kind": kind,
-        "share": round(rate / peaks[kind], 4),
-        "source": source,
-    }
+    return Roofline(round(rate, 3), peaks[kind], kind, round(rate / peaks[kind], 4), source)

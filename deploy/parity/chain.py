@@ -1,4 +1,4 @@
-"""The arrows of a run's ledger: its checkpoint and each file in ``export/``, compared with what it was made from."""
+"""The arrows of a run: its checkpoint and each file in ``export/``, compared with what it was made from."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from ...distill import console
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
-from ..artefacts.ledger import LEDGER, LEDGER_CURE, read_gates, stage_of, write_gate
+from ..artefacts.ledger import LEDGER, LEDGER_CURE, GateRow, read_gates, stage_of, write_gate
 from ..runtimes.base import Runtime
 from ..runtimes.open import open_runtime
 from ..runtimes.options import CPU, RuntimeOptions
@@ -37,7 +37,7 @@ class Arrow:
 
 @dataclass
 class Outcome:
-    """What became of an arrow: a result, or why there is none."""
+    """The result of an arrow, or why there is none."""
 
     arrow: Arrow
     result: GateResult | None = None
@@ -58,10 +58,10 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        values: dict[str, Any] = {"stage": self.arrow.stage, **_ends(self.arrow)}
+        ends = {"stage": self.arrow.stage, **_ends(self.arrow)}
         if self.result is not None:
-            return values | self.result.to_dict()
-        return values | ({"unrun": self.unrun} if self.unrun else {"passed": False, "reasons": [self.broken]})
+            return {**ends, **self.result.to_dict()}
+        return {**ends, "unrun": self.unrun} if self.unrun else {**ends, "passed": False, "reasons": [self.broken]}
 
 
 def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
@@ -71,26 +71,27 @@ def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
     """
     exported = (p for p in run.export.glob("*") if p.suffix.lower() in EXPORTED)
     files = sorted(exported, key=lambda p: (len(p.name), p.name))
-    known = {entry.get("file"): entry["stage"] for entry in read_gates(run)}
-    found = [Arrow(known.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
+    stages = {row.file: row.stage for row in read_gates(run)}
+    remaining = [Arrow(stages.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
     ordered = [Arrow("compiled", run, COMPILED)] if compiled else []
-    there: set[Path | str] = set()
-    while found:
-        ready = [a for a in found if isinstance(a.reference, Run) or a.reference in there]
+
+    reached: set[Path | str] = set()
+    while remaining:
+        ready = [a for a in remaining if isinstance(a.reference, Run) or a.reference in reached]
         # manifests that name each other in a circle: made up, and each is measured all the same
-        ready = ready or found
+        ready = ready or remaining
         ordered += ready
-        there |= {a.candidate for a in ready}
-        found = [a for a in found if a not in ready]
+        reached |= {a.candidate for a in ready}
+        remaining = [a for a in remaining if a not in ready]
     return ordered
 
 
 def _origin(path: Path, files: Sequence[Path], run: Run) -> Path | Run:
-    there = {each.name: each for each in files if each != path}
-    values = manifest_beside(path)
-    said = [values.get(key) for key in ("onnx", "source")]
-    named = [each.get("file") for each in said if isinstance(each, dict)] or [f"{path.name.partition('.')[0]}.onnx"]
-    return next((there[name] for name in named if name in there), run)
+    others = {each.name: each for each in files if each != path}
+    manifest = manifest_beside(path)
+    origins = [each.name for each in (manifest.onnx, manifest.source) if each is not None]
+    names = origins or [f"{path.name.partition('.')[0]}.onnx"]
+    return next((others[name] for name in names if name in others), run)
 
 
 def walk(
@@ -118,9 +119,10 @@ def walk(
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
     options.refuse_unused([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
-    ledger = {entry["stage"]: entry for entry in read_gates(run)}
-    limits = {stage: _asked(entry, run) for stage, entry in ledger.items()}
+    ledger = {row.stage: row for row in read_gates(run)}
+    limits = {stage: _limits_of(row, run) for stage, row in ledger.items()}
     dataset = run.open_data(run.config.data.split)
+
     outcomes: list[Outcome] = []
     unusable: dict[Path, str] = {}
     for arrow in chain:
@@ -131,12 +133,13 @@ def walk(
         if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
             unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
         if outcome.result is not None:
-            ends, measured = _ends(arrow), {*outcome.result.to_dict(), "stage", "time"}
-            facts = {key: value for key, value in ledger.get(arrow.stage, {}).items() if key not in measured}
-            write_gate(run, arrow.stage, outcome.result, **facts | {"file": ends["to"], "origin": ends["from"]})
+            ends, old = _ends(arrow), ledger.get(arrow.stage)
+            write_gate(run, arrow.stage, outcome.result, ends["to"], old and old.left_high, origin=ends["from"])
+
     broken = next((each for each in outcomes if each.failed), None)
     if explained and broken is not None and broken.result is not None:
         broken.explanation = _explain(broken.arrow, run, dataset, options)
+
     run.remember_command()
     run.seal()
     return outcomes
@@ -173,6 +176,7 @@ def compare(
         raise UsageError(
             f"neither {first} nor {second} lies in a run, so their data are not known; name --data NAME|DIR"
         )
+
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None
     with _opened(first, second, options, size) as (reference, candidate):
@@ -201,20 +205,18 @@ def _measure(
         if isinstance(error, UsageError) and not opened:  # made for another device than the command names
             return Outcome(arrow, unrun=str(error))
         return Outcome(arrow, broken=str(error))
-    if isinstance(arrow.candidate, Path) and (said := manifest_beside(arrow.candidate).get("sha256")) not in (
-        None,
-        result.sha256,
-    ):
-        result.reasons.insert(
-            0, f"{arrow.candidate.name} was changed since it was made (its sha256 is not {said[:12]}...)"
-        )
+
+    recorded = manifest_beside(arrow.candidate).sha256 if isinstance(arrow.candidate, Path) else None
+    if recorded not in (None, result.sha256):
+        name = Path(arrow.candidate).name
+        result.reasons.insert(0, f"{name} was changed since it was made (its sha256 is not {recorded[:12]}...)")
         result.passed = False
     return Outcome(arrow, result)
 
 
-def _asked(entry: dict[str, Any], run: Run) -> Tolerances:
-    """Return what a file's gate asked when it was made: flags may have set other limits than the configuration."""
-    return Tolerances.read(entry.get("tolerances"), run.path / LEDGER, LEDGER_CURE)
+def _limits_of(row: GateRow, run: Run) -> Tolerances:
+    """Return the limits of the gate that a file passed: flags may have set others than the configuration's."""
+    return Tolerances.read(row.values.get("tolerances"), run.path / LEDGER, LEDGER_CURE)
 
 
 @contextlib.contextmanager

@@ -65,29 +65,36 @@ def parity(
         if images or explain:
             flag = "--images" if images else "--explain"
             raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
-        _prove(Path(first), options, json)
+        _check_file(Path(first), options, json)
         return
+
     if first is not None and second is not None:
         from .chain import compare
 
         dataset = _open_data(data, split)
-        chosen = parse_size(size) if size else None
-        count = images or 16
-        done = compare(first, second, dataset=dataset, images=count, options=options, size=chosen, explained=explain)
-        outcomes = [done]
+        shape, count = parse_size(size) if size else None, images or 16
+        outcomes = [
+            compare(first, second, dataset=dataset, images=count, options=options, size=shape, explained=explain)
+        ]
     else:
         from .chain import walk
 
         outcomes = walk(find_run(first), images=images or 16, options=options, compiled=compiled, explained=explain)
-    _show(outcomes)
+
+    _show_outcomes(outcomes)
     broken = next((each for each in outcomes if each.failed), None)
     explanation = next((each.explanation for each in outcomes if each.explanation), None)
     if explanation is not None:
         _show_layers(explanation)
     if json:
-        result: dict[str, Any] = {"kind": "parity", "arrows": [each.to_dict() for each in outcomes]}
-        result |= {"first_broken": broken.arrow.stage if broken else None}
-        console.emit(result | {"explanation": explanation.to_dict() if explanation else None})
+        console.emit(
+            {
+                "kind": "parity",
+                "arrows": [each.to_dict() for each in outcomes],
+                "first_broken": broken.arrow.stage if broken else None,
+                "explanation": explanation.to_dict() if explanation else None,
+            }
+        )
     if broken is not None:
         raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}")
 
@@ -102,7 +109,7 @@ def _open_data(data: str | None, split: str | None) -> Any:
     return open_data(data, split or "val")
 
 
-def _prove(artefact: Path, options: "RuntimeOptions", json: bool) -> None:
+def _check_file(artefact: Path, options: "RuntimeOptions", json: bool) -> None:
     from .golden import check_golden
 
     result = check_golden(artefact, options)
@@ -113,7 +120,7 @@ def _prove(artefact: Path, options: "RuntimeOptions", json: bool) -> None:
         raise NumbersError(f"{artefact.name} is not what passed its gate: {'; '.join(result.reasons)}")
 
 
-def _show(outcomes: "list[Outcome]") -> None:
+def _show_outcomes(outcomes: "list[Outcome]") -> None:
     rows = []
     for each in outcomes:
         ends = each.to_dict()
@@ -122,7 +129,7 @@ def _show(outcomes: "list[Outcome]") -> None:
             rows.append([name, "BROKEN" if each.broken else "not run", *["-"] * 8])
             continue
         r = each.result
-        worst = f"{r.worst_class['name']} {r.worst_class['drop']:+.2f}" if r.worst_class else "-"
+        worst = f"{r.worst_class.name} {r.worst_class.drop:+.2f}" if r.worst_class else "-"
         rows.append(
             [
                 name,
@@ -139,10 +146,12 @@ def _show(outcomes: "list[Outcome]") -> None:
                 "-" if r.boundary_drop is None else f"{r.boundary_drop:+.2f}",
             ]
         )
+
     first = next((each.result for each in outcomes if each.result), None)
     title = f"parity on {first.images} images of {first.data}; lost points of IoU are positive" if first else "parity"
     columns = ("from -> to", "", "agree %", "ties %", "max diff", "mean", "NaN/inf", "mIoU", "worst class", "boundary")
     console.table(title, columns, rows)
+
     for each in outcomes:
         if each.failed:
             console.warn(f"{each.arrow.stage}: {'; '.join(each.reasons())}")

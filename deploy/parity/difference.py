@@ -1,7 +1,7 @@
 """How far two forms of one network are apart: what is measured, what may differ, and the record of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,8 +9,13 @@ from ...distill.errors import NumbersError
 from ...distill.evaluation.metrics import Scores, iou_of
 from .tolerances import Tolerances
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class WorstClass:
+    """The labelled class that lost most IoU, and how much, in points of 100."""
+
+    name: str
+    drop: float
 
 
 @dataclass
@@ -83,38 +88,48 @@ class Difference:
             self.ties += int((best - other <= tie * np.maximum(1, np.abs(best))).sum())
 
 
+def add_scores(both: tuple[Scores, Scores], masks: Sequence[np.ndarray], truths: Sequence[np.ndarray | None]) -> None:
+    """Score the masks ``(N, H, W)`` of reference and candidate on labels of N images, which may be smaller."""
+    for n, truth in enumerate(truths):
+        if truth is not None:
+            for scores, mask in zip(both, masks, strict=True):
+                scores.add(np.ascontiguousarray(mask[n, : truth.shape[0], : truth.shape[1]]), truth)
+
+
 def reasons(
     difference: Difference, both: tuple[Scores, Scores] | None, preprocess: dict[str, str], tolerances: Tolerances
 ) -> list[str]:
     """Say why a candidate fails; nothing if it passes. ``both`` are the scores, where there are labels."""
-    found, apart, allowed = [], difference.max_relative, tolerances.max_diff
+    faults, apart, allowed = [], difference.max_relative, tolerances.max_diff
     if preprocess["reference"] != preprocess["candidate"]:
-        found.append(
+        faults.append(
             "the two prepare images differently (mean, deviation or channel order): their masks do not compare"
         )
+
     for side, count in zip(("reference", "candidate"), difference.not_finite, strict=True):
         if count:
-            found.append(f"the {side} gives values that are not finite ({count} logits)")
+            faults.append(f"the {side} gives values that are not finite ({count} logits)")
     if not any(difference.not_finite) and apart is not None and allowed is not None and apart > allowed:
-        found.append(f"logits differ by {apart:.2g} x max(1, |z|), {allowed:.2g} is allowed")
+        faults.append(f"logits differ by {apart:.2g} x max(1, |z|), {allowed:.2g} is allowed")
+
     share = difference.agreement + difference.tied
     if share < tolerances.agreement:
-        found.append(f"{100 * share:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed")
+        faults.append(f"{100 * share:.3f} % of pixels agree, {100 * tolerances.agreement:.2f} % is needed")
     if tolerances.miou_drop is not None and both is not None:
         drop = 100 * (both[0].miou - both[1].miou)
         if drop > tolerances.miou_drop:
-            found.append(f"mIoU falls by {drop:.2f} points, {tolerances.miou_drop:.2f} is allowed")
-    return found
+            faults.append(f"mIoU falls by {drop:.2f} points, {tolerances.miou_drop:.2f} is allowed")
+    return faults
 
 
-def worst_class(reference: Scores, candidate: Scores) -> dict[str, Any] | None:
-    """Return the labelled class that lost most IoU and how much, in points of 100; None where nothing is labelled."""
+def worst_class(reference: Scores, candidate: Scores) -> WorstClass | None:
+    """Return the labelled class that lost most IoU; None where nothing is labelled."""
     labelled = reference.confusion.sum(1) > 0
     if not labelled.any():
         return None
     lost = 100 * (iou_of(reference.confusion)[0] - iou_of(candidate.confusion)[0])
     worst = int(np.where(labelled, lost, -np.inf).argmax())
-    return {"name": reference.classes[worst], "drop": float(lost[worst])}
+    return WorstClass(reference.classes[worst], float(lost[worst]))
 
 
 def boundary_drop(reference: Scores, candidate: Scores) -> float | None:

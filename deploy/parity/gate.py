@@ -2,8 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +12,8 @@ from ...distill.errors import DataError, NumbersError
 from ...distill.evaluation.metrics import Scores
 from ...distill.run.files import sha256
 from ..runtimes.base import Runtime, answers
-from .difference import Difference, boundary_drop, reasons, worst_class
-from .golden import Golden, capture
+from .difference import Difference, add_scores, boundary_drop, reasons, worst_class
+from .golden import Golden, GoldenFacts, capture
 from .result import GateResult
 from .tolerances import Tolerances
 
@@ -34,14 +34,14 @@ def spread(length: int, images: int | None) -> list[int]:
 def gate(
     reference: Runtime, candidate: Runtime, dataset: "Dataset", tolerances: Tolerances, *, images: int | None = 16
 ) -> GateResult:
-    """Run both runtimes on the same real images and judge the candidate.
+    """Run both runtimes on the same real images and gate the candidate.
 
     Logits are compared where both give them, masks in any case, and the image alone: not the colour that fills it up to
     the network's size. Each side runs in the batch that it is made for; a candidate for any sees batches of 1, 2 and 3.
 
     Args:
         reference: what is trusted, of the same input size; with head "logits" it can tell ties.
-        candidate: what is judged.
+        candidate: what is gated.
         dataset: the split that both see.
         tolerances: what may differ.
         images: how many, evenly spread over the split; None for all.
@@ -51,20 +51,23 @@ def gate(
         NumbersError: the two take other sizes, or give other shapes.
     """
     start = time.perf_counter()
+    digest, reference_digest = (_digest(runtime) for runtime in (candidate, reference))
+    # what can be refused
     if reference.spec.size != candidate.spec.size:
         sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
         raise NumbersError("the candidate takes {}, the reference {}: compare files for one size".format(*sizes))
     tf32 = bool(candidate.tf32 or reference.tf32)
     allowed = tolerances.in_tf32() if tf32 else tolerances  # the record keeps what was asked for, of any device
-    chosen = spread(len(dataset), images)
-    if not chosen:
+    indices = spread(len(dataset), images)
+    if not indices:
         raise DataError(f"split '{dataset.split}' of {dataset.name} holds no image to compare on")
+
     difference, both = Difference(), (Scores.empty(dataset.classes), Scores.empty(dataset.classes))
     golden: Golden | None = None
     most = 0
     keys: list[str] = []
-    for indices in _batches(chosen, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)):
-        samples = [(dataset.key(i), *dataset.read(i)) for i in indices]
+    for batch in _batches(indices, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)):
+        samples = [(dataset.key(i), *dataset.read(i)) for i in batch]
         for group in _same_size(samples):
             pixels = np.stack([image for _, image, _ in group])
             outputs = [answers(runtime, pixels) for runtime in (reference, candidate)]
@@ -74,20 +77,22 @@ def gate(
             trusted = outputs[0] if outputs[0].ndim == 4 else None
             difference.add_masks(masks[0], masks[1], trusted, allowed.tie)
             if dataset.labelled:
-                _score(both, masks, [label for _, _, label in group])
+                add_scores(both, masks, [label for _, _, label in group])
             keys += [key for key, _, _ in group]
             for n, (key, _, _) in enumerate(group):
                 # the image that proves most is the one with the most classes
-                if (found := len(np.unique(masks[0][n]))) > most:
-                    most = found
+                if (classes := len(np.unique(masks[0][n]))) > most:
+                    most = classes
                     logits = None if trusted is None else trusted[n]
-                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, allowed.tie, key=key)
+                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, allowed.tie, GoldenFacts(key))
+
     prepared = [runtime.spec.preprocess for runtime in (reference, candidate)]
     preprocess = {side: each.sha() for side, each in zip(("reference", "candidate"), prepared, strict=True)}
     scores = both if dataset.labelled else None
+
     result = GateResult(
-        passed=not (why := reasons(difference, scores, preprocess, allowed)),
-        reasons=why,
+        passed=not (faults := reasons(difference, scores, preprocess, allowed)),
+        reasons=faults,
         images=difference.images,
         agreement=difference.agreement,
         tied=difference.tied,
@@ -107,27 +112,27 @@ def gate(
         tolerances=tolerances,
         tf32=tf32,
         seconds=time.perf_counter() - start,
-        sha256=_digest(candidate),
-        reference_sha256=_digest(reference),
+        sha256=digest,
+        reference_sha256=reference_digest,
         keys=keys,
     )
+
     if golden is not None:
-        facts = {"data": result.data, "generated": dataset.name == "builtin", "reference": result.reference}
-        facts |= {"tolerances": asdict(tolerances), "preprocess": prepared[0].to_dict()}
-        facts |= {"size": list(reference.spec.size)}
-        result.golden = replace(golden, facts=golden.facts | facts)
+        facts = replace(
+            golden.facts,
+            data=result.data,
+            generated=dataset.name == "builtin",
+            reference=result.reference,
+            tolerances=tolerances,
+            preprocess=prepared[0],
+            size=list(reference.spec.size),
+        )
+        result.golden = replace(golden, facts=facts)
     return result
 
 
 def _digest(runtime: Runtime) -> str:
     return sha256(runtime.source) if runtime.source.is_file() else ""
-
-
-def _score(both: tuple[Scores, Scores], masks: list[np.ndarray], truths: "Iterable[np.ndarray | None]") -> None:
-    for n, truth in enumerate(truths):
-        if truth is not None:
-            for scores, mask in zip(both, masks, strict=True):
-                scores.add(np.ascontiguousarray(mask[n, : truth.shape[0], : truth.shape[1]]), truth)
 
 
 def _batches(indices: list[int], batch: int | None) -> Iterator[list[int]]:

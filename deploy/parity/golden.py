@@ -1,10 +1,10 @@
-"""One image with its right answers that travels with a file, so that the file can be proved again where it runs."""
+"""One image with its right answers that travels with a file, so that the file can be checked where it runs."""
 
 import io
 import json
 import zipfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,66 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import WeightsError, one_line
+from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
 from ..runtimes.options import CPU, RuntimeOptions
 from .tolerances import TF32_TIE, Tolerances
 
-#: what a golden image says of itself at least
-_FACTS = {"data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"}
 #: what no network answers: there are at most 255 classes
 NO_CLASS = 255
-#: images of the user's of which this process has said where they lie
+#: images of the user's of which this process has said where they are: folder, data, key
 _told: set[tuple[Path, str, str]] = set()
 #: reference logits are kept at this many rows and columns of the image
 GRID = 8
+
+
+@dataclass(frozen=True)
+class GoldenFacts:
+    """What a golden image says of itself.
+
+    Attributes:
+        key: of the image in the data.
+        agreement: share of pixels with the reference's class, ties included, when the file passed its gate.
+        data: name and split.
+        generated: it shows a generated scene, nobody's own image.
+        reference: what answered.
+        tolerances: those of the gate.
+        preprocess: how the reference prepares an image.
+        size: height and width of the network's input.
+        artefact: name of the file that it travels with.
+        sha256: of that file.
+    """
+
+    key: str
+    agreement: float = 1.0
+    data: str = ""
+    generated: bool = False
+    reference: str = ""
+    tolerances: Tolerances = field(default_factory=Tolerances)
+    preprocess: Preprocess = IMAGENET
+    size: Sequence[int] = ()
+    artefact: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def read(cls, values: Any, path: Path) -> "GoldenFacts":
+        """Take what stands in the file ``path``.
+
+        Raises:
+            ValueError: it lacks a fact.
+            WeightsError: it holds no tolerances.
+        """
+        for name in ("data", "key", "generated", "agreement", "tolerances", "preprocess", "sha256"):
+            if name not in values:
+                raise ValueError(f"it does not say {name}")
+        if not 0 <= float(values["agreement"]) <= 1:
+            raise ValueError(f"an agreement of {values['agreement']}")
+        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
+        limits = Tolerances.read(values["tolerances"], path, "export the file again")
+        prepare, size = Preprocess.from_dict(values["preprocess"]), [int(length) for length in values["size"]]
+        return cls(**known | {"tolerances": limits, "preprocess": prepare, "size": size})
 
 
 @dataclass(frozen=True)
@@ -40,20 +86,18 @@ class Golden:
     second: np.ndarray
     #: float32 ``(GRID, GRID, K)`` of the reference; empty where it gives masks only
     logits: np.ndarray
-    #: data, key, generated, reference, agreement, tolerances, preprocess, size of the input; in a file also artefact
-    #: and sha256
-    facts: dict[str, Any]
+    facts: GoldenFacts
 
     @property
     def needed(self) -> float:
         """Least share of agreeing pixels: a gate is passed by all its images together, this one may have done worse."""
-        least = float(self.facts["tolerances"]["agreement"])
-        return min(least, float(self.facts["agreement"]) - (1 - least))
+        least = self.facts.tolerances.agreement
+        return min(least, float(self.facts.agreement) - (1 - least))
 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """What ``check_golden`` found."""
+    """How a file did on its golden image."""
 
     passed: bool
     #: why not, in words; empty when passed
@@ -65,7 +109,7 @@ class GoldenResult:
     max_relative: float | None
     artefact: str
     ran_on: str
-    facts: dict[str, Any]
+    facts: GoldenFacts
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
@@ -78,7 +122,7 @@ class GoldenResult:
             text += f" and {100 * self.tied:.3f} % are ties"
         if self.max_relative is not None:
             text += f", logits differ by at most {self.max_relative:.2g} x max(1, |z|)"
-        return f"{text} on the golden image ({self.facts['key']} of {self.facts['data']}), by {self.ran_on}"
+        return f"{text} on the golden image ({self.facts.key} of {self.facts.data}), by {self.ran_on}"
 
 
 def grid(size: Iterable[int]) -> tuple[np.ndarray, ...]:
@@ -87,16 +131,16 @@ def grid(size: Iterable[int]) -> tuple[np.ndarray, ...]:
 
 
 def capture(
-    image: np.ndarray, masks: tuple[np.ndarray, np.ndarray], logits: np.ndarray | None, tie: float, **facts: Any
+    image: np.ndarray, masks: tuple[np.ndarray, np.ndarray], logits: np.ndarray | None, tie: float, facts: GoldenFacts
 ) -> Golden:
-    """Make a golden image of what a gate has at hand.
+    """Make a golden image at a gate.
 
     Args:
         image: uint8 RGB ``(H, W, 3)``.
         masks: uint8 ``(H, W)`` of the reference and of the candidate.
         logits: float ``(K, H, W)`` of the reference, where it gives them.
         tie: see ``Tolerances``.
-        facts: what is written beside.
+        facts: what else is known; the agreement is measured here.
     """
     second, points = np.full_like(masks[0], NO_CLASS), np.zeros((0, 0, 0), np.float32)
     if logits is not None:
@@ -108,32 +152,39 @@ def capture(
         second[tied] = np.where(next_best == masks[0], best, next_best)[tied]
         points = logits.transpose(1, 2, 0)[grid(masks[0].shape)].astype(np.float32)
     agreement = float(((masks[1] == masks[0]) | ((masks[1] == second) & (tie > 0))).mean())
-    return Golden(image, masks[0], second, points, facts | {"agreement": agreement})
+    return Golden(image, masks[0], second, points, replace(facts, agreement=agreement))
 
 
-def write_golden(artefact: Path, golden: Golden) -> Path:
-    """Write the golden image of a file beside it, compressed; say once where an image is the user's."""
+def write_golden(artefact: Path, golden: Golden, home: Path | None = None) -> Path:
+    """Write the golden image of a file beside it, compressed; say once a folder that it holds an image of the user's.
+
+    Args:
+        artefact: the file.
+        golden: its image.
+        home: the folder that both go to from there; None if they stay.
+    """
     import cv2
 
-    path, facts = golden_path(artefact), golden.facts | {"artefact": artefact.name, "sha256": sha256(artefact)}
+    path, facts = golden_path(artefact), replace(golden.facts, artefact=artefact.name, sha256=sha256(artefact))
     pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "second": golden.second}
-    arrays: dict[str, Any] = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
-    arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+    arrays = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
+    arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(asdict(facts)).encode(), np.uint8)}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())
-    image = path.parent, facts["data"], facts["key"]
-    if not facts["generated"] and image not in _told:
+
+    image = home or path.parent, facts.data, facts.key
+    if not facts.generated and image not in _told:
         _told.add(image)
         console.note(
-            f"{path.name} holds an image of your data ({facts['key']}), for kdc parity on the target; delete it, and "
+            f"{path.name} holds an image of your data ({facts.key}), for kdc parity on the target; delete it, and "
             "those of other files, where that image must not go"
         )
     return path
 
 
 def read_golden(artefact: Path) -> Golden:
-    """Read the golden image that lies beside a file.
+    """Read the golden image beside a file.
 
     Raises:
         WeightsError: the file or its golden image is not there, or the latter is broken.
@@ -146,24 +197,20 @@ def read_golden(artefact: Path) -> Golden:
             f"{path} is not there: copy it along with {artefact.name}, or compare with what the file was made from: "
             f"kdc parity OTHER {artefact} --data NAME|DIR"
         )
+
     try:
         with np.load(path, allow_pickle=False) as file:
             image, mask = _picture(file["image"]), _picture(file["mask"])
             # older ones say where classes tie, not which: there none does
             second = _picture(file["second"]) if "second" in file else np.full_like(mask, NO_CLASS)
-            logits, facts = file["logits"], json.loads(file["facts"].tobytes())
-        if missing := sorted(_FACTS - set(facts)):
-            raise ValueError(f"it does not say {missing[0]}")
-        # older ones are as large as the input
-        facts["size"] = [int(length) for length in facts.get("size", mask.shape)]
-        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts["size"]) == 2
+            # older ones are as large as the input
+            values = {"size": mask.shape} | json.loads(file["facts"].tobytes())
+            logits, facts = file["logits"], GoldenFacts.read(values, path)
+        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts.size) == 2
         if not sound or (logits.size and logits.shape != (GRID, GRID, logits.shape[-1])):
             raise ValueError("it holds something else than a golden image")
-        if not 0 <= float(facts["agreement"]) <= 1:
-            raise ValueError(f"an agreement of {facts['agreement']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise WeightsError(f"{path} cannot be read ({one_line(error)[:100]}); export the file again") from error
-    Tolerances.read(facts["tolerances"], path, "export the file again")
     return Golden(np.ascontiguousarray(image[..., ::-1]), mask, second, logits, facts)
 
 
@@ -177,54 +224,56 @@ def _picture(png: np.ndarray) -> np.ndarray:
 
 
 def hand_on(source: Path, artefact: Path) -> None:
-    """Give a file that cannot run here (an engine without its GPU) the golden image of the file it was made from."""
+    """Give an engine the golden image of the file that it was made from, if there is one."""
     if golden_path(source).is_file():
-        write_golden(artefact, read_golden(source))
-    else:
-        golden_path(artefact).unlink(missing_ok=True)  # of what had that name before
+        write_golden(artefact, read_golden(source), source.parent)
 
 
 def check_golden(artefact: Path, options: RuntimeOptions = CPU) -> GoldenResult:
-    """Run a file on its golden image and judge it by the tolerances of the gate that it passed.
+    """Run a file on its golden image and compare by the tolerances of the gate that it passed.
 
     Raises:
         WeightsError: the file or its golden image is missing or broken.
-        ExportError: the runtime or device that it needs is not here.
+        ExportError: its runtime or device is not available.
     """
     golden = read_golden(artefact)
     options.refuse_unused([artefact])
-    height, width = golden.facts["size"]
+    height, width = golden.facts.size
     with options.open(artefact, (height, width)) as runtime:
         return check_opened(runtime, golden)
 
 
 def check_opened(runtime: Runtime, golden: Golden) -> GoldenResult:
     """Do as ``check_golden`` does with a file that is open already and its golden image."""
-    artefact = runtime.source
-    facts, tolerances = golden.facts, Tolerances(**golden.facts["tolerances"])
-    tolerances = tolerances.in_tf32() if runtime.tf32 else tolerances
-    found = []
-    if facts["sha256"] != sha256(artefact):
-        found.append(f"{artefact.name} is not the file that its golden image was made with (its sha256 is another)")
-    if runtime.spec.preprocess.to_dict() != facts["preprocess"]:
-        found.append("it prepares images differently (mean, deviation or channel order) than the reference did")
+    artefact, facts = runtime.source, golden.facts
+    limits = facts.tolerances.in_tf32() if runtime.tf32 else facts.tolerances
+    faults = []
+    if facts.sha256 != sha256(artefact):
+        faults.append(f"{artefact.name} is not the file that its golden image was made with (its sha256 is another)")
+    if runtime.spec.preprocess != facts.preprocess:
+        faults.append("it prepares images differently (mean, deviation or channel order) than the reference did")
+
+    # classes: the same, or at a tie the other one
     out = answers(runtime, golden.image[None])[0]
     mask = out.argmax(0) if out.ndim == 3 else out
     differs = mask != golden.mask
     agreement = 1 - float(differs.mean())
-    tied = float((differs & (mask == golden.second)).mean()) if tolerances.tie > 0 else 0.0
+    tied = float((differs & (mask == golden.second)).mean()) if limits.tie > 0 else 0.0
+
+    # logits, at the points that are kept
     apart = None
     if out.ndim == 3 and golden.logits.size and len(out) != golden.logits.shape[2]:
-        found.append(f"it gives {len(out)} classes, {golden.logits.shape[2]} are needed")
+        faults.append(f"it gives {len(out)} classes, {golden.logits.shape[2]} are needed")
     elif out.ndim == 3 and golden.logits.size:
         points = out.transpose(1, 2, 0)[grid(golden.mask.shape)].astype(np.float64)
         apart = float((np.abs(points - golden.logits) / np.maximum(1, np.abs(golden.logits))).max())
         if not np.isfinite(out).all():
             apart = float("inf")
-            found.append("it gives values that are not finite")
-        elif tolerances.max_diff is not None and apart > tolerances.max_diff:
-            found.append(f"logits differ by {apart:.2g} x max(1, |z|), {tolerances.max_diff:.2g} is allowed")
+            faults.append("it gives values that are not finite")
+        elif limits.max_diff is not None and apart > limits.max_diff:
+            faults.append(f"logits differ by {apart:.2g} x max(1, |z|), {limits.max_diff:.2g} is allowed")
+
     if agreement + tied < golden.needed:
-        found.append(f"{100 * (agreement + tied):.3f} % of pixels agree, {100 * golden.needed:.2f} % is needed")
+        faults.append(f"{100 * (agreement + tied):.3f} % of pixels agree, {100 * golden.needed:.2f} % is needed")
     ran_on = f"{runtime.name} ({runtime.provider})"
-    return GoldenResult(not found, found, agreement, tied, apart, artefact.name, ran_on, facts)
+    return GoldenResult(not faults, faults, agreement, tied, apart, artefact.name, ran_on, facts)

@@ -96,6 +96,8 @@ def explain(reference: Runtime, candidate: Runtime, image: np.ndarray) -> Explan
             f"{candidate.source.name} is quantised: its layers compare with those of the float ONNX file that it was "
             f"made from: kdc parity FLOAT.onnx {candidate.source} --explain"
         )
+
+    # the values that both have
     inputs = [_batched(runtime, image) for runtime in (reference, candidate)]
     right = _Onnx(candidate)
     left = _Torch(reference, right.model.graph) if isinstance(reference, TorchRuntime) else _Onnx(reference)
@@ -105,6 +107,8 @@ def explain(reference: Runtime, candidate: Runtime, image: np.ndarray) -> Explan
         raise UsageError(
             f"{reference.source.name} and {candidate.source.name} name no layer alike: they have no common origin"
         )
+
+    # compare them, some at a time
     comparable = inputs[0].shape == inputs[1].shape and inputs[0].dtype == inputs[1].dtype
     errors = {graph.input[0].name: _error(*inputs) if comparable else 0.0}
     for start in range(0, len(shared), AT_ONCE):
@@ -113,6 +117,7 @@ def explain(reference: Runtime, candidate: Runtime, image: np.ndarray) -> Explan
         for name in names:
             if name in a and name in b and a[name].shape == b[name].shape:
                 errors[name] = _error(a[name], b[name])
+
     layers = list(_layers(graph, errors))
     floor = FLOOR[candidate.precision.partition("+")[0]]
     return Explanation(
@@ -147,13 +152,14 @@ class _Onnx:
         ort = need("onnxruntime", "cpu")
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        asked = [self._seen.get(name, name) for name in names]
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(asked) - self._outputs)
+        seen = [self._seen.get(name, name) for name in names]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(seen) - self._outputs)
+
         options = ort.SessionOptions()
         options.log_severity_level = 4
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        made = session.run(asked, {session.get_inputs()[0].name: x})
-        return {name: value for name, value in zip(names, made, strict=True) if value.dtype.kind == "f"}
+        values = session.run(seen, {session.get_inputs()[0].name: x})
+        return {name: value for name, value in zip(names, values, strict=True) if value.dtype.kind == "f"}
 
 
 class _Torch:
@@ -179,26 +185,27 @@ class _Torch:
 
         modules = dict(self._runtime.model.named_modules())
         kept: dict[tuple[str, bool], np.ndarray] = {}
-        last: dict[str, Any] = {"module": "", "out": None}
+        last: tuple[str, Tensor | None] = "", None
 
         def keep(module: str, going_in: bool, value: Tensor) -> None:
             kept[module, going_in] = value.detach().float().cpu().numpy().copy()  # a later layer may work in place
 
         def around(name: str) -> Any:
-            def hook(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-                keep(name, True, given[0])
-                keep(name, False, made)
-                last.update(module=name, out=made)
+            def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+                nonlocal last
+                keep(name, True, inputs[0])
+                keep(name, False, output)
+                last = name, output
 
             return hook
 
-        def folded(norm: Any, given: tuple[Tensor, ...]) -> None:
-            if given[0] is last["out"]:
+        def folded(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+            if inputs[0] is last[1]:
                 values = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-                keep(last["module"], False, nn.functional.batch_norm(given[0], *values, eps=norm.eps))
+                keep(last[0], False, nn.functional.batch_norm(inputs[0], *values, eps=norm.eps))
 
-        wanted = {self._at[name][0] for name in names if name in self._at}
-        hooks = [modules[name].register_forward_hook(around(name)) for name in wanted]
+        layers = {self._at[name][0] for name in names if name in self._at}
+        hooks = [modules[name].register_forward_hook(around(name)) for name in layers]
         hooks += [m.register_forward_pre_hook(folded) for m in modules.values() if isinstance(m, _BatchNorm)]
         try:
             with torch.inference_mode():
@@ -206,15 +213,15 @@ class _Torch:
         finally:
             for hook in hooks:
                 hook.remove()
-        made = {name: kept[self._at[name]] for name in names if name in self._at}
-        return made | ({self._logits: logits} if self._logits in names else {})
+        values = {name: kept[self._at[name]] for name in names if name in self._at}
+        return values | ({self._logits: logits} if self._logits in names else {})
 
 
 def module_of(node: onnx.NodeProto) -> str:
     """Return the module that a node's weights belong to, empty without: ``model.head.conv.weight`` -> ``head.conv``."""
     for name in node.input[1:]:
-        module, found, _ = name.partition(".weight")  # what follows was added by casting or quantising
-        if found and module.startswith("model."):
+        module, weight, _ = name.partition(".weight")  # what follows was added by casting or quantising
+        if weight and module.startswith("model."):
             return module.removeprefix("model.")
     return ""
 
@@ -246,13 +253,13 @@ def _layers(graph: onnx.GraphProto, errors: Mapping[str, float]) -> Iterator[Lay
     for node in graph.node:
         for value in node.output:
             if value in errors:
-                came = max((errors[name] for name in _before(node, makers, errors)), default=0.0)
-                yield Layer(value, _label(node, makers), node.op_type, errors[value], came)
+                error_in = max((errors[name] for name in _before(node, makers, errors)), default=0.0)
+                yield Layer(value, _label(node, makers), node.op_type, errors[value], error_in)
 
 
 def _before(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], errors: Mapping[str, float]) -> set[str]:
     """Return the nearest compared values that a node depends on."""
-    found: set[str] = set()
+    nearest: set[str] = set()
     seen: set[str] = set()
     todo = list(node.input)
     while todo:
@@ -261,10 +268,10 @@ def _before(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], errors: 
             continue
         seen.add(name)
         if name in errors:
-            found.add(name)
+            nearest.add(name)
         elif name in makers:
             todo += makers[name].input
-    return found
+    return nearest
 
 
 def _batched(runtime: Runtime, image: np.ndarray) -> np.ndarray:

@@ -1,100 +1,196 @@
-"""The one road of every file that is made: write, gate, keep."""
+"""The one road of every new file: write it beside, gate it there, then put it in place with all that belongs to it."""
 
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ...distill import console
 from ...distill.errors import NumbersError
-from ...distill.run.files import sha256, write_json
+from ...distill.run.files import flush, write_json
 from ...distill.run.folder import Run
-from ..artefacts.beside import ENGINES, manifest_path, remove
-from ..artefacts.ledger import discard, stage_of, write_gate
+from ..artefacts.beside import golden_path, manifest_path, weights_beside
+from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
+from ..artefacts.lock import held
+from ..artefacts.manifest import Manifest
+from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
 from .gate import gate
 from .golden import write_golden
 from .result import GateResult
-from .tolerances import Tolerances, tolerances
+from .tolerances import Tolerances
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset
 
+M = TypeVar("M", bound=Manifest)
+#: start of the name of the folder, beside the final file, in which a new file is written and gated
+_BESIDE = ".new-"
 
-def proved(
-    run: Run,
+
+@dataclass(frozen=True)
+class Trial:
+    """How a new file is gated.
+
+    Attributes:
+        reference: what it is compared with: a checkpoint or an ONNX file.
+        limits: what it may differ by.
+        cure: what helps a file that fails, for the message.
+        images: validation images; None for all.
+        device: "cpu" or "cuda", which it runs on.
+        left_high: of a calibrated file, for the ledger; see ``GateRow``.
+    """
+
+    reference: Path
+    limits: Tolerances
+    cure: str
+    images: int | None = 16
+    device: str = "cpu"
+    left_high: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What really ran at the gate; ``layers`` counts them by type, where the runtime tells."""
+
+    provider: str
+    precision: str
+    layers: dict[str, int] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        values = {"provider": self.provider, "precision": self.precision}
+        return {**values, "layers": self.layers} if self.layers else {**values}
+
+
+@dataclass(frozen=True)
+class Product(Generic[M]):
+    """A new file in its place; ``gate`` is None where this machine cannot run it, or where it belongs to no run."""
+
+    path: Path
+    manifest: M
+    gate: GateResult | None
+
+
+def produce(
+    run: Run | None,
     path: Path,
-    reference: Path,
-    dataset: "Dataset",
-    limits: Tolerances,
-    cure: str,
+    write: Callable[[Path], M],
+    trial: Trial | None = None,
     *,
-    images: int | None,
-    device: str = "cpu",
-    **facts: Any,
-) -> tuple[GateResult, dict[str, Any]]:
-    """Run a new file beside what it was made from, and do what ``judge`` does; return also what really ran.
+    checkpoints: Sequence[Path] | None = None,
+) -> Product[M]:
+    """Write a file, gate it, and only then replace the one of that name, with manifest, golden image and ledger row.
+
+    Until then the earlier file stays as it was: a failed gate, an error, Ctrl-C or a kill cost nothing.
+
+    Args:
+        run: whose file it is; None for a file outside of any run, which is not gated.
+        path: where it goes.
+        write: writes it where it is told to, under its final name, and returns its manifest.
+        trial: how it is gated.
+        checkpoints: those that count: what was made from others, or from the earlier file, goes. None: nothing goes.
 
     Raises:
-        NumbersError: the gate failed. Whatever is raised, the file is gone.
+        NumbersError: the gate failed.
+        WeightsError: the ledger is broken.
+        KdcError: whatever ``write`` raises.
     """
-    try:
-        with open_runtime(path, device=device) as candidate:
-            with open_runtime(reference, size=candidate.spec.size) as trusted:
-                result = gate(trusted, candidate, dataset, limits, images=images)
-            ran = {"provider": candidate.provider, "precision": candidate.precision}
-            ran |= {"layers": layers} if (layers := getattr(candidate, "layers", None)) else {}
-    except BaseException:  # Ctrl-C too: what is not proven does not stay
-        discard(run, [path])
-        raise
-    return judge(run, stage_of(path), path, result, cure, **facts), ran
+    with _folder_beside(path) as folder:
+        # what can be refused, before minutes of work
+        if run:
+            read_gates(run)
+        dataset = run.open_data(run.config.data.split) if run and trial else None
+
+        new = folder / path.name
+        manifest = write(new)
+        write_json(manifest_path(new), manifest.to_dict())  # native code is not opened without
+
+        result: GateResult | None = None
+        if run and trial and dataset is not None and manifest.runs_here:
+            result, ran = _gate_file(new, trial, dataset)
+            _refuse_failed(run, path, result, trial)
+            console.say(f"gate {stage_of(path)}: passed, {result.line()}")
+            manifest = manifest.with_gate(result, ran)
+            write_json(manifest_path(new), manifest.to_dict())
+            if result.golden is not None:
+                write_golden(new, result.golden, path.parent)
+
+        _put_in_place(run, new, path, result, trial)
+
+    if run:
+        if checkpoints is not None:
+            discard_stale(run, checkpoints)
+        run.remember_command()
+        run.seal()
+    return Product(path, manifest, result)
 
 
-def judge(run: "Run | Path", stage: str, file: Path, result: GateResult, cure: str, **facts: Any) -> GateResult:
-    """Enter the result for ``file`` and say it: one that passed gets its golden image, one that failed is removed.
+def not_kept(path: Path) -> str:
+    """Say what became of a file that failed, and of the one that it was to replace."""
+    stays = f"; the earlier {path.name} stays" if path.is_file() else ""
+    return f"was not kept{stays}"
 
-    ``facts`` stand in the ledger, too.
 
-    Raises:
-        NumbersError: the gate failed; the message says ``cure``.
+@contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Make a folder for a new file on the file system of the final one, and remove those that killed processes left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in path.parent.glob(f"{_BESIDE}*"):
+        with suppress(BlockingIOError), held(old, wait=False):  # a living process holds its own
+            shutil.rmtree(old, ignore_errors=True)
+
+    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=False):
+        yield Path(name)
+
+
+def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult, Ran]:
+    with open_runtime(new, device=trial.device) as candidate:
+        with open_runtime(trial.reference, size=candidate.spec.size) as trusted:
+            result = gate(trusted, candidate, dataset, trial.limits, images=trial.images)
+        return result, Ran(candidate.provider, candidate.precision, getattr(candidate, "layers", None))
+
+
+def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> None:
+    if result.passed:
+        return
+    if not path.is_file():  # the row of an earlier file is about that one, and stays with it
+        write_gate(run, stage_of(path), result, path.name, trial.left_high)
+    raise NumbersError(
+        f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}; {trial.cure}"
+    )
+
+
+def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | None, trial: Trial | None) -> None:
+    """Replace the earlier file with all that belongs to it, one rename each, the manifest last.
+
+    A kill in between leaves nothing that claims too much: what vouches for a file names its hash. After the weights or
+    the file, the earlier manifest and golden image fit no longer, so the file counts as not gated, its native code is
+    not run, and the next export replaces it. After the golden image and the ledger row, which are true of a file that
+    passed, it still lacks its manifest. The manifest comes when all that it vouches for is on the disk.
     """
-    result.sha256 = sha256(file)
-    write_gate(run, stage, result, file=file.name, **facts)
-    if not result.passed:
-        remove(file)
-        raise NumbersError(f"{file.name} did not pass its gate and was removed: {'; '.join(result.reasons)}; {cure}")
-    console.say(f"gate {stage}: passed, {result.line()}")
-    if result.golden is not None:
-        write_golden(file, result.golden)
-    return result
+    weights, final = weights_beside(new), weights_beside(path)
+    if weights is not None and final is not None:
+        _move(weights, final)
+    _move(new, path)
+
+    if golden_path(new).is_file():
+        _move(golden_path(new), golden_path(path))
+    else:
+        golden_path(path).unlink(missing_ok=True)
+
+    if run and result is not None:
+        write_gate(run, stage_of(path), result, path.name, trial.left_high if trial else None)
+    elif run:
+        strike(run, [path])  # a row of that name is about the earlier file
+
+    _move(manifest_path(new), manifest_path(path))
 
 
-def prove(
-    run: Run,
-    path: Path,
-    reference: Path,
-    manifest: dict[str, Any],
-    *,
-    images: int | None = 16,
-    agreement: float | None = None,
-    cure: str,
-) -> dict[str, Any]:
-    """Run a new file on its own runtime beside ``reference``, judge it, and write its manifest.
-
-    Returns:
-        The manifest, with ``gate`` and what really ``ran`` added.
-
-    Raises:
-        NumbersError: the gate failed. Whatever is raised, the file is gone.
-    """
-    device = "cuda" if path.suffix in ENGINES else manifest.get("device", "cpu")
-    try:
-        limits = tolerances(manifest["precision"], run, agreement=agreement)
-        dataset = run.open_data(run.config.data.split)
-    except BaseException:
-        discard(run, [path])
-        raise
-    result, ran = proved(run, path, reference, dataset, limits, cure, images=images, device=device)
-    manifest |= {"ran": ran, "gate": result.to_dict()}
-    write_json(manifest_path(path), manifest)
-    run.remember_command()
-    run.seal()
-    return manifest
+def _move(source: Path, target: Path) -> None:
+    flush(source)
+    source.replace(target)
+    flush(target.parent)

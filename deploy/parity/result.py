@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from .difference import WorstClass
 from .tolerances import Tolerances
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class GateResult:
     miou_reference: float | None
     miou_candidate: float | None
     #: the labelled class that lost most, with its loss of IoU in points of 100
-    worst_class: dict[str, Any] | None
+    worst_class: WorstClass | None
     #: loss of mIoU along boundaries, in points of 100
     boundary_drop: float | None
     reference: str
@@ -43,7 +44,7 @@ class GateResult:
     tolerances: Tolerances
     seconds: float
     tf32: bool = False
-    #: sha256 of the file that was judged, and of what it was compared with
+    #: sha256 of the file that was gated, and of what it was compared with
     sha256: str = ""
     reference_sha256: str = ""
     keys: list[str] = field(default_factory=list)

@@ -15,7 +15,7 @@ TF32_TIE, _TF32_DIFF = 2**-9, 2**-5
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What a gate lets pass; None = measured, not judged. The defaults by precision are in ``distill.config.Gates``."""
+    """What a gate lets pass; None = measured, not limited. Defaults by precision: ``config.Gates``."""
 
     #: largest ``|d| / max(1, |z|)`` over all logits ``z`` of the reference
     max_diff: float | None = None
@@ -71,12 +71,12 @@ def tolerances(precision: str, run: Run | None = None, **flags: float | None) ->
     Args:
         precision: of the candidate.
         run: whose configuration's ``gates`` section stands above the defaults.
-        flags: fields of ``Tolerances`` that stand above both; None = not given.
+        flags: fields of ``Tolerances`` that stand above both; None = not set.
 
     Raises:
         UsageError: a value that is no limit.
     """
     own = run is not None and (run.path / "config.yaml").is_file()
     gates = (run.config if run and own else Config()).gates.model_dump()
-    chosen = Tolerances(**gates[precision.partition("+")[0]])
-    return replace(chosen, **{key: value for key, value in flags.items() if value is not None})
+    limits = Tolerances(**gates[precision.partition("+")[0]])
+    return replace(limits, **{key: value for key, value in flags.items() if value is not None})

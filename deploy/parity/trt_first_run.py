@@ -14,13 +14,12 @@ from .golden import check_opened, read_golden
 
 
 def first_run(request: dict[str, Any]) -> dict[str, Any]:
-    """Prove the engine at ``request["engine"]``."""
+    """Return the proof of the engine at ``request["engine"]``, and how it does on its golden image."""
     path = Path(request["engine"])
     with TrtRuntime(path) as runtime:
-        answer: dict[str, Any] = {"proof": runtime.proof()[0].to_dict(), "golden": None}
-        if golden_path(path).is_file():
-            answer["golden"] = check_opened(runtime, read_golden(path)).to_dict()
-    return answer
+        proof = runtime.proof()[0]
+        golden = check_opened(runtime, read_golden(path)) if golden_path(path).is_file() else None
+    return {"proof": proof.to_dict(), "golden": golden and golden.to_dict()}
 
 
 if __name__ == "__main__":

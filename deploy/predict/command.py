@@ -60,12 +60,12 @@ def predict(
 ) -> None:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     console.json_mode = json
-    from .predict import part, settle
     from .predict import predict as run_prediction
+    from .predict import raise_early_end, split_words
     from .segmenter import Windows
 
-    network, sources = part(words)
-    result = run_prediction(
+    network, sources = split_words(words)
+    prediction = run_prediction(
         network,
         sources,
         out=out,
@@ -78,8 +78,8 @@ def predict(
         limit=limit,
         options=options,
         size=read_size(size),
-        windows=Windows.typed(tile, overlap, blend),
+        windows=Windows.from_flags(tile, overlap, blend),
     )
     if json:
-        console.emit(result)
-    settle(result)
+        console.emit(prediction.to_dict())
+    raise_early_end(prediction)

@@ -1,4 +1,4 @@
-"""What ``kdc predict`` looks at: images, folders, globs, videos, cameras and streams, one frame after another."""
+"""The sources of ``kdc predict``: images, folders, globs, videos, cameras and streams, one frame after another."""
 
 import contextlib
 import glob
@@ -33,7 +33,7 @@ class Frame:
     pixels: np.ndarray
     #: of the frame in its video, from 0; None for an image
     number: int | None = None
-    #: frames per second of what is made of a video
+    #: frames per second of the videos that are written
     rate: float = USUAL_RATE
     #: whether it is from a camera or stream, which does not wait
     live: bool = False
@@ -61,13 +61,13 @@ class Video:
     """A video file, a camera or a stream.
 
     Attributes:
-        total: how many frames will come; None where nobody knows.
-        live: whether it is a camera or stream, whose frames come whether somebody takes them or not.
+        total: how many frames will come; None where it is not known.
+        live: whether it is a camera or stream, which does not wait for its frames to be taken.
         problem: why fewer frames came than the video says it has; empty where all is well.
     """
 
     def __init__(self, source: str, name: str, every: int = 1, limit: int | None = None) -> None:
-        """Open it and see what it says of itself.
+        """Open it and read its length and rate.
 
         Raises:
             DataError: it cannot be opened.
@@ -77,15 +77,17 @@ class Video:
         # a password in an address must not reach tables and file names
         self.label = f"camera {source}" if self.camera else re.sub(r"//[^/@]*@", "//", source)
         self.name, self.every, self.limit, self.problem = name, every, limit, ""
+
         capture = self._open()
         count, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
         self._count = int(count) if 0 < count < 1e9 and not self.camera else None
         self.live = self._count is None and (self.camera or "://" in source)
         if not 0 < rate <= 1000:
-            console.note(f"{self.label} does not say its frames per second; {USUAL_RATE:g} is written to what is made")
+            console.note(f"{self.label} does not say its frames per second; {USUAL_RATE:g} is written into the video")
         self.rate = (rate if 0 < rate <= 1000 else USUAL_RATE) / every
-        come = math.ceil(self._count / every) if self._count else None
-        self.total = min((n for n in (come, limit) if n is not None), default=None)
+        count = math.ceil(self._count / every) if self._count else None
+        self.total = min((n for n in (count, limit) if n is not None), default=None)
+
         # a camera takes seconds to open; of a folder of videos only one should be open
         self._capture = capture if self.live else None
         if not self.live:
@@ -109,24 +111,25 @@ class Video:
     def frames(self) -> Generator[Frame]:
         """Yield every ``every``-th frame, at most ``limit``."""
         capture = self._capture or self._open()
-        seen = given = 0
+        seen = taken = 0
         try:
-            while given != self.limit and capture.grab():
+            while taken != self.limit and capture.grab():
                 seen += 1
                 if (seen - 1) % self.every:
                     continue
-                there, pixels = capture.retrieve()
-                if not there:
+                complete, pixels = capture.retrieve()
+                if not complete:
                     break
-                given += 1
+                taken += 1
                 pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
                 yield Frame(self.label, self.name, pixels, seen - 1, self.rate, self.live)
-            if given != self.limit:
-                self._ended(seen)
+            if taken != self.limit:
+                self._check_length(seen)
         finally:
             capture.release()
 
-    def _ended(self, seen: int) -> None:
+    def _check_length(self, seen: int) -> None:
+        """Note a problem where fewer frames came than the video says."""
         if not seen:
             self.problem = f"{self.label} gives no frame"
         # what a file says is rounded from its length by some kinds
@@ -140,7 +143,7 @@ Source = Picture | Video
 
 
 def open_sources(words: Sequence[str], every: int = 1, limit: int | None = None) -> list[Source]:
-    """Find what is meant by each word, and open videos.
+    """Find the images and videos that each word means, and open videos.
 
     Args:
         words: image and video files, folders, glob patterns, camera numbers, addresses of streams.
@@ -148,7 +151,7 @@ def open_sources(words: Sequence[str], every: int = 1, limit: int | None = None)
         limit: at most so many of each.
 
     Raises:
-        DataError: nothing there, a folder without images, or a video, camera or stream that does not open.
+        DataError: no such file, a folder without images, or a video, camera or stream that does not open.
         UsageError: an address of an unknown kind.
     """
     taken: set[str] = set()
@@ -161,26 +164,26 @@ def open_sources(words: Sequence[str], every: int = 1, limit: int | None = None)
         taken.add(unique)
         return unique
 
-    found: list[Source] = []
+    sources: list[Source] = []
     for word in words:
         if "://" in word:
             scheme, _, rest = word.partition("://")
             if scheme.lower() not in SCHEMES:
                 raise UsageError(f"{word}: {scheme}:// cannot be read; accepted: {', '.join(SCHEMES)}, or a file")
-            found.append(Video(word, name(rest.rpartition("@")[2].partition("?")[0]), every, limit))
+            sources.append(Video(word, name(rest.rpartition("@")[2].partition("?")[0]), every, limit))
         elif word.isdigit() and not Path(word).exists():
-            found.append(Video(word, f"camera{word}", every, limit))
+            sources.append(Video(word, f"camera{word}", every, limit))
         else:
             paths = _paths(word)
             pictures = [path for path in paths if path.suffix.lower() in IMAGE_TYPES][::every][:limit]
-            found += [Picture(path, name(path.stem)) for path in pictures]
+            sources += [Picture(path, name(path.stem)) for path in pictures]
             videos = [path for path in paths if path.suffix.lower() not in IMAGE_TYPES]
-            found += [Video(str(path), name(path.stem), every, limit) for path in videos]
-    return found
+            sources += [Video(str(path), name(path.stem), every, limit) for path in videos]
+    return sources
 
 
 def is_source(word: str) -> bool:
-    """Tell whether a word is an address, a camera's number, a pattern or a path that is there."""
+    """Tell whether a word is an address, a camera's number, a pattern or an existing path."""
     return "://" in word or word.isdigit() or glob.has_magic(word) or Path(word).exists()
 
 
@@ -189,27 +192,25 @@ def _paths(word: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        listed, where = sorted(path.iterdir()), f"{word} holds no"
-        cure = f"; for what lies in folders below it: '{path / '**' / '*.png'}'"
+        listed, lack = sorted(path.iterdir()), f"{word} holds no"
+        cure = f"; for files in its subfolders: '{path / '**' / '*.png'}'"
     elif glob.has_magic(word):
-        listed, where, cure = (
-            sorted(Path(p) for p in glob.glob(str(path), recursive=True)),
-            f"no file fits {word}: no",
-            "",
-        )
+        listed, lack = sorted(Path(p) for p in glob.glob(str(path), recursive=True)), f"no file fits {word}: no"
+        cure = ""
     else:
         near = closest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
         raise DataError(f"there is no image, video or folder {word}{near}")
+
     known = IMAGE_TYPES | VIDEO_TYPES
     listed = [p for p in listed if p.is_file() and p.suffix.lower() in known and not p.name.startswith(".")]
     if not listed:
-        raise DataError(f"{where} image ({', '.join(sorted(IMAGE_TYPES))}) or video{cure}")
+        raise DataError(f"{lack} image ({', '.join(sorted(IMAGE_TYPES))}) or video{cure}")
     return listed
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep OpenCV and FFmpeg from writing to the terminal: what goes wrong is said in one line of our own."""
+    """Keep OpenCV and FFmpeg from writing to the terminal: kdc reports what goes wrong in one line."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     before = cv2.utils.logging.getLogLevel()
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

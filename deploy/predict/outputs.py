@@ -1,4 +1,4 @@
-"""What prediction leaves behind: masks, overlays as pictures and videos, and the table of classes."""
+"""The files of a prediction: masks, overlays as pictures and videos, and the table of classes."""
 
 import csv
 from collections.abc import Sequence
@@ -44,22 +44,24 @@ class Drawings:
             alpha: share of the class colour in the overlay.
         """
         self.folder, self.palette, self.masks, self.alpha = folder, palette, masks, alpha
-        self.kinds = [kind for kind, wanted in (("overlay", overlay), ("colour", colour)) if wanted]
+        self.kinds = [kind for kind, on in (("overlay", overlay), ("colour", colour)) if on]
         self.counts = {"masks": 0, **dict.fromkeys(self.kinds, 0)}
         self._films: dict[str, Film] = {}
         self._source = ""
 
     def draw(self, frame: Frame, mask: np.ndarray) -> None:
-        """Write what there is to write of one frame."""
+        """Write the files of one frame."""
         if frame.source != self._source:
             self.close()
             self._source = frame.source
+
         still = frame.number is None
         if self.masks if self.masks is not None else still:
             place = self.folder / "masks" / (f"{frame.name}.png" if still else f"{frame.name}/{frame.number:06d}.png")
             place.parent.mkdir(parents=True, exist_ok=True)
             write_mask(place, mask, self.palette)
             self.counts["masks"] += 1
+
         for kind in self.kinds:
             picture = colour_mask(mask, self.palette)
             if kind == "overlay":
@@ -67,6 +69,7 @@ class Drawings:
             picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
             place = self.folder / kind / frame.name
             place.parent.mkdir(parents=True, exist_ok=True)
+
             if still:
                 suffix = ".jpg" if kind == "overlay" else ".png"
                 data = cv2.imencode(suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix == ".jpg" else [])[1]
@@ -83,7 +86,7 @@ class Drawings:
         return sum(path.stat().st_mtime_ns < born for path in files)
 
     def close(self) -> None:
-        """Give the videos their end, without which they cannot be played."""
+        """Finish the videos, which cannot be played before."""
         for film in self._films.values():
             film.close()
         self._films.clear()
@@ -115,6 +118,7 @@ class Film:
                     console.note(f"{self.path.name} is written as {codec}: this OpenCV has no {CODECS[0][2]} encoder")
                 return
             self.path.unlink(missing_ok=True)
+
         tried = ", ".join(codec for _, _, codec in CODECS)
         raise ExportError(f"this OpenCV writes no video ({tried} were tried); --masks --no-overlay writes PNG files")
 
@@ -181,7 +185,7 @@ class ClassTable:
             self._write("total", "", "", "", self.shares)
             self._file.close()
 
-    def show(self, count: int) -> None:
+    def show_shares(self, count: int) -> None:
         """Print the classes that occur: in total, in how many of ``count`` frames, and in each where these are few."""
         few = self.first if count <= len(self.first) else []
         rows = [

@@ -10,15 +10,15 @@ T = TypeVar("T")
 #: frames that may wait on each side of the network
 DEPTH = 4
 _END: Any = object()
-#: seconds after which a waiting thread looks whether it is still wanted
+#: seconds between two looks of a waiting thread at whether it has to end
 _TURN = 0.2
 
 
 class Ahead(Generic[T]):
-    """Items made in a thread of their own, ``DEPTH`` of them ahead of who takes them.
+    """Items produced in a thread of their own, up to ``DEPTH`` ahead of the consumer.
 
     Attributes:
-        dropped: how many were thrown away, the oldest first, because nobody took them in time.
+        dropped: how many were thrown away, the oldest first, because they were not taken in time.
     """
 
     def __init__(self, items: Generator[T], hurried: Callable[[T], bool], stopped: Callable[[], bool]) -> None:
@@ -26,8 +26,8 @@ class Ahead(Generic[T]):
 
         Args:
             items: where the items come from.
-            hurried: whether an item may not wait for a place in the queue but takes the oldest one's.
-            stopped: asked while no item comes; where it says so, there are no more.
+            hurried: whether an item replaces the oldest one instead of waiting for a place in the queue.
+            stopped: asked while no item comes; True ends the iteration.
         """
         self._items, self._hurried, self._stopped = items, hurried, stopped
         self._queue: queue.Queue[T] = queue.Queue(DEPTH)
@@ -80,7 +80,7 @@ class Ahead(Generic[T]):
 
 
 class Behind(Generic[T]):
-    """A function called in a thread of its own, ``DEPTH`` items behind who gives them; an error comes back to them."""
+    """A function called in a thread of its own, up to ``DEPTH`` items behind the caller, who gets its error later."""
 
     def __init__(self, work: Callable[[T], None]) -> None:
         self._work = work
@@ -104,7 +104,7 @@ class Behind(Generic[T]):
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not _END:
-            if self._error is None:  # after an error the rest is taken and left undone, so that nobody waits for ever
+            if self._error is None:  # after an error the rest is taken without work, so that no caller waits for ever
                 try:
                     self._work(item)
                 except BaseException as error:  # noqa: BLE001 - it is raised again where the items come from

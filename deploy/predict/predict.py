@@ -4,6 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +20,105 @@ from ..runtimes.options import CPU, RuntimeOptions
 from .inputs import Frame, Source, is_source, open_sources
 from .outputs import ClassTable, Drawings
 from .pipeline import Ahead, Behind
-from .segmenter import Segmenter, Windows, locate, open_segmenter
+from .segmenter import Ran, Segmenter, Windows, locate, open_segmenter
 
 #: seconds between two lines about a source that has no end
 _PULSE = 5.0
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a prediction did: frames, seconds, milliseconds of the network per frame, and the signal that ended it."""
+
+    frames: int
+    dropped: int
+    seconds: float
+    frames_per_second: float
+    network_ms: float | None
+    stopped: str | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The result of a prediction.
+
+    Attributes:
+        network: path of the run or file.
+        ran: what ran it.
+        out: folder of the results.
+        table: ``classes.csv`` in it.
+        written: how many files of each kind.
+        earlier: how many files of other predictions are still in the folder.
+        work: counts and speed.
+        classes: share of each class in all pixels.
+        problems: what could not be read, in words.
+    """
+
+    network: str
+    ran: Ran
+    out: Path
+    table: Path
+    written: dict[str, int]
+    earlier: int
+    work: Work
+    classes: dict[str, float]
+    problems: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {
+            "network": self.network,
+            **self.ran.to_dict(),
+            "out": str(self.out),
+            "table": str(self.table),
+            "written": self.written,
+            "earlier": self.earlier,
+            **asdict(self.work),
+            "classes": self.classes,
+            "problems": self.problems,
+        }
+
+    @property
+    def frames(self) -> str:
+        """How many frames are done, in words."""
+        return f"{self.work.frames} frame{'s' if self.work.frames != 1 else ''}"
+
+    @property
+    def summary(self) -> str:
+        """What is done, and where it is."""
+        return f"{self.frames} done, in {self.out}" if self.work.frames else "nothing was done"
+
+
 class Stopped(KdcError):
     """A signal ended a prediction; what was done until then is whole."""
 
-    def __init__(self, name: str, result: dict[str, Any]) -> None:
-        super().__init__(f"stopped by {name}; {_kept(result)}")
+    def __init__(self, name: str, prediction: Prediction) -> None:
+        super().__init__(f"stopped by {name}; {prediction.summary}")
         self.exit_code = 128 + signal.Signals[name].value
 
 
-def settle(result: dict[str, Any]) -> None:
-    """Raise what a prediction did not come to its end by.
+def raise_early_end(prediction: Prediction) -> None:
+    """Raise the error that ended a prediction early, if any.
 
     Raises:
         Stopped: a signal ended it.
         DataError: an image that cannot be read, or a video that breaks off; the others are done.
     """
-    if result["stopped"]:
-        raise Stopped(result["stopped"], result)
-    problems = result["problems"]
+    if prediction.work.stopped:
+        raise Stopped(prediction.work.stopped, prediction)
+    problems = prediction.problems
     for problem in problems if len(problems) > 1 else ():
         console.warn(problem)
     if problems:
         others = f"; {len(problems) - 1} more could not be read whole either" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{others}; {_kept(result)}")
+        raise DataError(f"{problems[0]}{others}; {prediction.summary}")
 
 
-def _kept(result: dict[str, Any]) -> str:
-    return f"{_frames_of(result)} done, in {result['out']}" if result["frames"] else "nothing was done"
-
-
-def _frames_of(result: dict[str, Any]) -> str:
-    return f"{result['frames']} frame{'s' * (result['frames'] != 1)}"
-
-
-def part(words: Sequence[str]) -> tuple[str | None, list[str]]:
-    """Tell the network from what it is to look at: the first word where it names one, else None (the last run).
+def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Split the network from the sources: the first word where it names a network, else None (the last run).
 
     Raises:
-        UsageError: nothing to look at, or a first word that is neither.
+        UsageError: no source, or a first word that is neither.
     """
     first, rest = words[0], list(words[1:])
     if names_network(first):
@@ -70,12 +126,12 @@ def part(words: Sequence[str]) -> tuple[str | None, list[str]]:
             raise UsageError(f"nothing to look at; add images, a folder, a video or a camera: kdc predict {first} SRC")
         return first, rest
     if rest and not is_source(first):
-        find_run(first)  # says what runs there are
+        find_run(first)  # its error lists the runs
     return None, [first, *rest]
 
 
 def names_network(word: str) -> bool:
-    """Tell whether a word is a run or a file that holds a network, whether it is there or not."""
+    """Tell whether a word is a run, or the name of a file of a network, which need not exist."""
     if "://" in word:
         return False
     folders = (Path(word), RUNS / word)
@@ -97,13 +153,13 @@ def predict(
     options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
-) -> dict[str, Any]:
+) -> Prediction:
     """Segment images, videos, cameras and streams.
 
     Args:
         network: a run, a checkpoint, an ONNX file or what else ``open_runtime`` opens; None is the last run.
-        sources: what to look at, see ``open_sources``.
-        out: folder of the results (default: ``predict/`` of the run, or here where a file was named).
+        sources: what to segment, see ``open_sources``.
+        out: folder of the results (default: ``predict/`` of the run, or here for a file).
         masks: write class numbers as indexed PNG; None for images but not for videos.
         overlay: write the picture under its classes' colours.
         colour: write the colours alone.
@@ -116,21 +172,20 @@ def predict(
         windows: take larger images in tiles.
 
     Returns:
-        Plain values: what ran, where the results are, counts, speed, ``classes`` with their share of all pixels,
-        ``earlier`` (how many files of other predictions lie there still), ``problems`` (what could not be read, in
-        words) and ``stopped`` (the name of a signal, or None).
+        The result, of the part that was done where it ended early; see ``raise_early_end``.
 
     Raises:
         UsageError: flags that do not fit, or an output folder that cannot be made.
-        DataError: nothing to look at.
+        DataError: no image or video.
         WeightsError: a broken file, or a network that must be shown the label.
-        ExportError: a device, provider or runtime that is not to be had here.
+        ExportError: the device, provider or runtime is not available.
     """
-    chosen, _ = locate(network)
-    opened = open_sources(sources, every, limit)
-    segmenter = open_segmenter(chosen, options=options, size=size, windows=windows, resize=True)
+    source, _ = locate(network)
+    inputs = open_sources(sources, every, limit)
+    segmenter = open_segmenter(source, options=options, size=size, windows=windows, resize=True)
+
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))
-    folder = out or (chosen.path / "predict" if isinstance(chosen, Run) else Path("predict"))
+    folder = out or (source.path / "predict" if isinstance(source, Run) else Path("predict"))
     try:
         table = ClassTable(folder / "classes.csv", classes)
     except (FileExistsError, NotADirectoryError) as error:
@@ -138,47 +193,51 @@ def predict(
     # an index without a colour would be cut off in the PNG
     palette = (*segmenter.palette, *default_palette(len(classes))[len(segmenter.palette) :])
     drawings = Drawings(folder, palette, masks=masks, overlay=overlay, colour=colour, alpha=alpha)
+
     try:
-        facts = _work(opened, segmenter, table, drawings, stream or any(source.live for source in opened))
+        work = _segment(inputs, segmenter, table, drawings, stream or any(each.live for each in inputs))
     finally:
         drawings.close()
         table.close()
         segmenter.close()
-    result = {
-        "network": str(chosen.path if isinstance(chosen, Run) else chosen),
-        **segmenter.facts,
-        "out": str(folder),
-        "table": str(table.path),
-        "written": drawings.counts,
-        "earlier": drawings.older_than(table.born),
-        **facts,
-        "classes": {name: round(float(share), 6) for name, share in zip(classes, table.shares, strict=True)},
-        "problems": [source.problem for source in opened if source.problem],
-    }
-    _say(result, table)
-    return result
 
-
-def _say(result: dict[str, Any], table: ClassTable) -> None:
-    if not result["frames"]:
-        return
-    table.show(result["frames"])
-    written = ", ".join(f"{count} of {kind}/" for kind, count in result["written"].items() if count)
-    console.say(f"{result['out']}: {written + ', ' if written else ''}classes.csv")
-    console.say(
-        f"{_frames_of(result)} in {result['seconds']:.1f} s: {result['frames_per_second']:.1f} frames/s; of each, "
-        f"{result['network_ms']:.0f} ms from pixels to mask ({result['ran_on']})"
+    prediction = Prediction(
+        network=str(source.path if isinstance(source, Run) else source),
+        ran=segmenter.ran,
+        out=folder,
+        table=table.path,
+        written=drawings.counts,
+        earlier=drawings.older_than(table.born),
+        work=work,
+        classes={name: round(float(share), 6) for name, share in zip(classes, table.shares, strict=True)},
+        problems=[each.problem for each in inputs if each.problem],
     )
-    if result["earlier"]:
-        said = f"{result['earlier']} file{'s' * (result['earlier'] != 1)} of earlier predictions"
-        console.note(f"{result['out']}: {said} still there, not in classes.csv; another --out keeps them apart")
-    if result["dropped"]:
-        console.warn(f"{result['dropped']} frames came too fast and were dropped: what is made of them plays too fast")
+    _show_prediction(prediction, table)
+    return prediction
 
 
-def _work(
+def _show_prediction(prediction: Prediction, table: ClassTable) -> None:
+    work, out = prediction.work, prediction.out
+    if not work.frames:
+        return
+
+    table.show_shares(work.frames)
+    written = ", ".join(f"{count} of {kind}/" for kind, count in prediction.written.items() if count)
+    console.say(f"{out}: {written + ', ' if written else ''}classes.csv")
+    console.say(
+        f"{prediction.frames} in {work.seconds:.1f} s: {work.frames_per_second:.1f} frames/s; of each, "
+        f"{work.network_ms:.0f} ms from pixels to mask ({prediction.ran.ran_on})"
+    )
+    if prediction.earlier:
+        files = f"{prediction.earlier} file{'s' if prediction.earlier != 1 else ''} of earlier predictions"
+        console.note(f"{out}: {files} still there, not in classes.csv; another --out keeps them apart")
+    if work.dropped:
+        console.warn(f"{work.dropped} frames came too fast and were dropped: a video made of the rest plays too fast")
+
+
+def _segment(
     sources: list[Source], segmenter: Segmenter, table: ClassTable, drawings: Drawings, overlapped: bool
-) -> dict[str, Any]:
+) -> Work:
     """Take every frame through the network, in turn or with reading and writing in threads of their own."""
 
     def write(item: tuple[Frame, np.ndarray]) -> None:
@@ -190,6 +249,7 @@ def _work(
         frames = _frames(sources)
         ahead = Ahead(frames, lambda frame: frame.live, lambda: bool(signals.number)) if overlapped else None
         behind = Behind(write) if overlapped else None
+
         with contextlib.closing(frames if ahead is None else iter(ahead)) as turns:
             try:
                 for frame in turns:
@@ -206,22 +266,23 @@ def _work(
                     behind.close()
         drawings.close()
         seconds = time.perf_counter() - start
-    return {
-        "frames": done,
-        "dropped": ahead.dropped if ahead is not None else 0,
-        "seconds": round(seconds, 3),
-        "frames_per_second": round(done / seconds, 2),
-        "network_ms": round(1000 * network / done, 3) if done else None,
-        "stopped": signal.Signals(signals.number).name if signals.number else None,
-    }
+
+    return Work(
+        frames=done,
+        dropped=ahead.dropped if ahead is not None else 0,
+        seconds=round(seconds, 3),
+        frames_per_second=round(done / seconds, 2),
+        network_ms=round(1000 * network / done, 3) if done else None,
+        stopped=signal.Signals(signals.number).name if signals.number else None,
+    )
 
 
 def _mask(segmenter: Segmenter, frame: Frame) -> np.ndarray:
     try:
         return segmenter.predict(frame.pixels)
     except (MemoryError, RuntimeError) as error:
-        named = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
-        if not named and "can't allocate memory" not in str(error):
+        by_name = type(error).__name__ in ("MemoryError", "OutOfMemoryError")
+        if not by_name and "can't allocate memory" not in str(error):
             raise
         height, width = frame.pixels.shape[:2]
         raise ResourceError(
@@ -236,18 +297,18 @@ def _frames(sources: list[Source]) -> Generator[Frame]:
 
 @contextlib.contextmanager
 def _meter(sources: list[Source]) -> Iterator[Callable[[int, str], None]]:
-    """Give ``update(done, text)``: a bar where it is known how many frames come, else a line now and then."""
+    """Give ``update(done, text)``: a bar where the number of frames is known, else a line now and then."""
     totals = [source.total for source in sources]
     if None not in totals:
         with console.bar(sum(n or 0 for n in totals), "predicting") as update:
             yield update
         return
-    said = time.monotonic()
+    last = time.monotonic()
 
     def line(done: int, text: str) -> None:
-        nonlocal said
-        if time.monotonic() - said > _PULSE:
-            said = time.monotonic()
+        nonlocal last
+        if time.monotonic() - last > _PULSE:
+            last = time.monotonic()
             console.say(f"predicting {done} {text}")
 
     yield line

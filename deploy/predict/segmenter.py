@@ -1,6 +1,5 @@
-"""A network made ready for images of any size: whole, padded, resized or in tiles, and what is done is said once."""
+"""A network made ready for images of any size: whole, padded, resized or in tiles, said once."""
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ _ROUNDING = 32
 
 @dataclass(frozen=True)
 class Windows:
-    """Whether and how large images are tiled, as it was typed."""
+    """Whether and how large images are tiled, as the flags say."""
 
     #: "off", "auto" (the network's own size) or HxW
     tile: str = "off"
@@ -41,7 +40,7 @@ class Windows:
             parse_size(self.tile)
 
     @staticmethod
-    def typed(tile: str, overlap: float | None, blend: str | None) -> "Windows":
+    def from_flags(tile: str, overlap: float | None, blend: str | None) -> "Windows":
         """Read flags.
 
         Raises:
@@ -73,13 +72,30 @@ class Windows:
         return Tiling(size, self.overlap, self.blend)
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What ran a network: runtime and device, the precision of a file, and the tiling if there is one."""
+
+    ran_on: str
+    precision: str | None = None
+    tiling: "Tiling | None" = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON; what does not apply is left out."""
+        values: dict[str, Any] = {"ran_on": self.ran_on}
+        if self.precision is not None:
+            values["precision"] = self.precision
+        if tiling := self.tiling:
+            values["tiling"] = {"size": list(tiling.size), "overlap": tiling.overlap, "blend": tiling.blend}
+        return values
+
+
 @dataclass
 class Segmenter:
     """A network that segments uint8 RGB images ``(H, W, 3)`` of any size, and what is known of it."""
 
     predict: "Predict"
-    #: what ran it ("ran_on", "precision"), and "tiling" where there is one
-    facts: dict[str, Any]
+    ran: Ran
     num_classes: int
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -87,7 +103,7 @@ class Segmenter:
 
 
 def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
-    """Find what is meant: what is to be opened, and the run that it belongs to, if any; None is the last run.
+    """Find the run or file to open, and the run that it belongs to, if any; None is the last run.
 
     Raises:
         UsageError: no such run.
@@ -131,21 +147,22 @@ def open_segmenter(
     Raises:
         UsageError: a flag that does not fit the file.
         WeightsError: a broken file, or a label-assisted teacher where none is accepted.
-        ExportError: a device, provider or runtime that is not to be had here.
+        ExportError: the device, provider or runtime is not available.
     """
     windows = windows or Windows()
     options.refuse_unused([source])
     if is_torch(source):
         options.refuse_torch_modes()
         return _of_torch(source, options.device, size, windows, assisted)
+
     runtime = options.open(source, size or windows.size)
     tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
         raise UsageError(f"--tile {windows.tile}: {source} is made for {height}x{width}; --tile auto takes that")
-    facts = {"ran_on": f"{runtime.name} {runtime.provider}", "precision": runtime.precision, **_fact(tiling)}
-    predict = _told(_fitted(runtime, tiling, resize), tiling)
-    return Segmenter(predict, facts, len(classes), classes, runtime.spec.palette, runtime.close)
+    ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling)
+    predict = _announcing(_fitted(runtime, tiling, resize), tiling)
+    return Segmenter(predict, ran, len(classes), classes, runtime.spec.palette, runtime.close)
 
 
 def _of_torch(
@@ -163,39 +180,36 @@ def _of_torch(
     if size is not None:
         raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
     need_device(device)
+
     model = (load_student if assisted else load_deployable)(source)
     run = source if isinstance(source, Run) else owner(source)
     path = student_file(source) if isinstance(source, Run) else source
     card = run.card if run else read_card(path)
     data = card.data if card else DataCard()
+
     own = export_size(data.size, model.output_stride) if data.size else None
     tiling = windows.tiling(own)
-    predict = _told(model_predictor(model, device, tiling=tiling), tiling)
+    predict = _announcing(model_predictor(model, device, tiling=tiling), tiling)
     palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
-    facts = {"ran_on": f"torch {device}", **_fact(tiling)}
-    return Segmenter(predict, facts, model.num_classes, tuple(data.classes), palette, lambda: None)
+    ran = Ran(f"torch {device}", tiling=tiling)
+    return Segmenter(predict, ran, model.num_classes, tuple(data.classes), palette, lambda: None)
 
 
-def _fact(tiling: "Tiling | None") -> dict[str, Any]:
-    if tiling is None:
-        return {}
-    return {"tiling": {"size": list(tiling.size), "overlap": tiling.overlap, "blend": tiling.blend}}
-
-
-def _told(predict: "Predict", tiling: "Tiling | None") -> "Predict":
-    """Say, of the first image that is tiled, how."""
+def _announcing(predict: "Predict", tiling: "Tiling | None") -> "Predict":
+    """Let the first image that is tiled say how."""
     if tiling is None:
         return predict
+    from ...distill.evaluation.evaluate import Privileged
+
     once = Once()
 
-    @functools.wraps(predict)  # which also keeps the mark of a privileged network
-    def telling(image: np.ndarray, *beside: np.ndarray) -> np.ndarray:
+    def announcing(image: np.ndarray, *label: np.ndarray) -> np.ndarray:
         size = (image.shape[0], image.shape[1])
         if not tiling.covers(size):
             once("tiles", f"tiles: {tiling.describe(size)}")
-        return predict(image, *beside)
+        return predict(image, *label)
 
-    return telling
+    return Privileged(announcing) if isinstance(predict, Privileged) else announcing
 
 
 def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":
@@ -224,8 +238,10 @@ def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict
                 return tiling.segment(score, image)
             once("joined", f"{runtime.source.name} gives masks, not logits: its tiles are joined half way, not blended")
             return tiling.join(whole, image)
+
         if not resize or (0 <= height - h < _ROUNDING and 0 <= width - w < _ROUNDING):
             return whole(image)
+
         larger = h > height or w > width
         once(
             "resized",
@@ -243,10 +259,10 @@ class Once:
     """Says each kind of thing a single time."""
 
     def __init__(self) -> None:
-        self._said: set[str] = set()
+        self._kinds: set[str] = set()
 
     def __call__(self, kind: str, text: str) -> None:
-        """Say ``text``, unless something of its kind was said."""
-        if kind not in self._said:
-            self._said.add(kind)
+        """Say ``text``, unless something of its kind was said before."""
+        if kind not in self._kinds:
+            self._kinds.add(kind)
             console.note(text)

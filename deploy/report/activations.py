@@ -13,8 +13,8 @@ from ...distill.methods import hyphen, load
 from ...distill.models import SegmentationModel
 from ...distill.output import Output
 from ...distill.settings.config import MethodSettings
-from ..pictures import colour_mask, data_uri
-from .strips import Panel, Strip
+from ..pictures import data_uri
+from .strips import Panel, Strip, start_strip
 
 #: part of the map in the picture; the rest is the image in grey
 BLEND = 0.75
@@ -57,17 +57,17 @@ def default_tap(method: MethodSettings) -> str:
 
 def activations(
     dataset: Dataset,
-    chosen: Sequence[tuple[int, str]],
+    indices: Sequence[tuple[int, str]],
     networks: Mapping[str, SegmentationModel],
     names: Mapping[str, str],
     tap: str,
     device: str = "cpu",
 ) -> list[Strip]:
-    """Draw image, truth and every network's map of ``tap`` for the chosen images.
+    """Draw image, truth and every network's map of ``tap`` for a few images.
 
     Args:
         dataset: a labelled split.
-        chosen: the index of each image and why it was chosen.
+        indices: of each image, and why it was chosen.
         networks: by role; a role without a network, or whose network lacks the tap, gets an empty panel.
         names: the roles to show, in order, and what the page calls them.
         tap: the feature, as in ``Output.tap``.
@@ -77,12 +77,12 @@ def activations(
         UsageError: none of the networks has the tap.
     """
     if not any(tap in network.taps for network in networks.values()):
-        there = sorted({name for network in networks.values() for name in network.taps})
+        known = sorted({name for network in networks.values() for name in network.taps})
         raise UsageError(
-            f"--features {tap}: no network of this run has that tap; there are {', '.join(there)}. A RUN is named "
+            f"--features {tap}: no network of this run has that tap; there are {', '.join(known)}. A RUN is named "
             "before --features"
         )
-    return [_strip(dataset, i, why, networks, names, tap, device) for i, why in chosen]
+    return [_strip(dataset, i, why, networks, names, tap, device) for i, why in indices]
 
 
 def _strip(
@@ -94,31 +94,25 @@ def _strip(
     tap: str,
     device: str,
 ) -> Strip:
-    image, truth = dataset.read(i)
-    assert truth is not None
-    key = dataset.key(i)
-    panels = [
-        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
-        Panel("truth", data_uri(colour_mask(truth, dataset.palette)), f"labels of {key}"),
-    ]
+    strip, image, truth = start_strip(dataset, i, why)
     for role, name in names.items():
         uri = None
         if role in networks and tap in networks[role].taps:
-            values = activation(_shown(networks[role], image, truth, device), tap)
+            values = activation(_output_of(networks[role], image, truth, device), tap)
             uri = data_uri(heat(image, values), photo=True)
-        panels.append(Panel(name, uri, f"where the feature {tap} of {name} is active on {key}"))
-    return Strip(key, why, panels, i)
+        strip.panels.append(Panel(name, uri, f"where the feature {tap} of {name} is active on {strip.key}"))
+    return strip
 
 
-def _shown(network: SegmentationModel, image: np.ndarray, truth: np.ndarray, device: str) -> Output:
-    """Return all that the network gives for an image, run as it is judged."""
-    seen: list[Any] = []
-    hook = network.register_forward_hook(lambda module, given, output: seen.append(output))
+def _output_of(network: SegmentationModel, image: np.ndarray, truth: np.ndarray, device: str) -> Output:
+    """Return the whole output of the network for an image, run as in an evaluation."""
+    outputs: list[Any] = []
+    hook = network.register_forward_hook(lambda module, args, output: outputs.append(output))
     try:
         ask(model_predictor(network, device), image, truth)
     finally:
         hook.remove()
-    return seen[0]
+    return outputs[0]
 
 
 def _coloured(levels: np.ndarray) -> np.ndarray:

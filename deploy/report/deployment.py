@@ -1,11 +1,12 @@
-"""What the report says of a run's files: how they were quantised, what engines prove, throughput, memory."""
+"""The report's part about a run's files: quantisation, precision of engines, throughput, memory."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...distill.run.folder import Run
 from ..artefacts.beside import manifest_beside
+from .records import Measurement, newest, record_of
 
 #: groups of nodes that the report names
 _NAMED = 12
@@ -13,62 +14,95 @@ _NAMED = 12
 _EXPORTED = ("*.onnx", "*.engine", "*.xml", "*.bin", "*.pt2", "*.zip")
 
 
-def read_json(path: Path) -> Any:
-    """Return what a file holds; None where it is not there or broken."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+@dataclass(frozen=True)
+class Quantised:
+    """How a file was calibrated; all but ``name`` and ``groups`` is as its manifest has it."""
+
+    name: str
+    images: Any
+    report: Any
+    cast: Any
+    qat: Any
+    calibrators: Any
+    sensitivity: Any
+    groups: list[Any]
+    left_high: list[str]
 
 
-def deployment(run: Run) -> dict[str, Any]:
-    """Collect what ``deployment.html.jinja`` shows; plain values."""
+@dataclass(frozen=True)
+class EngineRow:
+    """What an engine is, and what its layers compute in, as its manifest has it."""
+
+    name: str
+    precision: str | None = None
+    flavour: str | None = None
+    version: str | None = None
+    target: str | None = None
+    bytes: int | None = None
+    layers: int | None = None
+    gpu: str | None = None
+    proof: Any = None
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """A file of the run and its size."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What ``deployment.html.jinja`` shows."""
+
+    quantised: list[Quantised]
+    engines: list[EngineRow]
+    throughput: Measurement | None
+    memory: Measurement | None
+    files: list[FileRow]
+
+
+def deployment(run: Run) -> Deployment:
+    """Collect what became of a run's network on its way to a target."""
     files = sorted(path for kind in ("*.onnx", "*.xml") for path in run.export.glob(kind))
-    return {
-        "quantised": [found for path in files if (found := _quantised(path))],
-        "engines": [found for path in sorted(run.export.glob("*.engine")) if (found := _engine(path))],
-        "throughput": _newest(run, "throughput"),
-        "memory": _newest(run, "memory"),
-        "files": _files(run),
-    }
+    manifests = [(path, manifest_beside(path).values) for path in sorted(run.export.glob("*.engine"))]
+    return Deployment(
+        quantised=[row for path in files if (row := _quantised(path))],
+        engines=[record_of(EngineRow, manifest, name=path.name) for path, manifest in manifests if manifest],
+        throughput=_last(run, "throughput"),
+        memory=_last(run, "memory"),
+        files=_files(run),
+    )
 
 
-def _quantised(path: Path) -> dict[str, Any] | None:
+def _quantised(path: Path) -> Quantised | None:
     """Return how a file was calibrated: on what, what was compared, what was left high; None where it was not."""
-    facts = manifest_beside(path)
-    if "calibration" not in facts:
+    manifest = manifest_beside(path).values
+    if "calibration" not in manifest:
         return None
-    report = facts.get("int8") or facts.get("fp8")
-    found = facts.get("sensitivity") or {}
-    rescued = found.get("rescued") or []
-    return {
-        "name": path.stem,
-        "images": facts["calibration"],
-        "report": report,
-        "cast": facts.get("cast"),
-        "qat": facts.get("qat"),
-        "calibrators": facts.get("calibrators") or {},
-        "sensitivity": found,
-        "groups": [each | {"high": each["group"] in rescued} for each in (found.get("costs") or [])[:_NAMED]],
-        "left_high": (report or {}).get("left_high") or [],
-    }
+
+    report = manifest.get("int8") or manifest.get("fp8")
+    sensitivity = manifest.get("sensitivity") or {}
+    rescued, costs = sensitivity.get("rescued") or [], sensitivity.get("costs") or []
+    return Quantised(
+        name=path.stem,
+        images=manifest["calibration"],
+        report=report,
+        cast=manifest.get("cast"),
+        qat=manifest.get("qat"),
+        calibrators=manifest.get("calibrators") or {},
+        sensitivity=sensitivity,
+        groups=[cost | {"high": cost["group"] in rescued} for cost in costs[:_NAMED]],
+        left_high=(report or {}).get("left_high") or [],
+    )
 
 
-def _engine(path: Path) -> dict[str, Any] | None:
-    if not (manifest := manifest_beside(path)):
-        return None
-    asked = ("precision", "flavour", "version", "target", "bytes", "layers", "build_seconds", "gpu")
-    return {key: manifest.get(key) for key in asked} | {"name": path.name, "proof": manifest.get("proof")}
+def _last(run: Run, kind: str) -> Measurement | None:
+    measured = [values for _, values in newest(run, kind) if values.get("rows")]
+    return record_of(Measurement, measured[-1]) if measured else None
 
 
-def _newest(run: Run, kind: str) -> dict[str, Any] | None:
-    for path in sorted(run.bench.glob(f"{kind}-*.json"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
-        found = read_json(path)
-        if isinstance(found, dict) and found.get("rows"):
-            return found | {"file": path.name}
-    return None
-
-
-def _files(run: Run) -> list[dict[str, Any]]:
+def _files(run: Run) -> list[FileRow]:
     paths = [*run.checkpoints.glob("*.safetensors"), *(p for kind in _EXPORTED for p in run.export.glob(kind))]
-    return [{"name": str(p.relative_to(run.path)), "bytes": p.stat().st_size} for p in sorted(paths)]
+    return [FileRow(str(path.relative_to(run.path)), path.stat().st_size) for path in sorted(paths)]

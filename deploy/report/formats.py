@@ -20,7 +20,7 @@ def points(value: Any, digits: int = 1) -> str:
     """Format a change in percentage points, signed."""
     if not _known(value):
         return NOT_MEASURED
-    # a real minus sign, so that columns of signed numbers line up, and no sign for what is shown as nothing
+    # a real minus sign, so that columns of signed numbers line up, and no sign for a number that is shown as 0
     return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if sign(value) else f"{0:.{digits}f}"
 
 
@@ -38,7 +38,7 @@ def number(value: Any, form: str = ".3g") -> str:
     if not _known(value):
         return NOT_MEASURED
     text = format(value, form)
-    # what is shown as nothing has no sign
+    # a number that is shown as 0 has no sign
     return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", "\u2212", 1) if value < 0 else text
 
 

@@ -1,4 +1,4 @@
-"""The networks that the report shows, opened, and what they make of a few validation images."""
+"""The networks that the report shows, opened, and their masks on a few validation images."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,19 +16,19 @@ from .strips import Strip, strips
 def further_runs(run: Run, others: Iterable[Run]) -> dict[str, Run]:
     """Return further runs by what the page calls them: their method, and the folder where two have the same."""
     data = run.card.data.fingerprint
-    found: dict[str, Run] = {}
+    further: dict[str, Run] = {}
     for other in others:
         if other.card.data.fingerprint != data:
             raise UsageError(f"--with {other.path.name}: it was trained on other data than {run.path.name}")
         method = other.card.method or "trained alone"
-        found[method if method not in found else f"{method}, {other.path.name}"] = other
-    return found
+        further[method if method not in further else f"{method}, {other.path.name}"] = other
+    return further
 
 
 def networks(
     run: Run, baseline: Run | None, teacher: TeacherCard, names: dict[str, str], further: dict[str, Run]
 ) -> tuple[dict[str, SegmentationModel], list[str]]:
-    """Load what can be loaded; say what could not."""
+    """Load the networks that can be loaded, and say which could not."""
     openers: dict[str, Callable[[], SegmentationModel]] = {"after": lambda: load_student(run)}
     if baseline is not None:
         openers["before"] = lambda: load_student(baseline)
@@ -59,8 +59,8 @@ def picture(
             notes.append(
                 "the data has changed since this run: the pictures show it as it is now, the scores are from then"
             )
-        found = strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names)
+        drawn = strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names)
     except KdcError as error:
         return [], [], f"the data cannot be opened ({error})"
-    chosen = [(strip.index, strip.why) for strip in found]
-    return found, activations(dataset, chosen, nets, names, tap, device) if tap else [], ""
+    indices = [(strip.index, strip.why) for strip in drawn]
+    return drawn, activations(dataset, indices, nets, names, tap, device) if tap else [], ""

@@ -9,7 +9,7 @@ from ...distill.evaluation.evaluate import Predict, ask
 from ...distill.evaluation.metrics import confusion, iou_of
 from ..pictures import colour_mask, data_uri, error_map
 
-#: images judged to choose from: enough to find hard ones, few enough for a report to take seconds
+#: images scored to choose from: enough to find hard ones, few enough for a report to take seconds
 CANDIDATES = 16
 
 
@@ -38,18 +38,18 @@ def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]
     """Choose and draw up to four images: the hardest, a typical one, and those where distillation changed most.
 
     Args:
-        dataset: a labelled split; up to ``CANDIDATES`` of its images, evenly spread, are judged.
+        dataset: a labelled split; up to ``CANDIDATES`` of its images, evenly spread, are scored.
         predicts: "after" (the run's student) and, where there are any, "before" (the baseline), "teacher" and others.
         names: the roles to show, in order, and what the page calls them.
     """
     indices = sorted(set(np.linspace(0, len(dataset) - 1, min(CANDIDATES, len(dataset))).astype(int).tolist()))
-    judged = [role for role in ("after", "before") if role in predicts]
+    scored = [role for role in ("after", "before") if role in predicts]
     masks: dict[int, dict[str, np.ndarray]] = {}
     scores: dict[int, dict[str, float]] = {}
     for i in indices:
         image, truth = dataset.read(i)
         assert truth is not None
-        masks[i] = {role: ask(predicts[role], image, truth) for role in judged}
+        masks[i] = {role: ask(predicts[role], image, truth) for role in scored}
         scores[i] = {role: score(mask, truth, dataset.num_classes) for role, mask in masks[i].items()}
     return [_draw(dataset, i, why, predicts, names, masks[i]) for i, why in choose(scores)]
 
@@ -62,23 +62,31 @@ def _draw(
     names: dict[str, str],
     masks: dict[str, np.ndarray],
 ) -> Strip:
-    image, truth = dataset.read(i)
-    assert truth is not None
-    key = dataset.key(i)
-    panels = [
-        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
-        Panel("truth", data_uri(colour_mask(truth, dataset.palette)), f"labels of {key}"),
-    ]
+    strip, image, truth = start_strip(dataset, i, why)
+    key = strip.key
     for role, name in names.items():
         mask = masks.get(role)
         if mask is None and role in predicts:
             mask = ask(predicts[role], image, truth)
         uri = None if mask is None else data_uri(colour_mask(mask, dataset.palette))
         grade = None if mask is None else score(mask, truth, dataset.num_classes)
-        panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
+        strip.panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
     errors = error_map(image, truth, masks["after"], masks.get("before"))
-    panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
-    return Strip(key, why, panels, i)
+    strip.panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
+    return strip
+
+
+def start_strip(dataset: Dataset, i: int, why: str) -> tuple[Strip, np.ndarray, np.ndarray]:
+    """Return a strip that begins with an image and its labels, and both as arrays."""
+    image, truth = dataset.read(i)
+    assert truth is not None
+    key = dataset.key(i)
+    labels = data_uri(colour_mask(truth, dataset.palette))
+    panels = [
+        Panel("image", data_uri(image, photo=True), f"validation image {key}"),
+        Panel("truth", labels, f"labels of {key}"),
+    ]
+    return Strip(key, why, panels, i), image, truth
 
 
 def score(pred: np.ndarray, truth: np.ndarray | None, num_classes: int) -> float:
@@ -99,14 +107,14 @@ def choose(scores: dict[int, dict[str, float]]) -> list[tuple[int, str]]:
     order = sorted(scores, key=lambda i: scores[i]["after"])
     if not order:
         return []
-    wanted = [(order[0], "the hardest"), (order[len(order) // 2], "typical")]
+    picks = [(order[0], "the hardest"), (order[len(order) // 2], "typical")]
     if "before" in scores[order[0]]:
         gains = {i: s["after"] - s["before"] for i, s in scores.items()}
         best, worst = max(gains, key=gains.__getitem__), min(gains, key=gains.__getitem__)
-        wanted += [(best, "gained most")] * (gains[best] > 0) + [(worst, "lost most")] * (gains[worst] < 0)
+        picks += [(best, "gained most")] * (gains[best] > 0) + [(worst, "lost most")] * (gains[worst] < 0)
     else:
-        wanted.append((order[-1], "the easiest"))
+        picks.append((order[-1], "the easiest"))
     reasons: dict[int, list[str]] = {}
-    for i, why in wanted:
+    for i, why in picks:
         reasons.setdefault(i, []).append(why)
     return [(i, " and ".join(whys)) for i, whys in reasons.items()]

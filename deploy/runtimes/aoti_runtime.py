@@ -7,6 +7,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,35 @@ from ...distill.run.files import versions
 from ..artefacts.trust import vouched
 from ..machine.passport import cpu_features
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
+from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
 
-#: the longest metadata that a package of kdc's holds; more is no package of kdc's
+#: largest metadata of a package of kdc's, in bytes
 _LONGEST = 1 << 20
 #: what AOTInductor calls the CPU features of its code -> what the system calls them
 _FEATURES = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a package was compiled for, as AOTInductor wrote it down; this machine where it did not."""
+
+    device: str
+    platform: str
+    machine: str
+    #: CPU features that its code uses
+    features: frozenset[str]
+    tf32: bool
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Target":
+        """Read the metadata of a package."""
+        return cls(
+            values.get("AOTI_DEVICE_KEY", "cpu"),
+            values.get("AOTI_PLATFORM", sys.platform),
+            values.get("AOTI_MACHINE", platform.machine()),
+            frozenset(_FEATURES[word] for word in values.get("AOTI_CPU_ISA", "").split() if word in _FEATURES),
+            values.get("kdc.tf32") == "true",
+        )
 
 
 def read_package(path: Path) -> FileInfo:
@@ -35,14 +59,11 @@ def read_package(path: Path) -> FileInfo:
     return _read(path)[0]
 
 
-def _read(path: Path) -> tuple[FileInfo, dict[str, Any]]:
+def _read(path: Path) -> tuple[FileInfo, Target]:
     try:
         with zipfile.ZipFile(path) as package:
-            files = [
-                each
-                for each in package.infolist()
-                if each.filename.endswith("_metadata.json") and each.file_size < _LONGEST
-            ]
+            entries = [each for each in package.infolist() if each.filename.endswith("_metadata.json")]
+            files = [each for each in entries if each.file_size < _LONGEST]
             values = json.loads(package.read(files[0])) if files else {}
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -50,14 +71,16 @@ def _read(path: Path) -> tuple[FileInfo, dict[str, Any]]:
         raise WeightsError(
             f"{path} is not an AOTInductor package or is cut off ({one_line(error)}); export it again"
         ) from error
+
     if not isinstance(values, dict):
         raise WeightsError(f"{path} was not written by kdc: its metadata are no names and values")
     metadata = metadata_of((str(key), str(value)) for key, value in values.items())
     try:
-        given, made = (Port(p["name"], p["dtype"], tuple(p["shape"])) for p in metadata.pop("kdc.ports"))
+        input_port, output_port = (Port(p["name"], p["dtype"], tuple(p["shape"])) for p in metadata.pop("kdc.ports"))
     except (KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} was not written by kdc: what it takes and gives is not known") from error
-    return file_info(path, [given], [made], str(metadata.get("kdc.precision", "fp32")), metadata), values
+        raise WeightsError(f"{path} was not written by kdc: its input and output are not known") from error
+    precision = str(metadata.get("kdc.precision", "fp32"))
+    return file_info(path, [input_port], [output_port], precision, metadata), Target.from_dict(values)
 
 
 class AotiRuntime(Runtime):
@@ -76,10 +99,10 @@ class AotiRuntime(Runtime):
     ) -> None:
         """See ``open_runtime``."""
         manifest = vouched(path, "aoti", trust=trust)
-        info, facts = _read(path)
+        info, target = _read(path)
         self.info, self.source, self.device, self.precision = info, path, device, info.precision
         self.spec = spec_of(info, path, size)
-        _refuse_other_machine(path, device, facts, manifest)
+        _check_target(path, target, device, manifest.get("versions", {}).get("torch"))
 
         import torch
 
@@ -88,7 +111,7 @@ class AotiRuntime(Runtime):
         need_device(device)
         if threads:
             torch.set_num_threads(threads)
-        # it looks for CUDA's compiler, which running needs not, and complains where it finds no GPU
+        # it looks for CUDA's compiler, which it does not need to run, and complains where it finds no GPU
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             self._run: Callable[[Any], Any] = torch._inductor.aoti_load_package(str(path))
@@ -97,7 +120,7 @@ class AotiRuntime(Runtime):
         self.provider = f"AOTInductor {device}"
         self._stream = None
         if device == "cuda":
-            self.tf32 = bool(facts.get("kdc.tf32") == "true")
+            self.tf32 = target.tf32
             self._stream = torch.cuda.Stream()  # it works on the current one
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
@@ -105,7 +128,7 @@ class AotiRuntime(Runtime):
 
         with torch.inference_mode():
             out = self._run(torch.from_numpy(x).to(self.device))
-            return as_given(out.contiguous().cpu().numpy(), self.spec.head)
+            return as_output(out.contiguous().cpu().numpy(), self.spec.head)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone, by the wall clock from the call to the end of its stream."""
@@ -132,23 +155,21 @@ class AotiRuntime(Runtime):
         del self._run
 
 
-def _refuse_other_machine(path: Path, device: str, facts: dict[str, Any], manifest: dict[str, Any]) -> None:
+def _check_target(path: Path, target: Target, device: str, torch_version: str | None) -> None:
     """Refuse code for another device, system, CPU or torch: it would crash, not complain."""
-    made_for = facts.get("AOTI_DEVICE_KEY", "cpu")
-    if made_for != device:
-        raise UsageError(f"{path} was compiled for {made_for}: open it with --device {made_for}")
-    here = f"{sys.platform} {platform.machine()}"
-    there = f"{facts.get('AOTI_PLATFORM', sys.platform)} {facts.get('AOTI_MACHINE', platform.machine())}"
+    if target.device != device:
+        raise UsageError(f"{path} was compiled for {target.device}: open it with --device {target.device}")
+
+    system, here = f"{target.platform} {target.machine}", f"{sys.platform} {platform.machine()}"
     again = "compile it here: kdc export aoti RUN"
-    if here != there:
-        raise ExportError(f"{path} was compiled for {there}, this is {here}; {again}")
-    needed = {_FEATURES[word] for word in facts.get("AOTI_CPU_ISA", "").split() if word in _FEATURES}
+    if here != system:
+        raise ExportError(f"{path} was compiled for {system}, this is {here}; {again}")
     known = cpu_features()  # none where the system does not tell
-    if known and (lacking := sorted(needed - set(known))):
+    if known and (lacking := sorted(target.features - set(known))):
         raise ExportError(f"{path} uses {', '.join(lacking)}, which this CPU lacks; {again}")
 
-    made_with, torch_here = manifest.get("versions", {}).get("torch"), versions()["torch"]
-    if made_with is None:
+    installed = versions()["torch"]
+    if torch_version is None:
         console.warn(f"{path.name} does not say which torch compiled it; another one may crash on it")
-    elif made_with != torch_here:
-        raise ExportError(f"{path} was compiled with torch {made_with}, this is torch {torch_here}; {again}")
+    elif torch_version != installed:
+        raise ExportError(f"{path} was compiled with torch {torch_version}, this is torch {installed}; {again}")

@@ -1,4 +1,4 @@
-"""One interface to everything that can run a network: numpy in, numpy out, and what really ran is named."""
+"""One interface to everything that runs a network: numpy in, numpy out, and the provider that really ran it."""
 
 import time
 from abc import ABC, abstractmethod
@@ -50,6 +50,7 @@ class Runtime(ABC):
         device: "cpu" or "cuda".
         source: the file it was opened from.
         tf32: whether a GPU may compute float32 products in TF32; None where there is no such choice.
+        on_cpu: how many nodes a GPU provider left to the CPU.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Runtime(ABC):
     device: str
     source: Path
     tf32: bool | None = None
+    on_cpu: int = 0
 
     @abstractmethod
     def _infer(self, x: np.ndarray) -> np.ndarray: ...
@@ -77,13 +79,19 @@ class Runtime(ABC):
 
     def check(self, x: np.ndarray) -> None:
         """Refuse an input that does not fit ``spec`` with a UsageError."""
-        want = self.spec.shape
-        fits = x.ndim == 4 and all(w in (None, g) for w, g in zip(want, x.shape, strict=False))
+        shape = self.spec.shape
+        fits = x.ndim == 4 and all(own in (None, n) for own, n in zip(shape, x.shape, strict=False))
         if not fits or x.dtype != self.spec.dtype:
-            shape = "x".join("N" if n is None else str(n) for n in want)
+            accepted = "x".join("N" if n is None else str(n) for n in shape)
             got = f"{x.dtype} {'x'.join(map(str, x.shape))}"
-            cure = "; kdc export onnx --dynamic-batch leaves the batch free" if x.shape[1:] == want[1:] else ""
-            raise UsageError(f"{self.source.name} takes {self.spec.dtype} {self.spec.layout} {shape}, not {got}{cure}")
+            cure = "; kdc export onnx --dynamic-batch leaves the batch free" if x.shape[1:] == shape[1:] else ""
+            takes = f"{self.spec.dtype} {self.spec.layout} {accepted}"
+            raise UsageError(f"{self.source.name} takes {takes}, not {got}{cure}")
+
+    @property
+    def facts(self) -> dict[str, str | bool]:
+        """What a measurement records of this kind of runtime besides."""
+        return {}
 
     @property
     def batches(self) -> tuple[int, int | None]:
@@ -91,7 +99,7 @@ class Runtime(ABC):
         return self.spec.batch or 1, self.spec.batch
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
-        """Lay ``x`` where the network reads it and return a function that runs the network once: milliseconds.
+        """Put ``x`` where the network reads it and return a function that runs the network once: milliseconds.
 
         What is timed is the network alone: no preprocessing, and on a GPU no transfers.
         """

@@ -36,7 +36,7 @@ class FileInfo:
     num_classes: int
     precision: str
     metadata: dict[str, Any]
-    made: Port
+    output_port: Port
 
     @property
     def size(self) -> tuple[int | None, int | None]:
@@ -54,44 +54,46 @@ def file_info(
     """
     if len(inputs) != 1:
         raise WeightsError(
-            f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); kdc runs networks of one"
+            f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); kdc runs networks with one"
         )
     if not outputs:
         raise WeightsError(f"{path} has no output; export it again")
-    given, made = inputs[0], outputs[0]
-    shape, out = given.shape, made.shape
+
+    image, scores = inputs[0], outputs[0]
+    shape, out = image.shape, scores.shape
     channels_first = len(shape) == 4 and shape[1] == 3
-    if given.dtype not in ("float32", "uint8") or not (channels_first or (len(shape) == 4 and shape[3] == 3)):
+    if image.dtype not in ("float32", "uint8") or not (channels_first or (len(shape) == 4 and shape[3] == 3)):
         raise WeightsError(
             f"{path} takes {_times(shape)}; accepted: a float32 or uint8 image batch, Nx3xHxW or NxHxWx3"
         )
-    floats = made.dtype.startswith("float")
+    floats = scores.dtype.startswith("float")
     if len(out) not in (3, 4) or (len(out) == 3 and floats):
         raise WeightsError(f"{path} gives {_times(out)}; accepted: logits NxKxHxW or labels NxHxW")
+
     return FileInfo(
-        given.name,
-        made.name,
-        shape,
-        given.dtype,
-        "NCHW" if channels_first else "NHWC",
-        "logits" if floats else "argmax",
-        int(out[1] or 0) if floats else len(metadata.get("kdc.classes", ())),
-        precision,
-        metadata,
-        made,
+        input=image.name,
+        output=scores.name,
+        shape=shape,
+        dtype=image.dtype,
+        layout="NCHW" if channels_first else "NHWC",
+        head="logits" if floats else "argmax",
+        num_classes=int(out[1] or 0) if floats else len(metadata.get("kdc.classes", ())),
+        precision=precision,
+        metadata=metadata,
+        output_port=scores,
     )
 
 
 def metadata_of(entries: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return what kdc wrote into a file: the entries named ``kdc.*``, read as JSON where they are."""
-    found: dict[str, Any] = {}
+    """Return what kdc wrote into a file: the entries named ``kdc.*``, read as JSON where they are JSON."""
+    metadata: dict[str, Any] = {}
     for key, value in entries:
         if key.startswith("kdc."):
             try:
-                found[key] = json.loads(value)
+                metadata[key] = json.loads(value)
             except ValueError:
-                found[key] = value
-    return found
+                metadata[key] = value
+    return metadata
 
 
 def spec_of(info: FileInfo, path: Path, size: tuple[int, int] | None) -> Spec:
@@ -101,13 +103,15 @@ def spec_of(info: FileInfo, path: Path, size: tuple[int, int] | None) -> Spec:
         UsageError: the file is made for another size, or for any and none is named.
         WeightsError: kdc's metadata in it cannot be read.
     """
-    if size and any(own not in (None, asked) for own, asked in zip(info.size, size, strict=True)):
+    if size and any(own not in (None, wish) for own, wish in zip(info.size, size, strict=True)):
         own = "x".join(str(n or "any") for n in info.size)
         raise UsageError(f"{path} is made for {own}, not {size[0]}x{size[1]}; export it again with that --size")
     if size is None and None in info.size:
         raise UsageError(f"{path} takes any image size; name the one to use: --size HxW")
+
     height, width = size or (int(info.size[0] or 0), int(info.size[1] or 0))
     shape = (info.shape[0], height, width, 3) if info.layout == "NHWC" else (info.shape[0], 3, height, width)
+
     try:
         preprocess = Preprocess.from_dict(info.metadata["kdc.preprocess"])
     except KeyError:
@@ -121,12 +125,13 @@ def spec_of(info: FileInfo, path: Path, size: tuple[int, int] | None) -> Spec:
         raise WeightsError(
             f"{path}: its kdc.preprocess metadata cannot be read ({one_line(error)}); export it again"
         ) from error
+
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
     palette = tuple((int(r), int(g), int(b)) for r, g, b in info.metadata.get("kdc.palette") or ())
     return Spec(shape, info.dtype, info.layout, info.head, preprocess, classes, palette)
 
 
-def as_given(out: np.ndarray, head: str) -> np.ndarray:
+def as_output(out: np.ndarray, head: str) -> np.ndarray:
     """Return what ``Runtime.infer`` promises: logits as they are, labels of any type as uint8 ``(N, H, W)``."""
     if head == "logits":
         return out

@@ -35,21 +35,23 @@ def open_runtime(
         threads: CPU threads within an operator (default: the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
         trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
-        buffers: what an engine keeps its GPU memory with: "auto", "pycuda", "cuda-python" or "torch".
+        buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
         WeightsError: the file is missing or broken.
-        ExportError: the runtime, device or provider is not to be had here.
+        ExportError: the runtime, device or provider is not available.
     """
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
+
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     path = Path(str(source))
     if provider is not None and suffix != ".onnx":
         raise UsageError(f"--provider {provider} is for ONNX files, and {source} is none")
+
     if suffix in ENGINES:
         from .trt.trt_runtime import TrtRuntime
 
@@ -67,9 +69,10 @@ def open_runtime(
         from .aoti_runtime import AotiRuntime
 
         return AotiRuntime(path, device=device, size=size, threads=threads, trust=trust)
+
     if suffix in TORCH_FILES and not isinstance(source, Run) and not Path(source).is_file():
         raise WeightsError(f"{source} does not exist")
     from .torch_runtime import TorchRuntime
 
-    chosen = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
-    return TorchRuntime(chosen, device=device, size=size, threads=threads, head=head, mode=TorchMode.parse(torch_mode))
+    weights = source if isinstance(source, Run) or suffix in TORCH_FILES else find_run(source)
+    return TorchRuntime(weights, device=device, size=size, threads=threads, head=head, mode=TorchMode.parse(torch_mode))

@@ -17,7 +17,7 @@ from ...distill import console
 from ...distill.errors import UsageError, WeightsError, need, one_line
 from ..artefacts.beside import weights_beside
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
+from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
 from .ort_runtime import read_info
 from .signal_stack import signal_stack_kept
 
@@ -42,6 +42,7 @@ def read_ir(path: Path) -> FileInfo:
         text = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+
     plain = text.replace(b"\0", b"")  # in UTF-16 every letter has one
     if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
         raise WeightsError(f"{path} defines entities, which no OpenVINO network needs: refused")
@@ -51,28 +52,30 @@ def read_ir(path: Path) -> FileInfo:
         raise WeightsError(
             f"{path} is not an OpenVINO network or is cut off ({one_line(error)}); export it again"
         ) from error
+
     layers = net.findall("./layers/layer")
     if net.tag != "net" or not layers:
         raise WeightsError(f"{path} is not an OpenVINO network (no <net> with layers); export it again")
     weights = weights_beside(path)
     if weights is not None and not weights.is_file():
         raise WeightsError(f"{path} needs the file '{weights.name}' beside it, which is missing; copy it along")
-    inputs = [_given(layer) for layer in layers if layer.get("type") == "Parameter"]
+
+    inputs = [_input_port(layer) for layer in layers if layer.get("type") == "Parameter"]
     edges = {(e.get("to-layer"), e.get("to-port")): e for e in net.findall("./edges/edge")}
     by_id = {layer.get("id"): layer for layer in layers}
-    outputs = [_made(layer, edges, by_id) for layer in layers if layer.get("type") == "Result"]
+    outputs = [_output_port(layer, edges, by_id) for layer in layers if layer.get("type") == "Result"]
     metadata = metadata_of((entry.tag, entry.get("value", "")) for entry in net.iterfind("./rt_info/framework/*"))
     return file_info(path, inputs, outputs, _stored(layers), metadata)
 
 
-def _given(layer: ET.Element) -> Port:
+def _input_port(layer: ET.Element) -> Port:
     data, port = layer.find("data"), layer.find("output/port")
     kind = "" if data is None else data.get("element_type", "")
     name = ("" if port is None else port.get("names", "")).split(",")[0] or layer.get("name", "")
     return Port(name, _TYPES.get(kind, kind or "?"), _dims(port))
 
 
-def _made(layer: ET.Element, edges: dict[Any, ET.Element], by_id: dict[str | None, ET.Element]) -> Port:
+def _output_port(layer: ET.Element, edges: dict[Any, ET.Element], by_id: dict[str | None, ET.Element]) -> Port:
     edge = edges.get((layer.get("id"), "0"))
     source = by_id.get(edge.get("from-layer")) if edge is not None else None
     ports = [] if source is None or edge is None else source.findall("output/port")
@@ -84,8 +87,8 @@ def _made(layer: ET.Element, edges: dict[Any, ET.Element], by_id: dict[str | Non
 
 
 def _dims(port: ET.Element | None) -> tuple[int | None, ...]:
-    given = [(d.text or "-1").strip() for d in (() if port is None else port.findall("dim"))]
-    sizes = [int(text) if text.isdecimal() else -1 for text in given]
+    texts = [(d.text or "-1").strip() for d in (() if port is None else port.findall("dim"))]
+    sizes = [int(text) if text.isdecimal() else -1 for text in texts]
     return tuple(size if size > 0 else None for size in sizes)
 
 
@@ -113,6 +116,7 @@ class OpenvinoRuntime(Runtime):
         """See ``open_runtime``."""
         if device != "cpu":
             raise UsageError(f"{path} runs in OpenVINO, which kdc uses on the CPU: leave out --device {device}")
+
         ov = need("openvino", "openvino")
         self.source, self.device = path, device
         onnx_file = path.suffix.lower() == ".onnx"
@@ -123,6 +127,7 @@ class OpenvinoRuntime(Runtime):
                 f"{path.name} was quantised for another runtime, and OpenVINO computes such files fast and wrong: "
                 "kdc calib --for openvino makes its own"
             )
+
         core = ov.Core()
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -138,26 +143,27 @@ class OpenvinoRuntime(Runtime):
                 self._compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise WeightsError(f"{path} cannot be opened by OpenVINO {ov.__version__}: {_reason(error)}") from error
+
         self._request = self._compiled.create_infer_request()
         self.provider = f"OpenVINO {'+'.join(self._compiled.get_property('EXECUTION_DEVICES'))}"
         self.layers = dict(Counter(_layer_precisions(self._compiled.get_runtime_model())))
-        hinted = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-        # a network without a layer of weights runs in what was hinted
-        self.precision = next((p for p in _PRECISIONS.values() if p in self.layers), _PRECISIONS.get(hinted, hinted))
+        hint = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+        # a network without weighted layers runs in the hinted precision
+        self.precision = next((p for p in _PRECISIONS.values() if p in self.layers), _PRECISIONS.get(hint, hint))
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
         out = self._request.infer([x], share_inputs=True, share_outputs=False)[0]
-        return as_given(out, self.spec.head)
+        return as_output(out, self.spec.head)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
-        """Time the network alone: the input lies where OpenVINO reads it, the output stays where it wrote it."""
+        """Time the network alone: the input is where OpenVINO reads it, the output stays where it wrote it."""
         self.check(x)
         ov = need("openvino", "openvino")
         request = self._compiled.create_infer_request()
-        there = np.ascontiguousarray(x)
-        request.set_input_tensor(ov.Tensor(there, shared_memory=True))
+        memory = np.ascontiguousarray(x)
+        request.set_input_tensor(ov.Tensor(memory, shared_memory=True))
 
-        def step(held: np.ndarray = there) -> float:  # the tensor shares its memory and does not keep it
+        def step(held: np.ndarray = memory) -> float:  # the tensor shares its memory and does not keep it
             start = time.perf_counter_ns()
             request.start_async()
             request.wait()
@@ -182,5 +188,5 @@ def _layer_precisions(compiled: Any) -> Iterator[str]:
 def _reason(error: BaseException) -> str:
     """Return the last telling line of OpenVINO's message: the first ones name its own source files."""
     lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return (told[-1] if told else type(error).__name__)[:200]
+    reasons = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return (reasons[-1] if reasons else type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""What runs networks, and on which device: one value that every measurement, evaluation and comparison takes."""
+"""The options of a runtime: one value that every measurement, evaluation and comparison takes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ class RuntimeOptions:
         device: "cpu" or "cuda".
         provider: an ONNX Runtime execution provider or "openvino", of ONNX files.
         trust: run native code (engines, packages) that no manifest of kdc's vouches for.
-        buffers: what keeps the GPU's memory for engines: "auto" or one of ``gpu.open.KINDS``.
+        buffers: library for the GPU memory of engines: "auto" or one of ``gpu.open.KINDS``.
         cuda_graph: start engines as one CUDA graph.
         torch_mode: how torch is timed, see ``TorchMode``; several, separated by commas, are timed side by side.
     """

@@ -1,4 +1,4 @@
-"""A session of ONNX Runtime on a GPU, timed: its input and output lie in memory of kdc's, on a stream of kdc's."""
+"""A session of ONNX Runtime on a GPU, timed: its input and output are in memory of kdc's, on a stream of kdc's."""
 
 import time
 from collections.abc import Callable
@@ -17,12 +17,12 @@ class OrtOnGpu:
     tell what the GPU did when.
     """
 
-    def __init__(self, session: Any, given: str, made: str, buffers: DeviceBuffers) -> None:
+    def __init__(self, session: Any, input_name: str, output_name: str, buffers: DeviceBuffers) -> None:
         """Take a session, the names of its input and output, and what its stream belongs to."""
-        self._session, self._given, self._made, self.buffers = session, given, made, buffers
-        self._unwaiting = need("onnxruntime", "gpu").RunOptions()
-        self._unwaiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        #: where the output of a shape of input lies: address, and an array in pinned memory to copy it to
+        self._session, self._input, self._output, self.buffers = session, input_name, output_name, buffers
+        self._no_wait = need("onnxruntime", "gpu").RunOptions()
+        self._no_wait.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        #: by the input's shape, the output's address and an array in pinned memory to copy it to
         self._outputs: dict[tuple[int, ...], tuple[int, np.ndarray]] = {}
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
@@ -40,10 +40,12 @@ class OrtOnGpu:
 
     def timed(self, x: np.ndarray) -> Callable[[], dict[str, float]]:
         """Time transfers and network apart by events, from and to pinned memory."""
-        buffers, (launch, there, (address, back)) = self.buffers, self._bound(x)
+        buffers, (launch, address_in, (address_out, back)) = self.buffers, self._bound(x)
         host = buffers.pinned(x.shape, str(x.dtype))
         np.copyto(host, x)
-        step = buffers.in_parts(lambda: buffers.upload(there, host), launch, lambda: buffers.download(back, address))
+        step = buffers.in_parts(
+            lambda: buffers.upload(address_in, host), launch, lambda: buffers.download(back, address_out)
+        )
 
         def parts() -> dict[str, float]:
             buffers.use()
@@ -52,20 +54,22 @@ class OrtOnGpu:
         return parts
 
     def _bound(self, x: np.ndarray) -> tuple[Callable[[], None], int, tuple[int, np.ndarray]]:
-        """Return what queues the network on an input, where that lies (it is there), and where the output will."""
+        """Upload an input; return what queues the network on it, and the addresses of input and output."""
         buffers, session = self.buffers, self._session
         buffers.use()
         if x.shape not in self._outputs:
-            made = session.run([self._made], {self._given: x})[0]  # tells shape and type, and warms it up
-            self._outputs[x.shape] = buffers.alloc(made.nbytes), buffers.pinned(made.shape, str(made.dtype))
-        address, back = self._outputs[x.shape]
-        there = buffers.alloc(x.nbytes)
-        buffers.upload(there, np.ascontiguousarray(x))
+            out = session.run([self._output], {self._input: x})[0]  # tells shape and type, and warms it up
+            self._outputs[x.shape] = buffers.alloc(out.nbytes), buffers.pinned(out.shape, str(out.dtype))
+        address_out, back = self._outputs[x.shape]
+
+        address_in = buffers.alloc(x.nbytes)
+        buffers.upload(address_in, np.ascontiguousarray(x))
         buffers.synchronize()
+
         binding = session.io_binding()
-        binding.bind_input(self._given, "cuda", 0, x.dtype.type, x.shape, there)
-        binding.bind_output(self._made, "cuda", 0, back.dtype.type, back.shape, address)
-        return lambda: session.run_with_iobinding(binding, self._unwaiting), there, (address, back)
+        binding.bind_input(self._input, "cuda", 0, x.dtype.type, x.shape, address_in)
+        binding.bind_output(self._output, "cuda", 0, back.dtype.type, back.shape, address_out)
+        return lambda: session.run_with_iobinding(binding, self._no_wait), address_in, (address_out, back)
 
     def close(self) -> None:
         """Drop the session, then the memory and the stream that it works on."""

@@ -17,7 +17,7 @@ from ..artefacts.safe_onnx import load_checked
 from ..gpu.device import gpu
 from ..gpu.open import open_buffers
 from .base import Runtime
-from .file_info import FileInfo, Port, as_given, file_info, metadata_of, spec_of
+from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
 from .ort_on_gpu import OrtOnGpu
 from .providers import CPU_EP, CUDA_EP, CURES, LACKS, ON_GPU, OPTIONS, TENSORRT_EP, check_provider
 from .simulate import COMPUTED, twin
@@ -58,26 +58,28 @@ class OrtRuntime(Runtime):
         info = self.info = read_info(path)
         self.spec = spec_of(info, path, size)
         self.precision = info.precision
-        wanted = provider or (CUDA_EP if device == "cuda" else CPU_EP)
-        twinned = wanted == CPU_EP and self.precision not in COMPUTED
-        _refuse_lacking(wanted)
-        buffers = open_buffers() if wanted in ON_GPU and gpu() else None
+
+        provider = provider or (CUDA_EP if device == "cuda" else CPU_EP)
+        simulated = provider == CPU_EP and self.precision not in COMPUTED
+        _refuse_missing(provider)
+        buffers = open_buffers() if provider in ON_GPU and gpu() else None
         try:
             stream = buffers.stream if buffers else None
-            self._session, self.on_cpu = _session(path, wanted, threads, twinned=twinned, stream=stream)
+            self._session, self.on_cpu = _session(path, provider, threads, simulated=simulated, stream=stream)
             self.provider = self._session.get_providers()[0]
-            if self.provider != wanted:
+            if self.provider != provider:
                 raise ExportError(
-                    f"{wanted} was asked for, ONNX Runtime fell back to {self.provider}: "
-                    f"{LACKS.get(wanted, LACKS[CUDA_EP])}; kdc doctor says which, --device cpu measures the CPU"
+                    f"{provider} was asked for, ONNX Runtime fell back to {self.provider}: "
+                    f"{LACKS.get(provider, LACKS[CUDA_EP])}; kdc doctor says which, --device cpu measures the CPU"
                 )
         except BaseException:
             self._session = None
             if buffers:
                 buffers.close()
             raise
+
         self._on_gpu = OrtOnGpu(self._session, info.input, info.output, buffers) if buffers else None
-        if twinned:
+        if simulated:
             self.provider = f"{CPU_EP}, {self.precision} simulated in float32"
         if self.provider in (CUDA_EP, TENSORRT_EP) and self.precision == "fp32":
             # TensorRT's own default is TF32, and its provider has no option against it
@@ -85,12 +87,12 @@ class OrtRuntime(Runtime):
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
         try:
-            made = self._session.run([self.info.output], {self.info.input: x})[0]
+            out = self._session.run([self.info.output], {self.info.input: x})[0]
         except _failures() as error:
             if "allocate" in str(error).lower():
                 raise MemoryError(one_line(error)) from error
             raise WeightsError(f"{self.source} cannot be run: {one_line(error)}") from error
-        return as_given(made, self.spec.head)
+        return as_output(out, self.spec.head)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone; on a GPU input and output stay on the device (IO binding)."""
@@ -119,45 +121,50 @@ class OrtRuntime(Runtime):
             self._on_gpu = None
 
 
-def _refuse_lacking(wanted: str) -> None:
+def _refuse_missing(provider: str) -> None:
     """Refuse a provider that this ONNX Runtime was not built with."""
     available = need("onnxruntime", "cpu").get_available_providers()
-    if wanted not in available:
-        hint = CURES.get(wanted) or closest(wanted, available)
-        raise ExportError(f"this ONNX Runtime has no {wanted}{hint}; it has: {', '.join(available)}")
+    if provider not in available:
+        hint = CURES.get(provider) or closest(provider, available)
+        raise ExportError(f"this ONNX Runtime has no {provider}{hint}; it has: {', '.join(available)}")
 
 
 def _session(
-    path: Path, wanted: str, threads: int | None, *, twinned: bool = False, stream: int | None = None
+    path: Path, provider: str, threads: int | None, *, simulated: bool = False, stream: int | None = None
 ) -> tuple[Any, int]:
     ort = need("onnxruntime", "cpu")
-    if wanted in (CUDA_EP, TENSORRT_EP):
+    if provider in (CUDA_EP, TENSORRT_EP):
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it misses, and stdout may be for JSON alone
             ort.preload_dlls()
-    if wanted == TENSORRT_EP:
-        with contextlib.suppress(ImportError, OSError):  # loads the libraries of the wheel, which no search path names
+    if provider == TENSORRT_EP:
+        with contextlib.suppress(ImportError, OSError):  # loads the wheel's libraries, which are on no search path
             importlib.import_module("tensorrt_libs")
+
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said below, in one line
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    settings = OPTIONS.get(provider, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})
+    providers: list[Any] = [(provider, settings)] if settings else [provider]
+    # a bias that a file keeps in float is not quantised behind its back
+    exact: dict[str, list[str]] = {}
+    if provider == CPU_EP:
+        exact = {"disabled_optimizers": ["WeightBiasQuantization"]}
+    else:
+        providers.append(CPU_EP)
+
     try:
-        given = OPTIONS.get(wanted, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})
-        asked = [(wanted, given)] if given else [wanted]
-        graph = twin(onnx.load(str(path))).SerializeToString() if twinned else str(path)
-        # a bias that a file keeps in float is not quantised behind its back
-        exact = {"disabled_optimizers": ["WeightBiasQuantization"]} if wanted == CPU_EP else {}
-        session = ort.InferenceSession(
-            graph, options, providers=asked if wanted == CPU_EP else [*asked, CPU_EP], **exact
-        )
+        graph = twin(onnx.load(str(path))).SerializeToString() if simulated else str(path)
+        session = ort.InferenceSession(graph, options, providers=providers, **exact)
     except (*_failures(), onnx.shape_inference.InferenceError) as error:
         raise WeightsError(f"{path} cannot be opened by ONNX Runtime {ort.__version__}: {one_line(error)}") from error
-    if wanted == CPU_EP:
+
+    if provider == CPU_EP:
         return session, 0
     parts = session.get_provider_graph_assignment_info()
-    if session.get_providers()[0] == wanted and parts and all(part.ep_name == CPU_EP for part in parts):
-        raise ExportError(f"{wanted} was asked for, but takes no node of {path}: all of it would run on the CPU")
+    if session.get_providers()[0] == provider and parts and all(part.ep_name == CPU_EP for part in parts):
+        raise ExportError(f"{provider} was asked for, but takes no node of {path}: all of it would run on the CPU")
     return session, sum(len(part.get_nodes()) for part in parts if part.ep_name == CPU_EP)
 
 

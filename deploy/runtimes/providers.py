@@ -1,4 +1,4 @@
-"""The execution providers of ONNX Runtime that kdc knows by name, and what to do where one is lacking."""
+"""The execution providers of ONNX Runtime that kdc knows by name, and what to do where one is missing."""
 
 from ...distill.errors import UsageError
 
@@ -6,7 +6,7 @@ CPU_EP, CUDA_EP = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT_EP, OPENVINO_EP = "TensorrtExecutionProvider", "OpenVINOExecutionProvider"
 #: providers that read and write the memory of a CUDA device
 ON_GPU = (CUDA_EP, TENSORRT_EP, "NvTensorRTRTXExecutionProvider")
-#: providers with a device to be said: kdc uses these on the CPU, in float32 unless the graph says less
+#: options of providers that need to be told a device: the CPU, in float32 unless the graph says less
 OPTIONS = {OPENVINO_EP: {"device_type": "CPU", "precision": "FP32"}}
 #: what to do where this ONNX Runtime lacks a provider
 CURES = {
@@ -14,7 +14,7 @@ CURES = {
     TENSORRT_EP: ": pip uninstall -y onnxruntime, then pip install 'kdc[gpu]'",
     OPENVINO_EP: ", which is in the onnxruntime-openvino wheel alone; --provider openvino runs the file in OpenVINO",
 }
-#: where a provider that is there may still not start
+#: why an installed provider may not start
 LACKS = {
     CUDA_EP: "no GPU, or CUDA's or cuDNN's libraries are missing",
     TENSORRT_EP: "no GPU, or TensorRT 10's libraries are missing (libnvinfer.so.10: pip install 'tensorrt-cu13<11')",

@@ -1,4 +1,4 @@
-"""A float32 twin of a half or 8-bit-float graph: computes on any CPU what the typed graph's numbers would be.
+"""A float32 twin of a half or 8-bit-float graph, which computes the typed graph's numbers on any CPU.
 
 ONNX Runtime's CPU has no bfloat16 convolutions, its optimisers stumble over 8-bit floats beside Clip, and with float16
 scales one of them quantises biases again (bisected on 1.31.1). So every half value becomes a float32 one that is
@@ -25,16 +25,19 @@ def twin(model: ModelProto) -> ModelProto:
     stored = {tensor.name: _widened(tensor) for tensor in graph.initializer}
     eighths = {n.input[2] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
     eighths = {name for name in eighths if stored[name].data_type == _FLOAT8}
+
     nodes: list[NodeProto] = []
     for node in graph.node:
         if len(node.input) == 3 and node.input[2] in eighths:
             nodes += _rounded(node, stored)
             continue
+
         kinds = [half.get(name) for name in node.output]
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.name == "to" and attribute.i in _HALVES:
                 attribute.i = TensorProto.FLOAT
         nodes.append(node)
+
         # the layer behind a DQ computes with integers: what DQ gives is never written in half
         for position, kind in enumerate(kinds if node.op_type != "DequantizeLinear" else ()):
             if kind is not None:
@@ -44,6 +47,7 @@ def twin(model: ModelProto) -> ModelProto:
                     helper.make_node("Cast", [f"{name}_exact"], [f"{name}_rounded"], name=f"round_{name}", to=kind),
                     helper.make_node("Cast", [f"{name}_rounded"], [name], name=f"widen_{name}", to=TensorProto.FLOAT),
                 ]
+
     used = {name for node in nodes for name in node.input}
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)

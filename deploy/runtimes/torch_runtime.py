@@ -26,7 +26,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def need_device(device: str) -> None:
-    """Refuse a device that is not known (UsageError) or not there (ExportError)."""
+    """Refuse a device that is unknown (UsageError) or missing (ExportError)."""
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
@@ -52,7 +52,7 @@ def need_compiler() -> str:
 
 
 def timed_by_clock(
-    forward: Callable[[Tensor], Any], there: Tensor, stream: torch.cuda.Stream | None
+    forward: Callable[[Tensor], Any], x: Tensor, stream: torch.cuda.Stream | None
 ) -> Callable[[], float]:
     """Return what ``Runtime.staged`` does, for a network of torch's and its input on the device."""
     on_stream = torch.cuda.stream(stream) if stream else contextlib.nullcontext()
@@ -63,7 +63,7 @@ def timed_by_clock(
     def step() -> float:
         start = time.perf_counter_ns()
         with on_stream:
-            forward(there)
+            forward(x)
         if stream:
             stream.synchronize()
         return (time.perf_counter_ns() - start) / 1e6
@@ -75,9 +75,9 @@ def timed_on_gpu(
     forward: Callable[[Tensor], Tensor], host: Tensor, stream: torch.cuda.Stream
 ) -> Callable[[], dict[str, float]]:
     """Return what ``Runtime.timed`` does, for a network of torch's and an input in pinned memory."""
-    there = host.to("cuda")
+    x = host.to("cuda")
     with torch.inference_mode():
-        back = torch.empty_like(forward(there), device="cpu", pin_memory=True)
+        back = torch.empty_like(forward(x), device="cpu", pin_memory=True)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     torch.cuda.synchronize()
 
@@ -86,10 +86,10 @@ def timed_on_gpu(
         start = time.perf_counter_ns()
         with torch.cuda.stream(stream):
             marks[0].record()
-            there.copy_(host, non_blocking=True)
+            x.copy_(host, non_blocking=True)
             marks[1].record()
-            handed = time.perf_counter_ns()
-            out = forward(there)
+            launched = time.perf_counter_ns()
+            out = forward(x)
             enqueued = time.perf_counter_ns()
             marks[2].record()
             back.copy_(out, non_blocking=True)
@@ -98,7 +98,7 @@ def timed_on_gpu(
         total = time.perf_counter_ns() - start
         spans = zip(("h2d", "compute", "d2h"), marks[:-1], marks[1:], strict=True)
         parts = {name: one.elapsed_time(other) for name, one, other in spans}
-        return parts | {"enqueue": (enqueued - handed) / 1e6, "total": total / 1e6}
+        return parts | {"enqueue": (enqueued - launched) / 1e6, "total": total / 1e6}
 
     return step
 
@@ -127,22 +127,26 @@ class TorchRuntime(Runtime):
         need_device(device)
         if threads:
             torch.set_num_threads(threads)
+
         self.source = student_file(source) if isinstance(source, Run) else Path(source)
         run = source if isinstance(source, Run) else owner(source)
         card = run.card if run else read_card(self.source)
         data = card.data if card else DataCard()
+
         self.device = device
         self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
+        # layout, type and compiler of the mode
         self.mode, self.precision, self._dtype = mode, mode.precision, DTYPES[mode.precision]
         self._layout = torch.contiguous_format if mode.way == "eager" else torch.channels_last
         self.model.to(device, self._dtype).to(memory_format=self._layout)
         if mode.way == "compiled":
             need_compiler()
-            # the whole of it or not at all: what cannot be compiled would be run as it is, and timed as compiled;
-            # as a network it keeps its interface, which the type of what torch.compile returns does not say
+            # all of it or an error: a part that cannot be compiled would run as it is, and be timed as compiled;
+            # the result keeps the network's interface, which the return type of torch.compile does not say
             whole = torch.compile(self.model, fullgraph=True)
             self.model = whole  # pyright: ignore[reportAttributeAccessIssue]
+
         if size is None:
             if data.size is None:
                 raise UsageError(f"{self.source} does not say which image size it is for; name it: --size HxW")
@@ -152,6 +156,7 @@ class TorchRuntime(Runtime):
         classes = tuple(data.classes)
         self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
         self.provider = f"torch {device} {mode.way}"
+
         self._stream = None
         if device == "cuda":
             # sizes are fixed, and ONNX Runtime searches its convolutions by default too
@@ -166,7 +171,7 @@ class TorchRuntime(Runtime):
         except RuntimeError as error:  # torch's own exceptions are all of this class
             if self.mode == TorchMode():
                 raise
-            cure = "; kdc doctor shows the compiler, and other forms need none" if self.mode.way == "compiled" else ""
+            cure = "; kdc doctor shows the compiler, and other modes need none" if self.mode.way == "compiled" else ""
             raise ExportError(f"torch cannot run {self.source} as {self.mode} here: {one_line(error)}{cure}") from error
         return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
 

@@ -26,7 +26,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -
     """Draw lines over training steps as an SVG element; an empty string when there is nothing to draw.
 
     Args:
-        title: what a screen reader says first.
+        title: the first words of a screen reader.
         series: the lines; values that are not finite are left out.
         percent: values are fractions, shown as per cent on an axis from 0.
     """
@@ -48,13 +48,13 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -
     x = Scale(ends, (_LEFT, _RIGHT))
 
     places = [(x(tick), short(tick)) for tick in ticks(*ends, 4, inside=True)]
-    parts = rows(y, _LEFT, _RIGHT) + below(places, f"step{', log scale' * log}", _RIGHT, _BOTTOM, 31)
+    parts = rows(y, _LEFT, _RIGHT) + below(places, "step, log scale" if log else "step", _RIGHT, _BOTTOM, 31)
     for s, points in drawn:
         path = [(x(step), y(value)) for step, value in points]
         parts += [line(path, f"line {s.role}"), dot(*path[-1], 3, f"dot {s.role}")]
     parts += labels([(y(points[-1][1]), s.role, s.name) for s, points in drawn], _RIGHT + 9, _BOTTOM)
-    told = ", ".join(f"{s.name} ends at {short(points[-1][1])}{unit}" for s, points in drawn)
-    return inline(f"{title}: {told}", _WIDTH, _HEIGHT, parts)
+    ends_at = ", ".join(f"{s.name} ends at {short(points[-1][1])}{unit}" for s, points in drawn)
+    return inline(f"{title}: {ends_at}", _WIDTH, _HEIGHT, parts)
 
 
 def _thin(points: list[Point]) -> list[Point]:

@@ -8,7 +8,7 @@ from html import escape
 
 #: so many lines have a colour of their own
 MOST_SERIES = 8
-#: classes: lines in the order of Okabe and Ito, darkened on light and lightened on dark, and what has a role
+#: classes: lines in the order of Okabe and Ito, darkened on light and lightened on dark, and the roles
 _CLASSES = [*(f"s{i}" for i in range(MOST_SERIES)), "ink", "paper", "soft", "grid", "alone", "teacher", "gain", "loss"]
 _LIGHT = (
     "0b6a8c b3541e 1d7a46 7b4b94 8a6d00 a3244f 3f5fb5 4f5b66 1a1d21 fbfbf9 5d656e e2e3de 747b84 a3671a 1d7a46 b3321f"
@@ -54,7 +54,7 @@ def fitted(
     intervals: Iterable[tuple[float, float]] = (),
     level: float | None = None,
 ) -> Scale:
-    """Return a linear scale of all values, of what of the intervals leaves them legible, and of ``level`` if near."""
+    """Return a linear scale of all values, of the intervals as far as they stay legible, and of ``level`` if near."""
     low, high = min(values), max(values)
     span = (high - low) or 1.0
     reach = [min(max(end, low - span), high + span) for interval in intervals for end in interval]
@@ -84,10 +84,10 @@ def log_ticks(low: float, high: float, digits: Sequence[int] = (1, 2, 5)) -> lis
     steps = [digit * power for power in powers for digit in digits]
     first = max(step for step in steps if step <= low * 1.0001)
     last = min(step for step in steps if step >= high * 0.9999)
-    found = [step for step in steps if first <= step <= last]
-    if len(found) > 6:  # whole decades, and both ends
-        found = [step for step in found if step in (first, last, *powers)]
-    return [*found[: -1 : math.ceil(len(found) / 10)], last]
+    covering = [step for step in steps if first <= step <= last]
+    if len(covering) > 6:  # whole decades, and both ends
+        covering = [step for step in covering if step in (first, last, *powers)]
+    return [*covering[: -1 : math.ceil(len(covering) / 10)], last]
 
 
 def short(value: float) -> str:
@@ -129,7 +129,7 @@ def rows(y: Scale, left: float, right: float, *, numbers: bool = True) -> list[s
 
 
 def below(places: Iterable[tuple[float, str]], name: str, right: float, bottom: float, depth: float = 36) -> list[str]:
-    """Return what stands below a frame: words, each at its place, and deeper, at the right, the scale's name."""
+    """Return the words below a frame, each at its place, and deeper, at the right, the scale's name."""
     words = [text(x, bottom + 17, word, "soft", "middle") for x, word in places]
     return [*words, text(right, bottom + depth, name, "soft", "end")]
 
@@ -153,7 +153,7 @@ def spread(heights: Sequence[float], bottom: float, gap: float = 15.0) -> list[f
 
 
 def clipped(parts: Iterable[str], left: float, top: float, right: float, bottom: float) -> str:
-    """Return parts of which nothing shows outside a frame."""
+    """Return the parts, clipped to a frame."""
     frame = f'<rect x="{left}" y="{top}" width="{right - left}" height="{bottom - top}"/>'
     return f'<clipPath id="frame">{frame}</clipPath><g clip-path="url(#frame)">{"".join(parts)}</g>'
 

@@ -7,33 +7,14 @@ import typer
 
 from .. import console
 from ..errors import NumbersError, UsageError
-from .flags import (
-    Arch,
-    BatchSize,
-    Classes,
-    Compile,
-    ConfigFile,
-    Crop,
-    Data,
-    Device,
-    Ignore,
-    Init,
-    Iters,
-    Json,
-    Lr,
-    Precision,
-    Sets,
-    SizeOption,
-    Split,
-    Student,
-    StudentWeights,
-    Teacher,
-    TeacherWeights,
-    Workers,
-    flags_of,
+from .flags import ConfigFile, Json, Sets, TrainingFlags, takes_training_flags
+
+
+@takes_training_flags(
+    before="out",
+    without=("devices", "nodes"),
+    seed=Annotated[int | None, typer.Option(help="The first seed, where --seeds says how many.")],
 )
-
-
 def compare(
     methods: Annotated[
         str | None,
@@ -51,31 +32,13 @@ def compare(
             help="Go over values of a setting, such as method.lad.ad=1,3,10; several make all combinations.",
         ),
     ] = None,
-    teacher: Teacher = None,
-    student: Student = None,
-    data: Data = None,
-    classes: Classes = None,
-    ignore_index: Ignore = None,
-    split: Split = None,
-    size: SizeOption = None,
-    iters: Iters = None,
-    batch: BatchSize = None,
-    crop: Crop = None,
-    lr: Lr = None,
-    seed: Annotated[int | None, typer.Option(help="The first seed, where --seeds says how many.")] = None,
-    arch: Arch = None,
-    teacher_weights: TeacherWeights = None,
-    student_weights: StudentWeights = None,
-    init: Init = None,
-    workers: Workers = None,
-    device: Device = None,
-    precision: Precision = None,
-    compile: Compile = None,
+    *,
+    flags: TrainingFlags,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Comparison folder, gone on with if it exists (default: compare/, named by the protocol); without "
+            help="Comparison folder, continued if it exists (default: compare/, named by the protocol); without "
             "--methods its table is made again.",
         ),
     ] = None,
@@ -88,27 +51,36 @@ def compare(
 
     The same command goes on where it was stopped; another method, seed or grid value extends the folder.
     """
-    flags = flags_of(locals())
     console.json_mode = json
+
     if methods is None:
-        if out is None or flags or sets or grid or config or dry_run:
+        if out is None or flags.names() or sets or grid or config or dry_run:
             raise UsageError(
                 "no methods named; give --methods kd,cwd,kt, or --out DIR alone to make the table of a comparison again"
             )
         from ..compare.compare import recollect
 
-        result = recollect(out)
+        results = recollect(out)
         if json:
-            console.emit(result)
+            console.emit(results.to_dict())
         return
+
     from ..compare.compare import compare as run_comparison
+    from ..compare.compare import plan_comparison
     from ..compare.plan import make_entries, parse_grid, parse_methods
 
-    base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), flags, sets or [], config)
-    result = run_comparison(base, entries, out=out, dry=dry_run)
+    settings = flags.settings()
+    base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), settings, sets or [], config)
+    if dry_run:
+        plan = plan_comparison(base, entries, out=out)
+        if json:
+            console.emit(plan.to_dict())
+        return
+
+    results = run_comparison(base, entries, out=out)
     if json:
-        console.emit(result)
-    if failed := result.get("failed"):
+        console.emit(results.to_dict())
+    if failed := results.failed:
         raise NumbersError(
-            f"{len(failed)} of {len(result['runs'])} runs failed ({', '.join(failed)}); the table is of the others"
+            f"{len(failed)} of {len(results.runs)} runs failed ({', '.join(failed)}); the table is of the others"
         )

@@ -1,11 +1,18 @@
-"""Flags that several commands of this room share."""
+"""Flags and output that several commands of this room share."""
 
+import functools
+import inspect
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import console
+
+if TYPE_CHECKING:
+    from ..settings.config import Dotted
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
@@ -15,9 +22,7 @@ Data = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]
-Resume = Annotated[
-    str | None, typer.Option(metavar="[RUN]", help="Go on with this run, or with the newest unfinished one.")
-]
+Resume = Annotated[str | None, typer.Option(metavar="[RUN]", help="Resume this run, or the newest unfinished one.")]
 Teacher = Annotated[
     str | None,
     typer.Option(metavar="NAME|RUN|FILE", help="Who teaches: an architecture (r101), a run, a checkpoint, or self."),
@@ -60,7 +65,17 @@ Precision = Annotated[str | None, typer.Option(help="32, bf16-mixed or 16-mixed.
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile.")
 ]
-_KEYS = {
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, as in train.clip=1 or method.kt.T=2."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes of a folder of masks.")]
+Ignore = Annotated[int | None, typer.Option(help="Label value in the files that is ignored.")]
+
+
+#: the setting of each flag
+SETTINGS = {
     "teacher": "model.teacher",
     "student": "model.student",
     "teacher_weights": "model.teacher_weights",
@@ -77,27 +92,89 @@ _KEYS = {
 }
 
 
-def flags_of(given: dict[str, Any]) -> dict[str, Any]:
-    """Turn a command's arguments into dotted keys, without those that were not given."""
-    from ..settings.config import parse_size
+@dataclass(frozen=True)
+class TrainingFlags:
+    """The flags that stand for one setting each, in the order of the help; None is not given."""
 
-    flags = {_KEYS[name]: value for name, value in given.items() if name in _KEYS and value is not None}
-    for key in ("train.crop", "data.size"):
-        if key in flags:
-            flags[key] = parse_size(flags[key])
-    return flags
+    teacher: Teacher = None
+    student: Student = None
+    data: Data = None
+    classes: Classes = None
+    ignore_index: Ignore = None
+    split: Split = None
+    size: SizeOption = None
+    iters: Iters = None
+    batch: BatchSize = None
+    crop: Crop = None
+    lr: Lr = None
+    seed: Seed = None
+    arch: Arch = None
+    teacher_weights: TeacherWeights = None
+    student_weights: StudentWeights = None
+    init: Init = None
+    workers: Workers = None
+    device: Device = None
+    devices: Devices = None
+    nodes: Nodes = None
+    precision: Precision = None
+    compile: Compile = None
+
+    def names(self) -> list[str]:
+        """Return the flags that were given."""
+        return [name for name in SETTINGS if getattr(self, name) is not None]
+
+    def settings(self) -> "Dotted":
+        """Return the settings that were given, by dotted key."""
+        from ..settings.config import parse_size
+
+        settings: Dotted = {SETTINGS[name]: getattr(self, name) for name in self.names()}
+        sizes = {"data.size": self.size, "train.crop": self.crop}
+        return settings | {key: parse_size(text) for key, text in sizes.items() if text is not None}
 
 
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any configuration key, as in train.clip=1 or method.kt.T=2."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-Classes = Annotated[int | None, typer.Option(help="Number of classes of a folder of masks.")]
-Ignore = Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")]
+def takes_training_flags(
+    before: str, without: Container[str] = (), **annotations: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of ``TrainingFlags`` in place of its parameter ``flags``, which gets their values.
+
+    Args:
+        before: the parameter before which the help lists the flags that follow ``--student``.
+        without: flags that the command lacks.
+        annotations: by flag, what takes the place of its own annotation.
+    """
+    flags = [
+        flag.replace(kind=flag.KEYWORD_ONLY, annotation=annotations.get(name, flag.annotation))
+        for name, flag in inspect.signature(TrainingFlags).parameters.items()
+        if name not in without
+    ]
+    networks = [flag for flag in flags if flag.name in ("teacher", "student")]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            if parameter.name == before:
+                parameters += flags[len(networks) :]
+            if parameter.name == "flags":
+                parameters += networks
+            else:
+                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+
+        @functools.wraps(command)
+        def with_flags(**values: Any) -> None:
+            command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
+
+        # what typer reads the flags from
+        vars(with_flags)["__signature__"] = inspect.Signature(parameters)
+        with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_flags
+
+    return decorate
 
 
-def _show(json: bool, result: dict[str, Any], title: str, columns: tuple[str, ...], rows: list[Any]) -> None:
+def print_result(
+    json: bool, result: object, title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Print a result as JSON, or as a table for people."""
     console.json_mode = json
     if json:
         console.emit(result)

@@ -1,12 +1,13 @@
 """``kdc methods``: list and describe methods."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from .. import console
 from ..console import say
-from .flags import Json, _show
+from .flags import Json, print_result
 
 
 def methods_ls(json: Json = False) -> None:
@@ -14,11 +15,9 @@ def methods_ls(json: Json = False) -> None:
     from .. import methods
 
     rows = [methods.info(name) for name in methods.names()]
-    cells = [
-        (r["name"], ", ".join(f"{t}={w:g}" for t, w in r["terms"].items()), ", ".join(r["taps"]), r["summary"])
-        for r in rows
-    ]
-    _show(json, {"methods": rows}, "methods", ("name", "terms and default weights", "taps", "what it is"), cells)
+    cells = [(r.name, ", ".join(f"{t}={w:g}" for t, w in r.terms.items()), ", ".join(r.taps), r.summary) for r in rows]
+    columns = ("name", "terms and default weights", "taps", "what it is")
+    print_result(json, {"methods": [vars(r) for r in rows]}, "methods", columns, cells)
 
 
 def methods_info(
@@ -36,27 +35,29 @@ def methods_info(
 
     console.json_mode = json
     info = methods.info(name)
-    cost = method_cost(info["name"], student=student, teacher=teacher, classes=classes, size=parse_size(size))
+    cost = method_cost(info.name, student=student, teacher=teacher, classes=classes, size=parse_size(size))
     if json:
-        console.emit({**info, "cost": cost})
+        console.emit({**vars(info), "cost": asdict(cost)})
         return
-    own, macs = cost["parameters"], cost["macs"]
-    say(f"{info['name']}: {info['description']}\n")
-    say(f"paper:   {info['paper']}\ntaps:    {', '.join(info['taps'])}")
-    say(f"terms:   {', '.join(f'{t}={w:g}' for t, w in info['terms'].items())}")
-    say(f"options: {', '.join(f'{key}={value}' for key, value in info['options'].items()) or 'none'}")
+
+    own, macs = cost.parameters, cost.macs
+    say(f"{info.name}: {info.description}\n")
+    say(f"paper:   {info.paper}\ntaps:    {', '.join(info.taps)}")
+    say(f"terms:   {', '.join(f'{t}={w:g}' for t, w in info.terms.items())}")
+    say(f"options: {', '.join(f'{key}={value}' for key, value in info.options.items()) or 'none'}")
+
     trains = [f"{own['trained']:,} parameters with the student"] if own["trained"] else []
     trains += [f"a critic of {own['critics']:,} parameters"] if own["critics"] else []
     say(f"trains:  {', '.join(trains) or 'nothing of its own'}; fixed: {own['fixed']:,} parameters")
-    unless = ", unless the teacher comes trained" if info["assisted"] else ""
-    phases = [f"{phase['name']} first{unless}" for phase in cost["phases"]]
+    unless = ", unless the teacher comes trained" if info.assisted else ""
+    phases = [f"{phase['name']} first{unless}" for phase in cost.phases]
     say(f"phases:  {', '.join(phases) or 'none'}")
     say(
-        f"cost:    {cost['student']} taught by {cost['teacher']}, one image of {size}, {classes} classes: "
+        f"cost:    {cost.student} taught by {cost.teacher}, one image of {size}, {classes} classes: "
         f"{macs['forward'] / 1e9:.2f} GMACs forward, {macs['step'] / 1e9:.2f} with backward"
         + (f", {macs['critics'] / 1e9:.2f} for the critic's step" if macs["critics"] else "")
-        + f"; {cost['kept_mib']:.1f} MiB kept for backward; {own['buffers'] * 4 / 2**20:.0f} MiB of buffers"
+        + f"; {cost.kept_mib:.1f} MiB kept for backward; {own['buffers'] * 4 / 2**20:.0f} MiB of buffers"
     )
-    for difference in info["differences"]:
+    for difference in info.differences:
         say(f"differs: {difference}")
-    say(f"set one with: --set method.{info['name']}.KEY=VALUE; weights and T also take linear(a,b,n) and step(a,b,n)")
+    say(f"set one with: --set method.{info.name}.KEY=VALUE; weights and T also take linear(a,b,n) and step(a,b,n)")

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .flags import Json, _show
+from .flags import Json, print_result
 
 
 def models_ls(json: Json = False) -> None:
@@ -12,10 +12,10 @@ def models_ls(json: Json = False) -> None:
     from .. import models
 
     rows = [models.describe(name) for name in models.names()]
-    cells = [(r["name"], f"{r['params']:,}", r["imagenet"] or "none", r["stem"]) for r in rows]
-    _show(
+    cells = [(r.name, f"{r.params:,}", r.imagenet or "none", r.stem) for r in rows]
+    print_result(
         json,
-        {"models": rows},
+        {"models": [vars(r) for r in rows]},
         "networks (parameters at 19 classes, aux head included)",
         ("name", "params", "ImageNet start", "stem"),
         cells,
@@ -62,4 +62,4 @@ def models_info(
         ("as the CIRKD tables count (dilation ignored)", f"{info['macs_cirkd_counter'] / 1e9:.2f} G"),
     ]
     rows += [(f"tap {tap}", f"{t.channels} channels at 1/{t.stride}") for tap, t in model.taps.items()]
-    _show(json, info, f"{model.name}, {classes} classes", ("", ""), rows)
+    print_result(json, info, f"{model.name}, {classes} classes", ("", ""), rows)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ..console import say
-from .flags import Json, _show
+from .flags import Json, print_result
 
 
 def runs_ls(json: Json = False) -> None:
@@ -35,15 +35,15 @@ def runs_ls(json: Json = False) -> None:
         )
         for r in rows
     ]
-    _show(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
+    print_result(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
 
 
 def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
-    """Show what a run was and how it ended."""
+    """Show the settings of a run and how it ended."""
     from ..run.folder import find_run
 
-    found = find_run(run)
-    card = found.card
+    target = find_run(run)
+    card = target.card
     rows = [
         ("kind", card.kind),
         ("status", card.status),
@@ -58,7 +58,7 @@ def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None
         ("val mIoU %", None if card.miou is None else f"{100 * card.miou:.2f}"),
     ]
     rows = [(key, value) for key, value in rows if value is not None]
-    _show(json, {"path": str(found.path), **found.read()}, found.path.name, ("", ""), rows)
+    print_result(json, {"path": str(target.path), **target.read()}, target.path.name, ("", ""), rows)
 
 
 def runs_rm(
@@ -70,15 +70,15 @@ def runs_rm(
 
     from ..run.folder import LAST, RUNS, all_runs, find_run, point_last
 
-    found = find_run(run)
-    if not yes and not typer.confirm(f"remove {found.path} and everything in it?"):
+    target = find_run(run)
+    if not yes and not typer.confirm(f"remove {target.path} and everything in it?"):
         raise typer.Exit(0)
-    found.lock()
+    target.lock()
     link = RUNS / LAST
-    if link.is_symlink() and link.resolve() == found.path:
+    if link.is_symlink() and link.resolve() == target.path:
         link.unlink()
-        others = [r for r in all_runs() if r.path != found.path and r.card.status == "finished"]
+        others = [r for r in all_runs() if r.path != target.path and r.card.status == "finished"]
         if rest := [r for r in others if r.card.kind != "teacher"]:
             point_last(rest[-1])
-    shutil.rmtree(found.path)
-    say(f"removed {found.path.name}")
+    shutil.rmtree(target.path)
+    say(f"removed {target.path.name}")

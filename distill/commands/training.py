@@ -1,79 +1,26 @@
 """``kdc distill`` and ``kdc train``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import console
 from ..errors import UsageError
 from ..settings.layers import resolve_flags
-from .flags import (
-    _KEYS,
-    Arch,
-    At,
-    BatchSize,
-    Classes,
-    Compile,
-    ConfigFile,
-    Crop,
-    Data,
-    Device,
-    Devices,
-    Dry,
-    Ignore,
-    Init,
-    Iters,
-    Json,
-    Lr,
-    Method,
-    Nodes,
-    Out,
-    Precision,
-    Preset,
-    Resume,
-    Seed,
-    Sets,
-    SizeOption,
-    Split,
-    Student,
-    StudentWeights,
-    Teacher,
-    TeacherWeights,
-    Workers,
-    flags_of,
-)
+from .flags import At, ConfigFile, Dry, Json, Method, Out, Preset, Resume, Sets, TrainingFlags, takes_training_flags
 
 if TYPE_CHECKING:
-    pass
+    from ..settings.config import Config
 
 
+@takes_training_flags(before="out")
 def distill(
-    teacher: Teacher = None,
-    student: Student = None,
+    flags: TrainingFlags,
     method: Method = None,
     preset: Preset = None,
     at: At = None,
-    data: Data = None,
-    classes: Classes = None,
-    ignore_index: Ignore = None,
-    split: Split = None,
-    size: SizeOption = None,
-    iters: Iters = None,
-    batch: BatchSize = None,
-    crop: Crop = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    arch: Arch = None,
-    teacher_weights: TeacherWeights = None,
-    student_weights: StudentWeights = None,
-    init: Init = None,
-    workers: Workers = None,
-    device: Device = None,
-    devices: Devices = None,
-    nodes: Nodes = None,
-    precision: Precision = None,
-    compile: Compile = None,
     out: Out = None,
     resume: Resume = None,
     sets: Sets = None,
@@ -82,34 +29,15 @@ def distill(
     json: Json = False,
 ) -> None:
     """Distil a teacher into a student."""
-    flags = flags_of(locals())
-    _train(flags, sets, config, preset, method, at, out, resume, workers, dry_run, json)
+    _train(Request(flags, sets or [], config, preset, method, at), out, resume, dry_run, json)
 
 
+@takes_training_flags(before="out", without=("teacher", "teacher_weights"))
 def train(
-    student: Student = None,
+    flags: TrainingFlags,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="A published recipe; its method is left out.")
     ] = None,
-    data: Data = None,
-    classes: Classes = None,
-    ignore_index: Ignore = None,
-    split: Split = None,
-    size: SizeOption = None,
-    iters: Iters = None,
-    batch: BatchSize = None,
-    crop: Crop = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    arch: Arch = None,
-    student_weights: StudentWeights = None,
-    init: Init = None,
-    workers: Workers = None,
-    device: Device = None,
-    devices: Devices = None,
-    nodes: Nodes = None,
-    precision: Precision = None,
-    compile: Compile = None,
     out: Out = None,
     resume: Resume = None,
     sets: Sets = None,
@@ -118,38 +46,45 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a network without a teacher: a baseline, or a teacher to be."""
-    flags = flags_of(locals())
-    _train(flags, sets, config, preset, "none", None, out, resume, workers, dry_run, json)
+    _train(Request(flags, sets or [], config, preset, "none", None), out, resume, dry_run, json)
 
 
-def _train(
-    flags: dict[str, Any], sets: list[str] | None, file: Path | None, preset: str | None, method: str | None,
-    at: str | None, out: Path | None, resume: str | None, workers: int | None, dry_run: bool, json: bool,
-) -> None:  # fmt: skip
+@dataclass(frozen=True)
+class Request:
+    """The settings that a command line asks for, before they are layered."""
+
+    flags: TrainingFlags
+    sets: list[str]
+    file: Path | None
+    preset: str | None
+    method: str | None
+    at: str | None
+
+    def config(self) -> "Config":
+        """Return every setting of the run."""
+        return resolve_flags(self.flags.settings(), self.sets, self.file, self.preset, self.method, self.at)
+
+
+def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool, json: bool) -> None:
     console.json_mode = json
     if resume is not None:
-        others = {"set": sets, "config": file, "preset": preset, "at": at, "out": out, "dry-run": dry_run}
-        others |= {name: key in flags and name != "workers" for name, key in _KEYS.items()}
-        others["method"] = method not in (None, "none")
-        if extra := [f"--{name.replace('_', '-')}" for name, given in others.items() if given]:
-            raise UsageError(
-                f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra)}"
-            )
+        _check_resume(request, out, dry_run)
         from ..job import resume_job
 
-        run = resume_job(None if resume == "" else resume, workers=workers)
-    else:
-        config = resolve_flags(flags, sets or [], file, preset, method, at)
-        if dry_run:
-            from ..probe.dry_run import plan
+        run = resume_job(resume or None, workers=request.flags.workers)
+    elif dry_run:
+        from ..probe.dry_run import plan_run
 
-            result = plan(config)
-            if json:
-                console.emit(result)
-            return
+        plan = plan_run(request.config())
+        if json:
+            console.emit(plan.to_dict())
+        return
+    else:
+        config = request.config()
         from ..job import run_job
 
         run = run_job(config, out=out)
+
     if json:
         console.emit(
             {
@@ -159,4 +94,16 @@ def _train(
                 "teacher": run.card.teacher.to_dict() if run.card.teacher else None,
                 "baseline": run.card.baseline,
             }
+        )
+
+
+def _check_resume(request: Request, out: Path | None, dry_run: bool) -> None:
+    """Refuse flags beside ``--resume`` that would change the run."""
+    others = {"set": request.sets, "config": request.file, "preset": request.preset, "at": request.at}
+    others |= {"out": out, "dry-run": dry_run}
+    others |= {name.replace("_", "-"): True for name in request.flags.names() if name != "workers"}
+    others |= {"method": request.method not in (None, "none")}
+    if extra := [f"--{name}" for name, value in others.items() if value]:
+        raise UsageError(
+            f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra)}"
         )

@@ -17,7 +17,7 @@ Trained = Annotated[
     list[str] | None,
     typer.Option(
         metavar="RUN",
-        help="A finished run: its mIoU is set beside what the tables report of its student, method, data and split. "
+        help="A finished run: its mIoU is compared with the tables' of the same student, method, data and split. "
         "Several of one kind, such as seeds, count as their mean.",
     ),
 ]
@@ -50,14 +50,14 @@ def verify(
     console.json_mode = json
     if within < 0:
         raise UsageError(f"--within {within:g}: points of mIoU are needed, 0 or more")
-    from ..papers.claims import show
+    from ..papers.claims import show_claims
     from ..papers.claims import verify as verify_claims
 
     result = verify_claims(paper, trained=trained or (), within=within, out=out)
-    show(result)
+    show_claims(result)
     if json:
-        console.emit(result)
-    if strict and result["failed"]:
+        console.emit(result.to_dict())
+    if strict and result.failed:
         raise NumbersError(
-            f"{result['failed']} of {sum(result['counts'].values())} claims fail; without --strict they are only listed"
+            f"{result.failed} of {len(result.verdicts)} claims fail; without --strict they are only listed"
         )

@@ -1,37 +1,35 @@
-"""The plot of a comparison: what each method brings over the student alone, seed by seed, with its interval."""
+"""The plot of a comparison: each method's gain over the student alone, seed by seed, with its interval."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from ..charts.svg import below, clipped, dot, file, fitted, rule, signed, text
 from .plan import BASELINE
-
-Row = dict[str, Any]
+from .results import SummaryRow, TeacherRow
 
 _WIDTH, _TOP, _PITCH = 400.0, 46.0, 26.0
 
 
-def difference_chart(summary: Sequence[Row], teachers: Sequence[Row]) -> str:
+def difference_chart(summary: Sequence[SummaryRow], teachers: Sequence[TeacherRow]) -> str:
     """Draw each method's paired differences: a dot a seed, the mean, the 95 % interval.
 
     Args:
-        summary: of ``collect``; the means of the seeds' scores are fractions.
-        teachers: of ``collect``; one alone is drawn, relative to the baseline, where that is one alone, too.
+        summary: of ``collect``.
+        teachers: of ``collect``; the line of a teacher is drawn where there is one teacher and one baseline.
 
     Returns:
         The SVG file; an empty string where no run has a finished baseline.
     """
-    rows = [row for row in summary if row["difference"] is not None]
+    rows = [row for row in summary if row.difference is not None]
     if not rows:
         return ""
 
-    left = 24.0 + 7.2 * max(len(row["label"]) for row in rows)
+    left = 24.0 + 7.2 * max(len(row.label) for row in rows)
     right, bottom = left + _WIDTH, _TOP + _PITCH * len(rows)
-    changes = [[100 * (mine - other) for mine, other in row["pairs"]] for row in rows]
+    changes = [[100 * (mine - other) for mine, other in row.pairs] for row in rows]
     alone, level = reference(summary, rows, teachers)
     ahead = None if alone is None or level is None else level - alone
-    ends = [(100 * row["low"], 100 * row["high"]) for row in rows if row["low"] is not None]
-    x = fitted([0.0, *(change for each in changes for change in each)], (left, right), ends, ahead)
+    intervals = [_percent(row.interval) for row in rows if row.interval]
+    x = fitted([0.0, *(change for each in changes for change in each)], (left, right), intervals, ahead)
 
     parts = [rule(x(tick), _TOP, x(tick), bottom, "grid" if tick else "soft") for tick in x.ticks]
     parts += below([(x(tick), signed(tick, "+g")) for tick in x.ticks], "points of mIoU", right, bottom)
@@ -45,17 +43,17 @@ def difference_chart(summary: Sequence[Row], teachers: Sequence[Row]) -> str:
 
     marks = []
     for i, (row, each) in enumerate(zip(rows, changes, strict=True)):
-        y, kind, middle = _TOP + _PITCH * (i + 0.5), _KINDS[row["verdict"]], 100 * row["difference"]
-        says = signed(middle)
-        if row["low"] is not None:
-            low, high = 100 * row["low"], 100 * row["high"]
+        y, kind, middle = _TOP + _PITCH * (i + 0.5), _KINDS[row.verdict], 100 * (row.difference or 0.0)
+        numbers = signed(middle)
+        if row.interval:
+            low, high = _percent(row.interval)
             marks.append(rule(x(low), y, x(high), y, kind))
             marks += [rule(x(end), y - 4, x(end), y + 4, kind) for end in (low, high)]
-            says += f" [{signed(low)}, {signed(high)}]"
+            numbers += f" [{signed(low)}, {signed(high)}]"
         marks += [*(dot(x(change), y, 3, f"seed {kind}") for change in each), dot(x(middle), y, 4.5, kind)]
-        parts.append(text(left - 12, y + 4, row["label"], "ink name", "end"))
-        parts.append(text(right + 12, y + 4, says))
-        parts.append(text(right + 170, y + 4, row["verdict"], f"{kind} name"))
+        parts.append(text(left - 12, y + 4, row.label, "ink name", "end"))
+        parts.append(text(right + 12, y + 4, numbers))
+        parts.append(text(right + 170, y + 4, row.verdict, f"{kind} name"))
     parts.append(clipped(marks, left, _TOP, right, bottom))
     title = "Paired difference of mIoU against the student without a teacher: seeds, mean, 95 % interval"
     return file(title, right + 250, bottom + 46, parts)
@@ -64,12 +62,17 @@ def difference_chart(summary: Sequence[Row], teachers: Sequence[Row]) -> str:
 _KINDS = {"gain": "gain", "loss": "loss", "not shown": "soft"}
 
 
+def _percent(interval: tuple[float, float]) -> tuple[float, float]:
+    low, high = interval
+    return 100 * low, 100 * high
+
+
 def reference(
-    summary: Sequence[Row], rows: Sequence[Row], teachers: Sequence[Row]
+    summary: Sequence[SummaryRow], rows: Sequence[SummaryRow], teachers: Sequence[TeacherRow]
 ) -> tuple[float | None, float | None]:
     """Return, in per cent, the mean mIoU of the rows' baseline and that of the teacher, each where there is but one."""
-    wanted = {row["baseline"] for row in rows}
-    alone = [row["miou"] for row in summary if row["method"] == BASELINE and row["label"] in wanted]
-    ordinary = [teacher["miou"] for teacher in teachers if not teacher["privileged"]]
-    one, other = (100 * found[0] if len(found) == 1 and found[0] is not None else None for found in (alone, ordinary))
-    return one, other
+    labels = {row.baseline for row in rows}
+    baselines = [row.miou for row in summary if row.method == BASELINE and row.label in labels]
+    ordinary = [teacher.miou for teacher in teachers if not teacher.privileged]
+    alone, level = (scores[0] if len(scores) == 1 else None for scores in (baselines, ordinary))
+    return None if alone is None else 100 * alone, None if level is None else 100 * level

@@ -1,21 +1,67 @@
-"""The folder of a comparison: its plan, which may grow but not change, and the state of every run beneath it."""
+"""The folder of a comparison: its plan, which may grow but not change, and the state of every run in it."""
 
 import hashlib
 import json
 import re
 import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ..errors import DataError, UsageError
+from ..run.card import FinalScores, TeacherCard
 from ..run.files import write_json
 from ..run.folder import Run, check_vacant
 from ..settings.config import Config
 from .plan import Entry, protocol, same_run
 
-#: where comparisons lie whose folder is not named
+#: where comparisons are whose folder is not named
 COMPARISONS = Path("compare")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Facts about a run before it begins: its data's fingerprint, and its steps, those of phases included."""
+
+    data: str | None
+    steps: int
+    #: the teacher's network and where it comes from; not kept in plan.json
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The error that ended a run; ``final`` where trying again is of no use."""
+
+    error: str
+    final: bool
+
+
+@dataclass(frozen=True)
+class SharedTeacher:
+    """The teacher of several runs, and its scores on the validation split."""
+
+    #: None where a phase of each run trains it, which leaves nothing to evaluate
+    card: TeacherCard | None = None
+    scores: FinalScores = field(default_factory=FinalScores)
+    #: whether it is shown the label
+    privileged: bool = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SharedTeacher":
+        """Undo ``to_dict``."""
+        if values["card"] is None:
+            return cls()
+        card, scores = TeacherCard.from_dict(values["card"]), FinalScores.from_dict(values["scores"])
+        return cls(card, scores, values["privileged"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for plan.json."""
+        if self.card is None:
+            return {"card": None}
+        return {"card": self.card.to_dict(), "scores": asdict(self.scores), "privileged": self.privileged}
 
 
 def default_folder(base: Config) -> Path:
@@ -26,24 +72,24 @@ def default_folder(base: Config) -> Path:
 
 
 class Comparison:
-    """A comparison folder: ``plan.json``, the runs in ``runs/``, and the tables and plots beside them."""
+    """A comparison folder: ``plan.json``, ``runs/`` with the runs, and beside them the tables and plots."""
 
     def __init__(self, path: Path, *, new: bool = True) -> None:
-        """Open a folder, or with ``new`` one that is still to be filled.
+        """Open a comparison, or with ``new`` a folder that is still empty.
 
         Raises:
-            UsageError: it holds no comparison, or, to be filled, something else.
+            UsageError: the folder holds no comparison and, with ``new``, is not empty.
         """
         self.path, self.root = path.resolve(), path.resolve() / "runs"
         self.protocol: dict[str, Any] | None = None
         self.entries: list[Entry] = []
-        #: by run, the fingerprint of its data and its steps, phases included
-        self.facts: dict[str, dict[str, Any]] = {}
-        #: by what names a teacher: its card, and its scores on the validation split
-        self.teachers: dict[str, dict[str, Any]] = {}
-        #: by run, the error that ended it, and whether trying again is of no use
-        self.failed: dict[str, dict[str, Any]] = {}
-        #: what was typed to make it
+        #: by run
+        self.facts: dict[str, Facts] = {}
+        #: by the digest of what names a teacher
+        self.teachers: dict[str, SharedTeacher] = {}
+        #: by run
+        self.failed: dict[str, Failure] = {}
+        #: the commands that made it
         self.commands: list[list[str]] = []
         file = path / "plan.json"
         if file.is_file():
@@ -57,9 +103,11 @@ class Comparison:
         try:
             plan = json.loads(file.read_text())
             self.protocol, self.commands = plan["protocol"], plan["commands"]
-            self.teachers, self.failed = plan["teachers"], plan["failed"]
+            self.teachers = {key: SharedTeacher.from_dict(values) for key, values in plan["teachers"].items()}
+            self.failed = {name: Failure(values["error"], values["final"]) for name, values in plan["failed"].items()}
             for values in plan["runs"]:
-                self.facts[values["name"]] = values.pop("facts")
+                facts = values.pop("facts")
+                self.facts[values["name"]] = Facts(facts["data"], facts["steps"])
                 self.entries.append(Entry(**values | {"config": Config.model_validate(values["config"])}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{file} cannot be read as a plan ({type(error).__name__}: {error})") from error
@@ -67,43 +115,52 @@ class Comparison:
     def write(self) -> None:
         """Write ``plan.json``."""
         runs = [
-            vars(entry) | {"facts": self.facts[entry.name], "config": entry.config.model_dump(mode="json")}
+            vars(entry)
+            | {"facts": {"data": self.facts[entry.name].data, "steps": self.facts[entry.name].steps}}
+            | {"config": entry.config.model_dump(mode="json")}
             for entry in self.entries
         ]
-        plan = {"kdc": __version__, "commands": self.commands, "protocol": self.protocol}
-        plan |= {"teachers": self.teachers, "failed": self.failed, "runs": runs}
+        plan = {
+            "kdc": __version__,
+            "commands": self.commands,
+            "protocol": self.protocol,
+            "teachers": {key: teacher.to_dict() for key, teacher in self.teachers.items()},
+            "failed": {name: asdict(failure) for name, failure in self.failed.items()},
+            "runs": runs,
+        }
         write_json(self.path / "plan.json", plan)
 
-    def check(self, base: Config, entries: list[Entry]) -> None:
-        """See that the runs belong to this comparison: the same protocol, and no run that exists with other settings.
+    def check(self, base: Config, entries: Iterable[Entry]) -> None:
+        """Check that the runs belong to this comparison: the same protocol, and the settings of the runs that exist.
 
         Raises:
             UsageError: they do not.
         """
-        here = protocol(base)
-        if self.protocol is not None and (other := _differs(self.protocol, here)):
-            raise UsageError(f"{self.path} holds a comparison under another protocol ({other}); name another --out")
+        if self.protocol is not None and (difference := _difference(self.protocol, protocol(base))):
+            raise UsageError(
+                f"{self.path} holds a comparison under another protocol ({difference}); name another --out"
+            )
         known = {entry.name: entry for entry in self.entries}
         for entry in entries:
             old = known.get(entry.name)
             if old and self.state(entry.name) != "missing" and not same_run(old.config, entry.config):
-                other = _differs(old.config.model_dump(mode="json"), entry.config.model_dump(mode="json"))
+                difference = _difference(old.config.model_dump(mode="json"), entry.config.model_dump(mode="json"))
                 raise UsageError(
-                    f"{self.path} holds {entry.name} with other settings ({other}); name another --out, or go over "
-                    "them with --grid"
+                    f"{self.path} holds {entry.name} with other settings ({difference}); name another --out, or go "
+                    "over them with --grid"
                 )
 
-    def extend(self, base: Config, entries: list[Entry], facts: dict[str, dict[str, Any]]) -> None:
-        """Take runs into the plan and write it; what was planned before stays if its run was begun.
+    def extend(self, base: Config, entries: Collection[Entry], facts: Mapping[str, Facts]) -> None:
+        """Take runs into the plan and write it; what was planned before stays if its run has begun.
 
         Raises:
-            DataError: the data is not what the runs that exist were made with.
+            DataError: the data has changed since the existing runs were made.
         """
         names = {entry.name for entry in entries}
         for old in self.entries:
             for entry in entries:
                 same = old.config.data == entry.config.data
-                if same and self.facts[old.name]["data"] != facts[entry.name]["data"] and self.run(old.name):
+                if same and self.facts[old.name].data != facts[entry.name].data and self.run(old.name):
                     raise DataError(
                         f"the data has changed since {old.name} of {self.path} was made; a comparison needs the same "
                         "files in all its runs: put them back, or name another --out"
@@ -117,7 +174,7 @@ class Comparison:
         self.write()
 
     def run(self, name: str) -> Run | None:
-        """Return the run of that name, or None before it was begun."""
+        """Return the run of that name, or None before it has begun."""
         return Run(self.root / name) if (self.root / name / "run.json").is_file() else None
 
     def state(self, name: str) -> str:
@@ -128,19 +185,17 @@ class Comparison:
         return "failed" if name in self.failed else "unfinished" if run else "missing"
 
     def open(self, name: str) -> bool:
-        """Whether there is something to do: numbers that went bad are a result, other failures are tried again."""
+        """Whether the run is still to be made: bad numbers are a result, after any other failure it is tried again."""
         state = self.state(name)
-        return state != "finished" and not (state == "failed" and self.failed[name]["final"])
+        return state != "finished" and not (state == "failed" and self.failed[name].final)
 
 
-def _differs(a: Any, b: Any, name: str = "") -> str:
+def _difference(old: Any, new: Any, name: str = "") -> str:
     """Name the first value in which two nested mappings differ; an empty string where there is none."""
-    if isinstance(a, dict) or isinstance(b, dict):
-        a, b = a or {}, b or {}  # a method without settings has no section
-        keys = dict.fromkeys([*a, *b])
-        return next(filter(None, (_differs(a.get(k), b.get(k), f"{name}.{k}" if name else k) for k in keys)), "")
-    return "" if a == b else f"{name}={_said(a)} there, {_said(b)} here"
-
-
-def _said(value: Any) -> str:
-    return "unset" if value is None else str(value)
+    if isinstance(old, dict) or isinstance(new, dict):
+        old, new = old or {}, new or {}  # a method without settings has no section
+        keys = dict.fromkeys([*old, *new])
+        parts = (_difference(old.get(key), new.get(key), f"{name}.{key}" if name else key) for key in keys)
+        return next(filter(None, parts), "")
+    there, here = ("unset" if value is None else str(value) for value in (old, new))
+    return "" if old == new else f"{name}={there} there, {here} here"

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 
 from .. import methods
 from ..charts.svg import MOST_SERIES, Scale, below, clipped, dot, file, fitted, labels, line, rows, rule, text
-from .difference_chart import Row, reference
+from .difference_chart import reference
 from .plan import label_of
+from .results import SummaryRow, TeacherRow
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 520.0, 40.0, 300.0
 
 
-def grid_charts(summary: Sequence[Row], teachers: Sequence[Row]) -> dict[str, str]:
+def grid_charts(summary: Sequence[SummaryRow], teachers: Sequence[TeacherRow]) -> dict[str, str]:
     """Draw a plot of each setting: lines over numbers, dots side by side over names.
 
     The weights of all terms share one plot, as do settings of one name in several methods.
@@ -24,13 +25,13 @@ def grid_charts(summary: Sequence[Row], teachers: Sequence[Row]) -> dict[str, st
     Returns:
         SVG files by name; none for a setting with too many lines to tell apart.
     """
-    axes: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in (row for row in summary if row["miou"] is not None):
-        for key, value in row["grid"].items():
+    axes: dict[str, dict[str, dict[str, SummaryRow]]] = {}
+    for row in (row for row in summary if row.miou is not None):
+        for key, value in row.grid.items():
             name = _axis_name(key)
-            others = {other: fixed for other, fixed in row["grid"].items() if other != key}
+            others = {other: fixed for other, fixed in row.grid.items() if other != key}
             mark = f" {key.split('.')[-1]}" if any(_axis_name(other) == name for other in others) else ""
-            axes.setdefault(name, {}).setdefault(label_of(row["method"], others) + mark, {})[value] = row
+            axes.setdefault(name, {}).setdefault(label_of(row.method, others) + mark, {})[value] = row
     return {
         f"grid-{re.sub(r'[^a-zA-Z0-9]+', '-', name)}.svg": _chart(name, series, summary, teachers)
         for name, series in axes.items()
@@ -38,13 +39,18 @@ def grid_charts(summary: Sequence[Row], teachers: Sequence[Row]) -> dict[str, st
     }
 
 
-def _chart(name: str, series: dict[str, dict[str, Row]], summary: Sequence[Row], teachers: Sequence[Row]) -> str:
+def _chart(
+    name: str,
+    series: dict[str, dict[str, SummaryRow]],
+    summary: Sequence[SummaryRow],
+    teachers: Sequence[TeacherRow],
+) -> str:
     drawn = [row for points in series.values() for row in points.values()]
-    places, how = _places(list(dict.fromkeys(value for points in series.values() for value in points)))
+    places, how = axis_places(list(dict.fromkeys(value for points in series.values() for value in points)))
     x = Scale(list(places.values()), (_LEFT + 30, _RIGHT - 30), how == "log scale")
     alone, level = reference(summary, drawn, teachers)
-    scores = [100 * score for row in drawn for score in row["scores"]] + ([] if alone is None else [alone])
-    y = fitted(scores, (_BOTTOM, _TOP), [_interval(row) for row in drawn if row["low"] is not None], level)
+    scores = [100 * score for row in drawn for score in row.scores] + ([] if alone is None else [alone])
+    y = fitted(scores, (_BOTTOM, _TOP), [interval for row in drawn if (interval := _interval(row))], level)
 
     caption = name if how in ("", "names") else f"{name}, {how}"
     parts = rows(y, _LEFT, _RIGHT) + below([(x(at), value) for value, at in places.items()], caption, _RIGHT, _BOTTOM)
@@ -60,14 +66,16 @@ def _chart(name: str, series: dict[str, dict[str, Row]], summary: Sequence[Row],
     marks = []
     for i, (label, points) in enumerate(series.items()):
         aside = 7.0 * (i - (len(series) - 1) / 2)  # so that intervals of one place do not hide each other
-        path = [(x(at) + aside, y(100 * points[value]["miou"])) for value, at in places.items() if value in points]
+        path = [
+            (x(at) + aside, y(100 * (points[value].miou or 0.0))) for value, at in places.items() if value in points
+        ]
         if how != "names":
             marks.append(line(path, f"s{i}"))
         for (at, middle), row in zip(path, (points[value] for value in places if value in points), strict=True):
-            if row["low"] is not None:
-                low, high = map(y, _interval(row))
+            if interval := _interval(row):
+                low, high = map(y, interval)
                 marks.append(rule(at, low, at, high, f"s{i}"))
-            marks += [dot(at, y(100 * score), 2.5, f"seed s{i}") for score in row["scores"]]
+            marks += [dot(at, y(100 * score), 2.5, f"seed s{i}") for score in row.scores]
             marks.append(dot(at, middle, 4, f"s{i}"))
         names.append((path[-1][1], f"s{i}", label))
     parts += [clipped(marks, _LEFT, _TOP, _RIGHT, _BOTTOM), *labels(names, _RIGHT + 10, _BOTTOM)]
@@ -76,14 +84,14 @@ def _chart(name: str, series: dict[str, dict[str, Row]], summary: Sequence[Row],
 
 
 def _axis_name(key: str) -> str:
-    """Name the plot of a grid key: that of the weights, of the option's name, or of the key where all runs share it."""
+    """Name the plot of a grid key: "weight", the option's name, or the key itself where all runs share it."""
     if not key.startswith("method."):
         return key
     _, method, option = key.split(".", 2)
     return "weight" if option in methods.load(method).weights else option
 
 
-def _places(values: list[str]) -> tuple[dict[str, float], str]:
+def axis_places(values: list[str]) -> tuple[dict[str, float], str]:
     """Return the values in rising order, where each stands, and the scale: logarithmic from a factor above 10 on.
 
     Two numbers, or numbers that would crowd on a linear scale, stand evenly, as names do.
@@ -105,7 +113,9 @@ def _places(values: list[str]) -> tuple[dict[str, float], str]:
     return (evenly, "not to scale") if gap < (high - low) / 20 else (places, "")
 
 
-def _interval(row: Row) -> tuple[float, float]:
+def _interval(row: SummaryRow) -> tuple[float, float] | None:
     """Return the interval of a row's paired difference, laid around its mean, in per cent."""
-    middle = row["miou"] - row["difference"]
-    return 100 * (middle + row["low"]), 100 * (middle + row["high"])
+    if row.interval is None or row.miou is None or row.difference is None:
+        return None
+    middle, (low, high) = row.miou - row.difference, row.interval
+    return 100 * (middle + low), 100 * (middle + high)

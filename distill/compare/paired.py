@@ -27,7 +27,7 @@ class Paired:
 
     @property
     def verdict(self) -> str:
-        """``gain`` or ``loss`` where the interval leaves out 0, else ``not shown``; no spread tells of no interval."""
+        """``gain`` or ``loss`` where the interval leaves out 0, else ``not shown``, as without any spread."""
         if not self.sd or self.low is None or self.high is None or self.low <= 0 <= self.high:
             return "not shown"
         return "gain" if self.mean > 0 else "loss"
@@ -44,7 +44,7 @@ def paired(differences: Sequence[float]) -> Paired | None:
     sd = statistics.stdev(differences)
     error = sd / math.sqrt(n)
     half = t_quantile(0.5 + CONFIDENCE / 2, n - 1) * error
-    # without any spread nothing can be said of chance
+    # without any spread there is no estimate of chance
     p = 1 - t_within(abs(mean) / error, n - 1) if error else 1.0
     return Paired(n, mean, sd, mean - half, mean + half, p)
 
@@ -64,14 +64,14 @@ def t_within(t: float, df: int) -> float:
 
 def t_quantile(p: float, df: int) -> float:
     """Return the ``t`` that Student's t stays below with probability ``p``, which is between 0.5 and 1."""
-    wanted = 2 * p - 1
+    within = 2 * p - 1
     high = 1.0
-    while t_within(high, df) < wanted:
+    while t_within(high, df) < within:
         high *= 2
     low = 0.0
     while high - low > 1e-13 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if t_within(middle, df) < wanted else (low, middle)
+        low, high = (middle, high) if t_within(middle, df) < within else (low, middle)
     return (low + high) / 2
 
 

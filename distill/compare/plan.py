@@ -1,4 +1,4 @@
-"""What a comparison consists of: the baseline and every method at every seed and grid point, as whole configurations.
+"""The plan of a comparison: the baseline and every method at every seed and grid point, as whole configurations.
 
 One protocol: data, networks, start and optimisation are the same in all runs, but for what a grid changes. A preset
 gives the settings of its method, never its optimisation.
@@ -26,7 +26,7 @@ from ..settings.yaml_files import flat_yaml
 
 #: the method of the student that is trained alone
 BASELINE = "none"
-#: what a grid cannot go over, and what does it instead
+#: settings that no grid varies, and the way to vary them
 _NOT_A_GRID = {
     "method.name": "--methods names the methods",
     "train.seed": "--seeds names the seeds",
@@ -38,7 +38,7 @@ _NOT_A_GRID = {
 class Choice:
     """One of the methods compared: the composition, and the preset whose settings it has."""
 
-    #: as it is called in tables: kt, lad+kd, preset:lad, none
+    #: its name in tables: kt, lad+kd, preset:lad, none
     label: str
     spec: str
     preset: str | None = None
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What it is called beside the seed, such as ``lad ad=10``."""
+        """Its name beside the seed, such as ``lad ad=10``."""
         return label_of(self.method, self.grid)
 
 
@@ -88,10 +88,10 @@ def parse_methods(text: str) -> list[Choice]:
     Raises:
         UsageError: a name that is neither.
     """
-    found = [Choice(BASELINE, BASELINE)]
+    choices = [Choice(BASELINE, BASELINE)]
     for name in split(text, "--methods"):
         if name.startswith("preset:") or (name in PRESETS and name not in methods.names()):
-            found.append(_of_preset(name.removeprefix("preset:")))
+            choices.append(_of_preset(name.removeprefix("preset:")))
             continue
         for part in (p for p in name.split("+") if name != BASELINE):
             if methods.hyphen(part) not in methods.names():
@@ -99,14 +99,14 @@ def parse_methods(text: str) -> list[Choice]:
                 raise UsageError(
                     f"--methods: no method or preset '{part}'{closest(part, accepted)}; see: kdc methods ls"
                 )
-        found.append(Choice(name, name))
-    if both := [choice.label for choice in found if choice.label in PRESETS]:
+        choices.append(Choice(name, name))
+    if both := [choice.label for choice in choices if choice.label in PRESETS]:
         note(f"read as methods with their own defaults, not as the presets of the name: {', '.join(both)}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(choices))
 
 
 def _of_preset(name: str) -> Choice:
-    spec = preset(name).get("method.name", BASELINE)
+    spec = str(preset(name).get("method.name", BASELINE))
     if spec == BASELINE:
         raise UsageError(f"--methods: preset {name} sets no method, so there is nothing to compare")
     return Choice(f"preset:{name}", spec, name)
@@ -189,6 +189,7 @@ def make_entries(
     flags = {**flags, "data.source": base.data.source}
     # an ordinary teacher, which a label-assisted method cannot use
     mixed = any(choice.spec != BASELINE and not methods.assisted(choice.spec) for choice in choices)
+
     entries = []
     for seed in parse_seeds(seeds, base.train.seed):
         for choice in choices:
@@ -200,10 +201,12 @@ def make_entries(
                 config = resolve_flags(here, own, file, choice.preset, choice.spec, None, of_preset=())
                 if mixed and methods.assisted(choice.spec):
                     config = _with_a_teacher_to_train(config, choice)
+
                 both = {key: value for key, value in point.items() if shared(key)}
                 baseline = None if choice.spec == BASELINE else _name(BASELINE, both, seed)
                 name = _name(choice.label, point, seed)
                 entries.append(Entry(name, choice.label, seed, point, baseline, _of_its_own(config, choice)))
+
     names = [entry.name for entry in entries]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"two runs would be called {twice[0]}; write the values of --grid so that they differ in more")
@@ -211,7 +214,7 @@ def make_entries(
 
 
 def protocol(base: Config) -> dict[str, Any]:
-    """Return what all runs of a comparison have in common, as plain values."""
+    """Return the settings that all runs of a comparison share, as plain values."""
     values = base.model_dump(mode="json", exclude={"method"})
     values["train"] = {key: value for key, value in values["train"].items() if key not in _FREE}
     return values
@@ -237,19 +240,19 @@ def _concerns(key: str, choice: Choice) -> bool:
 def _check_parts(
     choices: Sequence[Choice], grid: Mapping[str, Sequence[str]], sets: Sequence[str], file: Path | None
 ) -> None:
-    """See that every setting of a method is one of a method that is compared."""
+    """Check that every setting of a method belongs to a method of the comparison."""
     parts = {part for choice in choices for part in choice.parts}
 
     def stray(keys: Iterable[str]) -> list[str]:
-        found = [key for key in map(str.strip, keys) if key.startswith("method.") and key != "method.name"]
-        return [key for key in found if methods.hyphen(key.split(".")[1]) not in parts]
+        settings = [key for key in map(str.strip, keys) if key.startswith("method.") and key != "method.name"]
+        return [key for key in settings if methods.hyphen(key.split(".")[1]) not in parts]
 
     for flag, keys in (("--grid", [*grid]), ("--set", [text.partition("=")[0] for text in sets])):
-        if found := stray(keys):
-            name = found[0].split(".")[1]
-            raise UsageError(f"{flag} {found[0]}: no method of the comparison is '{name}'{closest(name, parts)}")
-    if file and (found := stray(flat_yaml(file))):
-        note(f"{file}: left out, for no method of the comparison has it: {', '.join(found)}")
+        if others := stray(keys):
+            name = others[0].split(".")[1]
+            raise UsageError(f"{flag} {others[0]}: no method of the comparison is '{name}'{closest(name, parts)}")
+    if file and (others := stray(flat_yaml(file))):
+        note(f"{file}: left out, for no method of the comparison has it: {', '.join(others)}")
 
 
 def _of_its_own(config: Config, choice: Choice) -> Config:
@@ -260,21 +263,22 @@ def _of_its_own(config: Config, choice: Choice) -> Config:
 
 
 def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
-    """Of an ordinary teacher take the architecture alone: the method's phase trains one that is shown the label."""
-    changes: dict[str, Any] = {}
+    """Keep only the architecture of an ordinary teacher: the method's phase trains one that is shown the label."""
+    changed = config
     if config.model.teacher_weights not in (None, "imagenet"):
-        changes["model__teacher_weights"] = None
+        changed = changed.changed(model__teacher_weights=None)
     spec = _network_of(config.model.teacher) if config.model.teacher else None
     if spec and spec.in_channels == 3:
-        changes |= {"model__teacher": spec.name, "model__teacher_stride": spec.output_stride}
+        changed = changed.changed(model__teacher=spec.name, model__teacher_stride=spec.output_stride)
+
     line = f"{choice.label}: the teacher must be shown the label, so a phase of each run trains its architecture anew"
-    if changes and line not in notes:
+    if changed is not config and line not in notes:
         note(line)
-    return config.changed(**changes)
+    return changed
 
 
 def _network_of(teacher: str) -> NetworkSpec | None:
-    """Return what network a run or a checkpoint of kdc's is, None where ``teacher`` is neither."""
+    """Return the network of a run or a checkpoint of kdc's, None where ``teacher`` is neither."""
     if Path(teacher).suffix == ".safetensors":
         card = read_card(Path(teacher))
         return card.model if card and card.model.name else None
@@ -289,6 +293,6 @@ def _name(label: str, grid: Mapping[str, str], seed: int) -> str:
 
 
 def _short(key: str, method: str) -> str:
-    """Return a grid key without what goes without saying beside the method."""
+    """Return a grid key without the parts that the method's name implies."""
     parts = key.split(".")
     return ".".join(parts[1 if parts[0] == "method" and "+" in method else 2 if parts[0] == "method" else 1 :])

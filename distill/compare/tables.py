@@ -1,4 +1,4 @@
-"""How a comparison is told: tables on the terminal, CSV, JSON and a Markdown page with its plots beside it."""
+"""The output of a comparison: tables on the terminal, CSV, JSON and a Markdown page with its plots beside it."""
 
 import csv
 import io
@@ -9,27 +9,32 @@ from typing import Any
 
 from .. import console
 from ..run.files import write_bytes, write_json
+from ..settings.config import Config
 from .difference_chart import difference_chart
 from .folder import Comparison
 from .grid_chart import grid_charts
+from .results import Results, SummaryRow
 
 #: methods that a table by class can show side by side; the CSV holds all
 _MOST_COLUMNS = 10
 
 
-def write(folder: Comparison, result: dict[str, Any]) -> list[Path]:
+def write(folder: Comparison, results: Results) -> list[Path]:
     """Write results.json, the CSV files, the plots and summary.md; return their paths."""
-    charts = {"comparison.svg": difference_chart(result["summary"], result["teachers"])}
-    charts |= grid_charts(result["summary"], result["teachers"])
+    charts = {"comparison.svg": difference_chart(results.summary, results.teachers)}
+    charts |= grid_charts(results.summary, results.teachers)
     charts = {name: text for name, text in charts.items() if text}
+
+    values = results.to_dict()
     texts = {
-        "results.csv": _csv(result["runs"], drop=("iou",), names=result["names"]),
-        "summary.csv": _csv(result["summary"], drop=("pairs", "scores")),
-        "per_class.csv": _csv(result["classes"]),
+        "results.csv": _csv(values["runs"], drop=("iou",), names=results.names),
+        "summary.csv": _csv(values["summary"], drop=("pairs", "scores")),
+        "per_class.csv": _csv(values["classes"]),
         **charts,
-        "summary.md": markdown(result, list(charts)),
+        "summary.md": markdown(results, list(charts)),
     }
-    write_json(folder.path / "results.json", result)
+
+    write_json(folder.path / "results.json", values)
     for name, text in texts.items():
         write_bytes(folder.path / name, text.encode())
     for old in folder.path.glob("*.svg"):  # of a grid that is no longer in the plan
@@ -61,28 +66,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def cells(row: dict[str, Any]) -> list[str]:
+def cells(row: SummaryRow) -> list[str]:
     """Write one row of the summary for people: per cent and points."""
-    failed = f", {row['failed']} failed" if row["failed"] else ""
-    interval = "-" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}"
-    best, worst = (
-        f"{c['name']} {points(c['difference'])}" if c else "-" for c in (row["best_class"], row["worst_class"])
-    )
+    failed = f", {row.failed} failed" if row.failed else ""
+    best, worst = (f"{c.name} {points(c.difference)}" if c else "-" for c in (row.best_class, row.worst_class))
     return [
-        row["label"],
-        f"{len(row['seeds'])} of {row['planned']}{failed}",
-        percent(row["miou"]),
-        percent(row["sd"]),
-        points(row["difference"]),
-        interval,
-        *(
-            "-" if row[key] is None else f"{row[key]:.3f}" if row[key] >= 0.001 else "< 0.001"
-            for key in ("p", "p_holm")
-        ),
-        row["verdict"] or "baseline",
+        row.label,
+        f"{len(row.seeds)} of {row.planned}{failed}",
+        percent(row.miou),
+        percent(row.sd),
+        points(row.difference),
+        " to ".join(map(points, row.interval)) if row.interval else "-",
+        *("-" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001" for p in (row.p, row.p_holm)),
+        row.verdict or "baseline",
         best,
         worst,
-        percent(row["miou_last"]),
+        percent(row.miou_last),
     ]
 
 
@@ -96,70 +95,70 @@ def points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}".replace("-", "\u2212")
 
 
-def show(result: dict[str, Any]) -> None:
+def show_results(results: Results) -> None:
     """Print the summary for people."""
-    console.table(_title(result), COLUMNS, [cells(row) for row in result["summary"]])
-    for line in _teacher_lines(result):
+    console.table(_title(results), COLUMNS, [cells(row) for row in results.summary])
+    for line in (*_teacher_lines(results), *results.notes):
         console.say(line)
-    for note in result["notes"]:
-        console.say(note)
-    for name, error in result["failed"].items():
+    for name, error in results.failed.items():
         console.say(f"{name} failed: {error}")
-    console.say(f"tables and plots: {Path(result['out']) / 'summary.md'}")
+    console.say(f"tables and plots: {Path(results.out) / 'summary.md'}")
 
 
-def _title(result: dict[str, Any]) -> str:
-    model, data = result["protocol"]["model"], result["protocol"]["data"]
-    teacher = f"{model['teacher']} to " if model["teacher"] else ""
-    return f"{teacher}{model['student']} on {data['source']}, {data['split']}"
+def _title(results: Results) -> str:
+    base = Config.model_validate(results.protocol)
+    teacher = f"{base.model.teacher} to " if base.model.teacher else ""
+    return f"{teacher}{base.model.student} on {base.data.source}, {base.data.split}"
 
 
-def _teacher_lines(result: dict[str, Any]) -> list[str]:
+def _teacher_lines(results: Results) -> list[str]:
     return [
-        f"Teacher: {t['name']} from {t['source']}, mIoU {percent(t['miou'])} %"
-        + (", privileged: it is shown the label" if t["privileged"] else "")
-        for t in result["teachers"]
+        f"Teacher: {teacher.name} from {teacher.source}, mIoU {percent(teacher.miou)} %"
+        + (", privileged: it is shown the label" if teacher.privileged else "")
+        for teacher in results.teachers
     ]
 
 
-def markdown(result: dict[str, Any], charts: Sequence[str]) -> str:
+def markdown(results: Results, charts: Sequence[str]) -> str:
     """Write the comparison as a Markdown page, the plots beside it."""
-    train, model = result["protocol"]["train"], result["protocol"]["model"]
-    crop = "x".join(map(str, train["crop"]))
-    start = model["init"] or model["student_weights"] or "random weights"
-    states = ", ".join(f"{count} {state}" for state, count in result["states"].items())
-    lines = [f"# {_title(result)}", ""]
-    lines += [
-        f"{train['iters']} steps of {train['batch']} images at {crop}, {train['optimizer']}, learning rate "
-        f"{train['lr']:g}, weight decay {train['weight_decay']:g}, precision {train['precision']}; the student starts "
-        f"from {start}. Runs: {states}.",
+    base = Config.model_validate(results.protocol)
+    train, crop = base.train, "x".join(map(str, base.train.crop))
+    start = base.model.init or base.model.student_weights or "random weights"
+    states = ", ".join(f"{count} {state}" for state, count in results.states.items())
+    lines = [
+        f"# {_title(results)}",
+        "",
+        f"{train.iters} steps of {train.batch} images at {crop}, {train.optimizer}, learning rate {train.lr:g}, weight "
+        f"decay {train.weight_decay:g}, precision {train.precision}; the student starts from {start}. Runs: {states}.",
         "",
     ]
-    lines += [*_teacher_lines(result), ""] if result["teachers"] else []
-    lines += [*_table(COLUMNS, [cells(row) for row in result["summary"]]), ""]
-    lines += [f"- {note}" for note in result["notes"]] + [""]
+
+    lines += [*_teacher_lines(results), ""] if results.teachers else []
+    lines += [*_table(COLUMNS, [cells(row) for row in results.summary]), ""]
+    lines += [f"- {note}" for note in results.notes] + [""]
     lines += [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in charts]
-    lines += _class_table(result)
-    if result["failed"]:
-        lines += ["## Failed", "", *(f"- `{name}`: {error}" for name, error in result["failed"].items()), ""]
-    lines += ["## Commands", "", "```", *(shlex.join(command) for command in result["commands"]), "```", ""]
+    lines += _class_table(results)
+
+    if results.failed:
+        lines += ["## Failed", "", *(f"- `{name}`: {error}" for name, error in results.failed.items()), ""]
+    lines += ["## Commands", "", "```", *(shlex.join(command) for command in results.commands), "```", ""]
     lines += ["Every run: `results.csv`; by class with intervals: `per_class.csv`; all of it: `results.json`."]
     return "\n".join(lines) + "\n"
 
 
-def _class_table(result: dict[str, Any]) -> list[str]:
-    labels = list(dict.fromkeys(row["label"] for row in result["classes"]))
+def _class_table(results: Results) -> list[str]:
+    labels = list(dict.fromkeys(row.label for row in results.classes))
     if not 0 < len(labels) <= _MOST_COLUMNS:
         return []
-    found = {(row["label"], row["class"]): row for row in result["classes"]}
+    by_place = {(row.label, row.name): row for row in results.classes}
     rows = []
-    for name in result["names"]:
-        row = [name]
+    for name in results.names:
+        cells_of_class = [name]
         for label in labels:
-            values = found[label, name]
-            change = "" if values["difference"] is None else f" ({points(values['difference'])})"
-            row.append(percent(values["iou"]) + change)
-        rows.append(row)
+            row = by_place[label, name]
+            change = "" if row.difference is None else f" ({points(row.difference)})"
+            cells_of_class.append(percent(row.iou) + change)
+        rows.append(cells_of_class)
     text = "Mean IoU in per cent and, in brackets, the mean paired difference; no verdict is made class by class."
     return ["## By class", "", text, "", *_table(["class", *labels], rows), ""]
 

@@ -20,7 +20,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with one file: what kind, the value found, and what to do about it."""
+    """One fault of one file: its kind, the faulty value, and the cure."""
 
     file: str
     kind: str
@@ -34,8 +34,8 @@ class Problem:
 class Dataset:
     """One split: images and, where ``labelled``, their class maps.
 
-    ``source`` and ``options`` are what ``open_data`` needs to open the same data again, with everything inferred
-    written out; ``notes`` are the lines a user should see (what was inferred or chosen, that data is generated).
+    ``source`` and ``options`` let ``open_data`` open the same data again, with everything inferred written out;
+    ``notes`` are the lines that a user should see: inferences, choices, that data is generated.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Dataset:
         return int(height), int(width)
 
     def fingerprint(self) -> str:
-        """Return a sha256 of what the data is: equal for equal data."""
+        """Return a sha256 that is equal for equal data."""
         return self._hash([])
 
     def _hash(self, what: Any) -> str:
@@ -108,10 +108,9 @@ def load(name: str) -> ModuleType:
     return import_module(f".{name}", __package__)
 
 
-def _kind(name_or_dir: str, options: dict[str, Any]) -> tuple[ModuleType, dict[str, Any]]:
+def _kind(name_or_dir: str, **options: Any) -> tuple[ModuleType, dict[str, Any]]:
     """Return the module that reads ``name_or_dir``, and its options (with ``root`` for a directory)."""
-    name = str(name_or_dir)
-    kind, found = name, dict(options)
+    name = kind = str(name_or_dir)
     if name not in names():
         folder = Path(name).expanduser()
         if not folder.is_dir():
@@ -119,21 +118,22 @@ def _kind(name_or_dir: str, options: dict[str, Any]) -> tuple[ModuleType, dict[s
                 f"no dataset or directory called {name!r}{closest(name, names())}; "
                 f"accepted: {', '.join(n for n in names() if n != 'folder')}, or a directory of images and masks"
             )
-        found["root"] = str(folder.resolve())
+        options["root"] = str(folder.resolve())
         kind = "camvid" if load("camvid").recognise(folder) else "folder"
+
     module = load(kind)
     accepted = [p for p in inspect.signature(module.open_split).parameters if p != "split"]
-    for option in found:
+    for option in options:
         if option not in accepted:
             raise UsageError(
                 f"data.{option} is not an option of {kind}{closest(option, accepted)}; accepted: {', '.join(accepted)}"
             )
-    return module, found
+    return module, options
 
 
 def open_leniently(name_or_dir: str, split: str, **options: Any) -> Dataset:
     """Open a split even when its list of ``problems`` is not empty (for the checker)."""
-    module, options = _kind(name_or_dir, options)
+    module, options = _kind(name_or_dir, **options)
     return module.open_split(split, **options)
 
 
@@ -152,11 +152,11 @@ def open_data(name_or_dir: str, split: str, **options: Any) -> Dataset:
 
 
 def splits(name_or_dir: str, **options: Any) -> list[str]:
-    """Return the splits that are there, of "train", "val" and "test"."""
-    module, options = _kind(name_or_dir, options)
+    """Return the existing splits, of "train", "val" and "test"."""
+    module, options = _kind(name_or_dir, **options)
     return module.splits(**options)
 
 
 def recipe(name_or_dir: str) -> dict[str, Any]:
     """Return the flat configuration defaults that belong to this data, such as ``{"train.crop": (96, 192)}``."""
-    return dict(_kind(name_or_dir, {})[0].RECIPE)
+    return dict(_kind(name_or_dir)[0].RECIPE)

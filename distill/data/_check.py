@@ -13,7 +13,7 @@ from . import IGNORE, Problem, open_leniently, splits
 
 @dataclass
 class CheckReport:
-    """What the files of all splits hold; training refuses data with ``problems``."""
+    """The content of the files of all splits; training refuses data with ``problems``."""
 
     name: str
     source: str
@@ -57,7 +57,7 @@ class CheckReport:
         console.say(f"{len(self.problems)} problems, {len(self.warnings)} warnings")
 
 
-def check(name_or_dir: str, **options: Any) -> CheckReport:
+def check_data(name_or_dir: str, **options: Any) -> CheckReport:
     """Decode every image and mask of every split; list each problem with its file and value, and count the classes.
 
     Raises:
@@ -72,25 +72,30 @@ def check(name_or_dir: str, **options: Any) -> CheckReport:
         report.images[dataset.split] = len(dataset)
         report.notes += [note for note in dataset.notes if note not in report.notes]
         report.problems += [problem for problem in dataset.problems if problem not in report.problems]
+
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
             results = pool.map(dataset.examine, range(len(dataset)))
             for i, (label, problems) in enumerate(console.progress(results, len(dataset), f"check {dataset.split}")):
                 report.problems += problems
                 if label is None:
                     continue
-                here = np.bincount(label.ravel(), minlength=256)
-                pixels += here
-                present += here > 0
-                if here[IGNORE] == label.size:
+                counts = np.bincount(label.ravel(), minlength=256)
+                pixels += counts
+                present += counts > 0
+                if counts[IGNORE] == label.size:
                     report.warnings.append(f"{dataset.split} {dataset.key(i)}: every pixel is ignored")
+
         if dataset.problems or dataset.labelled:
             counted[dataset.split] = (pixels, present)
         else:
             report.notes.append(f"{dataset.split} has no labels: it can be predicted, not trained on or evaluated")
+
+    # of all labelled splits together
     k = len(report.classes)
     pixels = sum((p for p, _ in counted.values()), np.zeros(256, np.int64))
     report.histogram, report.ignored = pixels[:k].tolist(), int(pixels[IGNORE])
     report.present = sum((p for _, p in counted.values()), np.zeros(256, np.int64))[:k].tolist()
+
     for number, name in enumerate(report.classes if counted else ()):
         missing = [split for split, (p, _) in counted.items() if p[number] == 0]
         if len(missing) == len(counted):

@@ -1,4 +1,4 @@
-"""Images and masks in files: decoding them, finding what is wrong with them, turning mask values into classes."""
+"""Images and masks in files: decoding them, finding their faults, turning mask values into classes."""
 
 import io
 import zlib
@@ -15,16 +15,16 @@ from . import IGNORE, BadSample, Dataset, Problem
 
 Colour = tuple[int, int, int]
 IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
-# JPEG is among them only so that such masks are refused by name instead of overlooked
+# JPEG is among them so that such masks are refused by name, not overlooked
 MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 _BAD = 254  # the value of a mask pixel that is no class; classes are fewer
 
 
 def _load(path: Path) -> bytes:
-    """Return the file's bytes, having made sure that it is there and has its end.
+    """Return the file's bytes, once it is known to be complete.
 
-    Decoders may fill the rest of a truncated file with grey and say nothing, so the end mark is looked for.
+    Decoders may silently fill the rest of a truncated file with grey, so its end mark is looked for.
     """
     try:
         data = path.read_bytes()
@@ -42,7 +42,7 @@ def _load(path: Path) -> bytes:
 
 
 def _whole_jpeg(data: bytes) -> bool:
-    """Return whether an end mark follows the first scan (an embedded thumbnail, which has its own, lies before it)."""
+    """Return whether an end mark follows the first scan (an embedded thumbnail, before it, has its own)."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         if data[at + 1] == 0xDA:  # start of scan; inside the scans FF D9 cannot occur by chance
@@ -127,7 +127,7 @@ def default_palette(count: int) -> tuple[Colour, ...]:
     colours = []
     for number in range(count):
         r = g = b = 0
-        bits = number + 1  # black stays free for what is ignored
+        bits = number + 1  # black is left to the ignored pixels
         for shift in range(7, -1, -1):
             r, g, b = r | (bits & 1) << shift, g | (bits >> 1 & 1) << shift, b | (bits >> 2 & 1) << shift
             bits >>= 3

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -18,11 +18,24 @@ _ORDER, _VIEWS = 1, 2  # what a generator is for: the same seed must not give bo
 Place = tuple[int, int]  # (epoch, index): which sample, and which of its random views
 
 
-class TrainSamples(TorchDataset):
-    """Random training views of a labelled split.
+class TrainSample(TypedDict):
+    """One random view: image, uint8 (3, H, W) in channels-last memory, and label, uint8 (H, W)."""
 
-    ``samples[epoch, index]`` holds "image", uint8 (3, H, W) in channels-last memory, "label", uint8 (H, W), and "key".
-    """
+    image: torch.Tensor
+    label: torch.Tensor
+    key: str
+
+
+class SampleBatch(TypedDict):
+    """Views side by side: images, uint8 (B, 3, H, W) in channels-last memory, and labels, uint8 (B, H, W)."""
+
+    image: torch.Tensor
+    label: torch.Tensor
+    key: list[str]
+
+
+class TrainSamples(TorchDataset):
+    """Random training views of a labelled split: ``samples[epoch, index]`` is a ``TrainSample``."""
 
     def __init__(
         self,
@@ -47,7 +60,7 @@ class TrainSamples(TorchDataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, place: Place) -> dict[str, Any]:
+    def __getitem__(self, place: Place) -> TrainSample:
         epoch, index = place
         image, label = self.dataset.read(index)
         assert label is not None  # the split is labelled
@@ -60,8 +73,8 @@ class TrainSamples(TorchDataset):
             "key": self.dataset.key(index),
         }
 
-    def __getitems__(self, places: list[Place]) -> "list[dict[str, Any]] | DataError":
-        """Read a batch; a bad sample is handed on as a value, for torch would turn it into a worker's traceback."""
+    def __getitems__(self, places: list[Place]) -> list[TrainSample] | DataError:
+        """Read a batch; a bad sample's error is returned, for torch would turn a raised one into a traceback."""
         try:
             return [self[place] for place in places]
         except DataError as error:
@@ -120,7 +133,7 @@ class Loader(DataLoader):
             raise ResourceError(f"a loader process died ({error}); try fewer --workers") from error
 
 
-def _collate(samples: "list[dict[str, Any]] | DataError") -> "dict[str, Any] | DataError":
+def _collate(samples: list[TrainSample] | DataError) -> SampleBatch | DataError:
     if isinstance(samples, DataError):
         return samples
     # stacked as H,W,3 and then viewed as 3,H,W: channels-last memory without a transposing copy
@@ -137,7 +150,7 @@ def _start_worker(_: int) -> None:
 
 
 def loader(samples: TrainSamples, order: Order, workers: int = 0, pin_memory: bool = False) -> Loader:
-    """Return the batches of ``order``: ``{"image": uint8 B,3,H,W (channels-last), "label": uint8 B,H,W, "key": list}``.
+    """Return the batches of ``order``, each a ``SampleBatch``.
 
     Iterating draws nothing from the global generators of torch, numpy or python.
 

@@ -41,7 +41,7 @@ class Files:
 
 @dataclass
 class Layout:
-    """What was found: files by split ("all" where no splits are given), and what a user should know about it."""
+    """The files by split ("all" where there are no splits), and lines that a user should see about them."""
 
     splits: dict[str, Files]
     notes: list[str] = field(default_factory=list)
@@ -49,13 +49,13 @@ class Layout:
 
 def files(folder: Path, types: Collection[str]) -> list[Path]:
     """Return the files of these types below a folder, sorted, hidden ones left out."""
-    found = []
+    paths = []
     for where, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
+        paths += [
             Path(where, name) for name in names if Path(name).suffix.lower() in types and not name.startswith(".")
         ]
-    return sorted(found)
+    return sorted(paths)
 
 
 def _without(stem: str, suffixes: Sequence[str]) -> tuple[str, int]:
@@ -75,7 +75,7 @@ def pair(
 ) -> tuple[list[Sample], list[Problem], list[str]]:
     """Pair images and masks of equal relative name, apart from a known suffix (``7_image.png``, ``7_annotation.png``).
 
-    Returns the samples in order of name, the files without partner as problems, and notes about choices made. Without
+    Returns the samples in order of name, the files without partner as problems, and notes about choices. Without
     any mask the split is unlabelled and every sample's mask None.
     """
     problems, notes = [], []
@@ -89,6 +89,7 @@ def pair(
             twin = by_name.setdefault(key, {}).setdefault(at, mask)
             if twin is not mask:
                 problems.append(Problem(str(mask), "two masks for one image", str(twin), "remove one of them"))
+
     samples, used = [], set()
     for image in images:
         name = _name(image, image_base)
@@ -101,6 +102,7 @@ def pair(
         if mask is None and by_name:
             problems.append(Problem(str(image), "missing partner", "no mask of that name", f"looked in {mask_base}"))
         samples.append(Sample(name.as_posix(), image, mask))
+
     for mask in masks:
         if mask not in used and not mask.stem.endswith(_OTHER_SUFFIXES):
             problems.append(Problem(str(mask), "missing partner", "no image of that name", f"looked in {image_base}"))
@@ -116,8 +118,8 @@ def _inside(folder: Path) -> dict[str, Path]:
 
 def _split_folders(folder: Path) -> dict[str, Path]:
     inside = _inside(folder)
-    found = {split: next((inside[n] for n in names if n in inside), None) for split, names in SPLIT_FOLDERS.items()}
-    return {split: path for split, path in found.items() if path is not None}
+    paths = {split: next((inside[n] for n in names if n in inside), None) for split, names in SPLIT_FOLDERS.items()}
+    return {split: path for split, path in paths.items() if path is not None}
 
 
 def _first(inside: dict[str, Path], names: Sequence[str]) -> list[Path]:
@@ -125,7 +127,7 @@ def _first(inside: dict[str, Path], names: Sequence[str]) -> list[Path]:
 
 
 def _beside(folder: Path) -> Files:
-    """Split the files of one folder into images and the masks that lie beside them (``x.png``, ``x_mask.png``)."""
+    """Split the files of one folder into images and the masks beside them (``x.png``, ``x_mask.png``)."""
     everything = files(folder, IMAGE_TYPES | MASK_TYPES)
     masks = [p for p in everything if p.suffix.lower() in MASK_TYPES and _without(p.stem, MASK_SUFFIXES)[1]]
     taken = set(masks)
@@ -154,17 +156,15 @@ def _by_lists(root: Path, everything: Files) -> dict[str, Files]:
         lists = {split: folder / f"{split}.txt" for split in SPLIT_FOLDERS if (folder / f"{split}.txt").is_file()}
         if "train" not in lists and "val" not in lists:
             continue
+
         result = {}
         for split, path in lists.items():
-            wanted = {Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()}
-            known = {image.stem for image in everything.images}
-            if wanted - known:
-                raise DataError(
-                    f"{path} names {len(wanted - known)} images that are not there, such as {min(wanted - known)}"
-                )
-            stems = wanted | {_without(stem, IMAGE_SUFFIXES)[0] for stem in wanted}
+            listed = {Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()}
+            if missing := listed - {image.stem for image in everything.images}:
+                raise DataError(f"{path} names {len(missing)} images that are not there, such as {min(missing)}")
+            stems = listed | {_without(stem, IMAGE_SUFFIXES)[0] for stem in listed}
             result[split] = Files(
-                [image for image in everything.images if image.stem in wanted],
+                [image for image in everything.images if image.stem in listed],
                 [m for m in everything.masks if m.stem in stems or _without(m.stem, MASK_SUFFIXES)[0] in stems],
                 everything.image_base,
                 everything.mask_base,
@@ -173,26 +173,27 @@ def _by_lists(root: Path, everything: Files) -> dict[str, Files]:
     return {"all": everything}
 
 
-def _listed(root: Path, given: str, split: str) -> list[list[Path]]:
+def _listed(root: Path, name: str, split: str) -> list[list[Path]]:
     """Read a list file: a path a line, or image and mask separated by white space or a comma; relative to the root."""
-    path = root / given.replace("{split}", split)
+    path = root / name.replace("{split}", split)
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected a folder or a list of files, one path a line ({error})") from error
     rows = [line.replace(",", " ").split() for line in lines if line.strip() and not line.startswith("#")]
-    return [[root / name for name in row] for row in rows]
+    return [[root / path for path in row] for row in rows]
 
 
 def _from_options(root: Path, images: str, masks: str | None) -> dict[str, Files]:
     if "{split}" in images:
-        there = [split for split in SPLIT_FOLDERS if (root / images.replace("{split}", split)).exists()]
-        if not there:
+        names = [split for split in SPLIT_FOLDERS if (root / images.replace("{split}", split)).exists()]
+        if not names:
             raise DataError(f"data.images = {images}: none of train, val, test put for {{split}} exists below {root}")
     else:
-        there = ["all"]
+        names = ["all"]
+
     result: dict[str, Files] = {}
-    for split in there:
+    for split in names:
         folder = root / images.replace("{split}", split)
         if folder.is_dir():
             mask_folder = root / masks.replace("{split}", split) if masks else None
@@ -201,6 +202,7 @@ def _from_options(root: Path, images: str, masks: str | None) -> dict[str, Files
             parts = _two_folders(folder, mask_folder)
             result.update({split: parts["all"]} if "all" in parts else parts)
             continue
+
         rows = _listed(root, images, split)
         if masks is None:
             listed = [row[1] for row in rows if len(row) > 1]
@@ -222,6 +224,7 @@ def discover(root: Path, images: str | None = None, masks: str | None = None) ->
     """
     if images is not None:
         return Layout(_from_options(root, images, masks))
+
     home, notes = root, []
     for _ in range(4):  # go down while there is only one way, as in VOCdevkit/VOC2012
         inside = _inside(home)
@@ -233,6 +236,7 @@ def discover(root: Path, images: str | None = None, masks: str | None = None) ->
         if known or len(inside) != 1:
             break
         home = next(iter(inside.values()))
+
     inside = _inside(home)
     image_folders, mask_folders = _first(inside, IMAGE_FOLDERS), _first(inside, MASK_FOLDERS)
     if masks is not None:
@@ -244,32 +248,37 @@ def discover(root: Path, images: str | None = None, masks: str | None = None) ->
     elif len(mask_folders) > 1:
         others = ", ".join(path.name for path in mask_folders[1:])
         notes.append(f"masks are taken from {mask_folders[0].name}, not from {others} (--set data.labels=NAME chooses)")
+
     if image_folders:
-        found = _two_folders(image_folders[0], mask_folders[0] if mask_folders else None)
-    elif parts := _split_folders(home):
-        found = {}
-        for split, part in parts.items():
-            sub = _inside(part)
-            ends = ("annot", "_annot", "_labels", "_label", "_masks", "_mask", "_gt")
-            sister = next((inside[part.name.lower() + end] for end in ends if part.name.lower() + end in inside), None)
-            if sub_images := _first(sub, IMAGE_FOLDERS):
-                sub_masks = _first(sub, MASK_FOLDERS)
-                found[split] = _two_folders(sub_images[0], sub_masks[0] if sub_masks else None).get("all", Files())
-            elif sister is not None:
-                found[split] = Files(files(part, IMAGE_TYPES), files(sister, MASK_TYPES), part, sister)
-            else:
-                found[split] = _beside(part)
+        parts = _two_folders(image_folders[0], mask_folders[0] if mask_folders else None)
+    elif folders := _split_folders(home):
+        parts = {split: _part(folder, inside) for split, folder in folders.items()}
     else:
         several = [name for name, sub in inside.items() if _first(_inside(sub), IMAGE_FOLDERS)]
         if several:
             raise DataError(f"{home} holds datasets of its own ({', '.join(several)}); name one of them")
-        found = {"all": _beside(home)}
-    if list(found) == ["all"]:
-        found = _by_lists(home, found["all"])
-    found = {split: part for split, part in found.items() if part.images}
-    if not found:
+        parts = {"all": _beside(home)}
+
+    if list(parts) == ["all"]:
+        parts = _by_lists(home, parts["all"])
+    parts = {split: part for split, part in parts.items() if part.images}
+    if not parts:
         raise DataError(
             f"no images found in {root}; expected images/ and labels/ (with train/ and val/ in them or around them), "
             "images with masks beside them (x.png, x_mask.png), or data.images and data.labels naming folders or lists"
         )
-    return Layout(found, notes)
+    return Layout(parts, notes)
+
+
+def _part(folder: Path, siblings: dict[str, Path]) -> Files:
+    """Read the folder of one split: images and masks in folders of it, masks in a sibling, or beside the images."""
+    inside = _inside(folder)
+    if images := _first(inside, IMAGE_FOLDERS):
+        masks = _first(inside, MASK_FOLDERS)
+        return _two_folders(images[0], masks[0] if masks else None).get("all", Files())
+    ends = ("annot", "_annot", "_labels", "_label", "_masks", "_mask", "_gt")
+    name = folder.name.lower()
+    sibling = next((siblings[name + end] for end in ends if name + end in siblings), None)
+    if sibling is not None:
+        return Files(files(folder, IMAGE_TYPES), files(sibling, MASK_TYPES), folder, sibling)
+    return _beside(folder)

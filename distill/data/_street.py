@@ -129,10 +129,14 @@ def _ground(c: _Canvas) -> None:
     tops = [c.horizon - c.height * draw.between(0.0, 0.09) for _ in range(10)]
     line = [(i * step, round(top)) for i, top in enumerate(tops)]
     cv2.fillPoly(c.ids, [np.array([(0, c.height), *line, (c.width * 2, c.height)], np.int32)], hills)
+
+    # pavement, and the road on it
     pavement = c.instance(PAVEMENT, draw.colour(_GREY, _WARM), SLAB)
     cv2.rectangle(c.ids, (0, round(c.horizon)), (c.width, c.height), pavement, -1)
     road = c.instance(ROAD, draw.colour(_GREY), GRAIN)
     c.quad(road, (-c.kerb, 0, 1), (c.kerb, 0, 1), (c.kerb, 0, near), (-c.kerb, 0, near))
+
+    # the middle line, dashed or solid
     paint = c.instance(MARKING, draw.colour(((215, 215, 210),), _GREY[3:]), GRAIN)
     half, s, dash = 0.13, 3.0, draw.between(1.25, 1.5)
     solid = draw.chance(0.3)
@@ -140,6 +144,7 @@ def _ground(c: _Canvas) -> None:
         far_x = 0.0
         c.quad(paint, (far_x - half, 0, s), (far_x + half, 0, s), (half, 0, s * dash), (-half, 0, s * dash))
         s *= dash * (1.0 if solid else 1.35)
+
     if draw.chance(0.35):  # a zebra crossing
         s = c.height * draw.between(0.1, 0.4)
         x = -c.kerb + 0.2
@@ -210,14 +215,8 @@ def _tree(c: _Canvas, s: float, side: int) -> None:
     c.upright(c.instance(TREE, draw.colour(_WARM, _GREY[:2]), LEAF), x, 0.09, 0, stem, s)
     crown = c.instance(TREE, draw.colour(_GREEN, _GREEN, _GREEN, _WARM), LEAF)
     for _ in range(3):
-        c.disc(
-            crown,
-            x + draw.between(-0.5, 0.5) * r,
-            stem + draw.between(0, 1) * r,
-            r * 0.75,
-            r * draw.between(0.6, 0.9),
-            s,
-        )
+        middle, height = x + draw.between(-0.5, 0.5) * r, stem + draw.between(0, 1) * r
+        c.disc(crown, middle, height, r * 0.75, r * draw.between(0.6, 0.9), s)
 
 
 def _pole(c: _Canvas, s: float, side: int) -> None:
@@ -254,23 +253,15 @@ def _car(c: _Canvas, s: float, side: int) -> None:
     body = c.instance(CAR, draw.colour(_VIVID, _VIVID, _GREY))
     glass = c.instance(CAR, draw.colour(((60, 65, 75),), ((120, 140, 165),)))
     tyre = c.instance(CAR, (35, 35, 38))
+
     for wheel in (-0.75, 0.75):
         c.upright(tyre, x + wheel * half, half * 0.18, 0, 0.3, s)
     c.upright(body, x, half, 0.18, tall * 0.6, s)
-    c.quad(
-        body,
-        (x - half * 0.9, tall * 0.55, s),
-        (x + half * 0.9, tall * 0.55, s),
-        (x + half * 0.65, tall, s),
-        (x - half * 0.65, tall, s),
-    )
-    c.quad(
-        glass,
-        (x - half * 0.72, tall * 0.6, s),
-        (x + half * 0.72, tall * 0.6, s),
-        (x + half * 0.55, tall * 0.93, s),
-        (x - half * 0.55, tall * 0.93, s),
-    )
+    for part, foot, top, low, high in ((body, 0.9, 0.65, 0.55, 1.0), (glass, 0.72, 0.55, 0.6, 0.93)):
+        below, above = tall * low, tall * high
+        lower = (x - half * foot, below, s), (x + half * foot, below, s)
+        c.quad(part, *lower, (x + half * top, above, s), (x - half * top, above, s))
+
     lamp = c.instance(CAR, draw.colour(_VIVID[:1], ((235, 230, 200),)))
     for lamp_x in (-0.82, 0.82):
         c.upright(lamp, x + lamp_x * half, half * 0.12, tall * 0.4, tall * 0.5, s)
@@ -313,6 +304,8 @@ def _render(c: _Canvas) -> np.ndarray:
     columns = (np.arange(width)[None] + ox) % _TEXTURE
     grain = _textures()[np.array(c.texture, np.uint8)[c.ids], rows, columns].astype(np.float32)
     flat += grain[..., None]
+
+    # light from one side to the other
     light = np.linspace(draw.between(0.75, 1.1), draw.between(0.75, 1.1), width, dtype=np.float32)[None].repeat(
         height, 0
     )
@@ -323,12 +316,15 @@ def _render(c: _Canvas) -> np.ndarray:
         cv2.fillPoly(shade, [np.array([c.at(*p) for p in corners], np.int32)], 0.55)
         light = np.minimum(light, shade)
     flat *= light[..., None]
+
+    # the camera: haze, blur, exposure and noise
     depth = np.abs(np.arange(height, dtype=np.float32) - c.horizon) / height
     haze = draw.between(0.0, 0.35) * np.exp(-depth * 9)[:, None, None]
     flat += (np.array(c.colour[0], np.float32) - flat) * haze
     sigma = draw.between(0.25, 0.85) * max(1.0, height / 192)
     flat = cv2.GaussianBlur(flat, (0, 0), sigma)
     flat *= np.array([draw.between(0.93, 1.07) for _ in range(3)], np.float32) * draw.between(0.75, 1.2)
+
     oy, ox = draw.whole(0, _TEXTURE - 1), draw.whole(0, _TEXTURE - 1)
     noise = _textures()[GRAIN][(rows + oy) % _TEXTURE, (columns + ox) % _TEXTURE].astype(np.float32)
     flat += noise[..., None] * draw.between(0.1, 0.5)

@@ -27,9 +27,9 @@ def draw_window(
     low, high = scale
     factor = low + 0.1 * int(rng.integers(int((high - low) / 0.1 + 1e-6) + 1))
     window, target = [], []
-    for full, wanted in zip(size, crop, strict=True):
+    for full, limit in zip(size, crop, strict=True):
         scaled = max(1, round(full * factor))
-        shown = min(wanted, scaled)
+        shown = min(limit, scaled)
         start = int(rng.integers(scaled - shown + 1))
         first = min(round(start * full / scaled), full - 1)
         window.append((first, min(max(1, round(shown * full / scaled)), full - first)))

@@ -9,7 +9,7 @@ from . import Dataset
 from ._street import CLASSES, scene
 
 #: sized for minutes on two CPU cores, also with a ResNet-101 as the teacher that is fitted first
-RECIPE: dict[str, Any] = {
+RECIPE = {
     "train.crop": (64, 128),
     "train.scale": (0.75, 1.5),
     "train.batch": 8,
@@ -31,8 +31,9 @@ class Builtin(Dataset):
     source = "builtin"
     notes = ("builtin: generated street-like scenes, not photographs; scores on them say nothing about real images",)
 
-    def __init__(self, split: str, size: tuple[int, int], count: int, seed: int, options: dict[str, Any]) -> None:
-        self.split, self.count, self.seed, self.options = split, count, seed, options
+    def __init__(self, split: str, size: tuple[int, int], count: int, val_count: int, seed: int) -> None:
+        self.split, self.count, self.seed = split, count if split == "train" else val_count, seed
+        self.options = {"size": list(size), "count": count, "val_count": val_count, "seed": seed}
         self._size = size
 
     def __len__(self) -> int:
@@ -65,10 +66,9 @@ def open_split(
     if len(size) != 2 or min(size) < 32:
         raise UsageError(f"data.size = {size}: expected height and width, each at least 32")
     height, width = (int(n) for n in size)
-    options = {"size": [height, width], "count": count, "val_count": val_count, "seed": seed}
-    return Builtin(split, (height, width), count if split == "train" else val_count, seed, options)
+    return Builtin(split, (height, width), count, val_count, seed)
 
 
 def splits(**_: Any) -> list[str]:
-    """Return the splits there are, whatever the options."""
+    """Return the splits, whatever the options."""
     return list(_SPLITS)

@@ -7,13 +7,12 @@ split of Badrinarayanan, Kendall, Cipolla, "SegNet", 2015. Recipe: the CIRKD fam
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError
 from ._files import IMAGE_TYPES, MASK_TYPES, Code, FileDataset
 from ._pairs import files, pair
 
-RECIPE: dict[str, Any] = {
+RECIPE = {
     "train.crop": (360, 360),
     "train.batch": 16,
     "train.iters": 40000,
@@ -68,17 +67,17 @@ def _root(root: str | None) -> Path:
 
 
 def splits(root: str | None = None) -> list[str]:
-    """Return the splits that are there."""
-    found = _root(root)
-    return [split for split in _SPLITS if _folders(found, split)[0].is_dir()]
+    """Return the existing splits."""
+    folder = _root(root)
+    return [split for split in _SPLITS if _folders(folder, split)[0].is_dir()]
 
 
 def open_split(split: str, root: str | None = None) -> FileDataset:
     """Open ``train``, ``val`` or ``test`` of the CamVid in ``root``, else in $CAMVID."""
-    found = _root(root)
-    images, labels = _folders(found, split)
+    folder = _root(root)
+    images, labels = _folders(folder, split)
     if not images.is_dir():
-        raise DataError(f"camvid: no split {split!r} in {found}; splits there: {', '.join(splits(str(found)))}")
+        raise DataError(f"camvid: no split {split!r} in {folder}; splits there: {', '.join(splits(str(folder)))}")
     masks = files(labels, MASK_TYPES) if labels.is_dir() else []
     samples, problems, _ = pair(files(images, IMAGE_TYPES), masks, images, labels)
     return FileDataset(
@@ -89,6 +88,6 @@ def open_split(split: str, root: str | None = None) -> FileDataset:
         tuple(_CLASSES),
         tuple(_CLASSES.values()),
         source="camvid",
-        options={"root": str(found)},
+        options={"root": str(folder)},
         problems=tuple(problems),
     )

@@ -1,1 +1,1 @@
-"""A network judged on labelled images."""
+"""Scores of a network on labelled images."""

@@ -25,7 +25,7 @@ def labels_of(logits: Tensor, size: tuple[int, ...]) -> Tensor:
 def strongest(planes: Iterable[Tensor]) -> Tensor:
     """Return the argmax, uint8, over the scores of each class; ties go to the lower one.
 
-    The running maximum is kept in the first plane, which is written over.
+    The running maximum is kept in the first plane, which is overwritten.
     """
     rest = iter(planes)
     best = next(rest)

@@ -1,6 +1,7 @@
-"""Whole-image evaluation: one function judges a checkpoint, an ONNX file and every other runtime."""
+"""Whole-image evaluation: one function scores a checkpoint, an ONNX file and every other runtime."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,20 +18,31 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from .tiles import Tiling
 
-#: uint8 RGB ``(H, W, 3)`` -> uint8 class mask ``(H, W)``; a privileged one is given the label, too (see `ask`)
+#: uint8 RGB ``(H, W, 3)`` -> uint8 class mask ``(H, W)``
 Predict = Callable[..., np.ndarray]
+
+
+@dataclass(frozen=True)
+class Privileged:
+    """A ``Predict`` that is shown the label with the image, as a label-assisted teacher is."""
+
+    predict: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def __call__(self, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
+        """Return the mask of an image."""
+        return self.predict(image, truth)
 
 
 def evaluate(
     predict: Predict, dataset: "Dataset", *, indices: Sequence[int] | None = None, label: str = "", radius: int = 3
 ) -> Scores:
-    """Judge ``predict`` on a labelled split, one whole image at a time.
+    """Score ``predict`` on a labelled split, one whole image at a time.
 
     Args:
         predict: turns a uint8 RGB image ``(H, W, 3)`` into a uint8 class mask ``(H, W)``.
         dataset: the split.
         indices: the images of this shard (default: all); scores of disjoint shards add up to the whole.
-        label: what the progress bar says.
+        label: of the progress bar.
         radius: half width of the boundary band in pixels.
 
     Raises:
@@ -38,9 +50,10 @@ def evaluate(
     """
     if not dataset.labelled:
         raise DataError(f"split '{dataset.split}' of {dataset.name} has no labels: it can be predicted, not evaluated")
-    chosen = range(len(dataset)) if indices is None else indices
+
+    images = range(len(dataset)) if indices is None else indices
     scores = Scores.empty(dataset.classes, radius)
-    for i in console.progress(chosen, len(chosen), label):
+    for i in console.progress(images, len(images), label):
         image, truth = dataset.read(i)
         if truth is None:
             raise DataError(f"{dataset.key(i)} has no label: it can be predicted, not evaluated")
@@ -52,8 +65,8 @@ def evaluate(
 
 
 def ask(predict: Predict, image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the mask of an image; a label-assisted teacher is shown the label with it."""
-    return predict(image, truth) if getattr(predict, "privileged", False) else predict(image)
+    """Return the mask of an image; a privileged ``predict`` is shown the label with it."""
+    return predict(image, truth) if isinstance(predict, Privileged) else predict(image)
 
 
 def model_predictor(
@@ -80,22 +93,21 @@ def model_predictor(
     privileged = getattr(model, "in_channels", 3) == 4
 
     def logits_of(image: np.ndarray, truth: np.ndarray | None = None) -> Tensor:
-        # H,W,3 seen as 1,3,H,W already lies channels-last in memory
+        # H,W,3 viewed as 1,3,H,W is channels-last in memory already
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        given = [pixels.to(device).contiguous(memory_format=layout)]
+        inputs = [pixels.to(device).contiguous(memory_format=layout)]
         if privileged:
             assert truth is not None and isinstance(model.num_classes, int)
             labels = torch.from_numpy(truth)[None].to(device).long()
-            given.append(channel(labels, fixed_codes(model.num_classes).to(device), 0.0, cast(Any, model)))
-        return model(*given).logits
+            inputs.append(channel(labels, fixed_codes(model.num_classes).to(device), 0.0, cast(Any, model)))
+        return model(*inputs).logits
 
     @torch.inference_mode()
     def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:
-        shown = [image] if truth is None else [image, truth]
+        arrays = [image] if truth is None else [image, truth]
         size = (image.shape[0], image.shape[1])
         if tiling is None or tiling.covers(size):
-            return labels_of(logits_of(*shown), size)[0].cpu().numpy()
-        return tiling.segment(lambda *window: logits_of(*window)[0], *shown)
+            return labels_of(logits_of(*arrays), size)[0].cpu().numpy()
+        return tiling.segment(lambda *window: logits_of(*window)[0], *arrays)
 
-    predict.privileged = privileged  # pyright: ignore[reportFunctionMemberAccess]
-    return predict
+    return Privileged(predict) if privileged else predict

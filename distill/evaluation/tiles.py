@@ -20,7 +20,7 @@ BLENDS = ("smooth", "uniform")
 
 @dataclass(frozen=True)
 class Tiling:
-    """Windows over an image: the last of a row or column is moved back to the edge, a larger one than the image is cut.
+    """Windows over an image: the last of a row or column is moved back to the edge; none is larger than the image.
 
     Attributes:
         size: height and width of a window in pixels.
@@ -71,7 +71,7 @@ class Tiling:
         return len(tops) * len(lefts) * h * w / (size[0] * size[1])
 
     def describe(self, size: tuple[int, int]) -> str:
-        """Say in a line what becomes of an image of ``size``."""
+        """Describe in a line the windows over an image of ``size``."""
         (tops, lefts), (h, w) = self.starts(size), self.window(size)
         return (
             f"{size[0]}x{size[1]} in {len(tops)}x{len(lefts)} windows of {h}x{w}, overlap {self.overlap:.2g}, "
@@ -82,13 +82,13 @@ class Tiling:
     def segment(self, score: Score, image: np.ndarray, *beside: np.ndarray) -> np.ndarray:
         """Segment an image by the weighted sum of its windows' logits.
 
-        What is held is one row of windows, float32 ``(K, h, W)``: 80 MB for 19 classes and windows of 512 rows over
+        It holds one row of windows, float32 ``(K, h, W)``: 80 MB for 19 classes and windows of 512 rows over
         1024x2048, where the whole image would take 159 MB, and no more for a higher image.
 
         Args:
             score: see ``Score``.
             image: uint8 RGB ``(H, W, 3)``.
-            beside: further arrays ``(H, W, ...)`` that ``score`` is shown the same windows of.
+            beside: further arrays ``(H, W, ...)``, of which ``score`` gets the same windows.
 
         Returns:
             uint8 ``(H, W)``.
@@ -113,7 +113,7 @@ class Tiling:
         return mask
 
     def join(self, predict: Callable[[np.ndarray], np.ndarray], image: np.ndarray) -> np.ndarray:
-        """Segment an image with a network that gives masks: each pixel is of the window in which it lies deepest."""
+        """Segment an image with a network that gives masks: each pixel comes from the window that it is deepest in."""
         height, width = image.shape[:2]
         (tops, lefts), (h, w) = self.starts((height, width)), self.window((height, width))
         mask = np.empty((height, width), np.uint8)
@@ -146,6 +146,6 @@ def _fade(length: int, overlap: int) -> Tensor:
 
 
 def _owned(starts: list[int], length: int, whole: int) -> list[tuple[int, int]]:
-    """Part ``whole`` among windows, half way between the centres of neighbours."""
+    """Divide ``whole`` among windows, half way between the centres of neighbours."""
     cuts = [0, *((a + b + length) // 2 for a, b in itertools.pairwise(starts)), whole]
     return list(itertools.pairwise(cuts))

@@ -1,4 +1,4 @@
-"""The distillation methods, one file each beside this one: how they are found by name and composed.
+"""The distillation methods, one file each: found by name, and composed.
 
 A new method is one file: a subclass of `Method` with its terms' default weights, its hyper-parameters as keyword
 defaults, and `losses`.
@@ -9,6 +9,7 @@ import inspect
 import math
 import pkgutil
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -21,6 +22,55 @@ from ._method import Critic, Method, Phase, Sizes, hyphen
 
 if TYPE_CHECKING:
     from ..output import Output
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What is known of a method before it is built."""
+
+    name: str
+    summary: str
+    paper: str
+    taps: list[str]
+    #: default weights
+    terms: dict[str, float]
+    #: hyper-parameters with their defaults
+    options: dict[str, Any]
+    assisted: bool
+    differences: list[str]
+    description: str
+
+
+@dataclass(frozen=True)
+class BuiltModule:
+    """A network that a method brings along."""
+
+    name: str
+    shape: str
+    parameters: int
+    trained: bool
+    critic: bool
+
+    def __str__(self) -> str:
+        trained = "trained against the student" if self.critic else "trained with the student"
+        return f"{self.name} {self.shape}, {self.parameters:,} parameters, {trained if self.trained else 'fixed'}"
+
+
+@dataclass(frozen=True)
+class BuiltMethod(MethodInfo):
+    """A method once it is built, with the taps that it reads."""
+
+    modules: list[BuiltModule]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Description:
+    """A composition: the taps that it reads, its terms with their weights, and its methods."""
+
+    taps: list[str]
+    terms: dict[str, str]
+    methods: list[BuiltMethod]
 
 
 class Composite(Method):
@@ -45,12 +95,12 @@ class Composite(Method):
         return self.schedules[term](step)
 
     def phases(self, teacher: nn.Module) -> list[Phase]:
-        found = []
+        phases = []
         for name, method in self._parts():
             for phase in method.phases(teacher):
                 phase.name = f"{name}.{phase.name}"
-                found.append(phase)
-        return found
+                phases.append(phase)
+        return phases
 
     def teach(self, teacher: Callable[[Tensor], "Output"], batch: Batch) -> "Output":
         part = dict(self._parts()).get(self._teaches or "")
@@ -71,18 +121,18 @@ class Composite(Method):
 
     @torch.no_grad()
     def magnitudes(self, student: "Output", teacher: "Output") -> dict[str, dict[str, float]]:
-        """Return, by method that compares features, their mean norms per image and what the product weighs.
+        """Return, by method that compares features, their mean norms per image and the weight of the product.
 
         ``m`` of the teacher, ``n`` of the student behind its adapter, ``mn/N`` with N the elements of a feature: the
         weight that a plain squared distance gives to the angle (Rethinking KD with Raw Features, equation 3, figure 2).
         """
-        found = {}
+        magnitudes = {}
         for name, method in self._parts():
             if (pair := method.compared(student, teacher)) is not None:
                 n, m = (x.flatten(1).square().sum(1).sqrt() for x in pair)
                 product = (m * n).mean() / pair[0][0].numel()
-                found[name] = {"m": m.mean().item(), "n": n.mean().item(), "mn/N": product.item()}
-        return found
+                magnitudes[name] = {"m": m.mean().item(), "n": n.mean().item(), "mn/N": product.item()}
+        return magnitudes
 
     def critics(self) -> dict[str, Critic]:
         return {f"{name}.{key}": critic for name, method in self._parts() for key, critic in method.critics().items()}
@@ -102,29 +152,28 @@ class Composite(Method):
         return [f"methods.{name}.{buffer}" for name, method in self._parts() for buffer in method.local_buffers()]
 
     def apart(self) -> list[str]:
-        """Return the names of what is not synchronised with the student: critics, and buffers of each rank's own."""
+        """Return the names of the tensors that are not synchronised with the student: critics', and local buffers."""
         modules = {id(m) for critic in self.critics().values() for m in critic.module.modules()}
         critics = [name for name, module in self.named_modules() if id(module) in modules]
         tensors = [*self.named_parameters(), *self.named_buffers()]
         return [n for n, _ in tensors if n.rpartition(".")[0] in critics] + self.local_buffers()
 
     def notes(self) -> list[str]:
-        said = []
+        notes = []
         for name, method in self._parts():
-            said += [f"{name}: {_line(module)}" for module in _built(method)]
-            said += [f"{name}: {note}" for note in method.notes()]
-        return said
+            notes += [f"{name}: {module}" for module in _modules(method)]
+            notes += [f"{name}: {note}" for note in method.notes()]
+        return notes
 
-    def describe(self) -> dict[str, Any]:
-        """Return, JSON-able, the taps, the terms with their weights, and by method its facts and what it built."""
-        return {
-            "taps": list(self.taps),
-            "terms": {term: str(schedule) for term, schedule in self.schedules.items()},
-            "methods": [
-                info(name) | {"taps": list(method.taps), "modules": _built(method), "notes": method.notes()}
-                for name, method in self._parts()
-            ],
-        }
+    def describe(self) -> Description:
+        """Return the facts about the composition, ready for JSON by ``asdict``."""
+        methods = [
+            BuiltMethod(
+                **vars(replace(info(name), taps=list(method.taps))), modules=_modules(method), notes=method.notes()
+            )
+            for name, method in self._parts()
+        ]
+        return Description(list(self.taps), {term: str(weight) for term, weight in self.schedules.items()}, methods)
 
 
 def names() -> list[str]:
@@ -160,20 +209,21 @@ def options(method: type[Method]) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "terms"}
 
 
-def info(name: str) -> dict[str, Any]:
-    """Return, JSON-able, what there is to know of a method before it is built."""
+def info(name: str) -> MethodInfo:
+    """Return the facts about a method before it is built."""
     method = load(name)
-    return {
-        "name": hyphen(name),
-        "summary": (inspect.getdoc(method) or "").partition("\n")[0],
-        "paper": method.paper,
-        "taps": list(method.taps),
-        "terms": dict(method.weights),
-        "options": options(method),
-        "assisted": method.assisted,
-        "differences": list(method.differences),
-        "description": inspect.getdoc(method) or "",
-    }
+    description = inspect.getdoc(method) or ""
+    return MethodInfo(
+        name=hyphen(name),
+        summary=description.partition("\n")[0],
+        paper=method.paper,
+        taps=list(method.taps),
+        terms=dict(method.weights),
+        options=options(method),
+        assisted=method.assisted,
+        differences=list(method.differences),
+        description=description,
+    )
 
 
 def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Composite:
@@ -181,26 +231,28 @@ def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] |
 
     Args:
         spec: names joined by ``+``.
-        sizes: what the two networks offer.
+        sizes: of the two networks and the run.
         settings: by method; a key that is a term sets its weight (number or schedule), any other is a hyper-parameter,
             dots standing for underscores. Terms whose weight is 0 at every step are off: neither built nor computed.
 
     Raises:
         UsageError: an unknown method, key or value, or a network without a tap that is read.
     """
-    chosen = [hyphen(part.strip()) for part in spec.split("+")] if spec.strip() != "none" else []
-    given = {hyphen(name): dict(values) for name, values in (settings or {}).items()}
-    if len(set(chosen)) < len(chosen):
+    parts = [hyphen(part.strip()) for part in spec.split("+")] if spec.strip() != "none" else []
+    by_method = {hyphen(name): values for name, values in (settings or {}).items()}
+    if len(set(parts)) < len(parts):
         raise UsageError(f"method '{spec}' names a method twice")
-    if stray := [name for name in given if name not in chosen]:
+    if stray := [name for name in by_method if name not in parts]:
         raise UsageError(f"settings for '{stray[0]}' were given, but the method is '{spec}'")
+
     methods: dict[str, Method] = {}
     weights: dict[str, Schedule] = {}
-    for name in chosen:
+    for name in parts:
         cls = load(name)
         own = {term: Schedule.parse(weight) for term, weight in cls.weights.items()}
-        keywords: dict[str, Any] = {}
-        for key, value in given.get(name, {}).items():
+
+        keywords = {}
+        for key, value in by_method.get(name, {}).items():
             if key in own:
                 own[key] = Schedule.parse(value)
                 if min(own[key].a, own[key].b) < 0:
@@ -208,6 +260,7 @@ def compose(spec: str, sizes: Sizes, settings: Mapping[str, Mapping[str, Any]] |
             else:
                 option, value = _option(name, cls, key, value)
                 keywords[option] = value
+
         on = [term for term, weight in own.items() if not weight.zero]
         if on:
             methods[name] = cls(sizes, terms=on, **keywords)
@@ -247,7 +300,7 @@ def _number(what: str, value: Any, kinds: Collection[type]) -> float | int:
     """Read an option that is a number; YAML takes 1e-4, without a point, for a text.
 
     Raises:
-        UsageError: it is none, or not what an option can be: not finite, negative, a rate of 0, a broken count.
+        UsageError: it is no number, not finite, negative, a rate of 0, or a count that is not whole.
     """
     try:
         number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
@@ -263,23 +316,15 @@ def _number(what: str, value: Any, kinds: Collection[type]) -> float | int:
     return int(number)
 
 
-def _built(method: Method) -> list[dict[str, Any]]:
-    """Describe the networks that the method brought along."""
+def _modules(method: Method) -> list[BuiltModule]:
     critics = {id(critic.module) for critic in method.critics().values()}
     return [
-        {
-            "name": key,
-            "shape": getattr(module, "shape", type(module).__name__),
-            "parameters": sum(p.numel() for p in module.parameters()),
-            "trained": any(p.requires_grad for p in module.parameters()),
-            "critic": id(module) in critics,
-        }
+        BuiltModule(
+            name=key,
+            shape=getattr(module, "shape", type(module).__name__),
+            parameters=sum(p.numel() for p in module.parameters()),
+            trained=any(p.requires_grad for p in module.parameters()),
+            critic=id(module) in critics,
+        )
         for key, module in method.named_children()
     ]
-
-
-def _line(built: Mapping[str, Any]) -> str:
-    trained = "trained against the student" if built["critic"] else "trained with the student"
-    return f"{built['name']} {built['shape']}, {built['parameters']:,} parameters, " + (
-        trained if built["trained"] else "fixed"
-    )

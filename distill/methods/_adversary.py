@@ -25,7 +25,7 @@ LOSSES = ("hinge", "wgan-gp")
 NORMS = ("bn", "tanh")
 #: the discriminator halves four times and ends with a 4x4 convolution without padding
 SMALLEST = 64
-#: what all of its methods have to say beside their own
+#: the differences that all of its methods share
 DIFFERENCES = (
     "SKD's SGD also decays the discriminator's weights; kdc's does not.",
     "The paper's discriminator also sees the image; the published code's and kdc's sees the logits alone.",

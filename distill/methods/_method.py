@@ -1,4 +1,4 @@
-"""What a method is: the class that every file of this folder fills in, and what it is given and may ask for."""
+"""The base class of all methods, what it receives, and what it may ask for."""
 
 import zlib
 from collections.abc import Callable, Collection
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a method may know when it is built."""
+    """The facts that a method is built from."""
 
     num_classes: int
     #: channels and stride of every tap
@@ -47,7 +47,7 @@ class Phase:
     momentum: float
     weight_decay: float
     iters: int
-    #: what the result depends on besides the teacher, the data and the recipe: plain values
+    #: plain values on which the result depends besides the teacher, the data and the recipe
     key: dict[str, Any] = field(default_factory=dict)
 
 
@@ -98,7 +98,7 @@ class Method(nn.Module):
             return teacher(batch.images)
 
     def remember(self, teacher: "Output", batch: Batch) -> None:
-        """Take from what the teacher showed what later steps need, into buffers; called once before `losses`."""
+        """Store in buffers what later steps need of the teacher's output; called once before `losses`."""
 
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         """Return the raw value of each term that is on: scalars in at least float32."""
@@ -122,7 +122,7 @@ class Method(nn.Module):
         return {}
 
     def joint_parameters(self) -> list[nn.Parameter]:
-        """Return what trains with the student: all that require grad, critics apart."""
+        """Return the parameters that train with the student: all that require grad but the critics'."""
         apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in apart]
 
@@ -131,10 +131,10 @@ class Method(nn.Module):
         return []
 
     def notes(self) -> list[str]:
-        """Return what should be said before training starts, a line each."""
+        """Return lines to print before training starts."""
         return []
 
-    # what subclasses build with
+    # for subclasses
 
     def need(self, *taps: str) -> None:
         """Check that both networks have the taps, and the same classes where scores are compared.
@@ -144,10 +144,10 @@ class Method(nn.Module):
         """
         name = name_of(type(self))
         for tap in taps:
-            for role, there in (("student", self.sizes.student), ("teacher", self.sizes.teacher)):
-                if tap not in there:
+            for role, own in (("student", self.sizes.student), ("teacher", self.sizes.teacher)):
+                if tap not in own:
                     raise UsageError(
-                        f"method {name} reads the tap '{tap}'; the {role} has only {', '.join(sorted(there))}"
+                        f"method {name} reads the tap '{tap}'; the {role} has only {', '.join(sorted(own))}"
                     )
             mine, its = self.sizes.student[tap].channels, self.sizes.teacher[tap].channels
             if tap in ("logits", "aux") and mine != its:
@@ -162,7 +162,7 @@ class Method(nn.Module):
         return generator(self.sizes.seed, name_of(type(self)), tag, *(() if step is None else (step, part)))
 
     def draw(self, tag: str, batch: Batch) -> torch.Generator:
-        """Return a generator for what is drawn of a batch: another for each step, micro-batch and rank."""
+        """Return a generator for draws from a batch: another for each step, micro-batch and rank."""
         return self.rng(tag, batch.step, batch.part)
 
     def pair(self, student: "Output", teacher: "Output", tap: str) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class Queue(nn.Module):
         self.pointer.copy_(torch.where(ends, 0, self.pointer + counts))
 
     def index(self, count: int, rng: torch.Generator) -> Tensor:
-        """Draw ``count`` different slots ``(count,)``, all there are if there are fewer; on the CPU."""
+        """Draw ``count`` different slots ``(count,)``, or all if there are fewer; on the CPU."""
         return torch.randperm(self.slots.shape[1], generator=rng)[:count]
 
     def take(self, index: Tensor) -> Tensor:
@@ -51,11 +51,11 @@ class Queue(nn.Module):
 def by_class(
     features: Tensor, labels: Tensor, order: Tensor, classes: int, count: int, *, official: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what one image has to be remembered: of each class up to ``count`` pixels, and its region.
+    """Return what a queue remembers of one image: up to ``count`` pixels of each class, and its region.
 
     Args:
         features: unit features ``(C, N)``.
-        labels: int64 ``(N,)``; what is no class belongs to none.
+        labels: int64 ``(N,)``; values that are no class belong to none.
         order: a random permutation of ``range(N)``: of a class's positions those with the lowest numbers are taken.
         classes: K.
         count: pixels of a class at most.
@@ -68,7 +68,7 @@ def by_class(
     mask = labels == torch.arange(classes, device=labels.device)[:, None]
     total = mask.sum(1)
     eligible = torch.arange(positions, device=labels.device) < total[:, None] if official else mask
-    chosen = torch.where(eligible, order, positions).topk(min(count, positions), largest=False).indices
+    picks = torch.where(eligible, order, positions).topk(min(count, positions), largest=False).indices
     with full_float32():
         mean = mask.to(features.dtype) @ features.t() / total.clamp(min=1)[:, None]
-    return features[:, chosen].permute(1, 2, 0), total.clamp(max=count), unit(mean, 1)
+    return features[:, picks].permute(1, 2, 0), total.clamp(max=count), unit(mean, 1)

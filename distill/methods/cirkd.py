@@ -77,8 +77,9 @@ class Cirkd(Method):
         super().__init__(sizes, terms=terms)
         on, classes = set(self.terms), sizes.num_classes
         self.relational = bool(on - {"kd"})
-        read = [tap for tap, wanted in (("logits", "kd" in on), (at, self.relational)) if wanted]
+        read = [tap for tap, needed in (("logits", "kd" in on), (at, self.relational)) if needed]
         self.need(*dict.fromkeys(read))
+
         self.at, self.gather = at, gather
         self.T, self.tau, self.memory_T = temperature(T), temperature(tau, "tau"), temperature(memory_T, "memory_T")
         self.official = choose("cirkd.enqueue", enqueue, ("corrected", "official")) == "official"
@@ -90,9 +91,11 @@ class Cirkd(Method):
             "mp": _whole("draws_pixel", draws_pixel, 0) // classes + 1,
             "mr": _whole("draws_region", draws_region, 0) // classes + 1,
         }
+
         self.projector = self.pixel_queue = self.region_queue = None
         if not on & {"mp", "mr"}:
             return
+
         width = sizes.teacher[at].channels
         self.projector = Projector(sizes.student[at].channels, width, self.rng("projector"))
         if "mp" in on:
@@ -107,17 +110,17 @@ class Cirkd(Method):
             self.region_queue = Queue(classes, regions, width, self.rng("regions"))
 
     def _queues(self) -> dict[str, Queue]:
-        """Return the queues there are, by term."""
+        """Return the existing queues, by term."""
         both = {"mp": self.pixel_queue, "mr": self.region_queue}
         return {term: queue for term, queue in both.items() if queue is not None}
 
     def notes(self) -> list[str]:
-        said = []
+        notes = []
         if self.pixel_queue is not None and (slots := self.pixel_queue.slots.shape[1]) < self.pixels:
-            said.append(f"pixel queue: {slots} slots a class instead of {self.pixels}; cap_mib decides")
+            notes.append(f"pixel queue: {slots} slots a class instead of {self.pixels}; cap_mib decides")
         if size := sum(queue.slots.nbytes for queue in self._queues().values()):
-            said.append(f"queues: {size / _MIB:.0f} MiB in memory and in every checkpoint")
-        return said
+            notes.append(f"queues: {size / _MIB:.0f} MiB in memory and in every checkpoint")
+        return notes
 
     def local_buffers(self) -> list[str]:
         queues = [name for name, module in self.named_children() if isinstance(module, Queue)]
@@ -126,19 +129,22 @@ class Cirkd(Method):
     def remember(self, teacher: "Output", batch: Batch) -> None:
         if not self._queues():
             return
+
         t = raised(teacher.tap(self.at))
         labels, features = labels_at(batch.labels, t.shape[-2:]).flatten(1), unit(t, 1).flatten(2)
         (rank, world), (images, positions) = rank_and_world(), labels.shape
+
         rng = self.rng("enqueue", step=batch.step)
-        # every rank draws for all images of the step, so that they are remembered alike however they are spread
+        # every rank draws for all images of the step, so that all queues are equal however the images are spread
         orders = torch.stack([torch.randperm(positions, generator=rng) for _ in range(world * images)])
         order = orders.chunk(world)[rank].to(labels.device, non_blocking=True)
-        found = [
+        entries = [
             by_class(*image, self.sizes.num_classes, self.per_class, official=self.official)
             for image in zip(features, labels, order)
         ]
-        # what is enqueued goes over the wire, not the feature maps
-        pixels, counts, regions = (gathered(torch.stack(part)) for part in zip(*found))
+        # the entries go over the wire, not the feature maps
+        pixels, counts, regions = (gathered(torch.stack(part)) for part in zip(*entries))
+
         for image in range(world * images):
             if self.pixel_queue is not None:
                 self.pixel_queue.push(pixels[image], counts[image])

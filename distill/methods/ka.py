@@ -79,6 +79,7 @@ class Ka(Method):
         for option, value, least in (("adapter.depth", adapter_depth, 1), ("code", code, 0), ("ae.iters", ae_iters, 0)):
             if not isinstance(value, int) or value < least:
                 raise UsageError(f"ka.{option}={value}: a whole number of at least {least} is needed")
+
         mine, its = sizes.student[at], sizes.teacher[at]
         width = code or max(its.channels // 2, 1)
         stride = 2 if mine.stride >= 2 * its.stride else 1
@@ -88,6 +89,7 @@ class Ka(Method):
             self.feature_adapter = Adapter3x3(mine.channels, width, adapter_depth, self.rng("feature adapter"))
         if "aff" in self.terms:
             self.affinity_adapter = Conv3x3(mine.channels, width, self.rng("affinity adapter"))
+
         self.alpha = alpha
         self.ae_settings = {
             "lr": ae_lr,

@@ -81,7 +81,7 @@ class Kt(Method):
         self.detach = triplet_detach
         self.margin = triplet_margin
         read = {"logits": on & {"kd", "lt"}, "aux": self.aux_weight, "dec": on & {"ft", "tri"}}
-        self.need(*(tap for tap, wanted in read.items() if wanted))
+        self.need(*(tap for tap, needed in read.items() if needed))
         if "dec" in self.taps:
             c_s, c_t = sizes.student["dec"].channels, sizes.teacher["dec"].channels
             self.student_tailor = Tailor(c_t, self.rng("student_tailor")).requires_grad_(tailor_train)

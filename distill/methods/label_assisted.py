@@ -75,32 +75,28 @@ class LabelAssisted(Method):
             "aux": teacher_aux,
             "T": str(self.T),
         }
-        self.optimisation: dict[str, Any] = {
-            "lr": teacher_lr,
-            "momentum": teacher_momentum,
-            "weight_decay": teacher_weight_decay,
-            "iters": teacher_iters or sizes.iters,
-        }
+        self.optimisation = teacher_lr, teacher_momentum, teacher_weight_decay
+        self.teacher_iters = teacher_iters or sizes.iters
         self.register_buffer("codes", fixed_codes(sizes.num_classes))
 
     def notes(self) -> list[str]:
         if self.sizes.teacher_trained:
             return []
         paths = "two codings" if self.recipe["dual_path"] else "one coding"
-        return [f"the assisted teacher is trained first, {self.optimisation['iters']} steps with {paths} of each label"]
+        return [f"the assisted teacher is trained first, {self.teacher_iters} steps with {paths} of each label"]
 
     def phases(self, teacher: nn.Module) -> list[Phase]:
         if self.sizes.teacher_trained:
             return []
-        given = self.recipe
+        recipe = self.recipe
 
         def run(model: Any, batch: Batch) -> "list[Output]":
-            return paths(model, batch, self.draw, given["noise"], given["dual_path"])
+            return paths(model, batch, self.draw, recipe["noise"], recipe["dual_path"])
 
         def loss(outputs: "list[Output]", batch: Batch) -> dict[str, Tensor]:
-            return assisted_loss(outputs, batch.labels, given["aux"], given["consistency"], self.T(batch.step))
+            return assisted_loss(outputs, batch.labels, recipe["aux"], recipe["consistency"], self.T(batch.step))
 
-        return [Phase("teacher", teacher, run, loss, key=given, **self.optimisation)]
+        return [Phase("teacher", teacher, run, loss, *self.optimisation, self.teacher_iters, key=recipe)]
 
     def teach(self, teacher: "Callable[..., Output]", batch: Batch) -> "Output":
         images, (height, width) = len(batch.labels), batch.labels.shape[1:]

@@ -16,7 +16,7 @@ from ._autoencoder import Conv3x3
 if TYPE_CHECKING:
     from ..output import Output
 
-#: positions of the map that costs are told for: 1/8 of 512x1024
+#: positions of the map that costs are printed for: 1/8 of 512x1024
 _POSITIONS = 64 * 128
 
 

@@ -1,6 +1,6 @@
 """The networks, one file per architecture: its name is the first half of a model's name, the backbone the second."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -72,6 +72,7 @@ def build(
         raise UsageError(f"{full}: heads {heads!r}; accepted are {', '.join(head_class.versions)}")
     if dropout is not None and not 0 <= dropout < 1:
         raise UsageError(f"{full}: dropout {dropout}; accepted are 0 up to, not including, 1, or none for the papers'")
+
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
@@ -84,6 +85,7 @@ def build(
         aux_head, low = None, kind.channels[2]
         if aux and head_class.aux and not kind.mobile:
             aux_head = Scorer(low, low // 4, num_classes, 0.1 if dropout is None else dropout)
+
     stages = {STAGES[i]: Tap(kind.channels[i - 1], min(2 ** (i + 1), stride)) for i in head_class.read()}
     scores = {} if aux_head is None else {"aux": Tap(num_classes, stages["bb3"].stride)}
     return SegmentationModel(
@@ -106,20 +108,26 @@ def rebuild(spec: NetworkSpec) -> SegmentationModel:
     return build(**vars(spec))
 
 
-def describe(name: str) -> dict[str, Any]:
-    """Return what ``kdc models ls`` shows of a model; parameters are those with 19 classes."""
+@dataclass(frozen=True)
+class ModelInfo:
+    """The facts about a model; parameters are those with 19 classes."""
+
+    name: str
+    arch: str
+    backbone: str
+    stem: str
+    output_stride: int
+    params: int
+    params_without_aux: int
+    #: the timm tag of its ImageNet weights
+    imagenet: str | None
+
+
+def describe(name: str) -> ModelInfo:
+    """Return the facts about a model."""
     full = expand(name)
     arch, backbone = full.split("-")
     kind = find(full)[1]
     with torch.device("meta"):
         total, without_aux = params(build(full, 19))
-    return {
-        "name": full,
-        "arch": arch,
-        "backbone": backbone,
-        "stem": kind.stem,
-        "output_stride": stride_of(full),
-        "params": total,
-        "params_without_aux": without_aux,
-        "imagenet": kind.imagenet,
-    }
+    return ModelInfo(full, arch, backbone, kind.stem, stride_of(full), total, without_aux, kind.imagenet)

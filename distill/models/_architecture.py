@@ -1,4 +1,4 @@
-"""What an architecture is: the class that every file of this folder fills in."""
+"""The base class of all architectures."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""The backbones, built by timm with the last two stages dilated (output stride 8 or 16), and what is known of each."""
+"""The backbones, built by timm with the last two stages dilated (output stride 8 or 16), and the facts about each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ STAGES = {1: "low", 2: "bb2", 3: "bb3", 4: "bb"}
 
 @dataclass(frozen=True)
 class Backbone:
-    """How timm calls a backbone, its stem, and the timm tag of its ImageNet weights where there are any."""
+    """A backbone: timm's name for it, its stem, and the timm tag of its ImageNet weights where there are any."""
 
     timm: str
     stem: str

@@ -12,7 +12,7 @@ class PooledBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that may meet a single value per channel: after pooling an image to 1x1, with a batch of one.
 
     One value has no variance: torch refuses it, and normalising by itself would give the bias whatever the image. The
-    running statistics are the only estimate there is, so they are used, and one value does not update them.
+    running statistics are the only estimate, so they are used, and one value does not update them.
     (torch's SyncBatchNorm, which takes this layer's place on several GPUs, sees the values of all of them.)
     """
 

@@ -1,4 +1,4 @@
-"""How a model is found by its name: the folder is the list of architectures, each says which backbones it takes."""
+"""Models by name: the folder is the list of architectures, and each has a list of its backbones."""
 
 import importlib
 import pkgutil
@@ -53,9 +53,9 @@ def find(name: str) -> tuple[type[Architecture], Backbone]:
     return head, head.backbones[backbone]
 
 
-def stride_of(name: str, asked: int | None = None) -> int:
-    """Return the output stride of a model: ``asked``, or the one that its architecture was published with."""
-    return find(expand(name))[0].stride if asked is None else asked
+def stride_of(name: str, stride: int | None = None) -> int:
+    """Return the output stride of a model: ``stride``, or the one that its architecture was published with."""
+    return find(expand(name))[0].stride if stride is None else stride
 
 
 def _file(arch: str) -> ModuleType:

@@ -27,7 +27,7 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net", "weig
 
 @dataclass
 class LoadReport:
-    """How a file's tensors met a network's: ``fitted`` of the network's ``total``, and the names that did not."""
+    """How a file's tensors fit a network's: ``fitted`` of the network's ``total``, and the names that do not."""
 
     fitted: int
     total: int
@@ -78,6 +78,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
             f"{path.name} cannot be read as weights ({reason[:160]}); accepted are .safetensors and .pth files that "
             "hold tensors only: save the state dict alone"
         ) from error
+
     if not tensors:
         raise WeightsError(f"{path.name} holds no tensors; accepted is a state dict, bare or under 'state_dict'")
     bad = [name for name, x in tensors.items() if x.is_floating_point() and not torch.isfinite(x).all()]
@@ -90,8 +91,8 @@ def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
     """Start the backbone from ImageNet: ``source`` is "imagenet" (timm's, from a cache or the network) or a file.
 
     Names of timm and torchvision are recognised, with or without wrappers' prefixes. What fits is loaded; a stem of 4
-    channels takes the 3 of an image and keeps its fourth. Where "imagenet" cannot be had the backbone keeps its random
-    weights, and the report says why.
+    channels takes the 3 of an image and keeps its fourth. Where no ImageNet weights are available the backbone keeps
+    its random weights, and the report says why.
 
     Raises:
         WeightsError: the file cannot be read, or nothing in it fits.
@@ -100,27 +101,29 @@ def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
     kind = find(model.name)[1]
     path, label = Path(source), Path(source).name
     if str(source) == "imagenet":
-        found, reason = _imagenet_file(kind.imagenet) if kind.imagenet else (None, _no_weights(name, kind))
-        if found is None:
+        file, reason = _imagenet_file(kind.imagenet) if kind.imagenet else (None, _no_weights(name, kind))
+        if file is None:
             return LoadReport(0, 0, source="random", note=f"{name} starts from random weights: {reason}")
-        path, label = found, f"ImageNet weights {kind.imagenet}"
+        path, label = file, f"ImageNet weights {kind.imagenet}"
+
     tensors = _strip(read_tensors(path), (*PREFIXES, "backbone.", "encoder."))
     tensors = {_timm_name(key): x for key, x in tensors.items()}
     own = model.backbone.state_dict()
     tensors, note = _shared_stem(own, tensors, keep=True)
-    report, chosen = _match(own, tensors, label)
+    report, fitting = _match(own, tensors, label)
     if not report.fitted:
         raise WeightsError(
             f"{label}: none of its {len(tensors)} tensors fits any of the {report.total} of {name} "
             f"({kind.timm}); it holds {_some(tensors)}, accepted are names of timm or torchvision such as "
             f"{_some(report.missing or report.mismatched)}"
         )
+
     if _deep_without_weights(kind) and not report.complete():
         note = _joined(note, f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights")
     elif model.preprocess != IMAGENET:
         note = _joined(note, "the model's input normalisation is not ImageNet's, which such weights expect")
     report.note = note
-    _copy(model.backbone, chosen)
+    _copy(model.backbone, fitting)
     return report
 
 
@@ -138,7 +141,8 @@ def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
     tensors = _strip(read_tensors(path), PREFIXES)
     own = model.state_dict()
     tensors, note = _shared_stem(own, tensors, keep=False)
-    report, chosen = _match(own, tensors, label)
+    report, fitting = _match(own, tensors, label)
+
     score = "head.scorer.classifier.weight"
     if score in tensors and tensors[score].shape[0] != model.num_classes:
         raise WeightsError(
@@ -150,10 +154,11 @@ def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
             f"{report.line()}; {model.name} needs all of its own and nothing else: give the architecture the file was "
             "trained with (for an ImageNet start, train with it; a teacher needs trained weights)"
         )
-    if "mean" not in chosen:
+
+    if "mean" not in fitting:
         note = _joined(note, "no input normalisation in the file: the model's own is used")
     report.note = note
-    _copy(model, chosen)
+    _copy(model, fitting)
     return report
 
 
@@ -166,25 +171,25 @@ def _match(
     own: Mapping[str, Tensor], others: Mapping[str, Tensor], source: str
 ) -> tuple[LoadReport, dict[str, Tensor]]:
     """Compare by name and shape; the normalisation and batch norm's counters fit or not without being counted."""
-    chosen = {key: x for key, x in others.items() if key in own and own[key].shape == x.shape}
-    wanted, given = ([key for key in names if _counts(key)] for names in (own, others))
+    fitting = {key: x for key, x in others.items() if key in own and own[key].shape == x.shape}
+    mine, its = ([key for key in names if _counts(key)] for names in (own, others))
     report = LoadReport(
-        fitted=sum(key in chosen for key in wanted),
-        total=len(wanted),
-        missing=[key for key in wanted if key not in others],
-        unexpected=[key for key in given if key not in own],
+        fitted=sum(key in fitting for key in mine),
+        total=len(mine),
+        missing=[key for key in mine if key not in others],
+        unexpected=[key for key in its if key not in own],
         mismatched=[
             f"{key} (file {_shape(others[key])}, network {_shape(own[key])})"
-            for key in wanted
-            if key in others and key not in chosen
+            for key in mine
+            if key in others and key not in fitting
         ],
         source=source,
     )
-    return report, chosen
+    return report, fitting
 
 
 def _shared_stem(own: Mapping[str, Tensor], others: dict[str, Tensor], keep: bool) -> tuple[dict[str, Tensor], str]:
-    """Make a stem of the file fit that has 3 input channels where the network has 4, or 4 for 3; say what was done.
+    """Fit a file's stem of 3 input channels to a network's of 4, or of 4 to 3, and describe it in a note.
 
     With ``keep`` a network of 4 channels takes a file of 3 and keeps its own fourth.
     """
@@ -234,10 +239,10 @@ _ENDS = {0: {"0": "conv_stem", "1": "bn1"}, 18: {"0": "conv_head", "1": "bn2"}}
 
 def _timm_name(name: str) -> str:
     """Turn torchvision's names for MobileNetV2 into timm's; its ResNets are called alike, so other names stay."""
-    found = re.fullmatch(r"features\.(\d+)\.(.+)\.(\w+)", name)
-    if not found:
+    match = re.fullmatch(r"features\.(\d+)\.(.+)\.(\w+)", name)
+    if not match:
         return name
-    index, place, leaf = int(found[1]), found[2], found[3]
+    index, place, leaf = int(match[1]), match[2], match[3]
     if index in _ENDS:
         module = _ENDS[index].get(place)
     else:
@@ -274,12 +279,13 @@ def _imagenet_file(tag: str) -> tuple[Path | None, str]:
     older = Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)
     if older.is_file():
         return older, ""
+
     why = f"{tag} is in no cache and "
     if constants.HF_HUB_OFFLINE:
         return None, f"{why}HF_HUB_OFFLINE is set"
     host = urllib.parse.urlparse(constants.ENDPOINT).hostname or ""
     try:
-        if not urllib.request.getproxies():  # asked first: the hub retries a dead network for a minute
+        if not urllib.request.getproxies():  # tried first: the hub retries a dead network for a minute
             socket.create_connection((host, 443), timeout=5).close()
         return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, "model.safetensors")), ""
     except failures as error:

@@ -1,1 +1,1 @@
-"""What the papers claim, and what can be recomputed of it."""
+"""The claims of the papers, recomputed where that is possible."""

@@ -1,7 +1,7 @@
-"""Where two tables print different numbers for one quantity, and what may explain it."""
+"""Tables that print different numbers for one quantity, and possible explanations."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
@@ -16,33 +16,62 @@ KINDS = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
+class Print:
+    """A number as it is printed, and what tells it from the others: its papers, recipe or convention."""
+
+    printed: str
+    of: str
+
+
+@dataclass(frozen=True)
 class Contradiction:
-    """Claims of one quantity that cannot all be true: ``kind`` is a key of ``KINDS``, ``why`` says more."""
+    """Claims of one quantity that cannot all be true; ``kind`` is a key of ``KINDS``."""
 
     kind: str
     verdicts: list[Verdict]
-    why: str
 
     @property
     def quantity(self) -> str:
-        """What is claimed, in words."""
+        """The claimed quantity, in words."""
         claim = self.verdicts[0].claim
         if claim.metric != "miou":
             return f"{claim.model} {'parameters' if claim.metric == 'params' else 'FLOPs'}"
         return f"{claim.model} {claim.dataset} {claim.split} mIoU, {name_method(claim.method)}"
 
-    def prints(self) -> list[dict[str, Any]]:
-        """Return the numbers that differ, each as it is printed most coarsely, and what tells it from the others."""
+    @property
+    def why(self) -> str:
+        """The explanation, in words; empty where the numbers that are listed with it show it."""
+        if self.kind in ("recipe", "convention"):
+            return ""
+        if self.kind == "label":
+            rows = {v.claim.printed: f"({v.claim.paper}) is {v.row_is}" for v in self.verdicts if v.row_is}
+            return "; ".join(f"the row of {printed} {text}" for printed, text in rows.items())
+        if self.verdicts[0].claim.metric == "miou":
+            return f"recipe {self.verdicts[0].claim.recipe} in all of them"
+        return "; ".join(
+            dict.fromkeys(
+                f"{v.claim.printed} ({v.claim.paper}, {v.claim.dataset}): "
+                + ("no convention gives it" if v.status == "unexplained" else f"only {v.how}")
+                for v in self.verdicts
+                if v.failed
+            )
+        )
+
+    def prints(self) -> list[Print]:
+        """Return the numbers that differ, each as it is printed most coarsely."""
         groups: list[list[Verdict]] = []
         for verdict in sorted(self.verdicts, key=lambda v: -v.claim.tolerance):
-            alike = (g for g in groups if _agree(g[0].claim, verdict.claim) and self._of(g[0]) == self._of(verdict))
-            group = next(alike, None)
-            groups.append([verdict]) if group is None else group.append(verdict)
-        return [{"printed": group[0].claim.printed, "of": self._label(group)} for group in groups]
+            for group in groups:
+                if _agree(group[0].claim, verdict.claim) and self._of(group[0]) == self._of(verdict):
+                    group.append(verdict)
+                    break
+            else:
+                groups.append([verdict])
+        return [Print(group[0].claim.printed, self._label(group)) for group in groups]
 
     def _of(self, verdict: Verdict) -> str:
-        """Return what keeps equal numbers apart."""
+        """Return the convention, recipe or dataset that tells equal numbers apart."""
         if self.kind == "convention":
             return verdict.how
         return verdict.claim.recipe if verdict.claim.metric == "miou" else verdict.claim.dataset
@@ -58,8 +87,13 @@ class Contradiction:
         """Return plain values for JSON."""
         keys = ("paper", "table", "row", "dataset", "recipe", "printed", "value")
         claims = [{key: getattr(v.claim, key) for key in keys} for v in self.verdicts]
-        found = {"quantity": self.quantity, "kind": self.kind, "why": self.why}
-        return found | {"prints": self.prints(), "claims": claims}
+        return {
+            "quantity": self.quantity,
+            "kind": self.kind,
+            "why": self.why,
+            "prints": [asdict(each) for each in self.prints()],
+            "claims": claims,
+        }
 
 
 def name_method(method: str) -> str:
@@ -69,28 +103,24 @@ def name_method(method: str) -> str:
 
 def contradictions(verdicts: Sequence[Verdict]) -> list[Contradiction]:
     """Compare all claims of one quantity with each other, and mark those that a like one contradicts."""
-    found: dict[tuple[str, ...], dict[int, Verdict]] = {}
-    for group in _by(verdicts, lambda v: (v.claim.metric, v.claim.model)).values():
+    quantities: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        quantities.setdefault((verdict.claim.metric, verdict.claim.model), []).append(verdict)
+
+    clashes: dict[tuple[str, ...], dict[int, Verdict]] = {}
+    for group in quantities.values():
         for a, b in combinations(group, 2):
             if kind := _kind(a, b):
                 mine = a.claim
                 place = (mine.dataset, mine.split, mine.method) if mine.metric == "miou" else ()
-                parties = found.setdefault((kind, mine.metric, mine.model, *place), {})
+                parties = clashes.setdefault((kind, mine.metric, mine.model, *place), {})
                 parties |= {id(a): a, id(b): b}
                 if kind == "contradiction" and mine.metric == "miou":
                     a.contradicted = b.contradicted = True
+
+    items = [Contradiction(key[0], list(parties.values())) for key, parties in clashes.items()]
     order = list(KINDS)
-    result = [Contradiction(key[0], list(parties.values()), "") for key, parties in found.items()]
-    for item in result:
-        item.why = _why(item)
-    return sorted(result, key=lambda item: order.index(item.kind))
-
-
-def _by(verdicts: Iterable[Verdict], key: Any) -> dict[Any, list[Verdict]]:
-    groups: dict[Any, list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault(key(verdict), []).append(verdict)
-    return groups
+    return sorted(items, key=lambda item: order.index(item.kind))
 
 
 def _agree(a: Claim, b: Claim) -> bool:
@@ -98,7 +128,7 @@ def _agree(a: Claim, b: Claim) -> bool:
 
 
 def _kind(a: Verdict, b: Verdict) -> str:
-    """Return what sets two claims of one metric and model apart, or "" where nothing does."""
+    """Return the kind of contradiction between two claims of one metric and model, or "" where they agree."""
     one, other = a.claim, b.claim
     if (one.paper, one.table) == (other.paper, other.table) or _agree(one, other):
         return ""
@@ -113,24 +143,6 @@ def _kind(a: Verdict, b: Verdict) -> str:
     if a.status == b.status == "reproduced":
         assert a.reading and b.reading
         return "convention" if same_data and a.reading.convention.habits != b.reading.convention.habits else ""
-    # what nothing explains may be a slip for any number at that input, whatever the classes
+    # an unexplained number may be a slip for any number at that input, whatever the classes
     loose = "unexplained" in (a.status, b.status) and (one.size or one.crop) == (other.size or other.crop)
     return "contradiction" if same_data or loose else ""
-
-
-def _why(item: Contradiction) -> str:
-    if item.kind in ("recipe", "convention"):
-        return ""  # the numbers are listed with it
-    if item.kind == "label":
-        rows = {v.claim.printed: f"({v.claim.paper}) is {v.row_is}" for v in item.verdicts if v.row_is}
-        return "; ".join(f"the row of {printed} {text}" for printed, text in rows.items())
-    if item.verdicts[0].claim.metric == "miou":
-        return f"recipe {item.verdicts[0].claim.recipe} in all of them"
-    return "; ".join(
-        dict.fromkeys(
-            f"{v.claim.printed} ({v.claim.paper}, {v.claim.dataset}): "
-            + ("no convention gives it" if v.status == "unexplained" else f"only {v.how}")
-            for v in item.verdicts
-            if v.failed
-        )
-    )

@@ -1,9 +1,8 @@
 """The ways in which a table may have counted, tried in a fixed order until one gives the printed number.
 
-In the order that they are tried: what the row says, counted as its words mean it (all parameters; FLOPs as two per
-multiply-add); other habits of counting (without the auxiliary head, multiply-adds called FLOPs, dilation ignored as
-CIRKD's counter does, V2 heads); another input size, where the row says none. After that, what contradicts the row:
-the size that it says, its number of classes, its backbone.
+Their order: the row at its word (all parameters; FLOPs as two per multiply-add); other habits of counting (without the
+auxiliary head, multiply-adds called FLOPs, dilation ignored as by CIRKD's counter, V2 heads); another input size, where
+the row names none. Then those that contradict the row: another size, number of classes or backbone than it names.
 """
 
 import math
@@ -24,7 +23,7 @@ CLASSES = (19, 21, 150, 11)
 #: the crops of those recipes, Cityscapes' whole images, and DeepLabV3+'s crop
 SIZES = ((512, 1024), (512, 512), (1024, 2048), (513, 513))
 HEADS = ("v1", "v2")
-#: what is called FLOPs: operations per multiply-add, the counter, with the auxiliary head or without
+#: the meanings of "FLOPs": operations per multiply-add, the counter, with the auxiliary head or without
 COUNTINGS = tuple((per, counter, aux) for counter in cost.COUNTERS for per in (2, 1) for aux in (True, False))
 
 
@@ -44,18 +43,22 @@ class Convention:
         """Return the parameters, or the operations for one image; nothing is computed but shapes."""
         if self.size is None:
             return _network(self.model, self.classes, self.heads).params[0 if self.aux else 1]
-        return self.per * _macs(self.model, self.classes, self.heads, self.size, self.aux, self.counter)
+        return self.per * count_macs(self.model, self.classes, self.heads, self.size, self.aux, self.counter)
 
     @property
-    def habits(self) -> tuple[Any, ...]:
-        """What a table may do as it likes: everything but the network and its classes."""
+    def habits(self) -> tuple[object, ...]:
+        """The choices that are free to a table: everything but the network and its classes."""
         return self.heads, self.aux, self.size, self.per, self.counter
 
     def __str__(self) -> str:
-        what = {0: "parameters", 1: "MACs", 2: "FLOPs"}[self.per]
-        parts = [what + (" undilated" if self.counter == "cirkd" else "")]
-        parts += ["V2 heads"] * (self.heads == "v2") + ["no aux"] * (not self.aux)
-        return ", ".join([*parts, *(["{}x{}".format(*self.size)] if self.size else [])])
+        quantity = {0: "parameters", 1: "MACs", 2: "FLOPs"}[self.per]
+        parts = [
+            f"{quantity} undilated" if self.counter == "cirkd" else quantity,
+            "V2 heads" if self.heads == "v2" else "",
+            "" if self.aux else "no aux",
+            "x".join(map(str, self.size)) if self.size else "",
+        ]
+        return ", ".join(filter(None, parts))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -67,10 +70,10 @@ class Convention:
 
 @dataclass(frozen=True)
 class Reading:
-    """A convention and what it makes of a claim.
+    """A claim counted by a convention.
 
     ``change`` names what it takes the row to say otherwise ("" for nothing); ``rounded_twice`` is whether the number
-    is the printed one only after rounding to one more digit first, as who copies 507.35 from 507.3465 and prints 507.4.
+    is the printed one only after rounding to one more digit first: 507.3465, copied as 507.35, is printed as 507.4.
     """
 
     convention: Convention
@@ -82,7 +85,7 @@ class Reading:
         return f"{self.convention}{', rounded twice' if self.rounded_twice else ''}"
 
 
-def find(claim: Claim) -> tuple[Reading | None, list[Reading]]:
+def find_reading(claim: Claim) -> tuple[Reading | None, list[Reading]]:
     """Return the first reading within the claim's tolerance, or None, and all that were tried."""
     tried: list[Reading] = []
     grid = list(_grid(claim))
@@ -102,22 +105,22 @@ def find_backbone(claims: Sequence[Claim]) -> dict[Claim, Reading]:
     arch = own.rpartition("-")[0]
     for name in models.names():
         if name.rpartition("-")[0] == arch and name != own:
-            found: dict[Claim, Reading] = {}
+            readings: dict[Claim, Reading] = {}
             for claim in claims:
                 tried = (Reading(c, "backbone", c.count()) for c, why in _grid(replace(claim, model=name)) if not why)
                 fit = next((reading for reading in tried if fits(claim, reading.value)), None)
                 if fit is None:
                     break
-                found[claim] = fit
+                readings[claim] = fit
             else:
-                return found
+                return readings
     return {}
 
 
 def other_classes(claim: Claim, convention: Convention) -> list[int]:
     """Return all numbers of classes, but the claim's own, that give its number by that convention."""
-    there = (k for k in CLASSES if k != claim.classes)
-    return [k for k in there if fits(claim, replace(convention, classes=k).count())]
+    others = (k for k in CLASSES if k != claim.classes)
+    return [k for k in others if fits(claim, replace(convention, classes=k).count())]
 
 
 def fits(claim: Claim, value: float) -> bool:
@@ -134,10 +137,11 @@ def _fits_rounded_twice(claim: Claim, value: float) -> bool:
 
 
 def _grid(claim: Claim) -> Iterator[tuple[Convention, str]]:
-    """Give the conventions in their order, each with what it changes of what the row says."""
+    """Yield the conventions in their order, each with the part of the row that it contradicts ("" for none)."""
     assert claim.classes
     own = Convention(claim.model, claim.classes)
     others = [replace(own, classes=k) for k in CLASSES if k != claim.classes]
+
     if claim.metric == "params":
         bases, countings = [own], [{"aux": aux} for aux in (True, False)]
         sizes: list[tuple[int, int]] = []
@@ -149,6 +153,7 @@ def _grid(claim: Claim) -> Iterator[tuple[Convention, str]]:
         countings = [{"per": per, "counter": counter, "aux": aux} for per, counter, aux in COUNTINGS]
     bases += [replace(bases[0], heads=heads) for heads in HEADS[1:]]
     resized = [replace(bases[0], size=size) for size in sizes]
+
     for base, change in (
         *((base, "") for base in bases),
         *((base, "size" if claim.size else "") for base in resized),
@@ -196,5 +201,6 @@ def _has_aux(model: str) -> bool:
 
 
 @cache
-def _macs(model: str, classes: int, heads: str, size: tuple[int, int], aux: bool, counter: str) -> int:
+def count_macs(model: str, classes: int, heads: str, size: tuple[int, int], aux: bool, counter: str) -> int:
+    """Return the multiply-adds of a network for one image, as ``cost.macs``."""
     return cost.macs(_network(model, classes, heads).shapes, size, aux=aux, counter=counter)

@@ -15,9 +15,9 @@ from ..settings.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent
 Metric = Literal["params", "flops", "miou"]
-#: what a letter behind a number, or at the head of its column, multiplies it by
+#: the factor of a letter behind a number, or at the head of its column
 UNITS = {"one": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-#: of the columns, where neither the number nor the table says it
+#: of the columns, where neither the number nor the table gives one
 DEFAULT_UNITS: dict[Metric, str] = {"params": "M", "flops": "G", "miou": "one"}
 _NUMBER = re.compile(r"([\d,]*\d(?:\.\d+)?)(?:\s*~\s*([\d,]*\d(?:\.\d+)?))?\s*([KMGT%])?(?:\s*±\s*[\d.]+)?")
 
@@ -33,7 +33,7 @@ def _printed(value: object) -> object:
 
 
 def _model(value: object) -> object:
-    """Take kdc's name of a network that it has; one of an architecture that it has not keeps the name it is given."""
+    """Return kdc's name of a network; one of an architecture that kdc lacks keeps its name."""
     if not isinstance(value, str):
         return value
     try:
@@ -59,7 +59,7 @@ class Row(Part):
 
     row: str
     model: Annotated[str, BeforeValidator(_model)]
-    #: what trained it, by kdc's name; "none" is plain training, of a teacher too
+    #: the method that trained it, by kdc's name; "none" is plain training, of a teacher too
     method: str = "none"
     params: Printed | None = None
     flops: Printed | None = None
@@ -68,12 +68,12 @@ class Row(Part):
     classes: Count | None = None
     size: Size | None = None
     recipe: str | None = None
-    #: by metric, in the unit of the printed number; half a unit of its last digit where nothing is said
+    #: by metric, in the unit of the printed number; by default half a unit of its last digit
     tolerance: dict[Metric, Annotated[float, Field(ge=0)]] = {}
 
 
 class Table(Part):
-    """A table: what all its rows have in common."""
+    """A table: its rows, and what they share."""
 
     table: str
     dataset: str
@@ -112,10 +112,11 @@ class Paper(Part):
         for table in self.tables:
             for line, row in enumerate(table.rows, 1):
                 scores = row.miou if isinstance(row.miou, dict) else {row.method: row.miou}
-                numbers: list[tuple[Metric, str, str | None]] = []
-                numbers.append(("params", row.method, row.params))
-                numbers.append(("flops", row.method, row.flops))
-                numbers.extend(("miou", method, printed) for method, printed in scores.items())
+                numbers: list[tuple[Metric, str, str | None]] = [
+                    ("params", row.method, row.params),
+                    ("flops", row.method, row.flops),
+                    *(("miou", method, printed) for method, printed in scores.items()),
+                ]
                 for metric, method, printed in numbers:
                     if printed is not None:
                         yield self._claim(table, line, row, metric, method, printed)
@@ -125,6 +126,7 @@ class Paper(Part):
         value, tolerance, unit = parse(printed, unit)
         if metric in row.tolerance:
             tolerance = row.tolerance[metric] * UNITS[unit]
+
         return Claim(
             paper=self.paper,
             table=table.table,
@@ -176,9 +178,9 @@ def parse(printed: str, unit: str) -> tuple[float, float, str]:
 
     A range, ``74.6~75.0``, is its middle, within half its width and half a digit.
     """
-    found = _NUMBER.fullmatch(printed)
-    assert found
-    first, last, letter = found.groups()
+    match = _NUMBER.fullmatch(printed)
+    assert match
+    first, last, letter = match.groups()
     unit = letter if letter in UNITS else unit
     ends = [float(end.replace(",", "")) for end in (first, last or first)]
     digit = 10.0 ** -len(first.partition(".")[2]) / 2
@@ -192,7 +194,7 @@ def names() -> list[str]:
 
 
 def read_paper(name: str) -> Paper:
-    """Read a paper by name, or a file of one's own.
+    """Read a paper by name, or any file of that form.
 
     Raises:
         UsageError: no such paper, or a file that the schema refuses; the message says where and why.

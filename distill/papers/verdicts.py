@@ -1,4 +1,4 @@
-"""What becomes of a claim: counted again under the conventions, or compared with a run that was trained."""
+"""The verdict on a claim: counted again under the conventions, or compared with a trained run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 from .. import models
 from ..errors import UsageError
 from ..run.folder import Run
-from .conventions import Reading, find, find_backbone, other_classes
+from .conventions import Reading, find_backbone, find_reading, other_classes
 from .tables import UNITS, Claim
 
 STATUSES = {
@@ -19,13 +19,13 @@ STATUSES = {
     "measured": "an mIoU: the mean of the trained runs is within the tolerance",
     "differs": "an mIoU: the mean of the trained runs is beyond the tolerance",
 }
-#: methods that published recipes add to the one that they are named after, and what they are named among themselves
+#: methods that published recipes add to the one that names them; among themselves the first one names the recipe
 COMPANIONS = ("cwd", "kd", "adv")
 
 
 @dataclass
 class Verdict:
-    """A claim and what was found: ``reading`` gave its number; where none did, ``nearest`` came closest."""
+    """A claim and its check: ``reading`` gave its number; where none did, ``nearest`` came closest."""
 
     claim: Claim
     status: str
@@ -39,7 +39,7 @@ class Verdict:
     #: mean mIoU of the trained runs, in per cent, and their names
     measured: float | None = None
     runs: list[str] = field(default_factory=list)
-    #: prints another number than a table that should agree, and nothing tells which of the two is right
+    #: a table that should agree prints another number, and either may be right
     contradicted: bool = False
 
     @property
@@ -69,6 +69,16 @@ class Verdict:
         shown = self.reading or self.nearest
         return self.measured if shown is None else shown.value
 
+    @property
+    def recomputed_text(self) -> str:
+        """``recomputed`` in the claim's unit."""
+        return "-" if self.recomputed is None else in_unit(self.claim, self.recomputed)
+
+    @property
+    def difference(self) -> float | None:
+        """``recomputed`` less the claim's value."""
+        return None if self.recomputed is None else self.recomputed - self.claim.value
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         shown = self.reading or self.nearest
@@ -77,7 +87,7 @@ class Verdict:
             "failed": self.failed,
             "contradicted": self.contradicted,
             "recomputed": self.recomputed,
-            "recomputed_text": "-" if self.recomputed is None else in_unit(self.claim, self.recomputed),
+            "recomputed_text": self.recomputed_text,
             "convention": shown.convention.to_dict() if shown else None,
             "how": self.how,
             "rounded_twice": shown is not None and shown.rounded_twice,
@@ -85,7 +95,7 @@ class Verdict:
             "changed": shown.change if shown else "",
             "classes_that_fit": self.classes,
             "conventions_tried": self.tried,
-            "difference": None if self.recomputed is None else self.recomputed - self.claim.value,
+            "difference": self.difference,
             "runs": self.runs,
         }
 
@@ -100,15 +110,15 @@ def judge(claims: Sequence[Claim]) -> list[Verdict]:
     for row in rows.values():
         statuses = {verdict.status for verdict in row}
         if "unexplained" in statuses and "reproduced" not in statuses:  # nothing in the row is what its label says
-            found = find_backbone([verdict.claim for verdict in row if verdict.claim.metric != "miou"])
-            for verdict in row if found else ():
-                verdict.row_is = next(iter(found.values())).convention.model
-                if reading := found.get(verdict.claim):
+            readings = find_backbone([verdict.claim for verdict in row if verdict.claim.metric != "miou"])
+            for verdict in row if readings else ():
+                verdict.row_is = next(iter(readings.values())).convention.model
+                if reading := readings.get(verdict.claim):
                     verdict.status, verdict.reading, verdict.classes = "mislabelled", reading, []
     return verdicts
 
 
-def compare(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> list[str]:
+def compare_runs(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> list[str]:
     """Set the mIoU of runs beside the claims of their student, method, data and split.
 
     Args:
@@ -124,7 +134,8 @@ def compare(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> 
     """
     reported = [verdict for verdict in verdicts if verdict.claim.metric == "miou"]
     scores: dict[int, list[float]] = {}
-    alone = []
+    unmatched = []
+
     for run in runs:
         card = run.card
         if card.miou is None:
@@ -134,14 +145,15 @@ def compare(verdicts: Sequence[Verdict], runs: Sequence[Run], within: float) -> 
             scores.setdefault(i, []).append(100 * card.miou)
             reported[i].runs.append(run.path.name)
         if not matches:
-            what = f"{card.student.name}, {card.method or 'none'}, {card.data.name}"
+            kind = f"{card.student.name}, {card.method or 'none'}, {card.data.name}"
             known = ", ".join(sorted({verdict.claim.dataset for verdict in reported}))
-            alone.append(f"{run.path.name}: nothing is claimed of {what} {run.config.data.split} (data: {known})")
+            unmatched.append(f"{run.path.name}: nothing is claimed of {kind} {run.config.data.split} (data: {known})")
+
     for i, values in scores.items():
         verdict = reported[i]
         verdict.measured = sum(values) / len(values)
         verdict.status = "measured" if abs(verdict.measured - verdict.claim.value) <= within else "differs"
-    return alone
+    return unmatched
 
 
 def _is_of(run: Run, verdict: Verdict) -> bool:
@@ -160,7 +172,7 @@ def _unknown(claim: Claim) -> Verdict:
 def _count(claim: Claim) -> Verdict:
     if claim.metric == "miou":
         return Verdict(claim, "reported")
-    reading, tried = find(claim)
+    reading, tried = find_reading(claim)
     if reading is None:
         nearest = min(tried, key=lambda r: abs(r.value - claim.value))
         return Verdict(claim, "unexplained", nearest=nearest, tried=len(tried))

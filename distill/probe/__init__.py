@@ -1,1 +1,1 @@
-"""A look ahead: what a run would do, before it is trained."""
+"""A look ahead at a run, before it is trained."""

@@ -1,4 +1,4 @@
-"""Training steps gone through without taking one: what each term is worth, where it pulls, and how long it takes."""
+"""Training steps measured without taking one: the value of each term, its gradient, and the time that it takes."""
 
 import copy
 import math
@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..batch import Batch
+from ..data._loader import SampleBatch
 from ..errors import NumbersError
 from ..losses import task_loss
 from ..methods import Composite, Phase
@@ -37,7 +38,7 @@ class Pull:
 
 @dataclass
 class Rehearsal:
-    """What was measured on a few batches; lists hold one entry a batch."""
+    """The measurements on a few batches; lists hold one entry a batch."""
 
     task: list[float] = field(default_factory=list)
     #: norm of the task's gradient over all parameters of the student
@@ -48,16 +49,16 @@ class Rehearsal:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     #: by tap, (C, H, W) of student and teacher
     shapes: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
-    #: the terms in which a critic has a say
-    judged: set[str] = field(default_factory=set)
-    #: the method's phases, and whether the result of each was there
+    #: the terms that depend on a critic
+    with_critic: set[str] = field(default_factory=set)
+    #: the method's phases, and whether the result of each exists already
     phases: list[tuple[Phase, bool]] = field(default_factory=list)
     #: largest memory of one step on a GPU, without the optimiser's state
     peak_mib: float | None = None
 
 
 class _Clock:
-    """Notes how long each part took; on a GPU it waits for the part to end."""
+    """Adds up the seconds of each part; on a GPU it waits for the part to end."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -81,23 +82,24 @@ def rehearse(
     student: SegmentationModel,
     method: Composite,
     teacher: SegmentationModel,
-    stream: Iterator[dict[str, Any]],
+    stream: Iterator[SampleBatch],
     batches: int,
     ready: Callable[[Phase], bool] = lambda phase: False,
 ) -> Rehearsal:
     """Go through ``batches`` batches of ``stream`` as training would, on copies of student and method.
 
-    Nothing is changed: neither network, nor the method, nor torch's generators, from which dropout draws; it draws
-    from ``train.seed`` here. ``ready`` gives a phase its result, where there is one; else its module is untrained.
+    Nothing is changed: neither network, nor the method, nor torch's generators; dropout draws from ``train.seed``.
+    ``ready`` loads the result of a phase, where there is one; else the phase's module is untrained.
 
     Raises:
         NumbersError: a term or its gradient is not finite.
     """
-    device, found = fabric.device, Rehearsal()
+    device, rehearsal = fabric.device, Rehearsal()
     state = rng_state()
     torch.default_generator.manual_seed(config.train.seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(config.train.seed)
+
     try:
         learner = Learner(
             copy.deepcopy(student), copy.deepcopy(method), config.task, config.train.freeze_bn, config.train.seed
@@ -106,8 +108,9 @@ def rehearse(
         if config.train.channels_last:
             learner.to(memory_format=torch.channels_last)
         for phase in learner.method.phases(teacher):
-            found.phases.append((phase, ready(phase)))
+            rehearsal.phases.append((phase, ready(phase)))
             phase.module.requires_grad_(False).eval()
+
         learner.train()
         for step in range(batches):
             clock = _Clock(device)
@@ -116,22 +119,23 @@ def rehearse(
             clock("reading")
             batch = Batch(images, labels, step)
             if step == 0:  # the first pass through a network is slower than those of a long run
-                found.peak_mib = _peak(device, lambda batch=batch: _Pass(learner, teacher, batch, fabric).total())
-            done = _Pass(learner, teacher, batch, fabric, clock)
-            _measure(found, done)
+                rehearsal.peak_mib = _peak(device, lambda batch=batch: _Pass(learner, teacher, batch, fabric).total())
+
+            one = _Pass(learner, teacher, batch, fabric, clock)
+            _measure(rehearsal, one)
             if step == batches - 1:
-                found.judged = done.judged()
-            del done  # its graph would stay in memory through the next batch
+                rehearsal.with_critic = one.with_critic()
+            del one  # its graph would stay in memory through the next batch
     finally:
         set_rng_state(state)
-    return found
+    return rehearsal
 
 
 class _Pass:
     """One batch through teacher, student and losses; the losses' graph is cut off from the student's.
 
-    So a term is brought back to the student's outputs first and from there, the longer way, to its parameters, and the
-    time of losses and network is told apart.
+    So the gradient of a term goes to the student's outputs first, and from there to its parameters, and the time of
+    the losses is measured apart from the network's.
     """
 
     def __init__(
@@ -148,11 +152,13 @@ class _Pass:
         self.parameters = [p for p in learner.student.parameters() if p.requires_grad]
         # fp16 loses small gradients, so they are scaled as in training
         self.scale = 2.0**16 if fabric.strategy.precision.precision == "16-mixed" else 1.0
+
         with fabric.autocast():
             self.shown = method.teach(teacher, batch).only(method.taps).raised()
             self.clock("teacher")
             whole = learner.student(batch.images).only(method.taps).raised()
             self.clock("student forward")
+
         self.output = whole.detached()
         self.outputs, self.leaves = _tensors(whole), [x.requires_grad_() for x in _tensors(self.output)]
         method.remember(self.shown, batch)
@@ -168,9 +174,9 @@ class _Pass:
         for name, raw in self.terms.items():
             total = total + method.weight(name, self.batch.step) * raw
         inputs = [*self.leaves, *method.joint_parameters()]
-        given = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)[: len(self.leaves)]
+        at_outputs = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)[: len(self.leaves)]
         self.clock("losses")
-        grads = self._back(given)
+        grads = self._back(at_outputs)
         self.clock("student backward")
         return grads
 
@@ -181,8 +187,8 @@ class _Pass:
         return self._back(torch.autograd.grad(value, self.leaves, retain_graph=True, allow_unused=True))
 
     @torch.no_grad()
-    def judged(self) -> set[str]:
-        """Return the terms that change with the critics; the critics are spoilt by it."""
+    def with_critic(self) -> set[str]:
+        """Return the terms that change with the critics, whose weights are overwritten."""
         method = self.learner.method
         parameters = [p for critic in method.critics().values() for p in critic.module.parameters()]
         if not parameters:
@@ -192,10 +198,11 @@ class _Pass:
         changed = method.losses(self.output, self.shown, self.batch)
         return {name for name, value in self.terms.items() if not torch.equal(value, changed[name])}
 
-    def _back(self, given: Sequence[Tensor | None]) -> list[Tensor | None]:
-        outputs = [x for x, g in zip(self.outputs, given, strict=True) if g is not None]
+    def _back(self, at_outputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Carry gradients from the student's outputs to its parameters, with a smaller scale where it overflows."""
+        outputs = [x for x, g in zip(self.outputs, at_outputs, strict=True) if g is not None]
         while True:
-            seeds = [g * self.scale for g in given if g is not None]
+            seeds = [g * self.scale for g in at_outputs if g is not None]
             grads = torch.autograd.grad(outputs, self.parameters, seeds, retain_graph=True, allow_unused=True)
             if self.scale == 1 or all(bool(g.isfinite().all()) for g in grads if g is not None):
                 return [None if g is None else g / self.scale for g in grads]
@@ -206,27 +213,30 @@ def _tensors(output: Output) -> list[Tensor]:
     return [x for x in (output.logits, output.aux, *output.features.values()) if x is not None]
 
 
-def _measure(found: Rehearsal, done: _Pass) -> None:
-    """Add what one batch shows."""
-    done.total()
-    for part, seconds in done.clock.seconds.items():
-        found.seconds.setdefault(part, []).append(seconds)
-    task, step = done.gradient(done.task), done.batch.step
-    found.task.append(_finite("the task loss", step, float(done.task.detach())))
-    found.task_norm.append(_finite("the task loss's gradient", step, math.sqrt(_dot(task, task))))
-    for name, raw in done.terms.items():
+def _measure(rehearsal: Rehearsal, one: _Pass) -> None:
+    """Add the measurements of one batch."""
+    one.total()
+    for part, seconds in one.clock.seconds.items():
+        rehearsal.seconds.setdefault(part, []).append(seconds)
+
+    task, step = one.gradient(one.task), one.batch.step
+    rehearsal.task.append(_finite("the task loss", step, float(one.task.detach())))
+    rehearsal.task_norm.append(_finite("the task loss's gradient", step, math.sqrt(_dot(task, task))))
+
+    for name, raw in one.terms.items():
         value = _finite(name, step, float(raw.detach()))
-        grads = done.gradient(raw)
+        grads = one.gradient(raw)
         norm = _finite(f"the gradient of {name}", step, math.sqrt(_dot(grads, grads)))
         shared = [None if g is None else t for g, t in zip(grads, task, strict=True)]
         task_norm = math.sqrt(_dot(shared, shared))
         cosine = _dot(grads, shared) / (norm * task_norm) if norm and task_norm else None
-        found.terms.setdefault(name, []).append(Pull(value, norm, task_norm, cosine))
-    method = done.learner.method
-    for name, values in method.magnitudes(done.output.detached(), done.shown).items():
-        found.magnitudes.setdefault(name, []).append(values)
-    found.shapes = {
-        tap: (list(done.output.tap(tap).shape[1:]), list(done.shown.tap(tap).shape[1:])) for tap in method.taps
+        rehearsal.terms.setdefault(name, []).append(Pull(value, norm, task_norm, cosine))
+
+    method = one.learner.method
+    for name, values in method.magnitudes(one.output.detached(), one.shown).items():
+        rehearsal.magnitudes.setdefault(name, []).append(values)
+    rehearsal.shapes = {
+        tap: (list(one.output.tap(tap).shape[1:]), list(one.shown.tap(tap).shape[1:])) for tap in method.taps
     }
 
 
@@ -246,7 +256,7 @@ def _finite(what: str, step: int, value: float) -> float:
 
 
 def _peak(device: torch.device, work: Callable[[], Any]) -> float | None:
-    """Do the work and return the most memory that was taken meanwhile, in MiB, on a GPU."""
+    """Do the work and return its peak of GPU memory in MiB; None on a CPU."""
     if device.type != "cuda":
         work()
         return None

@@ -5,7 +5,7 @@ from typing import Any
 
 from .folder import Run, all_runs
 
-#: settings that change how fast a run goes, or how often it looks, but not what it computes
+#: settings that change the speed of a run, or how often it reports, but not its result
 INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
 
 

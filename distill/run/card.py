@@ -1,6 +1,6 @@
 """run.json as typed records: ``RunCard.from_dict`` reads it, ``Run.create`` and ``Run.record`` write it.
 
-What a file lacks, because it is old or not that far yet, is the default; keys that are not known here stay in the file.
+A key that a file lacks, because it is old or unfinished, has its default; unknown keys stay in the file.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,11 @@ class DataCard:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataCard":
         """Undo ``to_dict``."""
-        known = _known(cls, values)
-        if "size" in known:
-            height, width = known["size"]
-            known["size"] = (height, width)
-        return cls(**known)
+        fields = _fields(cls, values)
+        if "size" in fields:
+            height, width = fields["size"]
+            fields["size"] = (height, width)
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -71,10 +71,10 @@ class TeacherCard:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TeacherCard":
         """Undo ``to_dict``."""
-        known = _known(cls, values)
-        known |= {"spec": NetworkSpec.from_dict(known["spec"])} if "spec" in known else {}
-        known |= {"check": TeacherCheck(**known["check"])} if "check" in known else {}
-        return cls(**known)
+        fields = _fields(cls, values)
+        fields |= {"spec": NetworkSpec.from_dict(fields["spec"])} if "spec" in fields else {}
+        fields |= {"check": TeacherCheck(**fields["check"])} if "check" in fields else {}
+        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -104,10 +104,15 @@ class FinalScores:
     classes: list[str] = field(default_factory=list)
     images: int | None = None
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "FinalScores":
+        """Read what ``Scores.to_dict`` gave."""
+        return cls(**_fields(cls, values))
+
 
 @dataclass(frozen=True)
 class RunCard:
-    """What run.json holds, in the order of the file."""
+    """The values of run.json, in the order of the file."""
 
     status: str | None = None
     name: str | None = None
@@ -142,15 +147,15 @@ class RunCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
-        """Read what a run.json holds."""
-        known = _known(cls, values)
+        """Read the values of a run.json."""
+        fields = _fields(cls, values)
         parts = {
             "teacher": TeacherCard.from_dict,
             "student": NetworkSpec.from_dict,
             "data": DataCard.from_dict,
-            "final": lambda final: FinalScores(**_known(FinalScores, final)),
+            "final": FinalScores.from_dict,
         }
-        return cls(**known | {key: read(known[key]) for key, read in parts.items() if key in known})
+        return cls(**fields | {key: read(fields[key]) for key, read in parts.items() if key in fields})
 
     @property
     def miou(self) -> float | None:
@@ -160,7 +165,7 @@ class RunCard:
 
 @dataclass(frozen=True)
 class CheckpointCard:
-    """What the header of a kdc safetensors file says of the weights."""
+    """The facts about the weights in the header of a kdc safetensors file."""
 
     model: NetworkSpec
     data: DataCard
@@ -171,6 +176,6 @@ class CheckpointCard:
         return cls(NetworkSpec.from_dict(values.get("model") or {}), DataCard.from_dict(values.get("data") or {}))
 
 
-def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of ``values`` that are fields of a record and not null."""
     return {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}

@@ -83,12 +83,13 @@ def load_student(
         path = Path(source)
     if path is None:
         if not isinstance(source, Run) and source is not None and Path(source).suffix in (".pt", ".pth"):
-            # the run that holds it must not answer with its best weights instead
+            # else its run would be found, and its best weights loaded instead
             raise WeightsError(
-                f"{source} is no safetensors file of kdc's; give a run, its best or its last.safetensors"
+                f"{source} is not a safetensors file of kdc; give a run, its best or its last.safetensors"
             )
         run = source if isinstance(source, Run) else find_run(source)
         path = student_file(run, which)
+
     card = read_card(path)
     if card is None or not card.model.name:
         raise WeightsError(f"{path} {_flaw(path)}; give a run or its best.safetensors")
@@ -101,10 +102,10 @@ def load_student(
 
 
 def load_deployable(source: Run | str | Path | None) -> SegmentationModel:
-    """Return what ``load_student`` does, if it can work on images alone.
+    """Load as ``load_student`` a network that works on images alone.
 
     Raises:
-        WeightsError: it cannot: it is a label-assisted teacher, which must be shown the label.
+        WeightsError: it is a label-assisted teacher, which must be shown the label.
     """
     model = load_student(source)
     if model.in_channels == 4:
@@ -116,7 +117,7 @@ def load_deployable(source: Run | str | Path | None) -> SegmentationModel:
 
 
 def _flaw(path: Path) -> str:
-    """Say why a file has no card."""
+    """Return why a file has no card."""
     if not path.is_file():
         return "does not exist"
     try:
@@ -135,7 +136,6 @@ def student_file(run: Run, which: str = "best") -> Path:
     path = run.checkpoints / f"{which}.safetensors"
     if not path.exists():
         raise WeightsError(
-            f"{run.path} has no {path.name} yet (status: {run.card.status}); "
-            f"go on with it: kdc distill --resume {run.spec}"
+            f"{run.path} has no {path.name} yet (status: {run.card.status}); resume it: kdc distill --resume {run.spec}"
         )
     return path

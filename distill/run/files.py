@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed, renamed."""
+"""Files that are either whole or absent: written under another name, flushed, renamed."""
 
 import contextlib
 import hashlib
@@ -31,14 +31,20 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield beside
-        for name, flags in ((beside, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-            descriptor = os.open(name, flags)
-            os.fsync(descriptor)
-            os.close(descriptor)
-            if name is beside:
-                beside.replace(path)
+        flush(beside)
+        beside.replace(path)
+        flush(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """See that the content of a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:
@@ -48,7 +54,7 @@ def sha256(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what the numbers of a run depend on."""
+    """Return the versions of the packages that the numbers of a run depend on."""
     names = (
         "torch",
         "torchvision",
@@ -60,8 +66,8 @@ def versions() -> dict[str, str]:
         "onnx",
         "onnxruntime",
     )
-    found = {"kdc": __version__, "python": sys.version.split()[0]}
+    installed = {"kdc": __version__, "python": sys.version.split()[0]}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

@@ -15,7 +15,7 @@ from ..errors import BusyError, DataError, UsageError, WeightsError, closest
 from ..settings.config import Config, resolve
 from .card import RunCard
 from .files import sha256, versions, write_bytes, write_json
-from .lock import _drop_locks, _locked
+from .lock import drop_locks, lock_folder
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -66,6 +66,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
             raise UsageError(f"cannot make the run folder {path} ({error.strerror}); name another --out") from error
+
         card = {
             "status": "running",
             "name": path.name,
@@ -74,7 +75,7 @@ class Run:
             "versions": versions(),
             "git": _git(),
         }
-        lock = _locked(path)
+        lock = lock_folder(path)
         write_json(path / "run.json", card | values)
         write_bytes(path / "config.yaml", config.to_yaml().encode())
         run = cls(path)
@@ -88,10 +89,10 @@ class Run:
             BusyError: another process holds it.
         """
         if self._lock is None:
-            self._lock = _locked(self.path)
+            self._lock = lock_folder(self.path)
 
     def unlock(self) -> None:
-        """Let the folder go, where this process keeps on living after its work in it."""
+        """Free the folder before this process ends."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -103,7 +104,7 @@ class Run:
 
     @property
     def spec(self) -> str:
-        """What to type to name this run: its name where that finds it, else its path."""
+        """The text that names this run on a command line: its name where that finds it, else its path."""
         return self.path.name if self.path.parent == RUNS.resolve() else str(self.path)
 
     @property
@@ -144,7 +145,7 @@ class Run:
         self.card = RunCard.from_dict(card)
 
     def remember_command(self) -> None:
-        """Add the command that is running to what was done with this run; the report lists them."""
+        """Add the command that is running to the run's commands, which the report lists."""
         command = ["kdc", *sys.argv[1:]]
         if command not in (self.card.command, *self.card.commands):
             self.record(commands=[*self.card.commands, command])
@@ -153,10 +154,12 @@ class Run:
         """Record the sha256 of every file of the folder but run.json itself."""
         sealed = {}
         for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
             # what begins with a dot is a lock, or being written by another command
-            if path.is_file() and path.name != "run.json" and not path.name.startswith("."):
+            hidden = any(part.startswith(".") for part in name.parts)
+            if path.is_file() and path.name != "run.json" and not hidden:
                 with contextlib.suppress(FileNotFoundError):  # removed by another command
-                    sealed[str(path.relative_to(self.path))] = sha256(path)
+                    sealed[str(name)] = sha256(path)
         self.record(files=sealed)
 
     def records(self, name: str = "metrics") -> list[dict[str, Any]]:
@@ -207,11 +210,11 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
 
 
 def check_vacant(path: Path) -> None:
-    """See that a new run may be made in ``path``: it does not exist yet, or holds nothing.
+    """Check that a new run may be made in ``path``: it does not exist yet, or is empty.
 
     Raises:
         BusyError: it holds a run.
-        UsageError: it holds other things, which removing the run would take away.
+        UsageError: it holds other files, which removing the run would delete.
     """
     if (path / "run.json").exists():
         raise BusyError(f"{path} holds a run already; resume it with --resume {path}, or name another --out")
@@ -222,17 +225,17 @@ def check_vacant(path: Path) -> None:
 
 
 def all_runs(root: Path | None = None) -> list[Run]:
-    """Return the runs of a folder, oldest first; folders without a readable run.json are passed over."""
-    found = []
+    """Return the runs of a folder, oldest first; folders without a readable run.json are skipped."""
+    runs = []
     for path in sorted((root or RUNS).glob("*/run.json")):
         if not path.parent.is_symlink():
             with contextlib.suppress(WeightsError):
-                found.append(Run(path.parent))
-    return sorted(found, key=lambda run: (run.card.created, run.path.name))
+                runs.append(Run(path.parent))
+    return sorted(runs, key=lambda run: (run.card.created, run.path.name))
 
 
 def point_last(run: Run, root: Path | None = None) -> None:
-    """Let ``runs/last`` mean this run, wherever it lies."""
+    """Point ``runs/last`` to this run, wherever it is."""
     root = root or RUNS
     root.mkdir(parents=True, exist_ok=True)
     link = root / LAST
@@ -252,16 +255,14 @@ def _fresh(root: Path, name: str) -> Path:
     return path
 
 
-# A forked loader process must not hold the folder: it outlives a killed run by seconds, in which nobody could resume.
-os.register_at_fork(after_in_child=_drop_locks)
+# A forked loader process must not hold the folder: it outlives a killed run by seconds and would block its resume.
+os.register_at_fork(after_in_child=drop_locks)
 
 
 def _git() -> str | None:
     folder = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "-C", str(folder), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def relative(run: Run, spec: str | None) -> Run | None:

@@ -8,7 +8,12 @@ from weakref import WeakSet
 from ..errors import BusyError
 
 
-def _locked(path: Path) -> Any:
+def lock_folder(path: Path) -> Any:
+    """Return the open lock of a run folder; closing it, or the end of the process, frees the folder.
+
+    Raises:
+        BusyError: another process holds it.
+    """
     file = (path / ".lock").open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -23,6 +28,7 @@ def _locked(path: Path) -> Any:
 _locks: "WeakSet[Any]" = WeakSet()
 
 
-def _drop_locks() -> None:
+def drop_locks() -> None:
+    """Close every lock of this process, as a forked child must."""
     for file in _locks:
         file.close()

@@ -1,8 +1,9 @@
-"""What a method's phases leave: kept in the run by what it depends on, and reused where that is equal."""
+"""Results of phases: kept in the run under a digest of what they depend on, and reused where that is equal."""
 
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,43 @@ from safetensors.torch import load_file, save_file
 from ..console import note
 from ..errors import WeightsError
 from ..methods import Phase
+from ..settings.config import Train
+from .card import TeacherCard
 from .files import replacing, sha256, write_json
 from .folder import Run
 
+#: the settings of a training that its phases depend on
+RECIPE = {"batch", "accumulate", "crop", "scale", "flip", "jitter", "power", "precision", "seed"}
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """What the phases of a run depend on besides their own settings."""
+
+    teacher: TeacherCard | None
+    #: fingerprint of the data
+    data: str | None
+    train: Train
+    processes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON; of the teacher its file, or its start, and its network as it was built.
+
+        Phases of earlier runs are found by a digest of these values.
+        """
+        card = self.teacher
+        origin = {"spec": card.spec.to_dict(), "sha256": card.sha256, "start": card.start} if card else None
+        recipe = self.train.model_dump(mode="json", include=RECIPE)
+        return {"teacher": origin, "data": self.data, "train": recipe, "processes": self.processes}
+
 
 class Artefacts:
-    """The files of ``phases/``: safetensors, each with a card beside it that says what it came from."""
+    """The files of ``phases/``: safetensors, each with a card beside it that names its origin."""
 
-    def __init__(self, run: Run, lineage: dict[str, Any]) -> None:
-        """Remember what every phase of ``run`` depends on: teacher, data and recipe, as plain values."""
-        self.run, self.lineage = run, lineage
+    def __init__(self, run: Run, lineage: Lineage) -> None:
+        """Hold the results of ``run``, whose phases all depend on ``lineage``."""
+        self.run = run
+        self.lineage = lineage.to_dict()  # as it is now: a phase may train the teacher, and changes its card
 
     def path(self, phase: Phase) -> Path:
         """Return the file of a phase's result in this run."""
@@ -41,10 +69,10 @@ class Artefacts:
         write_json(_card(path), {**self._origin(phase), "sha256": sha256(path)})
 
     def borrow(self, phase: Phase) -> bool:
-        """Take an equal result from a run beside this one, if there is any: copy it here and say so."""
+        """Copy an equal result from a run beside this one, if there is any; return whether this run has one now."""
         path = self.path(phase)
         for other in sorted(self.run.path.parent.glob(f"*/phases/{path.name}")):
-            if other != path and _whole(other):
+            if other != path and _is_whole(other):
                 path.parent.mkdir(exist_ok=True)
                 with replacing(path) as beside:
                     shutil.copyfile(other, beside)
@@ -54,13 +82,13 @@ class Artefacts:
         return path.exists()
 
     def load(self, phase: Phase) -> None:
-        """Give a phase's module the result that lies in this run.
+        """Load the result in this run into the phase's module.
 
         Raises:
             WeightsError: it is gone, was changed, or does not fit.
         """
         path = self.path(phase)
-        if not _whole(path):
+        if not _is_whole(path):
             raise WeightsError(f"{path} is missing or was changed since it was written; start the run again")
         try:
             phase.module.load_state_dict(load_file(str(path)))
@@ -76,7 +104,7 @@ def _card(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _whole(path: Path) -> bool:
+def _is_whole(path: Path) -> bool:
     try:
         return json.loads(_card(path).read_text())["sha256"] == sha256(path)
     except (OSError, ValueError, KeyError):

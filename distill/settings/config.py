@@ -24,7 +24,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def _size(value: Any) -> Any:
-    """Take ``HxW`` wherever a size is set, and what a list or tuple of two says as it is."""
+    """Read ``HxW`` wherever a size is set; a list or tuple stays as it is."""
     if value is None or isinstance(value, list | tuple):
         return value
     try:
@@ -33,6 +33,8 @@ def _size(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+#: settings by dotted key, such as ``train.lr``
+Dotted = dict[str, str | int | float | bool | tuple[int, int] | list[str] | None]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 #: YAML reads a bare 32 as a number
 Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(str)]
@@ -49,7 +51,7 @@ class Data(Section):
 
     model_config = ConfigDict(extra="allow", validate_default=True)
     source: str = "builtin"
-    #: what is validated on
+    #: for validation
     split: str = "val"
     classes: int | list[str] | None = None
     ignore_index: int | list[int] | None = None
@@ -61,7 +63,7 @@ class Data(Section):
 
 
 class Model(Section):
-    """The two networks and what they start from."""
+    """The two networks and the weights that they start from."""
 
     student: str = "deeplabv3-r18"
     teacher: str | None = None
@@ -169,7 +171,7 @@ class MethodSettings(BaseModel):
 
 
 class Gate(Section):
-    """What a file of one precision may differ by from what it was made from; None = measured, not judged."""
+    """How far a file of one precision may differ from its source; None = measured, not gated."""
 
     #: least share of pixels with the same class, borderline pixels not held against the file
     agreement: float = Field(ge=0, le=1)
@@ -182,7 +184,7 @@ class Gate(Section):
 
 
 class Gates(Section):
-    """What passes, by the precision of the file that is judged; a key that is set leaves the others as they are."""
+    """The gates by precision of the file; a key that is set leaves the others as they are."""
 
     fp32: Gate = Gate(max_diff=1e-4, agreement=0.9999)
     # a tie is four roundings of the type: below that a network that hardly decides flips, whatever computes it
@@ -204,7 +206,7 @@ class Gates(Section):
 
 
 class Quantise(Section):
-    """What the training feels of a quantised file (``kdc calib --qat`` writes it): see ``quantise``."""
+    """Quantisation-aware training, as ``kdc calib --qat`` sets it: see ``training.fake_quantise``."""
 
     grid: Literal["s8", "u8", "e4m3"]
     #: name of a layer and the range of its input that is represented; layers that are not named compute in full
@@ -212,7 +214,7 @@ class Quantise(Section):
     narrow: bool = False  # weights of 7 bits
     left_high: list[str] = []  # nodes and groups of the file that are not quantised
     calibrator: str | None = None  # what found the ranges
-    run: str | None = None  # the run whose method's own parts this one goes on with
+    run: str | None = None  # the run whose method's own parts this one starts from
     after: int = Field(default=0, ge=0)  # steps that the student has taken before
 
 
@@ -230,7 +232,7 @@ class Config(Section):
 
     @property
     def before(self) -> int:
-        """Steps that the student has taken in the run that this one goes on from, by which schedules count on."""
+        """Steps that the student took in the run that this one continues; schedules count from there."""
         return self.quantise.after if self.quantise else 0
 
     def to_yaml(self) -> str:
@@ -263,6 +265,7 @@ def resolve(
         UsageError: an unknown key or a value that the schema refuses.
     """
     nested: dict[str, Any] = {}
+
     for layer in layers:
         for key, value in layer.items():
             _put(nested, key, value)

@@ -1,24 +1,32 @@
 """The layers of settings: defaults, preset, file, --set, flags."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..console import note, say
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    from .config import Config
+    from .config import Config, Dotted
 
 
 def resolve_flags(
-    flags: dict[str, Any], sets: list[str], file: Path | None, preset: str | None, method: str | None, at: str | None,
+    flags: "Dotted", sets: list[str], file: Path | None, preset: str | None, method: str | None, at: str | None,
     of_preset: tuple[str, ...] = ("train.", "task.", "model."),
 ) -> "Config":  # fmt: skip
     """Layer the configuration: the data's recipe, the preset, the file, ``--set``, the flags; kt is the default.
 
     Args:
-        flags: what ``flags_of`` returned; ``method.name`` is put in.
-        of_preset: the sections that are taken from the preset, beside its settings of ``method``, where that is named.
+        flags: the settings that flags stand for.
+        sets: texts such as ``train.lr=0.01``.
+        file: a YAML file of settings.
+        preset: the name of a published recipe.
+        method: ``method.name``; of the preset its settings of this method and the sections ``of_preset`` are taken.
+        at: the tap that the methods compare.
+        of_preset: see ``method``.
+
+    Raises:
+        UsageError: a name, key or value that is not accepted.
     """
     from ..data import recipe
     from .config import resolve
@@ -30,23 +38,26 @@ def resolve_flags(
     source = flags.get("data.source") or named.get("data.source") or in_file.get("data.source")
     if source is None:
         say("data: none named, so the BUILT-IN GENERATED SCENES are used; --data NAME|DIR names yours")
+
     recommended = load_preset(preset) if preset else {}
     if method is not None:
-        flags["method.name"] = method
-    if chosen := method or named.get("method.name") or in_file.get("method.name"):
-        mine = (*of_preset, *(f"method.{part}." for part in chosen.split("+")))
+        flags = {**flags, "method.name": method}
+    if spec := method or named.get("method.name") or in_file.get("method.name"):
+        mine = (*of_preset, *(f"method.{part}." for part in spec.split("+")))
         left = [key for key in recommended if not key.startswith(mine) and key != "method.name"]
         recommended = {key: value for key, value in recommended.items() if key.startswith(mine)}
-        if left and chosen != "none":
-            note(f"preset {preset} for method {chosen}: {', '.join(left)} left out; its other settings hold")
-    layers = [{"method.name": "kt"}, recipe(source or "builtin"), recommended]
+        if left and spec != "none":
+            note(f"preset {preset} for method {spec}: {', '.join(left)} left out; its other settings hold")
+
+    layers = [{"method.name": "kt"}, recipe(str(source or "builtin")), recommended]
     config = resolve(flags, sets, file, layers)
+
     if at:
         from ..methods import load, names, options
 
         parts = [part for part in config.method.name.split("+") if part != "none" and "at" in options(load(part))]
         if not parts:
-            having = ", ".join(name for name in names() if "at" in options(load(name)))
-            raise UsageError(f"--at names the feature of {having}; the method is {config.method.name}")
+            methods = ", ".join(name for name in names() if "at" in options(load(name)))
+            raise UsageError(f"--at names the feature of {methods}; the method is {config.method.name}")
         config = resolve(flags, [*sets, *(f"method.{part}.at={at}" for part in parts)], file, layers)
     return config

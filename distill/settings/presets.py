@@ -1,8 +1,7 @@
 """Published recipes by name: a method with the weights and the optimisation that it was launched with."""
 
-from typing import Any
-
 from ..errors import UsageError, closest
+from .config import Dotted
 
 #: SGD at 0.02 for 40k iterations: CIRKD's recipe, to which KT and DIST change the weight decay
 _CIRKD = {"train.lr": 0.02, "train.weight_decay": 1e-4, "train.iters": 40000, "task.aux_weight": 0.4}
@@ -29,7 +28,7 @@ _FITNET = {
 }
 
 
-def _adversary(method: str, loss: str, weight: float, optimizer: str, decay: bool) -> dict[str, Any]:
+def _adversary(method: str, loss: str, weight: float, optimizer: str, decay: bool) -> Dotted:
     """Return the settings of ``skd``'s discriminator, or of ``adv`` alone; it always trains on 0.1 of its loss."""
     values = {
         "adv": weight,
@@ -44,7 +43,7 @@ def _adversary(method: str, loss: str, weight: float, optimizer: str, decay: boo
 
 
 #: flat settings, as a configuration file would hold them; crops are the data's
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Dotted] = {
     "cirkd-kd": {"method.name": "kd", **_KD, **_CIRKD},
     "cirkd-skd": {
         "method.name": "skd",
@@ -175,7 +174,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str) -> dict[str, Any]:
+def preset(name: str) -> Dotted:
     """Return a copy of the preset's settings.
 
     Raises:

@@ -2,12 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from lightning_fabric import Fabric
 
 from ..data import Dataset
-from ..data._loader import Order, TrainSamples, loader
+from ..data._loader import Order, SampleBatch, TrainSamples, loader
 from ..settings.config import Config
 
 
@@ -17,7 +16,7 @@ class Batches:
     def __init__(self, data: Dataset, config: Config, fabric: Fabric) -> None:
         self.data, self.config, self.fabric = data, config, fabric
 
-    def stream(self, stage: str, step: int, iters: int) -> Iterator[dict[str, Any]]:
+    def stream(self, stage: str, step: int, iters: int) -> Iterator[SampleBatch]:
         """Yield the micro-batches of optimiser steps ``step`` to ``iters``."""
         options = self.config.train
         seed = options.seed if stage == "main" else options.seed + 1

@@ -1,4 +1,4 @@
-"""The devices of a run: Fabric, which knows one process from many and CPU from GPU."""
+"""The devices of a run, by Fabric: CPU or GPU, one process or many."""
 
 import atexit
 import contextlib
@@ -15,24 +15,26 @@ from ..settings.config import Config
 
 
 def launch(config: Config) -> Fabric:
-    """Start Fabric on the devices that the configuration asks for; with several, each process comes back from here.
+    """Start Fabric on the devices of the configuration; with several, this returns in each process.
 
     Raises:
-        UsageError: CUDA is asked for and there is none, or not as many devices.
+        UsageError: there is no CUDA, or there are too few devices.
     """
     options = config.train
+
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "--device cuda: no CUDA device here (torch.cuda.is_available() is False); accepted here: cpu, auto"
         )
     cuda = options.device != "cpu" and torch.cuda.is_available()
-    if cuda and options.devices > (there := torch.cuda.device_count()):
-        raise UsageError(f"--devices {options.devices}: this node has {there} CUDA device{'s' * (there != 1)}")
+    if cuda and options.devices > (count := torch.cuda.device_count()):
+        raise UsageError(f"--devices {options.devices}: this node has {count} CUDA device{'' if count == 1 else 's'}")
     precision = options.precision
     if precision == "16-mixed" and not cuda:
         console.warn("--precision 16-mixed: there is no fp16 training on a CPU; bf16-mixed is used")
         precision = "bf16-mixed"
-    # a term that a schedule switches off leaves its adapter without a gradient, which DDP must be told to expect
+
+    # a term that a schedule switches off leaves its adapter without a gradient, which DDP must expect
     ddp = DDPStrategy(find_unused_parameters=True, process_group_backend="nccl" if cuda else "gloo")
     strategy = ddp if options.devices * options.nodes > 1 else "auto"
     fabric = Fabric(
@@ -45,6 +47,7 @@ def launch(config: Config) -> Fabric:
     fabric.launch()
     if children := getattr(fabric.strategy.launcher, "procs", None):
         atexit.register(_end, children)
+
     console.muted = not fabric.is_global_zero
     if cuda and options.precision == "32" and torch.backends.cudnn.allow_tf32:
         console.note("precision 32 on CUDA: convolutions may round their inputs to TF32, as is torch's default")
@@ -53,7 +56,7 @@ def launch(config: Config) -> Fabric:
 
 
 def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    """Leave no process behind: after an error of this one alone the others wait for it in a collective for minutes."""
+    """End the other processes: after an error of this one alone they wait for it in a collective for minutes."""
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(5)

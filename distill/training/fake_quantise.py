@@ -1,9 +1,9 @@
-"""Training that feels quantisation: convolutions round their input and weights as the quantised file will.
+"""Quantisation-aware training: convolutions round their input and weights as the quantised file will.
 
-Gradients pass through the rounding where the value lies within its range (the straight-through estimator, Bengio et
+Gradients pass through the rounding where the value is within its range (the straight-through estimator, Bengio et
 al., arXiv:1308.3432). Ranges of activations are calibrated once and stay, as Wu et al. advise (arXiv:2004.09602,
-section 5.2); those of weights follow the weights. Nothing is added to the state: what is trained are plain weights.
-That a file for ONNX Runtime or TensorRT rounds residual sums and poolings, too, is not felt.
+section 5.2); those of weights follow the weights. Nothing is added to the state: plain weights are trained.
+A file for ONNX Runtime or TensorRT also rounds residual sums and poolings; that is not modelled.
 """
 
 import torch
@@ -21,17 +21,36 @@ _LEAST = 2.0**-60
 
 
 class QuantisedConv2d(nn.Conv2d):
-    """A convolution whose input and weights are rounded to 8 bits; made of a plain one by ``fake_quantise``."""
+    """A convolution whose input and weights are rounded to 8 bits; its parameters are those of a plain one."""
 
-    grid: str
-    #: of the input
-    low: float
-    high: float
-    #: the largest weight, in steps
-    top: float
+    def __init__(self, conv: nn.Conv2d, grid: str, low: float, high: float, top: float) -> None:
+        """Take over a convolution's parameters.
+
+        Args:
+            conv: the plain convolution.
+            grid: a key of ``TOP``.
+            low: the smallest input.
+            high: the largest input.
+            top: the largest weight, in steps.
+        """
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # pyright: ignore[reportArgumentType]
+            conv.stride,  # pyright: ignore[reportArgumentType]
+            conv.padding,  # pyright: ignore[reportArgumentType]
+            conv.dilation,  # pyright: ignore[reportArgumentType]
+            conv.groups,
+            bias=conv.bias is not None,
+            padding_mode=conv.padding_mode,  # pyright: ignore[reportArgumentType]
+            device="meta",  # nothing is allocated or drawn
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.train(conv.training)
+        self.grid, self.low, self.high, self.top = grid, low, high, top
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve what is left of ``input`` ``(B, C, H, W)`` with what is left of the weights."""
+        """Convolve the rounded ``input`` ``(B, C, H, W)`` with the rounded weights."""
         rounded, weight = self.rounded_input(input), self.rounded_weight()
         bias = None if self.bias is None else self.bias.float()
         with torch.autocast(input.device.type, enabled=False):  # it would round the levels again
@@ -39,7 +58,7 @@ class QuantisedConv2d(nn.Conv2d):
 
     def rounded_input(self, x: Tensor) -> Tensor:
         """Round activations with one scale, asymmetric on ``u8`` and symmetric elsewhere."""
-        x = x.float()  # under autocast they come in half, and the file rounds what was summed in float32
+        x = x.float()  # they are half under autocast, while the file rounds sums in float32
         if self.grid == "u8":
             step = max((self.high - self.low) / TOP["u8"], _LEAST)
             return torch.fake_quantize_per_tensor_affine(x, step, round(-self.low / step), 0, 255)
@@ -74,11 +93,12 @@ def _eighth(x: Tensor, step: Tensor) -> Tensor:
 
 
 def fake_quantise(model: nn.Module, settings: Quantise) -> None:
-    """Turn the convolutions that ``settings`` names into rounding ones, in place; keys of the state stay as they are.
+    """Replace the convolutions that ``settings`` names by rounding ones; parameters and keys of the state stay.
 
     Raises:
-        WeightsError: a layer is not there, or is no plain convolution.
+        WeightsError: a layer does not exist, or is no plain convolution.
     """
+    top = TOP["e4m3"] if settings.grid == "e4m3" else NARROW if settings.narrow else TOP["s8"]
     modules = dict(model.named_modules())
     for name, low, high in settings.layers:
         module = modules.get(name)
@@ -87,7 +107,4 @@ def fake_quantise(model: nn.Module, settings: Quantise) -> None:
                 f"quantise.layers: {name} is no convolution of the student{closest(name, list(modules))}; the ranges "
                 "were calibrated on another network, calibrate them again: kdc calib RUN --qat"
             )
-        module.__class__ = QuantisedConv2d
-        assert isinstance(module, QuantisedConv2d)
-        module.grid, module.low, module.high = settings.grid, min(low, 0.0), max(high, 0.0)
-        module.top = TOP["e4m3"] if settings.grid == "e4m3" else NARROW if settings.narrow else TOP["s8"]
+        model.set_submodule(name, QuantisedConv2d(module, settings.grid, min(low, 0.0), max(high, 0.0), top))

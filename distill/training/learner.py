@@ -1,5 +1,6 @@
-"""What a training step minimises: the student with its method, or a module in a phase of its own."""
+"""The module that a stage trains, with its loss: the student with its method, or the module of a phase."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,8 +16,24 @@ from ..output import Output
 from ..settings.config import Task
 
 
+@dataclass
+class StepOutput:
+    """The loss of a micro-batch; not frozen, for Fabric converts its tensors one by one."""
+
+    #: to minimise
+    total: Tensor
+    #: the parts of ``total``, detached: of the task loss, and the method's terms without their weights
+    task: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    #: of the student, detached
+    output: Output | None = None
+
+
 class Learner(nn.Module):
     """Student and method as one module, so that one wrapper distributes both and every adapter trains along."""
+
+    #: names that DDP leaves alone
+    _ddp_params_and_buffers_to_ignore: list[str]
 
     def __init__(
         self, student: SegmentationModel, method: Composite, task: Task, freeze_bn: bool = False, seed: int = 0
@@ -33,12 +50,12 @@ class Learner(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, ranks: int, share: float) -> dict[str, Any]:
-        """Return ``total`` to minimise and, detached, what it is made of.
+    def forward(self, batch: Batch, target: Output | None, valid: Tensor, ranks: int, share: float) -> StepOutput:
+        """Compute the loss of one micro-batch.
 
         Args:
             batch: the images of this micro-batch.
-            shown: what the teacher shows, or None.
+            target: the teacher's output, or None.
             valid: int64, labelled pixels of the global batch, over which the cross-entropy is averaged.
             ranks: processes; their gradients are averaged, so each divides by its mean share of ``valid``.
             share: this micro-batch's part of the optimiser step, for the terms that are means over images.
@@ -50,18 +67,19 @@ class Learner(nn.Module):
             if self.task.divide_by_batch:
                 task = {name: value * share / len(batch.images) for name, value in task.items()}
             total = torch.stack(list(task.values())).sum()
-            terms = self.method.losses(output, shown.raised(), batch) if shown is not None else {}
+
+            terms = self.method.losses(output, target.raised(), batch) if target is not None else {}
             for name, raw in terms.items():
                 total = total + self.method.weight(name, batch.step) * share * raw
-        values = {"task": _detached(task), "terms": {name: share * raw for name, raw in _detached(terms).items()}}
-        return {"total": total, "output": output.detached(), **values}
+        shares = {name: share * raw for name, raw in _detached(terms).items()}
+        return StepOutput(total, _detached(task), shares, output.detached())
 
 
 class AssistedLearner(Learner):
-    """A teacher to be that is shown the label as a fourth channel, trained by itself on its own loss."""
+    """A label-assisted teacher in training: it is shown the label as a fourth channel and has a loss of its own."""
 
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, ranks: int, share: float) -> dict[str, Any]:
-        """Return ``total`` to minimise and, detached, what it is made of; arguments as in ``Learner``."""
+    def forward(self, batch: Batch, target: Output | None, valid: Tensor, ranks: int, share: float) -> StepOutput:
+        """Compute the loss of one micro-batch; arguments as in ``Learner``."""
         task = self.task
         outputs = paths(self.student, batch, self._draw, task.hint_noise, task.dual_path)
         with torch.autocast(batch.images.device.type, enabled=False):
@@ -70,7 +88,7 @@ class AssistedLearner(Learner):
             if "consistency" in parts:
                 parts["consistency"] = share * parts["consistency"]
             total = torch.stack(list(parts.values())).sum()
-        return {"total": total, "output": outputs[0].detached(), "task": _detached(parts), "terms": {}}
+        return StepOutput(total, _detached(parts), {}, outputs[0].detached())
 
     def _draw(self, tag: str, batch: Batch) -> torch.Generator:
         return generator(self.seed, "hint", tag, batch.step, batch.part)
@@ -83,17 +101,17 @@ class PhaseLearner(nn.Module):
         super().__init__()
         self.module, self.phase = phase.module, phase
 
-    def forward(self, batch: Batch, shown: Output | None, valid: Tensor, ranks: int, share: float) -> dict[str, Any]:
-        """Return ``total`` to minimise and, detached, its parts."""
+    def forward(self, batch: Batch, target: Output | None, valid: Tensor, ranks: int, share: float) -> StepOutput:
+        """Compute the phase's loss of one micro-batch; arguments as in ``Learner``."""
         outputs = self.phase.run(self.module, batch)
         with torch.autocast(batch.images.device.type, enabled=False):
             parts = {name: share * value for name, value in self.phase.loss(raised_all(outputs), batch).items()}
             total = torch.stack(list(parts.values())).sum()
-        return {"total": total, "task": _detached(parts), "terms": {}}
+        return StepOutput(total, _detached(parts), {})
 
 
 def raised_all(outputs: Any) -> Any:
-    """Raise every half-precision tensor of what a phase ran: tensors and outputs, in lists and tuples."""
+    """Raise every half-precision tensor of a phase's outputs, in lists and tuples."""
     if isinstance(outputs, list | tuple):
         return type(outputs)(raised_all(part) for part in outputs)
     return outputs.raised() if isinstance(outputs, Output) else raised(outputs)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
@@ -16,10 +16,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
     """Make SGD or AdamW over the trainable parameters; weight decay acts on all, as in the published recipes."""
-    chosen = [p for p in parameters if p.requires_grad]
+    trainable = [p for p in parameters if p.requires_grad]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(chosen, lr=train.lr, weight_decay=train.weight_decay)
-    return torch.optim.SGD(chosen, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(trainable, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
 
 
 def phase_optimiser(phase: Phase) -> torch.optim.Optimizer:
@@ -37,10 +37,10 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> torch.Tensor:
 
 def critic_optimiser(critic: Critic) -> torch.optim.Optimizer:
     """Make the optimiser that a critic asks for."""
-    chosen = [p for p in critic.module.parameters() if p.requires_grad]
+    trainable = [p for p in critic.module.parameters() if p.requires_grad]
     if critic.optimizer == "sgd":
-        return torch.optim.SGD(chosen, lr=critic.lr, momentum=critic.betas[0], weight_decay=critic.weight_decay)
-    return torch.optim.Adam(chosen, lr=critic.lr, betas=critic.betas, weight_decay=critic.weight_decay)
+        return torch.optim.SGD(trainable, lr=critic.lr, momentum=critic.betas[0], weight_decay=critic.weight_decay)
+    return torch.optim.Adam(trainable, lr=critic.lr, betas=critic.betas, weight_decay=critic.weight_decay)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, base: float, step: int, iters: int, power: float, warmup: int) -> float:
@@ -68,12 +68,12 @@ class Average(Generic[Network]):
 
 
 class Statistics:
-    """The running statistics of a network's batch norms, to go back to where a step that is not taken spoilt them."""
+    """The running statistics of a network's batch norms, restored where a step is not taken."""
 
     def __init__(self, model: nn.Module) -> None:
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        found = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
-        self.live, self.kept = found, [x.clone() for x in found]
+        self.live = [x for norm in norms for x in (norm.running_mean, norm.running_var) if x is not None]
+        self.kept = [x.clone() for x in self.live]
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -88,14 +88,16 @@ class Statistics:
             torch._foreach_copy_(self.live, self.kept)  # pyright: ignore[reportPrivateImportUsage]
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state() -> dict[str, torch.Tensor | None]:
     """Return the state of the global torch generators, which only the student's dropout draws from."""
     cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def set_rng_state(state: dict[str, Any]) -> None:
+def set_rng_state(state: dict[str, torch.Tensor | None]) -> None:
     """Undo ``rng_state``."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    cpu, cuda = state["cpu"], state["cuda"]
+    assert cpu is not None
+    torch.set_rng_state(cpu.cpu())
+    if cuda is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(cuda.cpu())

@@ -1,6 +1,5 @@
-"""What the processes of a run tell each other: their images, the labelled pixels, signals and sums."""
+"""What the processes of a run exchange: errors, labelled pixels, signals and sums."""
 
-import signal
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -9,13 +8,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ..batch import IGNORE, Batch
+from ..data._loader import SampleBatch
 from ..errors import DataError, KdcError
 
 
-def fetch(
-    fabric: Fabric, stream: Iterator[dict[str, Any]], step: int, count: int
-) -> tuple[list[Batch], KdcError | None]:
-    """Return the micro-batches of a step; an error is handed on, for the other ranks must hear of it."""
+def fetch(fabric: Fabric, stream: Iterator[SampleBatch], step: int, count: int) -> tuple[list[Batch], KdcError | None]:
+    """Return the micro-batches of a step, or the error of reading them, which ``agree`` tells the other ranks."""
     try:
         first = fabric.global_rank * count
         return [_to(fabric.device, next(stream), step, first + i) for i in range(count)], None
@@ -23,7 +21,7 @@ def fetch(
         return [], error
 
 
-def _to(device: torch.device, sample: dict[str, Any], step: int, part: int) -> Batch:
+def _to(device: torch.device, sample: SampleBatch, step: int, part: int) -> Batch:
     images = sample["image"].to(device, non_blocking=True)
     return Batch(images, sample["label"].to(device, non_blocking=True).long(), step, part)
 
@@ -43,20 +41,16 @@ def agree(fabric: Fabric, micro: list[Batch], stop: int, error: KdcError | None)
         if error:
             raise error
         return valid, stop
-    alone = torch.stack([valid, torch.full_like(valid, stop), torch.full_like(valid, error is not None)])
-    both = reduced(fabric, alone, "sum")
-    if both[2]:
+
+    signals = torch.stack([torch.full_like(valid, stop), torch.full_like(valid, error is not None)])
+    strongest, failed = reduced(fabric, signals, "max")
+    if failed:
         texts: list[Any] = [None] * fabric.world_size
         torch.distributed.all_gather_object(texts, str(error or ""))
         raise error or DataError("; ".join(text for text in texts if text))
-    return both[0], _signal(int(both[1]))
-
-
-def _signal(total: int) -> int:
-    # several ranks get the same signal at once on Ctrl-C: any multiple of SIGINT's 2 and SIGTERM's 15 names one of them
-    return 0 if total == 0 else int(signal.SIGTERM if total % signal.SIGTERM == 0 else signal.SIGINT)
+    return reduced(fabric, valid, "sum"), int(strongest)
 
 
 def reduced(fabric: Fabric, value: Tensor, how: str = "mean") -> Tensor:
-    """Return the mean (or ``"sum"``) of a value over all processes."""
+    """Return the mean (or ``"sum"`` or ``"max"``) of a value over all processes."""
     return cast(Tensor, fabric.all_reduce(value, reduce_op=how)) if fabric.world_size > 1 else value

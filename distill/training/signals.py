@@ -1,4 +1,4 @@
-"""Signals that end long work between two steps of it, not within one."""
+"""SIGINT and SIGTERM end long work between two steps, not within one."""
 
 import signal
 from typing import Any

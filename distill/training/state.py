@@ -1,10 +1,13 @@
-"""What a run carries from step to step: what a checkpoint holds, the logs, and how it says that a signal ended it."""
+"""What a run carries from step to step, its checkpoints and its logs, and the error that a signal ends it with."""
 
 import signal
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
 
 import torch
+from torch import Tensor
+from torch.optim.optimizer import StateDict
 
 from .. import console
 from ..errors import KdcError, NumbersError, WeightsError
@@ -21,7 +24,7 @@ class Stopped(KdcError):
     def __init__(self, number: int, run: Run, then: str = "") -> None:
         after = f" ({then})" if then else ""
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; go on with: kdc distill --resume {run.spec}{after}")
+        super().__init__(f"stopped by {name}; resume with: kdc distill --resume {run.spec}{after}")
         self.number, self.run, self.exit_code = number, run, 128 + number
 
 
@@ -45,6 +48,51 @@ class Stage:
         return getattr(self.precision, "scaler", None)
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far."""
+
+    step: int
+    miou: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the file of a checkpoint holds, in its order: plain values and state dicts."""
+
+    stage: str
+    step: int
+    best: Best | None
+    rng: dict[str, Tensor | None]
+    student: dict[str, Tensor]
+    method: dict[str, Tensor]
+    average: dict[str, Tensor] | None
+    #: of a phase
+    module: dict[str, Tensor] | None
+    critics: dict[str, StateDict]
+    #: the loss scale of fp16
+    precision: dict[str, Any]
+    optimiser: StateDict
+    #: bytes of each log
+    offsets: dict[str, int]
+
+    def save(self, folder: Path) -> None:
+        """Write it in place of the one before."""
+        save_state(folder, vars(self) | {"best": asdict(self.best) if self.best else {}}, self.step)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Checkpoint":
+        """Read what ``save`` wrote, on the CPU: AdamW's counters belong there.
+
+        Raises:
+            WeightsError: there is none, or it was changed.
+        """
+        values = load_state(folder)
+        values["best"] = Best(**values["best"]) if values["best"] else None
+        values.setdefault("precision", {})
+        return cls(**values)
+
+
 @dataclass
 class State:
     """Everything that a resumed run continues from."""
@@ -56,10 +104,11 @@ class State:
     stage: str = ""
     step: int = 0
     bad: int = 0
-    best: dict[str, Any] = field(default_factory=dict)
+    best: Best | None = None
+    logs: dict[str, TextIO] = field(default_factory=dict)
 
     @property
-    def judged(self) -> SegmentationModel:
+    def evaluated(self) -> SegmentationModel:
         """The network that is validated and kept: the moving average where there is one."""
         return self.average.model if self.average else self.student
 
@@ -72,27 +121,35 @@ class State:
             raise NumbersError(
                 f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept"
             )
-        values = {"stage": self.stage, "step": self.step, "best": self.best, "rng": rng_state()}
-        values |= {"student": self.student.state_dict(), "method": self.method.state_dict()}
-        values |= {"average": self.average.model.state_dict() if self.average else None}
-        values |= {"module": stage.learner.module.state_dict() if stage.name != "main" else None}
-        values |= {"critics": {name: tool.state_dict() for name, (_, tool) in stage.critics.items()}}
-        values |= {"precision": stage.precision.state_dict()}
-        values |= {"optimiser": stage.optimiser.state_dict(), "offsets": {k: f.tell() for k, f in self.logs.items()}}
+
+        checkpoint = Checkpoint(
+            stage=self.stage,
+            step=self.step,
+            best=self.best,
+            rng=rng_state(),
+            student=self.student.state_dict(),
+            method=self.method.state_dict(),
+            average=self.average.model.state_dict() if self.average else None,
+            module=stage.learner.module.state_dict() if stage.name != "main" else None,
+            critics={name: tool.state_dict() for name, (_, tool) in stage.critics.items()},
+            precision=stage.precision.state_dict(),
+            optimiser=stage.optimiser.state_dict(),
+            offsets={name: file.tell() for name, file in self.logs.items()},
+        )
         for file in self.logs.values():
             file.flush()
-        save_state(self.run.checkpoints, values, self.step)
+        checkpoint.save(self.run.checkpoints)
 
-    def restore(self, values: dict[str, Any]) -> None:
+    def restore(self, saved: Checkpoint) -> None:
         """Undo ``save``; the stage's own optimiser is restored when the stage begins."""
-        self.student.load_state_dict(values["student"])
-        self.method.load_state_dict(values["method"])
-        if self.average:
-            self.average.model.load_state_dict(values["average"])
-        self.stage, self.step, self.best = values["stage"], values["step"], values["best"]
+        self.student.load_state_dict(saved.student)
+        self.method.load_state_dict(saved.method)
+        if self.average and saved.average:
+            self.average.model.load_state_dict(saved.average)
+        self.stage, self.step, self.best = saved.stage, saved.step, saved.best
 
     def continue_method(self, run: Run) -> None:
-        """Give the method's own parts (adapters, critics, queues) what they had at the end of another run.
+        """Load the method's own parts (adapters, critics, queues) as they were at the end of another run.
 
         Raises:
             WeightsError: that run has no checkpoint, or it is of another method.
@@ -104,22 +161,21 @@ class State:
                 f"the method of {run.path.name} does not fit this one ({str(error).splitlines()[0]})"
             ) from error
 
-    def enter(self, stage: Stage, values: dict[str, Any] | None) -> None:
-        """Begin a stage, or go on within the one that ``values`` was saved in."""
-        if values is None or values["stage"] != stage.name:
+    def enter(self, stage: Stage, saved: Checkpoint | None) -> None:
+        """Begin a stage, or resume it from the checkpoint that was taken within it."""
+        if saved is None:
             self.stage, self.step = stage.name, 0
             return
-        stage.optimiser.load_state_dict(values["optimiser"])
-        if values.get("precision"):
-            stage.precision.load_state_dict(values["precision"])
+        stage.optimiser.load_state_dict(saved.optimiser)
+        if saved.precision:
+            stage.precision.load_state_dict(saved.precision)
         for name, (_, tool) in stage.critics.items():
-            tool.load_state_dict(values["critics"][name])
-        if values["module"] is not None:
-            stage.learner.module.load_state_dict(values["module"])
+            tool.load_state_dict(saved.critics[name])
+        if saved.module is not None:
+            stage.learner.module.load_state_dict(saved.module)
 
     def open_logs(self, offsets: dict[str, int] | None) -> None:
         """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
-        self.logs = {}
         for name in ("metrics", "timing"):
             path = self.run.path / f"{name}.jsonl"
             path.touch()

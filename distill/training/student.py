@@ -18,8 +18,9 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
     if options.hint and config.method.name != "none":
         raise UsageError(
             f"model.hint trains a teacher that is shown the label; a student of method {config.method.name} must not "
-            "see it: leave model.hint away, or train with: kdc train --preset label-assist-teacher"
+            "see it: leave out model.hint, or train with: kdc train --preset label-assist-teacher"
         )
+
     name = models.expand(options.student, options.arch)
     student = models.build(
         name,
@@ -30,6 +31,7 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
         seed=config.train.seed,
         in_channels=4 if options.hint else 3,
     )
+
     if options.init:
         start = load_student(options.init)
         if replace(start.spec(), dropout=None) != replace(student.spec(), dropout=None):

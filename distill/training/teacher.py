@@ -1,8 +1,7 @@
-"""Where the teacher comes from, and the proof that it has something to teach."""
+"""Where the teacher comes from, and the check that it knows the data."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from ..run.files import sha256
 from ..run.folder import Run, all_runs, find_run
 from ..settings.config import Config
 
-#: validation images that the teacher is judged on before it teaches
+#: validation images that the teacher is checked on before it teaches
 CHECK_IMAGES = 16
 #: a teacher must beat the best constant answer by this factor
 CHECK_FACTOR = 1.5
@@ -40,11 +39,6 @@ class Teacher:
     def trained(self) -> bool:
         """Whether it came trained; if not, a phase of the method trains it."""
         return self.card.trained
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """What its features come from, as plain values: its file, or its start, and its network as it was built."""
-        return {"spec": self.card.spec.to_dict(), "sha256": self.card.sha256, "start": self.card.start}
 
 
 def find_teacher(config: Config, data: DataCard, root: Path | None = None, assisted: bool = False) -> Teacher | None:
@@ -63,8 +57,9 @@ def find_teacher(config: Config, data: DataCard, root: Path | None = None, assis
     name = teacher_name(config)
     weights = config.model.teacher_weights
     if weights and not (assisted and weights == "imagenet"):
-        found = _from_weights(config, name, Path(weights), data, assisted)
-        return _checked(found, data, assisted)
+        return _checked(_from_weights(config, name, Path(weights), data, assisted), data, assisted)
+
+    # a file or a run
     if Path(name).suffix == ".safetensors":
         return _checked(_from_checkpoint(Path(name), None), data, assisted)
     if Path(name).suffix in (".pth", ".pt", ".ckpt") and Path(name).exists():
@@ -73,14 +68,15 @@ def find_teacher(config: Config, data: DataCard, root: Path | None = None, assis
         )
     if (run := _named_run(name, root)) is not None:
         return _checked(_from_checkpoint(student_file(run), run), data, assisted)
-    wanted = models.expand(name, config.model.arch)
-    stride = models.stride_of(wanted, config.model.teacher_stride)
-    channels = 4 if assisted else 3
+
+    # the newest run of the network on this data
+    network = models.expand(name, config.model.arch)
+    wanted = (network, models.stride_of(network, config.model.teacher_stride), 4 if assisted else 3)
     for run in reversed(all_runs(root)):
         card, student = run.card, run.card.student
         finished = card.status == "finished" and card.kind in ("train", "teacher")
-        network = (student.name, student.output_stride, student.in_channels)
-        if finished and card.data.fingerprint == data.fingerprint and network == (wanted, stride, channels):
+        fits = (student.name, student.output_stride, student.in_channels) == wanted
+        if finished and fits and card.data.fingerprint == data.fingerprint:
             return _checked(_from_checkpoint(student_file(run), run), data, assisted)
     return _untrained(config, name, data) if assisted else None
 
@@ -107,7 +103,7 @@ def reopen_teacher(card: TeacherCard) -> Teacher:
 
     path = Path(card.file or "")
     if not path.is_file() or sha256(path) != card.sha256:
-        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to go on with this run")
+        raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
     if not card.trained:
         model = models.rebuild(card.spec)
         model.load_state_dict(load_file(path))
@@ -129,6 +125,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
     if not data.labelled:
         note(f"teacher check: skipped, {data.name} {data.split} has no labels")
         return
+
     indices = spread(data, CHECK_IMAGES)
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
     lucky = chance(scores)
@@ -138,8 +135,7 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
         raise WeightsError(
             f"the teacher {teacher.card.name} knows nothing of this data ({text}); train it first: kdc train "
             "--student "
-            f"{teacher.card.name} --data {data.name}, or --set model.teacher_check=false to let it teach all the "
-            "same"
+            f"{teacher.card.name} --data {data.name}, or --set model.teacher_check=false to use it anyway"
         )
     note(f"teacher check: {teacher.card.name} {text}")
 
@@ -194,23 +190,29 @@ def _untrained(config: Config, name: str, data: DataCard) -> Teacher:
 
 
 def _from_weights(config: Config, name: str, path: Path, data: DataCard, assisted: bool) -> Teacher:
-    wanted = models.expand(name, config.model.arch)
-    options: dict[str, Any] = {
-        "output_stride": config.model.teacher_stride,
-        "preprocess": NAMED[config.model.preprocess],
-        "in_channels": 4 if assisted else 3,
-    }
-    model = models.build(wanted, data.num_classes, **options)
+    network = models.expand(name, config.model.arch)
+
+    def build(aux: bool) -> SegmentationModel:
+        return models.build(
+            network,
+            data.num_classes,
+            output_stride=config.model.teacher_stride,
+            preprocess=NAMED[config.model.preprocess],
+            in_channels=4 if assisted else 3,
+            aux=aux,
+        )
+
+    model = build(aux=True)
     report = load_full(model, path)
     note(f"teacher: {report.line()}")
     if not report.complete(ignore_aux=True):
         raise WeightsError(
-            f"{path} does not fill {wanted}: {report.line()}; a teacher teaches only if every tensor but the aux "
+            f"{path} does not fill {network}: {report.line()}; a teacher teaches only if every tensor but the aux "
             "head's loads"
         )
     if not report.complete(ignore_aux=False):
         note("teacher: its aux head has no weights, so terms on the aux logits are left out")
-        model = models.build(wanted, data.num_classes, aux=False, **options)
+        model = build(aux=False)
         load_full(model, path)
     return Teacher(model.eval(), _card(model, path, str(path)))
 

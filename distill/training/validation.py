@@ -1,6 +1,4 @@
-"""How the network that is trained is judged, during the training and at its end, and which weights are kept."""
-
-from typing import Any
+"""Validation during a training and at its end, and which weights are kept."""
 
 import torch
 from lightning_fabric import Fabric
@@ -13,29 +11,29 @@ from ..models import SegmentationModel
 from ..run.checkpoint import load_student, save_student
 from ..settings.config import Config
 from .processes import reduced
-from .state import State
+from .state import Best, State
 
 
 def validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
-    """Judge the network as it is now, log the scores, and keep its weights if they are the best so far."""
-    scores = _scores(config, fabric, state.judged, val, config.train.val_images)
+    """Score the network as it is now, log the scores, and keep its weights if they are the best so far."""
+    scores = _scores(config, fabric, state.evaluated, val, config.train.val_images)
     privileged = " (privileged: it is shown the label)" if state.student.in_channels == 4 else ""
     text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %{privileged}"
     if fabric.is_global_zero:
         state.log("metrics", step=state.step, stage="main", val=_short(scores))
-        if scores.miou > state.best.get("miou", -1.0):
-            state.best = {"step": state.step, "miou": scores.miou}
-            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, **state.best))
+        if state.best is None or scores.miou > state.best.miou:
+            state.best = Best(state.step, scores.miou)
+            _save(state, "best", miou=scores.miou)
             text += " (best)"
         console.say(text)
 
 
 def finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) -> Scores | None:
-    """Keep the last weights beside the best ones, and judge the best on the whole validation split."""
+    """Keep the last weights beside the best ones, and score the best on the whole validation split."""
     if fabric.is_global_zero:
-        save_student(state.run.checkpoints / "last.safetensors", state.judged, _card(state, step=state.step))
+        _save(state, "last")
         if val is None or not (state.run.checkpoints / "best.safetensors").exists():  # the last are the best known
-            save_student(state.run.checkpoints / "best.safetensors", state.judged, _card(state, step=state.step))
+            _save(state, "best")
         for file in state.logs.values():
             file.close()
     fabric.barrier()
@@ -45,7 +43,7 @@ def finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) ->
 
 
 def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Dataset, limit: int | None) -> Scores:
-    """Judge on ``limit`` images spread over the split, each rank its share; no random number is drawn."""
+    """Score on ``limit`` images spread over the split, each rank its share; no random number is drawn."""
     count = min(limit or len(val), len(val))
     indices = [i * len(val) // count for i in range(count)][fabric.global_rank :: fabric.world_size]
     training = model.training
@@ -60,12 +58,13 @@ def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Datas
     return scores
 
 
-def _card(state: State, **values: Any) -> dict[str, Any]:
+def _save(state: State, which: str, **scores: float) -> None:
     data = state.run.card.data
-    return {"classes": data.classes, "palette": data.palette, "run": state.run.path.name, **values}
+    facts = {"classes": data.classes, "palette": data.palette, "run": state.run.path.name, "step": state.step}
+    save_student(state.run.checkpoints / f"{which}.safetensors", state.evaluated, facts | scores)
 
 
-def _short(scores: Scores) -> dict[str, Any]:
+def _short(scores: Scores) -> dict[str, float | list[float]]:
     return {
         "miou": scores.miou,
         "miou_present": scores.miou_present,

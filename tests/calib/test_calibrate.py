@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.calib import calibrate
-from kdc.calib.calibrate import calibrate_run
+from kdc.calib import calibrate, calibration
+from kdc.calib.calibrate import Settings, calibrate_run
 from kdc.calib.low_precision import Form
 from kdc.deploy.artefacts.beside import golden_path, manifest_path
-from kdc.deploy.bench.plan import expand
+from kdc.deploy.bench.plan import NotMeasured, select
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
@@ -26,6 +26,7 @@ from kdc.distill.settings.config import Config
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
 TIGHT: dict[str, Any] = LOOSE | {"agreement": 0.999}
 FEWER: dict[str, Any] = LOOSE | {"images": 5}
+TWO: dict[str, Any] = LOOSE | {"images": 2}
 needs_openvino = pytest.mark.skipif(
     not (importlib.util.find_spec("openvino") and importlib.util.find_spec("nncf")),
     reason="openvino or nncf is not installed",
@@ -48,8 +49,8 @@ needs_openvino = pytest.mark.skipif(
 def test_every_form_gets_a_gated_file_with_a_manifest(
     run: Run, to: str, target: str | None, high: str | None, name: str, precision: str
 ) -> None:
-    done = calibrate_run(run, to=to, target=target, high=high, **LOOSE)
-    assert done.path == run.export / name and done.gate.passed
+    done = calibrate_run(run, Settings(to=to, target=target, high=high, **LOOSE))
+    assert done.path == run.export / name and done.gate is not None and done.gate.passed
     manifest = json.loads((run.export / f"{name}.json").read_text())
     assert (manifest["precision"], manifest["sha256"]) == (precision, sha256(done.path))
     assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}
@@ -71,8 +72,8 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
 
 
 def test_what_is_left_high_stands_in_the_file(run: Run) -> None:
-    done = calibrate_run(run, target="trt", keep=["stem"], **LOOSE)
-    assert done.manifest["left_high"] == ["stem"]
+    done = calibrate_run(run, Settings(target="trt", keep=["stem"], **LOOSE))
+    assert done.manifest.to_dict()["left_high"] == ["stem"]
     assert read_info(done.path).metadata["kdc.left_high"] == ["stem", "stem_relu", "pool"], "in the file node by node"
 
 
@@ -85,62 +86,69 @@ def test_images_of_other_data_calibrate_too(run: Run, tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "more" / "images" / f"{i}.png"), rng.integers(0, 256, (24, 40, 3), np.uint8))
         mask = (np.arange(24 * 40) % 11).astype(np.uint8).reshape(24, 40)
         cv2.imwrite(str(tmp_path / "more" / "masks" / f"{i}.png"), mask)
-    done = calibrate_run(run, data=str(tmp_path / "more"), **LOOSE | {"images": 2})
-    assert len(done.manifest["calibration"]["keys"]) == 2 and done.manifest["gate"]["data"] == "builtin val"
-    assert "builtin" not in done.manifest["calibration"]["data"]
+    done = calibrate_run(run, Settings(data=str(tmp_path / "more"), **TWO))
+    assert (
+        len(done.manifest.to_dict()["calibration"]["keys"]) == 2
+        and done.manifest.to_dict()["gate"]["data"] == "builtin val"
+    )
+    assert "builtin" not in done.manifest.to_dict()["calibration"]["data"]
     (tmp_path / "more" / "kdc.yaml").write_text("classes: 12")
     with pytest.raises(DataError, match=r"more has 12 classes, the network has 11: a kdc\.yaml beside the data"):
-        calibrate_run(run, data=str(tmp_path / "more"), **LOOSE)
+        calibrate_run(run, Settings(data=str(tmp_path / "more"), **LOOSE))
 
 
 def test_one_cache_serves_every_target(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    calibrate_run(run, **LOOSE)
+    calibrate_run(run, Settings(**LOOSE))
     (cache,) = run.calib.glob("statistics-*.json")
-    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it collected again"))
-    calibrate_run(run, target="trt", calibrator="percentile", **LOOSE)
-    calibrate_run(run, to="fp16", **LOOSE)
+    monkeypatch.setattr(calibration, "collect", lambda *given: pytest.fail("it collected again"))
+    calibrate_run(run, Settings(target="trt", calibrator="percentile", **LOOSE))
+    calibrate_run(run, Settings(to="fp16", **LOOSE))
     assert f"statistics of 6 images of builtin train from {cache.name}" in capsys.readouterr().out
     with pytest.raises(BaseException, match="it collected again"):
-        calibrate_run(run, **FEWER)
+        calibrate_run(run, Settings(**FEWER))
 
 
 def test_the_comparison_and_the_rescue_are_written_down(run: Run) -> None:
-    done = calibrate_run(run, target="trt", compared=True, sensitivity=True, keep=["stem"], **TIGHT)
-    assert set(done.manifest["calibrators"]) == {"minmax", "entropy", "percentile", "mse"}
-    agreements = {name: each["agreement"] for name, each in done.manifest["calibrators"].items()}
-    assert done.manifest["int8"]["calibrator"] == max(agreements, key=lambda name: agreements[name])
-    rescued = done.manifest["sensitivity"]["rescued"]
-    assert rescued and done.manifest["left_high"] == ["stem", *rescued]
+    done = calibrate_run(run, Settings(target="trt", compared=True, sensitivity=True, keep=["stem"], **TIGHT))
+    assert set(done.manifest.to_dict()["calibrators"]) == {"minmax", "entropy", "percentile", "mse"}
+    agreements = {name: each["agreement"] for name, each in done.manifest.to_dict()["calibrators"].items()}
+    assert done.manifest.to_dict()["int8"]["calibrator"] == max(agreements, key=lambda name: agreements[name])
+    rescued = done.manifest.to_dict()["sensitivity"]["rescued"]
+    assert rescued and done.manifest.to_dict()["left_high"] == ["stem", *rescued]
     (entry,) = json.loads((run.path / "gates.json").read_text())
     assert entry["left_high"] == ["stem", *rescued]
-    assert {"stem", "stem_relu", "pool"} <= set(done.manifest["int8"]["left_high"])
-    assert not set(done.manifest["sensitivity"]["keys"]) & set(done.manifest["calibration"]["keys"])
+    assert {"stem", "stem_relu", "pool"} <= set(done.manifest.to_dict()["int8"]["left_high"])
+    assert not set(done.manifest.to_dict()["sensitivity"]["keys"]) & set(done.manifest.to_dict()["calibration"]["keys"])
 
 
-def test_failed_gate_leaves_no_file(run: Run) -> None:
-    calibrate_run(run, **LOOSE)
-    with pytest.raises(NumbersError, match=r"did not pass its gate and was removed.*--sensitivity leaves"):
-        calibrate_run(run, images=2, agreement=1.0, max_drop=0)
-    assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
+def test_a_failed_gate_leaves_the_earlier_file(run: Run) -> None:
+    calibrate_run(run, Settings(**LOOSE))
+    before = {path: path.read_bytes() for path in [*run.export.iterdir(), run.path / "gates.json"]}
+    name = "model.int8.ort.onnx"
+    with pytest.raises(
+        NumbersError, match=rf"did not pass its gate and was not kept; the earlier {name} stays: .*--sensitivity leaves"
+    ):
+        calibrate_run(run, Settings(images=2, agreement=1.0, max_drop=0))
+    assert {path: path.read_bytes() for path in [*run.export.iterdir(), run.path / "gates.json"]} == before
 
 
 @pytest.mark.parametrize("to", ["fp16", "bf16", "int8"])
 def test_a_calibration_that_is_broken_off_costs_no_good_file(
     run: Run, to: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = calibrate_run(run, to=to, **LOOSE).path
+    good = calibrate_run(run, Settings(to=to, **LOOSE)).path
     for cache in run.calib.glob("statistics-*"):
         cache.unlink()
-    monkeypatch.setattr(calibrate, "collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(calibration, "collect", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        calibrate_run(run, to=to, **LOOSE)
+        calibrate_run(run, Settings(to=to, **LOOSE))
     assert good.is_file() and manifest_path(good).is_file()
 
 
 @needs_openvino
 def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
     with pytest.raises(NumbersError, match="did not pass"):
-        calibrate_run(run, target="openvino", images=2, agreement=1.0, max_drop=0)
+        calibrate_run(run, Settings(target="openvino", images=2, agreement=1.0, max_drop=0))
     assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
 
 
@@ -156,6 +164,8 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
         ({"to": "fp16", "calibrator": "mse"}, UsageError, "--calibrator mse does nothing here"),
         ({"to": "fp16", "compared": True}, UsageError, "--compare compares calibrators"),
         ({"to": "bf16", "sensitivity": True}, UsageError, "--sensitivity is for INT8 and FP8"),
+        ({"to": "fp16", "caster": "modelop"}, UsageError, "--caster 'modelop': accepted are kdc and modelopt; did you"),
+        ({"to": "int8", "caster": "modelopt"}, UsageError, "--caster is for FP16 and BF16"),
         ({"keep": ["stm"]}, UsageError, "--keep stm: no such node or group.*did you mean 'stem'"),
         ({"images": 0}, UsageError, "at least 1 image"),
         ({"images": 13}, DataError, "split 'train' of builtin holds 12"),
@@ -165,17 +175,17 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
 def test_what_it_refuses_before_any_work(
     run: Run, flags: dict[str, Any], error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "collect", lambda *given: pytest.fail("it began to collect"))
+    monkeypatch.setattr(calibration, "collect", lambda *given: pytest.fail("it began to collect"))
     with pytest.raises(error, match=message) as caught:
-        calibrate_run(run, **flags)
+        calibrate_run(run, Settings(**flags))
     assert "\n" not in str(caught.value)
     assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
 
 
 def test_what_is_no_float32_file(run: Run) -> None:
-    calibrate_run(run, **LOOSE)
+    calibrate_run(run, Settings(**LOOSE))
     with pytest.raises(WeightsError, match="is int8 already; int8 is made from the float32 file"):
-        calibrate_run(run, source=run.export / "model.int8.ort.onnx")
+        calibrate_run(run, Settings(source=run.export / "model.int8.ort.onnx"))
     for path in run.export.iterdir():
         path.unlink()
     with pytest.raises(ExportError, match="no float32 ONNX file yet; make it with: kdc export onnx run"):
@@ -239,8 +249,8 @@ def test_the_command_prints_its_manifest(run: Run, capsys: pytest.CaptureFixture
 def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
-    def remember(run: Run, **settings: Any) -> Any:
-        asked.update(settings)
+    def remember(run: Run, settings: Settings) -> Any:
+        asked.update(vars(settings))
         raise UsageError("enough")
 
     monkeypatch.setattr(calibrate, "calibrate_run", remember)
@@ -252,9 +262,9 @@ def test_a_drop_that_is_named_is_fought_for(run: Run, monkeypatch: pytest.Monkey
 def test_files_for_tensorrt_are_not_timed_on_a_cpu(run: Run) -> None:
     for name in ("model.int8.trt.onnx", "model.int8.ort.onnx"):
         (run.export / name).write_bytes((run.export / "model.onnx").read_bytes())
-    chosen, missing, _ = expand([run], "cpu")
-    assert [path.name for path in chosen if isinstance(path, Path)] == ["model.onnx", "model.int8.ort.onnx"]
-    assert missing == [{"file": "model.int8.trt.onnx", "why": "not measured: typed for TensorRT, its engine is"}]
+    selection = select([run], "cpu")
+    assert [each.path.name for each in selection.candidates[1:]] == ["model.onnx", "model.int8.ort.onnx"]
+    assert selection.missing == [NotMeasured("model.int8.trt.onnx", "not measured: typed for TensorRT, its engine is")]
 
 
 def test_forms() -> None:
@@ -266,14 +276,14 @@ def test_forms() -> None:
 
 
 def test_what_was_made_from_the_file_before_goes(run: Run) -> None:
-    first = calibrate_run(run, to="int8", target="trt", **LOOSE)
+    first = calibrate_run(run, Settings(to="int8", target="trt", **LOOSE))
     engine = run.export / "model.int8.engine"
     engine.write_bytes(b"an engine of it")
     origin = {"onnx": {"file": first.path.name, "sha256": sha256(first.path)}}
     (run.export / "model.int8.engine.json").write_text(json.dumps({"kind": "engine", **origin}))
-    calibrate_run(run, to="int8", target="trt", **LOOSE)  # the same file again
+    calibrate_run(run, Settings(to="int8", target="trt", **LOOSE))  # the same file again
     assert engine.exists()
-    calibrate_run(run, to="int8", target="trt", calibrator="minmax", **FEWER)
+    calibrate_run(run, Settings(to="int8", target="trt", calibrator="minmax", **FEWER))
     assert not engine.exists() and first.path.exists()
 
 
@@ -289,7 +299,7 @@ def test_what_was_made_from_the_file_before_goes(run: Run) -> None:
 def test_a_dry_run_refuses_what_the_run_would(
     run: Run, flags: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = calibrate_run(run, **LOOSE).path
+    made = calibrate_run(run, Settings(**LOOSE)).path
     for dry in (["--dry-run"], []):
         assert cli.run(["calib", str(run.path), "--images", "6", *flags, *dry]) == code
         assert text in capsys.readouterr().err

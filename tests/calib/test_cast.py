@@ -12,7 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from kdc.calib import autocast as modelopt
+from kdc.calib.calibration import Calibration
 from kdc.calib.cast import LARGEST, cast_half, cast_model
+from kdc.calib.histograms import Statistics
+from kdc.calib.low_precision import Form, LowPrecisionWriter, check_caster
 from kdc.calib.onnx_graph import finished
 from kdc.calib.qdq import place
 from kdc.deploy.runtimes.open import open_runtime
@@ -230,7 +233,7 @@ def _forget_modelopt() -> None:
         del sys.modules[name]
 
 
-def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_autocast_casts_where_it_is_installed(fake_modelopt: Path) -> None:
     onnx.save(network(), fake_modelopt / "a.onnx")
     assert modelopt.modelopt_version() == "of unknown version"
     settings = {"block_nodes": ["add"], "largest": {"wide": 6e4}}
@@ -243,5 +246,21 @@ def test_autocast_is_used_where_it_is(fake_modelopt: Path, capsys: pytest.Captur
     assert said == {"kdc.head": '"logits"', "kdc.precision": '"fp16"'}
     assert (report.half_nodes, report.casts) == (5, 4) and report.overflowing == {"expand": 6e4, "add": 6e4}
     assert "(ModelOpt of unknown version AutoCast)" in report.line()
-    assert "without ModelOpt kdc's own pass would" in " ".join(capsys.readouterr().out.split())
     assert sorted(path.name for path in fake_modelopt.iterdir()) == ["a.onnx", "b.onnx", "site"]
+
+
+@pytest.mark.parametrize(("caster", "recorded"), [("kdc", "kdc"), ("modelopt", "ModelOpt of unknown version AutoCast")])
+def test_modelopt_casts_only_on_request(fake_modelopt: Path, caster: str, recorded: str) -> None:
+    onnx.save(network(), fake_modelopt / "a.onnx")
+    calibration = Calibration(fake_modelopt / "a.onnx", [])
+    vars(calibration)["statistics"] = Statistics({}, 0, "")
+    check_caster(caster)
+    report = LowPrecisionWriter(Form("fp16", "trt"), calibration, caster=caster).write(fake_modelopt / "b.onnx")
+    assert report.to_dict()["caster"] == recorded
+
+
+def test_a_caster_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    with pytest.raises(ExportError, match=r"not installed .*pip install 'kdc\[modelopt\]'") as caught:
+        check_caster("modelopt")
+    assert caught.value.exit_code == 5

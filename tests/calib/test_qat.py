@@ -12,12 +12,12 @@ from onnx import numpy_helper
 from torch.nn import functional as F
 
 from kdc import cli
-from kdc.calib.calibrate import calibrate_run
+from kdc.calib.calibrate import Settings, calibrate_run
+from kdc.calib.calibration import Calibration
 from kdc.calib.calibrators import ranges
-from kdc.calib.histograms import collect
-from kdc.calib.low_precision import CALIBRATOR, Form, Maker
+from kdc.calib.low_precision import CALIBRATOR, Form, LowPrecisionWriter
 from kdc.calib.onnx_graph import inputs, tail
-from kdc.calib.qat import configured, planned, tune_and_calibrate
+from kdc.calib.qat import Tuning, configured, plan_training, tune_and_calibrate
 from kdc.calib.qdq import Quantised
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import recipe
@@ -43,7 +43,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(**changed: Any) -> Config:
     small = {"data.size": (32, 64), "data.val_count": 4, "data.count": 12, "train.crop": (32, 64)}
-    small |= {"train.batch": 2, "train.iters": 10, "train.workers": 0, "model.student": "deeplabv3-mv2_050"}
+    small |= {
+        "train.batch": 2,
+        "train.iters": 10,
+        "train.workers": 0,
+        "train.threads": 1,
+        "model.student": "deeplabv3-mv2_050",
+    }
     return resolve({**small, **changed}, layers=[recipe("builtin")])
 
 
@@ -67,7 +73,9 @@ def distilled(root: Path, plain: Run) -> Run:
 )
 def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, grid: str) -> None:
     high = None if target == "ort" else "fp32"
-    done = tune_and_calibrate(distilled, export=export_like, iters=2, to=to, target=target, high=high, **LOOSE)
+    done = tune_and_calibrate(
+        distilled, Tuning(export_like, iters=2), Settings(to=to, target=target, high=high, **LOOSE)
+    )
     made = Run(done.path.parent.parent)
     assert made.path.parent == distilled.path.parent and made.card.kind == "qat"
     assert made.card.tuned_from == distilled.path.name and made.card.method == "kt"
@@ -76,7 +84,7 @@ def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, g
     assert aware is not None and aware.grid == grid and len(aware.layers) == 58  # all but the classifier
     assert (made.config.train.iters, made.config.train.freeze_bn) == (2, True)
     assert made.config.train.lr == pytest.approx(0.01 * distilled.config.train.lr)
-    assert done.manifest["qat"] == {"from": distilled.path.name, "layers": 58, "grid": grid}
+    assert done.manifest.to_dict()["qat"] == {"from": distilled.path.name, "layers": 58, "grid": grid}
     trained, before = load_student(made).state_dict(), load_student(distilled).state_dict()
     assert trained.keys() == before.keys()
     moved = {name.rpartition(".")[2] for name in trained if not torch.equal(trained[name], before[name])}
@@ -115,19 +123,14 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_what_is_trained_is_what_the_file_rounds_to(pooled: Path, to: str, target: str, high: str | None) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
-    statistics = collect(pooled, images)
-
-    form = Form.of(to, target, high)
-
-    def maker(aware: Quantise | None = None) -> Maker:
-        return Maker(pooled, form, lambda: statistics, lambda: images, aware=aware)
-
-    first = maker()
-    written, own = first.written(), ranges(statistics.tensors, CALIBRATOR, first.form.grid or "")
+    form, calibration = Form.of(to, target, high), Calibration(pooled, images)
+    first = LowPrecisionWriter(form, calibration)
+    written, own = first.input_ranges(), ranges(calibration.statistics.tensors, CALIBRATOR, first.form.grid or "")
     there, last = inputs(first.model.graph), tail(first.model.graph)
     trained = [(name, *written[node]) for name, (_, node) in there.items() if node not in last]
     assert len(trained) == len(there) - 1, "all but the classifier"
-    again = maker(Quantise.model_validate({"grid": form.grid, "layers": trained})).written()
+    aware = Quantise.model_validate({"grid": form.grid, "layers": trained})
+    again = LowPrecisionWriter(form, calibration, aware).input_ranges()
     for name, low, high_end in trained:
         assert again[there[name][1]] == pytest.approx((low, high_end), rel=2e-3 if high else 1e-6), name
     # the projection reads the concatenation of five branches, of which each alone is narrower
@@ -147,24 +150,27 @@ def resized(logits: torch.Tensor) -> np.ndarray:
 def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_stays(plain: Run) -> None:
     source = plain.export / "model.uint8.batch.onnx"
     settings: dict[str, Any] = {**LOOSE, "to": "int8", "target": "trt", "high": "fp16", "source": source}
-    done = tune_and_calibrate(plain, export=export_like, iters=1, lr=1e-3, keep=["backbone.conv_stem"], **settings)
+    done = tune_and_calibrate(
+        plain, Tuning(export_like, iters=1, lr=1e-3), Settings(keep=["backbone.conv_stem"], **settings)
+    )
     made = Run(done.path.parent.parent)
     assert done.path.name == "model.uint8.batch.int8.fp16.trt.onnx"
     assert made.card.method == "kd" and made.card.teacher
     assert made.card.teacher.file == str(plain.checkpoints / "best.safetensors")
     assert made.config.train.lr == 1e-3 and made.config.quantise is not None
     assert "backbone.conv_stem" not in [name for name, *_ in made.config.quantise.layers]
-    assert done.manifest["left_high"] == ["backbone.conv_stem"]
-    assert done.manifest["int8"]["quantised_convolutions"] == 57
+    assert done.manifest.to_dict()["left_high"] == ["backbone.conv_stem"]
+    assert done.manifest.to_dict()["int8"]["quantised_convolutions"] == 57
 
     with pytest.raises(UsageError, match=rf"trained with rounding already; give the run .* {plain.path.name}"):
-        configured(made, None, None)
+        configured(made, Tuning(export_like))
     settings["source"] = made.export / source.name
-    again = calibrate_run(made, **settings)  # without --qat: the same file
-    assert again.manifest["sha256"] == done.manifest["sha256"]
+    again = calibrate_run(made, Settings(**settings))  # without --qat: the same file
+    assert again.manifest.to_dict()["sha256"] == done.manifest.to_dict()["sha256"]
+    typed: dict[str, Any]
     for typed, flag in (({"compared": True}, "--compare"), ({"calibrator": "minmax"}, "--calibrator minmax")):
         with pytest.raises(UsageError, match=rf"{flag}: {made.path.name} was trained with the ranges of mse"):
-            calibrate_run(made, **settings, **typed)
+            calibrate_run(made, Settings(**settings, **typed))
     assert again.path.is_file()
 
 
@@ -173,7 +179,7 @@ def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
     settings |= {"model.teacher": "self", "model.teacher_check": False}
     first = run_job(config(**settings), root=root)
     export_run(first, ExportSettings(images=1))
-    done = tune_and_calibrate(first, export=export_like, iters=1, lr=1e-12, to="int8", target="ort", **LOOSE)
+    done = tune_and_calibrate(first, Tuning(export_like, iters=1, lr=1e-12), Settings(to="int8", target="ort", **LOOSE))
     made = Run(done.path.parent.parent)
     before, after = (load_state(run.checkpoints)["method"] for run in (first, made))
     assert before.keys() == after.keys() and any("generator" in name for name in after)
@@ -189,37 +195,40 @@ def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
 
     for kept in first.checkpoints.glob("last-main-*.pt"):
         kept.unlink()
-    aware = planned(first, export_like, iters=1, to="int8", target="ort", **LOOSE)[1].quantise
+    aware = plan_training(first, Tuning(export_like, iters=1), Settings(to="int8", target="ort", **LOOSE))[1].quantise
     assert aware is not None and aware.run is None and aware.after == 10
 
 
 def test_a_method_that_is_not_that_of_the_run_is_refused(distilled: Run, plain: Run) -> None:
     other = {"grid": "u8", "layers": [], "run": str(plain.path), "after": 10}
-    changed = configured(distilled, 1, None).changed(quantise=other, method={"name": "mgd", "mgd": {"at": "dec"}})
+    changed = configured(distilled, Tuning(export_like, 1)).changed(
+        quantise=other, method={"name": "mgd", "mgd": {"at": "dec"}}
+    )
     with pytest.raises(WeightsError, match=rf"the method of {plain.path.name} does not fit this one"):
         run_job(changed, root=plain.path.parent)
 
 
 def test_the_file_has_the_weights_that_were_trained_whatever_cpu_makes_it(pooled: Path) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
-    statistics = collect(pooled, images)
+    calibration = Calibration(pooled, images)
     for narrow in (True, False):
         aware = Quantise(grid="u8", layers=[], narrow=narrow)
-        maker = Maker(pooled, Form.of("int8", "ort", None), lambda: statistics, lambda: images, aware=aware)
-        report = maker.make(pooled.with_name("narrow.onnx"))
+        writer = LowPrecisionWriter(Form.of("int8", "ort", None), calibration, aware)
+        report = writer.write(pooled.with_name("narrow.onnx"))
         assert isinstance(report, Quantised) and report.reduced_range is narrow
 
 
 def test_a_tenth_of_the_schedule_unless_told(plain: Run) -> None:
-    assert configured(plain, None, None).train.iters == 1
-    assert configured(plain, 7, 0.5).train.iters == 7 and configured(plain, 7, 0.5).train.lr == 0.5
+    assert configured(plain, Tuning(export_like)).train.iters == 1
+    train = configured(plain, Tuning(export_like, 7, 0.5)).train
+    assert (train.iters, train.lr) == (7, 0.5)
 
 
 @pytest.mark.parametrize(("to", "target"), [("fp16", "trt"), ("bf16", "trt")])
 def test_a_cast_has_no_ranges_to_train_for(plain: Run, to: str, target: str) -> None:
     source = plain.export / "model.uint8.batch.onnx"
     with pytest.raises(UsageError, match=rf"--qat trains for the ranges.*--to {to} --for {target}"):
-        planned(plain, export_like, to=to, target=target, source=source)
+        plan_training(plain, Tuning(export_like), Settings(to=to, target=target, source=source))
 
 
 def test_a_teacher_that_is_gone_is_missed_before_anything_is_trained(distilled: Run, root: Path) -> None:
@@ -228,13 +237,15 @@ def test_a_teacher_that_is_gone_is_missed_before_anything_is_trained(distilled: 
     distilled.card = replace(card, teacher=replace(card.teacher, file=str(root / "gone.safetensors")))
     try:
         with pytest.raises(WeightsError, match=r"taught by .*gone.safetensors, which is gone; put it back"):
-            configured(distilled, None, None)
+            configured(distilled, Tuning(export_like))
     finally:
         distilled.card = card
 
 
 def test_a_file_of_another_network_is_refused(distilled: Run, plain: Run) -> None:
-    settings = configured(distilled, 1, None).changed(quantise={"grid": "u8", "layers": [("backbone.none", 0.0, 1.0)]})
+    settings = configured(distilled, Tuning(export_like, 1)).changed(
+        quantise={"grid": "u8", "layers": [("backbone.none", 0.0, 1.0)]}
+    )
     with pytest.raises(WeightsError, match=r"quantise.layers: backbone.none is no convolution"):
         run_job(settings, root=plain.path.parent)
 

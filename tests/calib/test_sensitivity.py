@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdc.calib.calibration import Calibration, Pictures
 from kdc.calib.heldout import HeldOut, Outcome, held_out
-from kdc.calib.histograms import collect
-from kdc.calib.low_precision import Form, Maker
+from kdc.calib.low_precision import Form, LowPrecisionWriter
 from kdc.calib.onnx_graph import resolve
 from kdc.calib.sensitivity import best, compare, rescue
 from kdc.deploy.runtimes.open import open_runtime
@@ -18,12 +18,11 @@ from kdc.distill.errors import DataError
 OPTIONS = {"size": [32, 64], "count": 8, "val_count": 2, "seed": 0}
 
 
-def maker_of(path: Path, form: Form, count: int = 4) -> tuple[Maker, HeldOut]:
+def writer_of(path: Path, form: Form, count: int = 4) -> tuple[LowPrecisionWriter, HeldOut]:
     data = open_data("builtin", "train", **OPTIONS)
-    statistics = collect(path, (data.read(i)[0] for i in range(count)))
-    maker = Maker(path, form, lambda: statistics, lambda: (data.read(i)[0] for i in range(count)))
+    writer = LowPrecisionWriter(form, Calibration(path, Pictures(data, list(range(count)))))
     with open_runtime(path) as reference:
-        return maker, HeldOut(reference, data, held_out(data, range(count), 4))
+        return writer, HeldOut(reference, data, held_out(data, range(count), 4))
 
 
 @pytest.fixture
@@ -39,8 +38,8 @@ def fragile(tmp_path: Path, network: Any) -> Path:
 
 @pytest.mark.parametrize("form", [Form("int8", "trt"), Form("int8", "trt", "fp16"), Form("int8", "ort")])
 def test_the_block_that_breaks_is_rescued(fragile: Path, form: Form, capsys: pytest.CaptureFixture[str]) -> None:
-    maker, images = maker_of(fragile, form)
-    found = rescue(maker, images, agreement=0.985, drop=None, calibrator="minmax")
+    writer, images = writer_of(fragile, form)
+    found = rescue(writer, images, agreement=0.985, drop=None, calibrator="minmax")
     assert found.everything.agreement < 0.985, "nothing to rescue"
     assert found.costs[0].group == "layer1.0" and found.costs[0].agreement > 1
     assert found.rescued[0] == "layer1.0" and found.holds
@@ -49,19 +48,19 @@ def test_the_block_that_breaks_is_rescued(fragile: Path, form: Form, capsys: pyt
     assert found.costs == sorted(found.costs, key=lambda each: -each.cost)
     out = " ".join(capsys.readouterr().out.split())
     assert f"left in {form.high}" in out and "what leaving one group high wins back" in out
-    kept = resolve(maker.model.graph, ["layer1.0"])
-    assert maker.score(images, calibrator="minmax", keep=kept) == found.steps[0]
+    kept = resolve(writer.model.graph, ["layer1.0"])
+    assert writer.score(images, calibrator="minmax", keep=kept) == found.steps[0]
     assert found.to_dict()["costs"][0]["group"] == "layer1.0"
 
 
 def test_limits_that_hold_cost_nothing_and_those_that_cannot_are_said(
     tmp_path: Path, network: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    maker, images = maker_of(network(tmp_path / "m.onnx"), Form("int8", "ort"))
-    fine = rescue(maker, images, agreement=0.5, drop=50, calibrator="mse", keep=["stem", "stem_relu", "pool"])
+    writer, images = writer_of(network(tmp_path / "m.onnx"), Form("int8", "ort"))
+    fine = rescue(writer, images, agreement=0.5, drop=50, calibrator="mse", keep=["stem", "stem_relu", "pool"])
     assert (fine.rescued, fine.steps, fine.holds) == ([], [], True)
     assert "stem" not in {each.group for each in fine.costs}, "what is kept anyway is not measured"
-    never = rescue(maker, images, agreement=1.0, drop=-100, calibrator="mse")
+    never = rescue(writer, images, agreement=1.0, drop=-100, calibrator="mse")
     assert never.rescued and not never.holds
     agreements = [each.agreement for each in (never.everything, *never.steps)]
     assert agreements[-1] > agreements[0] and agreements[-1] > 0.99
@@ -71,14 +70,14 @@ def test_limits_that_hold_cost_nothing_and_those_that_cannot_are_said(
 def test_calibrators_are_compared_and_the_best_is_named(
     tmp_path: Path, network: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    maker, images = maker_of(network(tmp_path / "m.onnx"), Form("int8", "trt"))
-    found = compare(maker, images)
+    writer, images = writer_of(network(tmp_path / "m.onnx"), Form("int8", "trt"))
+    found = compare(writer, images)
     assert list(found) == ["minmax", "entropy", "percentile", "mse"]
     assert found[best(found)].agreement == max(each.agreement for each in found.values())
     assert len({each.agreement for each in found.values()}) > 1
     out = capsys.readouterr().out
     assert "calibrators for int8 on trt, 4 held-out images" in out and all(name in out for name in found)
-    fp8, images = maker_of(network(tmp_path / "m.onnx"), Form("fp8", "trt"))
+    fp8, images = writer_of(network(tmp_path / "m.onnx"), Form("fp8", "trt"))
     assert list(compare(fp8, images)) == ["minmax", "percentile", "mse"]
 
 

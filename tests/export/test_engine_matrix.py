@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdc.calib.histograms import collect
-from kdc.calib.low_precision import Form, Maker
+from kdc.calib.calibration import Calibration
+from kdc.calib.low_precision import Form, LowPrecisionWriter
 from kdc.distill.models import build
 from kdc.distill.run.files import sha256
 from kdc.export import to_trt
@@ -50,9 +50,9 @@ def typed(full: Path, precision: str, folder: Path) -> Path:
     to, _, high = precision.partition("+")
     images = [np.random.default_rng(i).integers(0, 256, (*SIZE, 3), np.uint8) for i in range(2)]
     rest = (high or "fp32") if to in ("int8", "fp8") else None
-    maker = Maker(full, Form.of(to, "trt", rest), lambda: collect(full, images), lambda: images)
-    out = maker.form.path(folder / "model.onnx")
-    maker.make(out)
+    form = Form.of(to, "trt", rest)
+    out = form.path(folder / "model.onnx")
+    LowPrecisionWriter(form, Calibration(full, images)).write(out)
     return out
 
 
@@ -60,7 +60,7 @@ def check(source: Path, precision: str, head: str, input: str, dynamic: bool, fo
     """Build an engine, compare its manifest with what it was made from, and return its size in bytes."""
     engine = folder / "model.engine"
     batches: dict[str, Any] = {"batches": (1, 2, 4)} if dynamic else {}
-    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **batches))
+    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **batches)).to_dict()
     assert manifest == json.loads((folder / "model.engine.json").read_text())
     assert manifest["sha256"] == sha256(engine) and manifest["onnx"]["sha256"] == sha256(source)
     assert manifest["precision"] == precision and manifest["flavour"] == "tensorrt_rtx" and manifest["version"]

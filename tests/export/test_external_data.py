@@ -41,7 +41,7 @@ def test_a_bundle_and_a_model_repository_hold_one_file(split: Path, tmp_path: Pa
         name = next(name for name in archive.namelist() if name.endswith("model.onnx"))
         assert loads_alone(archive.read(name), tmp_path)
     made = export_triton(split, tmp_path / "repository", name="seg")
-    served = Path(made["path"]) / "1"
+    served = made.path / "1"
     assert [path.name for path in served.iterdir()] == ["model.onnx"]
     assert loads_alone((served / "model.onnx").read_bytes(), tmp_path)
 

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from kdc.calib.histograms import Statistics, collect
-from kdc.calib.low_precision import Form, Maker
+from kdc.calib.calibration import Calibration
+from kdc.calib.low_precision import Form, LowPrecisionWriter
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import ExportError
@@ -33,20 +33,20 @@ FORMS = {
 
 
 @pytest.fixture(scope="module")
-def seen() -> dict[Path, Statistics]:
+def calibrations() -> dict[Path, Calibration]:
     return {}
 
 
 @pytest.fixture
-def make(seen: dict[Path, Statistics], tmp_path: Path) -> Callable[..., Path]:
+def make(calibrations: dict[Path, Calibration], tmp_path: Path) -> Callable[..., Path]:
     """Return the typed file of a float32 one; its statistics are collected once."""
 
     def made(source: Path, precision: str, **how: Any) -> Path:
-        if source not in seen:
+        if source not in calibrations:
             images = np.random.default_rng(0).integers(0, 256, (3, 64, 128, 3), np.uint8)
-            seen[source] = collect(source, images)
+            calibrations[source] = Calibration(source, list(images))
         path = FORMS[precision].path(tmp_path / "model.onnx")
-        Maker(source, FORMS[precision], lambda: seen[source], lambda: []).make(path, **how)
+        LowPrecisionWriter(FORMS[precision], calibrations[source]).write(path, **how)
         return path
 
     return made
@@ -74,9 +74,7 @@ def test_what_builds_is_still_the_network(arch: str, exported: Files, make: Any,
     assert noise["int8+fp16"] == pytest.approx(noise["int8"], rel=0.5)
     for precision in ("int8+fp16", "fp8+fp16"):
         path = FORMS[precision].path(tmp_path / "model.onnx")
-        assert (
-            build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))["precision"] == precision
-        )
+        assert build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx")).precision == precision
 
 
 def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) -> None:
@@ -86,9 +84,7 @@ def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) 
     blocks = groups(load_named(str(source)).graph)
     keep = [node for name in list(blocks)[::3] for node in blocks[name]]
     path = make(source, "int8+fp16", keep=keep)
-    assert (
-        build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx"))["precision"] == "int8+fp16"
-    )
+    assert build_engine(path, tmp_path / "m.engine", BuildFlags(flavour_name="tensorrt_rtx")).precision == "int8+fp16"
 
 
 def test_the_builder_would_refuse_a_zero_point(exported: Files, make: Any, tmp_path: Path) -> None:

@@ -21,13 +21,14 @@ from kdc.export.settings import ExportSettings
 
 @pytest.mark.slow
 def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2))
+    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2)).to_dict()
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
     assert manifest["sha256"] == sha256(path) == Run(gated_run.path).card.files["export/model.pt2"]
     assert manifest["source"]["sha256"] == sha256(gated_run.checkpoints / "best.safetensors")
     assert manifest["ran"] == {"provider": "AOTInductor cpu", "precision": "fp32"}
-    assert read_gates(gated_run)[-1]["stage"] == "aoti model" and read_gates(gated_run)[-1]["max_relative"] < 1e-4
+    row = read_gates(gated_run)[-1]
+    assert row.stage == "aoti model" and row.values["max_relative"] < 1e-4
     assert check_golden(path).passed
     with open_runtime(path) as compiled, open_runtime(gated_run.export / "model.onnx") as trusted:
         image = np.random.default_rng(0).integers(0, 256, (1, 36, 60, 3), np.uint8)
@@ -37,14 +38,14 @@ def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
-    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2, agreement=0.9), precision="bf16")
+    manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2, agreement=0.9), precision="bf16").to_dict()
     assert (manifest["file"], manifest["precision"], manifest["ran"]["precision"]) == ("model.bf16.pt2", "bf16", "bf16")
-    entry = read_gates(gated_run)[-1]
+    entry = read_gates(gated_run)[-1].values
     assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4
 
 
 @pytest.mark.slow
-def test_a_wrong_package_is_removed(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_package_is_not_kept(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_package = to_aoti.compile_package
 
     def wrong(model: SegmentationModel, *args: Any, **settings: Any) -> Any:
@@ -53,7 +54,7 @@ def test_a_wrong_package_is_removed(gated_run: Run, monkeypatch: pytest.MonkeyPa
         return compile_package(model, *args, **settings)
 
     monkeypatch.setattr(to_aoti, "compile_package", wrong)
-    with pytest.raises(NumbersError, match=r"model.pt2 did not pass its gate and was removed"):
+    with pytest.raises(NumbersError, match=r"model.pt2 did not pass its gate and was not kept"):
         to_aoti.export_aoti(gated_run, ExportSettings(images=1))
     assert not list(gated_run.export.glob("model.pt2*"))
 

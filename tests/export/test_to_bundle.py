@@ -7,15 +7,15 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
+from kdc.deploy.artefacts.ledger import write_gate
 from kdc.deploy.parity.gate import gate
-from kdc.deploy.parity.produce import judge
+from kdc.deploy.parity.golden import write_golden
 from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
@@ -40,7 +40,9 @@ def proved(exported: Files, tmp_path: Path) -> Callable[..., Path]:
         dataset.name, dataset.labelled = data, False  # its classes are not the network's
         with open_runtime(path) as runtime:
             result = gate(runtime, runtime, dataset, tolerances("fp32"))
-        judge(tmp_path, "onnx model", path, result, "")
+        assert result.golden is not None
+        write_golden(path, result.golden)
+        write_gate(tmp_path, "onnx model", result, path.name)
         manifest_path(path).write_text(json.dumps({"sha256": sha256(path), "gate": result.to_dict(), "source": None}))
         return path
 
@@ -83,7 +85,7 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     proved: Files, tmp_path: Path, head: str, input: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = proved("pspnet", head, input)  # it takes BGR, so that a channel order that is forgotten shows
-    folder = unpacked(Path(export_bundle(source, tmp_path / "b.zip")["path"]), tmp_path / "there")
+    folder = unpacked(export_bundle(source, tmp_path / "b.zip").path, tmp_path / "there")
     assert {p.name for p in folder.iterdir()} >= {
         "model.onnx", "labels.txt", "palette.json", "preprocess.json", "gates.json", "golden.ppm", "golden_mask.pgm",
         "README.md", "run.py",
@@ -111,7 +113,7 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
 
 
 def test_check_proves_the_golden_image_and_fails_on_another_network(proved: Files, tmp_path: Path) -> None:
-    folder = unpacked(Path(export_bundle(proved("deeplabv3", "logits", "float"))["path"]), tmp_path / "there")
+    folder = unpacked(export_bundle(proved("deeplabv3", "logits", "float")).path, tmp_path / "there")
     code, said, foreign = ran(folder, "--check")
     assert (code, foreign) == (0, set()) and "golden image: as proved, 100.000 %" in said
     assert "CPUExecutionProvider" in said
@@ -122,7 +124,7 @@ def test_check_proves_the_golden_image_and_fails_on_another_network(proved: File
 
 
 def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: Path) -> None:
-    folder = unpacked(Path(export_bundle(proved("deeplabv3", "argmax", "uint8"))["path"]), tmp_path / "there")
+    folder = unpacked(export_bundle(proved("deeplabv3", "argmax", "uint8")).path, tmp_path / "there")
     picture = tmp_path / "image.png"
     cv2.imwrite(str(picture), np.full((30, 40, 3), 90, np.uint8))
     code, _, foreign = ran(folder, str(picture), "--out", str(tmp_path / "m.npy"))
@@ -164,8 +166,8 @@ def test_ppm_with_comments(tmp_path: Path) -> None:
 
 def test_equal_files_give_equal_bundles_with_a_manifest(proved: Files, tmp_path: Path) -> None:
     source = proved("pspnet", "logits", "float")
-    first, second = export_bundle(source), export_bundle(source, tmp_path / "again.zip")
-    assert first["file"] == "model.zip" and first["sha256"] == second["sha256"] == sha256(tmp_path / "model.zip")
+    first, second = (export_bundle(source, path).manifest for path in (None, tmp_path / "again.zip"))
+    assert first.file == "model.zip" and first.sha256 == second.sha256 == sha256(tmp_path / "model.zip")
     assert json.loads(manifest_path(tmp_path / "model.zip").read_text())["onnx"]["sha256"] == sha256(source)
 
 
@@ -174,12 +176,12 @@ def test_an_image_of_the_user_is_said_and_can_be_left_out(
 ) -> None:
     source = proved("deeplabv3", "logits", "float", data="mine")
     capsys.readouterr()
-    assert not export_bundle(source)["golden"]["generated"]
+    assert not export_bundle(source).manifest.golden.generated
     said = " ".join(capsys.readouterr().out.split())
     assert "holds an image of your data" in said and "--no-golden-image" in said
-    facts: dict[str, Any] = export_bundle(source, tmp_path / "b.zip", golden_image=False)["golden"]
+    facts = export_bundle(source, tmp_path / "b.zip", golden_image=False).manifest.golden
     assert "your data" not in capsys.readouterr().out
-    assert facts["generated"] and facts["reference"].startswith("the file itself")
+    assert facts.generated and facts.reference.startswith("the file itself")
     folder = unpacked(tmp_path / "b.zip", tmp_path / "there")
     assert ran(folder, "--check")[0] == 0
 
@@ -189,7 +191,7 @@ def test_a_file_without_gate_or_golden_image_is_bundled_with_a_warning(
 ) -> None:
     path = tmp_path / "foreign.onnx"
     shutil.copyfile(exported("deeplabv3", "argmax", "uint8"), path)
-    assert export_bundle(path)["golden"]["generated"]
+    assert export_bundle(path).manifest.golden.generated
     said = " ".join(capsys.readouterr().out.split())
     assert "has no golden image" in said and "has passed no gate" in said
 

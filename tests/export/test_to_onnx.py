@@ -14,7 +14,7 @@ import torch
 
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.parity import gate
+from kdc.deploy.parity import produce
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.data import open_data
 from kdc.distill.errors import ExportError, NumbersError, UsageError
@@ -141,13 +141,13 @@ def test_export_run_leaves_gated_files_with_manifests(run: Run) -> None:
         assert manifest["sha256"] == sha256(each.path) == Run(run.path).card.files[f"export/{each.path.name}"]
         assert read_info(each.path).shape == (1, 3, 40, 64)  # rounded up
         assert manifest["gate"]["passed"] and manifest["gate"]["images"] == 3
-    full, half = (each.manifest for each in done)
+    full, half = (each.manifest.to_dict() for each in done)
     assert full["inputs"] == [{"name": "image", "dtype": "float32", "shape": [1, 3, 40, 64]}]
     assert full["source"]["sha256"] == sha256(run.checkpoints / "best.safetensors")
     assert half["source"] == {"file": "model.onnx", "sha256": full["sha256"]}
     assert half["cast"]["largest"] and half["calibration"]["keys"], "real images tell what leaves float16's range"
-    assert [gate["stage"] for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
-    assert read_gates(run)[0]["max_relative"] < 1e-4
+    assert [gate.stage for gate in read_gates(run)] == ["onnx model", "onnx model.fp16"]
+    assert read_gates(run)[0].values["max_relative"] < 1e-4
 
 
 @pytest.mark.parametrize("wrong", [{"size": (36, 60)}, {"head": "argmx"}, {"opset": 17}])
@@ -159,7 +159,7 @@ def test_what_cannot_be_exported_costs_no_good_file(run: Run, wrong: dict[str, A
     assert (run.export / "model.onnx").read_bytes() == b"good"
 
 
-def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_file_is_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     export = to_onnx.export_onnx
 
     def wrong(model: SegmentationModel, path: Path, **settings: Any) -> Path:
@@ -168,17 +168,16 @@ def test_a_wrong_file_is_removed(run: Run, monkeypatch: pytest.MonkeyPatch) -> N
         return export(model, path, **settings)
 
     (run.export).mkdir()
-    (run.export / "model.onnx.json").write_text("{}")
     monkeypatch.setattr(to_onnx, "export_onnx", wrong)
-    with pytest.raises(NumbersError, match="did not pass its gate and was removed: logits differ") as caught:
+    with pytest.raises(NumbersError, match="did not pass its gate and was not kept: logits differ") as caught:
         to_onnx.export_run(run, ExportSettings(images=2))
     assert caught.value.exit_code == 6
     assert list(run.export.iterdir()) == []
-    assert read_gates(run)[0]["passed"] is False
+    assert read_gates(run)[0].values["passed"] is False
 
 
 def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(produce, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         to_onnx.export_run(run, ExportSettings(images=2))
     assert list(run.export.iterdir()) == []
@@ -192,7 +191,10 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
         (run.export / name).write_bytes(b"derived")
         key = "onnx" if name.endswith(".engine") else "source"
         write_json(manifest_path(run.export / name), {key: {"file": origin, "sha256": sha256(run.export / origin)}})
-    write_json(run.path / "gates.json", [*read_gates(run), {"stage": "int8", "file": "model.int8.ort.onnx"}])
+    write_json(
+        run.path / "gates.json",
+        [*(row.values for row in read_gates(run)), {"stage": "int8", "file": "model.int8.ort.onnx"}],
+    )
     (run.export / "notes.txt").write_text("a user's own")
     before = {path.name for path in run.export.iterdir()}
 
@@ -205,7 +207,7 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     to_onnx.export_run(run, ExportSettings(images=1))
     left = {path.name for path in run.export.iterdir()}
     assert left == {"model.onnx", "model.onnx.json", "model.onnx.golden.npz", "notes.txt"}
-    assert [gate["file"] for gate in read_gates(run)] == ["model.onnx"]
+    assert [gate.file for gate in read_gates(run)] == ["model.onnx"]
     said = " ".join(capsys.readouterr().out.split())
     assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
     assert set(Run(run.path).card.files) >= {"export/model.onnx"}
@@ -228,8 +230,8 @@ def test_a_dry_run_refuses_what_the_export_would(run: Run, wrong: dict[str, Any]
 
 def test_plan_writes_nothing(run: Run) -> None:
     plan = to_onnx.plan_run(run, ExportSettings(precisions=("fp32", "fp16"), head="argmax", input="uint8"))
-    assert plan["size"] == [40, 64]
-    assert [Path(p).name for p in plan["onnx"]] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
+    assert plan.to_dict()["size"] == [40, 64]
+    assert [Path(p).name for p in plan.onnx] == ["model.argmax.uint8.onnx", "model.argmax.uint8.fp16.onnx"]
     assert not run.export.exists()
 
 

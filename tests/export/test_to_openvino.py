@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.artefacts.beside import golden_path, manifest_path
+from kdc.deploy.artefacts.beside import golden_path, manifest_of, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.artefacts.manifest import manifest_of
-from kdc.deploy.parity import gate
+from kdc.deploy.parity import produce
 from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.models import build
 from kdc.distill.run.checkpoint import save_student
@@ -27,7 +26,9 @@ def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
     gated_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(to_onnx, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
-    full, half = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), settings=ExportSettings(images=2))
+    settings = ExportSettings(images=2)
+    manifests = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), settings=settings)
+    full, half = (each.to_dict() for each in manifests)
     for manifest, name in ((full, "model.xml"), (half, "model.fp16.xml")):
         path = gated_run.export / name
         assert json.loads(manifest_path(path).read_text()) == json.loads(json.dumps(manifest, default=str))
@@ -42,11 +43,11 @@ def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
     assert full["gate"]["max_relative"] < 1e-4 < half["gate"]["max_relative"], "float16 weights leave a trace"
     sizes = [(gated_run.export / name).with_suffix(".bin").stat().st_size for name in ("model.xml", "model.fp16.xml")]
     assert 1.9 < sizes[0] / sizes[1] < 2.1
-    assert [gate["stage"] for gate in read_gates(gated_run)] == ["onnx model", "openvino model", "openvino model.fp16"]
+    assert [gate.stage for gate in read_gates(gated_run)] == ["onnx model", "openvino model", "openvino model.fp16"]
     assert str(gated_run.path) not in (gated_run.export / "model.xml").read_text(), "a path of this machine"
 
 
-def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_file_is_not_kept_nor_its_weights(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write = to_openvino.write_ir
 
     def wrong(source: Path, path: Path, **settings: Any) -> Path:
@@ -60,7 +61,7 @@ def test_a_wrong_file_is_removed_with_its_weights(gated_run: Run, monkeypatch: p
         return write(gated_run.path / "wrong.onnx", path, **settings)
 
     monkeypatch.setattr(to_openvino, "write_ir", wrong)
-    with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was removed") as caught:
+    with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was not kept: ") as caught:
         to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     assert caught.value.exit_code == 6
     assert not list(gated_run.export.glob("model.xml*")) and not (gated_run.export / "model.bin").exists()
@@ -71,7 +72,7 @@ def test_a_file_whose_proof_is_interrupted_does_not_stay(gated_run: Run, monkeyp
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gate, "gate", interrupted)
+    monkeypatch.setattr(produce, "gate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     assert {path.name for path in gated_run.export.iterdir()} >= {"model.onnx"}
@@ -82,7 +83,7 @@ def test_a_manifest_that_is_no_object_vouches_for_nothing(tmp_path: Path) -> Non
     (tmp_path / "m.onnx").write_bytes(b"")
     for text in ("[]", "3", "{"):
         (tmp_path / "m.onnx.json").write_text(text)
-        assert manifest_of(tmp_path / "m.onnx") == {}
+        assert not manifest_of(tmp_path / "m.onnx").values
 
 
 def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
@@ -92,11 +93,11 @@ def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
         to_openvino.export_openvino(gated_run, precisions=("int8",))
     path = gated_run.export / "model.int8.openvino.xml"
     to_openvino.write_ir(gated_run.export / "model.onnx", path)
-    first = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0]
+    first = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0].to_dict()
     assert first["gate"]["passed"] and first["precision"] == "int8"
     assert first["ran"]["precision"] == "fp32", "what really ran is read back, not believed"
     capsys.readouterr()
-    again = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0]
+    again = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0].to_dict()
     assert again["sha256"] == first["sha256"]
     assert "passed its gate when it was calibrated" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
-from kdc.export.to_triton import export_triton
+from kdc.export.to_triton import Serving, TritonModel, export_triton
 
 from .._lacking import lacking
 
@@ -51,9 +51,9 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def parsed(schema: Any) -> Callable[[dict[str, Any]], Any]:
+def parsed(schema: Any) -> Callable[[TritonModel], Any]:
     """Read the config.pbtxt of a result as the server does: an unknown field or word is an error."""
-    return lambda result: text_format.Parse((Path(result["path"]) / "config.pbtxt").read_text(), schema.ModelConfig())
+    return lambda model: text_format.Parse((model.path / "config.pbtxt").read_text(), schema.ModelConfig())
 
 
 def test_the_schema_tells_wrong_from_right(schema: Any) -> None:
@@ -68,7 +68,7 @@ def test_free_batch_stands_in_max_batch_size_and_not_in_the_dims(
 ) -> None:
     source = exported("pspnet", "argmax", "uint8", True)
     result = export_triton(
-        source, tmp_path, name="seg", max_batch=6, preferred=(2, 4), queue_us=500, instances=2, device="cuda"
+        source, tmp_path, Serving(6, "cuda", instances=2, queue_us=500, preferred=(2, 4)), name="seg"
     )
     config = parsed(result)
     assert (config.name, config.backend, config.max_batch_size) == ("seg", "onnxruntime", 6)
@@ -92,7 +92,7 @@ def test_free_batch_stands_in_max_batch_size_and_not_in_the_dims(
 def test_a_fixed_batch_stands_in_the_dims_and_nothing_is_batched(
     exported: Files, tmp_path: Path, schema: Any, parsed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = parsed(export_triton(exported("pspnet", "logits", "float"), tmp_path, name="seg", warmup=False))
+    config = parsed(export_triton(exported("pspnet", "logits", "float"), tmp_path, Serving(warmup=False), name="seg"))
     assert config.max_batch_size == 0 and not config.HasField("dynamic_batching") and not config.model_warmup
     assert list(config.input[0].dims) == [1, 3, H, W] and list(config.output[0].dims) == [1, K, H, W]
     assert config.input[0].data_type == config.output[0].data_type == schema.TYPE_FP32
@@ -148,7 +148,7 @@ def test_a_manifest_that_holds_something_else(engine: Path, tmp_path: Path, chan
 def test_an_engine_brings_its_profile_and_names_its_tensorrt(
     engine: Path, tmp_path: Path, schema: Any, parsed: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = parsed(export_triton(engine, tmp_path / "models", name="seg", cuda_graphs=True))
+    config = parsed(export_triton(engine, tmp_path / "models", Serving(cuda_graphs=True), name="seg"))
     assert (config.backend, config.default_model_filename, config.max_batch_size) == ("tensorrt", "model.plan", 16)
     assert list(config.dynamic_batching.preferred_batch_size) == [4]
     assert config.optimization.cuda.graphs
@@ -157,7 +157,7 @@ def test_an_engine_brings_its_profile_and_names_its_tensorrt(
     assert [each.batch_size for each in config.model_warmup] == [1, 4, 16]
     assert "tensorrt 11.4.0.106" in capsys.readouterr().out
     with pytest.raises(UsageError, match="takes 1 to 16 images"):
-        export_triton(engine, tmp_path / "models", name="seg", max_batch=32)
+        export_triton(engine, tmp_path / "models", Serving(max_batch=32), name="seg")
     engine.write_bytes(b"another")
     with pytest.raises(ExportError, match="its sha256 is another"):
         export_triton(engine, tmp_path / "models", name="seg")
@@ -190,11 +190,11 @@ def test_quotes_in_a_name_stay_quoted(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"max_batch": 4}, "made for a batch of 1, so the server can form none"),
-        ({"preferred": (2,)}, "made for a batch of 1"),
-        ({"cuda_graphs": True}, "is for engines"),
+        ({"serving": Serving(max_batch=4)}, "made for a batch of 1, so the server can form none"),
+        ({"serving": Serving(preferred=(2,))}, "made for a batch of 1"),
+        ({"serving": Serving(cuda_graphs=True)}, "is for engines"),
         ({"name": "../up"}, "make a name of a model"),
-        ({"device": "tpu"}, "backend runs on cpu, cuda"),
+        ({"serving": Serving(device="tpu")}, "backend runs on cpu, cuda"),
     ],
 )
 def test_flags_that_mean_nothing_are_refused(
@@ -209,7 +209,7 @@ def test_other_files_and_other_peoples_folders(exported: Files, tmp_path: Path) 
     with pytest.raises(UsageError, match=r"Triton serves .onnx, .xml, .engine, .plan"):
         export_triton(tmp_path / "model.safetensors", tmp_path)
     with pytest.raises(UsageError, match="--preferred 9: batches of 1 to 8"):
-        export_triton(exported("pspnet", "argmax", "uint8", True), tmp_path, name="seg", preferred=(9,))
+        export_triton(exported("pspnet", "argmax", "uint8", True), tmp_path, Serving(preferred=(9,)), name="seg")
     (tmp_path / "seg").mkdir()
     (tmp_path / "seg" / "config.pbtxt").write_text("somebody's")
     with pytest.raises(UsageError, match="holds something that kdc did not write"):

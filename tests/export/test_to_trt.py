@@ -38,7 +38,7 @@ def marked(test: Any) -> Any:
 def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
     source, engine = exported("pspnet", "argmax", "uint8", True), tmp_path / "m.engine"
     settings: dict[str, Any] = {"batches": (1, 2, 4), "targets": ["SM86"], "workspace_mib": 512}
-    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **settings))
+    manifest = to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt_rtx", **settings)).to_dict()
     assert manifest["profile"] == {"min": [1, 64, 128, 3], "opt": [2, 64, 128, 3], "max": [4, 64, 128, 3]}
     assert manifest["inputs"][0]["shape"] == [None, 64, 128, 3]
     assert (manifest["target"], manifest["targets"], manifest["workspace_mib"]) == ("sm86", ["sm86"], 512)
@@ -93,7 +93,7 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
     cache, engine = fake / "timing.cache", fake / "m.engine"
     cache.write_bytes(b"old")
     settings: dict[str, Any] = {"flavour_name": "tensorrt", "workspace_mib": 64, "opt_level": 5, "timing_cache": cache}
-    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, BuildFlags(**settings))
+    manifest = to_trt.build_engine(exported("pspnet", "logits", "float"), engine, BuildFlags(**settings)).to_dict()
     told = {"flags": 1 << 1, "WORKSPACE": 64 << 20, "builder_optimization_level": 5, "profiling_verbosity": "DETAILED"}
     assert json.loads(engine.read_text()) == told
     assert cache.read_bytes() == b"old+" and (manifest["notes"], manifest["warnings"]) == ([], 0)
@@ -166,7 +166,7 @@ def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     finally:
         kdc.kill()
         kdc.communicate()
-    assert not (fake / "m.engine").exists() and not list(fake.glob(".m.engine*"))
+    assert not (fake / "m.engine").exists() and not list(fake.glob(".new-*"))
 
 
 def alive(pid: int) -> bool:
@@ -189,7 +189,7 @@ def test_flags_reach_the_builder_and_the_manifest(fake: Path, exported: Files) -
     engine = fake / "m.engine"
     manifest = to_trt.build_engine(
         exported("pspnet", "logits", "float"), engine, BuildFlags(flavour_name="tensorrt", **flags)
-    )
+    ).to_dict()
     told = json.loads(engine.read_text())
     assert told["VERSION_COMPATIBLE"] is told["STRIP_PLAN"] is True and told["TF32"] is False and "REFIT" not in told
     assert told["hardware_compatibility_level"] == "AMPERE_PLUS" and manifest["tf32"] is False
@@ -202,10 +202,10 @@ def test_an_engine_says_how_its_file_was_calibrated(fake: Path, exported: Files)
     source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
     facts = {"left_high": ["stem"], "sensitivity": {"rescued": ["stem"]}, "calibration": {"keys": ["a"]}}
     write_json(manifest_path(source), {"sha256": sha256(source), "source": {"file": "m.onnx"}, **facts})
-    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt"))
+    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt")).to_dict()
     assert {key: manifest[key] for key in facts} == facts and manifest["source"] == {"file": "m.onnx"}
     write_json(manifest_path(source), {"sha256": "of another", "source": {"file": "m.onnx"}, **facts})
-    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt"))
+    manifest = to_trt.build_engine(source, fake / "m.engine", BuildFlags(flavour_name="tensorrt")).to_dict()
     assert manifest["source"] is None and not set(facts) & set(manifest)
 
 

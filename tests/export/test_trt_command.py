@@ -6,13 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kdc.deploy.parity import produce
 from kdc.distill.errors import UsageError
-from kdc.distill.run.folder import Run
 from kdc.export import commands, to_trt
 from kdc.export.flags import export_settings
-from kdc.export.settings import DEFAULTS, ExportSettings
-from kdc.export.to_trt import BuildFlags
+from kdc.export.settings import ExportSettings
 
 Files = Callable[..., Path]
 Command = Callable[..., None]
@@ -46,22 +43,6 @@ def test_flags_are_checked_before_anything_is_exported(
     monkeypatch.setattr(commands, "_plan", lambda run, settings: pytest.fail("it printed a plan"))
     with pytest.raises(UsageError, match=message):
         command("export", "trt", "run", *dry_run, *flags)
-
-
-def test_an_engine_of_a_run_that_runs_here_goes_through_the_gate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "run.json").write_text("{}")
-    asked = []
-    monkeypatch.setattr(to_trt, "build_engine", lambda file, path, flags: {"proof": flags.tf32})
-    monkeypatch.setattr(produce, "prove", lambda *given, **settings: asked.append((given, settings)) or {"gate": 1})
-    monkeypatch.setattr(Run, "seal", lambda _: None)
-    file = tmp_path / "export" / "model.fp16.onnx"
-    assert commands._engine(file, BuildFlags(tf32=True), ExportSettings(images=3)) == {"gate": 1}
-    (run, path, reference, _), settings = asked[0]
-    assert (run.path, path, reference) == (tmp_path, file.with_name("model.fp16.engine"), file)
-    assert settings == {"images": 3, "agreement": None, "cure": to_trt.CURE}
-    assert commands._engine(file, BuildFlags(tf32=False), DEFAULTS) == {"proof": False} and len(asked) == 1
 
 
 def test_zero_is_a_value(fake: Path, exported: Files, command: Command) -> None:

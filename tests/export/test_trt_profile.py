@@ -42,7 +42,7 @@ SIZES = ((32, 64), (32, 64), (48, 128))
 def test_profiled_sizes_are_tried_at_every_corner(fake: Path) -> None:
     made = to_trt.build_engine(
         free_network(fake / "f.onnx"), fake / "m.engine", BuildFlags(flavour_name="tensorrt", sizes=SIZES)
-    )
+    ).to_dict()
     assert made["profile"] == {"min": [1, 3, 32, 64], "opt": [4, 3, 32, 64], "max": [16, 3, 48, 128]}
     assert made["flags"] == ["--sizes", "32x64,32x64,48x128"]
 

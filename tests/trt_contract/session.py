@@ -81,17 +81,15 @@ def network(head: str, batch: int | str, preprocess: str, half: bool) -> Path:
 
 def golden(source: Path, preprocess: str, right: bool) -> None:
     """Write the golden image of that network, with every class shifted by one where it shall not be ``right``."""
-    from dataclasses import asdict
-
-    from kdc.deploy.parity.golden import capture, write_golden
+    from kdc.deploy.parity.golden import GoldenFacts, capture, write_golden
     from kdc.deploy.parity.tolerances import tolerances
 
     image = np.random.default_rng(2).integers(0, 256, (H, W, 3), np.uint8)
     mask = NAMED[preprocess].apply(image[None]).argmax(1)[0].astype(np.uint8)
-    facts = {"data": "made up", "key": "0", "generated": True, "reference": "numpy", "size": [H, W]}
-    facts |= {"tolerances": asdict(tolerances("fp16")), "preprocess": NAMED[preprocess].to_dict()}
+    limits, prepare = tolerances("fp16"), NAMED[preprocess]
+    facts = GoldenFacts("0", 1.0, "made up", True, "numpy", limits, prepare, (H, W))
     made = mask if right else ((mask + 1) % K).astype(np.uint8)
-    write_golden(source, capture(image, (made, made), None, 0.0, **facts))
+    write_golden(source, capture(image, (made, made), None, 0.0, facts))
 
 
 def build(
@@ -114,7 +112,7 @@ def build(
         source = network(head, batch, preprocess, half)
         if right is not None:
             golden(source, preprocess, right)
-        return build_engine(source, Path("model.engine"), BuildFlags(**flags))
+        return build_engine(source, Path("model.engine"), BuildFlags(**flags)).to_dict()
     except KdcError as error:
         return {"error": str(error), "exit_code": error.exit_code}
 

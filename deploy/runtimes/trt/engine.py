@@ -10,7 +10,7 @@ from ....distill.run.files import sha256
 from ...gpu.buffers import NO_ROOM
 from ..file_info import Port
 from .logger import make_logger
-from .manifest import FLAVOURS, ports, rebuild
+from .manifest import FLAVOURS, EngineCard, OnnxSource
 
 #: TensorRT's names of the types that images, logits and masks come in
 _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
@@ -18,18 +18,18 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16"}
 Profile = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def load_tensorrt(manifest: dict[str, Any]) -> tuple[Any, str]:
-    """Import the TensorRT that an engine is for: module and name; for a foreign engine the first that is there.
+def load_tensorrt(card: EngineCard | None) -> tuple[Any, str]:
+    """Import the TensorRT that an engine is for: module and name; for a foreign engine the first that is installed.
 
     Raises:
         ExportError: it is not installed.
     """
-    for flavour in (manifest["flavour"],) if manifest else FLAVOURS:
+    for flavour in (card.flavour,) if card else FLAVOURS:
         try:
             return importlib.import_module(flavour), flavour
         except (ImportError, OSError):
             continue
-    flavour = manifest["flavour"] if manifest else "tensorrt"
+    flavour = card.flavour if card else "tensorrt"
     return need(flavour, FLAVOURS[flavour]), flavour
 
 
@@ -41,27 +41,28 @@ class Engine:
         profile: least, usual and largest shape of the first input; None where no dimension is free.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], trt: Any) -> None:
+    def __init__(self, path: Path, card: EngineCard | None, trt: Any) -> None:
         """Deserialise.
 
         Raises:
             ExportError: TensorRT refused the file, it is not what its manifest says, or its weights are missing.
             ResourceError: there is no room to run it.
         """
-        self.path, self._manifest, self._trt = path, manifest, trt
+        self.path, self._trt = path, trt
         self._logger = make_logger(trt)
         self._runtime = trt.Runtime(self._logger)
-        # such an engine brings a runtime of its own along: its code is loaded only where a manifest vouches for it
-        self._runtime.engine_host_code_allowed = bool(manifest.get("version_compatible"))
+        # such an engine brings a runtime of its own: its code is loaded only if a manifest vouches for it
+        self._runtime.engine_host_code_allowed = card is not None and card.version_compatible
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            cure = rebuild(manifest, path) if manifest else "build it again on this machine"
+            cure = card.rebuild(path) if card else "build it again on this machine"
             raise ExportError(f"TensorRT {trt.__version__} refused {path.name}: {self._logger.last}; {cure}")
-        if manifest.get("stripped"):
-            self._refit()
+        if card is not None and card.stripped:
+            self._refit(card.onnx)
+
         self.inputs, self.outputs = self._ports()
-        if manifest and (ports(manifest, "inputs"), ports(manifest, "outputs")) != (self.inputs, self.outputs):
-            raise ExportError(f"{path.name} does not have the ports of its manifest; {rebuild(manifest, path)}")
+        if card and (card.inputs, card.outputs) != (self.inputs, self.outputs):
+            raise ExportError(f"{path.name} does not have the ports of its manifest; {card.rebuild(path)}")
         self.profile: Profile | None = None
         if any(None in port.shape for port in self.inputs):
             shapes = self._engine.get_tensor_profile_shape(self.inputs[0].name, 0)
@@ -75,23 +76,23 @@ class Engine:
         self._reshape(shape)
         return tuple(int(n) for n in self._context.get_tensor_shape(self.outputs[0].name))
 
-    def bind(self, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
-        """Say where input and output lie from now on."""
+    def bind(self, shape: tuple[int, ...], device_in: int, device_out: int) -> None:
+        """Set the addresses of input and output."""
         self._reshape(shape)
-        self._point(self._context, there_in, there_out)
+        self._point(self._context, device_in, device_out)
 
     def enqueue(self, stream: int) -> None:
         """Queue the network on a stream, with what was bound last."""
         self._enqueue(self._context, stream)
 
-    def alone(self, shape: tuple[int, ...], there_in: int, there_out: int) -> Callable[[int], None]:
-        """Return what queues the network on a stream in a context of its own, bound once and for all.
+    def alone(self, shape: tuple[int, ...], device_in: int, device_out: int) -> Callable[[int], None]:
+        """Return a function that queues the network on a stream, in a context of its own that is bound once.
 
         A graph that is captured from it stays right: one context serves one graph, and another shape spoils it.
         """
         context = self._new_context()
         self._set_shape(context, shape)
-        self._point(context, there_in, there_out)
+        self._point(context, device_in, device_out)
         return lambda stream: self._enqueue(context, stream)
 
     def inspect(self) -> str:
@@ -101,17 +102,17 @@ class Engine:
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def layer_times(
-        self, shape: tuple[int, ...], there: tuple[int, int], stream: int, wait: Callable[[], None], runs: int
+        self, shape: tuple[int, ...], addresses: tuple[int, int], stream: int, wait: Callable[[], None], runs: int
     ) -> dict[str, float]:
         """Return the mean milliseconds of each layer over ``runs`` after as many that are not counted.
 
-        ``there`` holds the addresses of input and output, and ``wait`` waits for the stream. It runs in a context of
+        ``addresses`` are those of input and output, and ``wait`` waits for the stream. It runs in a context of
         its own: a profiler slows down every launch after it was set.
         """
         context, trt = self._new_context(), self._trt
 
         class Profiler(trt.IProfiler):
-            """Adds up what it is told."""
+            """Adds up the times of each layer."""
 
             def __init__(self) -> None:
                 trt.IProfiler.__init__(self)
@@ -122,7 +123,7 @@ class Engine:
                 self.sums[layer_name] = self.sums.get(layer_name, 0.0) + ms
 
         self._set_shape(context, shape)
-        self._point(context, *there)
+        self._point(context, *addresses)
         for _ in range(runs):
             self._enqueue(context, stream)
         wait()
@@ -140,20 +141,20 @@ class Engine:
 
     def _ports(self) -> tuple[list[Port], list[Port]]:
         engine: Any = self._engine
-        found: tuple[list[Port], list[Port]] = ([], [])
+        ports: tuple[list[Port], list[Port]] = ([], [])
         for i in range(engine.num_io_tensors):
             name = engine.get_tensor_name(i)
             kind = str(engine.get_tensor_dtype(name).name)
             shape = tuple(None if n < 0 else int(n) for n in engine.get_tensor_shape(name))
             port = Port(name, _DTYPES.get(kind, kind.lower()), shape)
-            found[engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT].append(port)
-        return found
+            ports[engine.get_tensor_mode(name) != self._trt.TensorIOMode.INPUT].append(port)
+        return ports
 
-    def _refit(self) -> None:
+    def _refit(self, source: OnnxSource) -> None:
         """Put the weights back that were stripped, from the ONNX file beside the engine."""
-        path, source = self.path, self._manifest["onnx"]
-        file = path.with_name(source["file"])
-        if not file.is_file() or sha256(file) != source["sha256"]:
+        path = self.path
+        file = path.with_name(source.file)
+        if not file.is_file() or sha256(file) != source.sha256:
             why = "is not the one it was built from" if file.is_file() else "is missing"
             raise ExportError(f"{path.name} was built without its weights, and {file} {why}; copy it along")
         refitter = self._trt.Refitter(self._engine, self._logger)
@@ -179,8 +180,8 @@ class Engine:
         if not context.set_input_shape(self.inputs[0].name, shape):
             raise ExportError(f"{self.path.name} does not take {'x'.join(map(str, shape))}: {self._logger.last}")
 
-    def _point(self, context: Any, there_in: int, there_out: int) -> None:
-        for port, address in ((self.inputs[0], there_in), (self.outputs[0], there_out)):
+    def _point(self, context: Any, device_in: int, device_out: int) -> None:
+        for port, address in ((self.inputs[0], device_in), (self.outputs[0], device_out)):
             if not context.set_tensor_address(port.name, address):
                 raise ExportError(f"{self.path.name} does not take an address for {port.name}: {self._logger.last}")
 

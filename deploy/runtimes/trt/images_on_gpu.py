@@ -8,7 +8,7 @@ import numpy as np
 from ...gpu.buffers import DeviceBuffers
 from ...gpu.kernels import levels
 from ..base import Spec, labels
-from ..file_info import as_given
+from ..file_info import as_output
 
 if TYPE_CHECKING:
     from .lane import Lane
@@ -25,13 +25,13 @@ class Frames:
         prepare: Callable[[np.ndarray], np.ndarray],
         start: "Callable[[Lane], None]",
     ) -> None:
-        """Compile what the engine needs before and after it.
+        """Compile the kernels that run before and after the engine.
 
         Args:
             buffers: the GPU's memory and stream.
-            lane: where input and output of the engine lie.
+            lane: the memory of the engine's input and output.
             spec: what the engine takes and gives.
-            prepare: does on the CPU what the engine needs otherwise.
+            prepare: prepares images on the CPU for an engine that does not take them as they are.
             start: queues the engine.
 
         Raises:
@@ -46,38 +46,38 @@ class Frames:
         if spec.dtype == "float32" and spec.layout == "NCHW":
             self._before = buffers.kernel(_typed("normalise", lane.host_in))
             self._bytes_in = buffers.pinned((count, height, width, 3), "uint8")
-            self._there_in = buffers.alloc(self._bytes_in.nbytes)
+            self._device_in = buffers.alloc(self._bytes_in.nbytes)
             table = buffers.pinned((3, 256), "float32")
             table[:] = levels(spec.preprocess)
             self._table = buffers.alloc(table.nbytes)
             buffers.upload(self._table, table)
-        # logits of another size are enlarged first, which OpenCV does
+        # logits of another size are enlarged first, by OpenCV
         if spec.head == "logits" and lane.host_out.shape[2:] == spec.size:
             self._after = buffers.kernel(_typed("argmax", lane.host_out))
             self._mask = buffers.pinned((count, height, width), "uint8")
-            self._there_out = buffers.alloc(self._mask.nbytes)
+            self._device_out = buffers.alloc(self._mask.nbytes)
 
     def segment(self, images: np.ndarray) -> np.ndarray:
         """Segment images of the input's size; the result is a view of memory that the next call uses again."""
         lane, buffers, spec = self._lane, self._buffers, self._spec
         if self._before is not None:
             np.copyto(self._bytes_in, images)
-            buffers.upload(self._there_in, self._bytes_in)
+            buffers.upload(self._device_in, self._bytes_in)
             flip = int(spec.preprocess.order == "bgr")
-            self._before(self._pixels, self._there_in, self._table, lane.there_in, self._pixels, self._area, flip)
+            self._before(self._pixels, self._device_in, self._table, lane.device_in, self._pixels, self._area, flip)
         else:
             np.copyto(lane.host_in, self._prepare(images))
-            buffers.upload(lane.there_in, lane.host_in)
+            buffers.upload(lane.device_in, lane.host_in)
         self._start(lane)
         if self._after is not None:
             classes = lane.host_out.shape[1]
-            self._after(self._pixels, lane.there_out, self._there_out, self._pixels, self._area, classes)
-            buffers.download(self._mask, self._there_out)
+            self._after(self._pixels, lane.device_out, self._device_out, self._pixels, self._area, classes)
+            buffers.download(self._mask, self._device_out)
             buffers.synchronize()
             return self._mask
-        buffers.download(lane.host_out, lane.there_out)
+        buffers.download(lane.host_out, lane.device_out)
         buffers.synchronize()
-        return labels(lane.host_out, spec.size) if spec.head == "logits" else as_given(lane.host_out, "argmax")
+        return labels(lane.host_out, spec.size) if spec.head == "logits" else as_output(lane.host_out, "argmax")
 
 
 def _typed(kernel: str, array: np.ndarray) -> str:

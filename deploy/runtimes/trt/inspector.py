@@ -1,4 +1,4 @@
-"""The precision proof: what the engine inspector says each layer computes in, and the time that is spent there.
+"""The precision proof: the type that each layer computes in, as the engine inspector says, and its time.
 
 The JSON is documented in NVIDIA's pages "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to
 11.x": version 11 split a tensor's ``Format/Datatype`` into two fields and put objects in the place of ``Bindings``.
@@ -59,7 +59,7 @@ class Proof:
     total_ms: float | None
     #: milliseconds of profiled layers that the inspector does not name
     unknown_ms: float = 0.0
-    #: why the precision that was asked for is not proven; empty when it is
+    #: why the precision of the file is not proven; empty when it is
     reasons: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,19 +89,19 @@ def read_layers(inspected: str | Mapping[str, Any], times: Mapping[str, float] |
     """
     try:
         values = json.loads(inspected) if isinstance(inspected, str) else inspected
-        found = values["Layers"]
-        detailed = all(isinstance(each, Mapping) for each in found)
+        layers = values["Layers"]
+        detailed = all(isinstance(each, Mapping) for each in layers)
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"the engine inspector's answer cannot be read ({type(error).__name__}: {error})") from error
-    if not detailed or not found:
+    if not detailed or not layers:
         raise ExportError(
             "the engine holds no details of its layers, so its precision cannot be proven; build it again"
         )
-    return [_layer(each, times or {}) for each in found]
+    return [_layer(each, times or {}) for each in layers]
 
 
 def prove(layers: Iterable[Layer], precision: str, times: Mapping[str, float] | None = None) -> Proof:
-    """Sum layers up by type and judge whether the precision that was asked for is there.
+    """Sum layers up by type, and say whether they show the precision of the file.
 
     Args:
         layers: as ``read_layers`` gives them.
@@ -123,9 +123,9 @@ def prove(layers: Iterable[Layer], precision: str, times: Mapping[str, float] | 
     what = "time" if proof.by_time else "FLOPs" if proof.by_flops else "layers"
     shares = proof.by_time or proof.by_flops or proof.by_layers
     for part in precision.split("+"):
-        for wanted in WANTED.get(part, ()):
-            if not shares.get(wanted):
-                proof.reasons.append(f"{part} was asked for and none of the {what} is in {wanted} ({proof.line()})")
+        for kind in WANTED.get(part, ()):
+            if not shares.get(kind):
+                proof.reasons.append(f"{part} was asked for and none of the {what} is in {kind} ({proof.line()})")
     return proof
 
 
@@ -160,18 +160,18 @@ def _flops(values: Mapping[str, Any]) -> int | None:
     weights, inputs, outputs = values.get("Weights"), values.get("Inputs", ()), values.get("Outputs", ())
     if not outputs or not any(word in kind for word in ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected")):
         return None
-    made = outputs[0].get("Dimensions", ())
+    out = outputs[0].get("Dimensions", ())
     read = [each.get("Dimensions", ()) for each in inputs]
-    if min((*made, *(n for shape in read for n in shape)), default=0) < 1:
+    if min((*out, *(n for shape in read for n in shape)), default=0) < 1:
         return None
-    if isinstance(weights, Mapping) and int(weights.get("Count", 0)) and len(made) == 4:
+    if isinstance(weights, Mapping) and int(weights.get("Count", 0)) and len(out) == 4:
         # every weight meets every pixel of the output (of the input, where a layer is transposed) once
-        pixels = read[0] if "deconv" in kind else made
+        pixels = read[0] if "deconv" in kind else out
         return 2 * pixels[0] * pixels[2] * pixels[3] * int(weights["Count"])
     if "conv" in kind and len(read) > 1 and len(read[1]) == 4:
-        return 2 * math.prod(made) * math.prod(read[1][1:])
+        return 2 * math.prod(out) * math.prod(read[1][1:])
     if "conv" not in kind and len(read) > 1 and read[0]:
-        return 2 * math.prod(made) * read[0][-1]
+        return 2 * math.prod(out) * read[0][-1]
     return None
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclass
 class Lane:
-    """Where an input of one shape lies, and its output: pinned memory of the host, memory of the GPU."""
+    """The memory of an input of one shape and of its output: pinned arrays of the host, addresses on the GPU."""
 
     shape: tuple[int, ...]
     host_in: np.ndarray
     host_out: np.ndarray
-    there_in: int
-    there_out: int
-    #: starts the network as one CUDA graph, where that was asked for
+    device_in: int
+    device_out: int
+    #: starts the network as one CUDA graph, if it is run as one
     launch: Callable[[], None] | None = None
     #: what was captured: it holds the context that the graph needs
     queue: Callable[[int], None] | None = None

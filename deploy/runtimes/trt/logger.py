@@ -1,4 +1,4 @@
-"""What TensorRT says while it builds or runs; imports nothing, so that the builder's process stays small."""
+"""The messages of TensorRT while it builds or runs; imports nothing, so that the builder's process stays small."""
 
 import sys
 from typing import Any
@@ -8,7 +8,7 @@ _KEPT, _LENGTH = 20, 300
 
 
 def make_logger(trt: Any) -> Any:
-    """Return a logger of this TensorRT: ``last`` error, ``warnings`` counted, the first of them in ``said``."""
+    """Return a logger of this TensorRT: ``last`` error, ``warnings`` counted, the first of them in ``messages``."""
 
     class Logger(trt.ILogger):
         """Sends warnings to stderr, counts them, keeps the first and remembers the last error."""
@@ -17,7 +17,7 @@ def make_logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.last = "it gave no reason"
             self.warnings = 0
-            self.said: dict[str, None] = {}
+            self.messages: dict[str, None] = {}
 
         def log(self, severity: Any, msg: str) -> None:
             """Take one message."""
@@ -28,7 +28,7 @@ def make_logger(trt: Any) -> Any:
             if severity != trt.ILogger.WARNING and "Thread context has not been set" not in msg:
                 self.last = line
             self.warnings += 1
-            if len(self.said) < _KEPT:
-                self.said[line[:_LENGTH]] = None
+            if len(self.messages) < _KEPT:
+                self.messages[line[:_LENGTH]] = None
 
     return Logger()

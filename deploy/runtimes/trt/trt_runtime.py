@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...gpu.buffers import DeviceBuffers
 from ...gpu.device import gpu
 from ...gpu.open import open_buffers
 from ..base import Runtime
-from ..file_info import Port, as_given, file_info, spec_of
+from ..file_info import Port, as_output, file_info, spec_of
 from .engine import Engine, load_tensorrt
 from .images_on_gpu import Frames
 from .inspector import Proof, prove, read_layers
@@ -29,7 +28,7 @@ class TrtRuntime(Runtime):
     """An engine on the first GPU.
 
     Attributes:
-        manifest: what was written when it was built; empty for a foreign engine.
+        card: what its manifest says; None for a foreign engine.
         buffers: the GPU's memory and stream.
     """
 
@@ -58,22 +57,24 @@ class TrtRuntime(Runtime):
             ExportError: nothing vouches for it, it does not fit this machine, or TensorRT refused it.
             UsageError: a device or size it is not for.
         """
-        self.manifest = read_manifest(path, trust)
+        self.card = read_manifest(path, trust)
         if device != "cuda":
             raise UsageError(f"{path} runs on a GPU: open it with --device cuda")
         self.source, self.device, self._graphs = path, device, cuda_graph
-        trt, self.name = load_tensorrt(self.manifest)
-        if self.manifest:
+
+        trt, self.name = load_tensorrt(self.card)
+        if self.card:
             here = gpu() if isinstance(buffers, str) else buffers.gpu
-            check_fits(self.manifest, path, str(trt.__version__), here)
+            check_fits(self.card, path, str(trt.__version__), here)
         self.buffers = open_buffers(buffers, cuda_graph) if isinstance(buffers, str) else buffers
         try:
             self.buffers.use()
-            self._engine = Engine(path, self.manifest, trt)
+            self._engine = Engine(path, self.card, trt)
             self._describe(path, size)
         except BaseException:
             self.buffers.close()
             raise
+
         self.provider = f"{self.name} cuda"
         self._lanes: dict[tuple[int, ...], Lane] = {}
         self._frames: dict[tuple[int, ...], Frames] = {}
@@ -81,19 +82,19 @@ class TrtRuntime(Runtime):
         self._kernels = True
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What a measurement says of an engine besides: what kept its memory, and how it was started."""
+    def facts(self) -> dict[str, str | bool]:
+        """See ``Runtime.facts``: what keeps the GPU's memory, and how the engine is started."""
         return {"buffers": self.buffers.name, "cuda_graph": self._graphs}
 
     def _describe(self, path: Path, size: tuple[int, int] | None) -> None:
-        manifest, engine = self.manifest, self._engine
-        self.precision = str(manifest.get("precision", "unknown"))
-        if self.precision == "fp32":
-            self.tf32 = bool(manifest.get("tf32"))
-        metadata = {f"kdc.{key}": manifest[key] for key in ("preprocess", "classes", "palette") if key in manifest}
-        # half-precision ports are filled from float32 and read into it, as every runtime of kdc's has them
-        given = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
-        info = file_info(path, given, engine.outputs, self.precision, metadata)
+        card, engine = self.card, self._engine
+        self.precision = card.precision if card else "unknown"
+        if card and self.precision == "fp32":
+            self.tf32 = card.tf32
+
+        # half-precision ports are converted from and to float32, as in every runtime of kdc's
+        inputs = [Port(p.name, "float32" if p.dtype == "float16" else p.dtype, p.shape) for p in engine.inputs]
+        info = file_info(path, inputs, engine.outputs, self.precision, card.network if card else {})
         if engine.profile is not None and None in info.size and size is None:
             first = 1 if info.layout == "NHWC" else 2
             size = (engine.profile[1][first], engine.profile[1][first + 1])
@@ -109,9 +110,9 @@ class TrtRuntime(Runtime):
             return
         least, _, most = self._engine.profile
         if any(not low <= n <= high for low, n, high in zip(least, shape, most, strict=True)):
-            told = "{} is outside {} to {}".format(*("x".join(map(str, each)) for each in (shape, least, most)))
+            fault = "{} is outside {} to {}".format(*("x".join(map(str, each)) for each in (shape, least, most)))
             cure = "kdc export trt with other --batches or --sizes builds another"
-            raise UsageError(f"{self.source.name}: {told}, the shapes it was built for; {cure}")
+            raise UsageError(f"{self.source.name}: {fault}, the shapes it was built for; {cure}")
 
     def _lane(self, shape: tuple[int, ...]) -> Lane:
         """Return the memory for inputs of a shape, made at the first use."""
@@ -130,20 +131,20 @@ class TrtRuntime(Runtime):
         return self._captured(lane)
 
     def _captured(self, lane: Lane) -> Lane:
-        """Make the launch a graph where that was asked for: one for each lane, since a graph keeps its addresses."""
+        """Make the launch a graph if the engine is run as one: a graph for each lane, since it keeps its addresses."""
         engine, buffers = self._engine, self.buffers
         if self._graphs:
-            queue = lane.queue = engine.alone(lane.shape, lane.there_in, lane.there_out)
-            buffers.upload(lane.there_in, lane.host_in)
-            queue(buffers.stream)  # what is allocated or compiled at the first launch must not be captured
+            queue = lane.queue = engine.alone(lane.shape, lane.device_in, lane.device_out)
+            buffers.upload(lane.device_in, lane.host_in)
+            queue(buffers.stream)  # what the first launch allocates or compiles must not be captured
             buffers.synchronize()
             lane.launch = buffers.capture(lambda: queue(buffers.stream))
         return lane
 
     def _bind(self, lane: Lane) -> None:
-        """Say where input and output lie, unless the engine knows, or its graph does."""
+        """Set the addresses of input and output, unless the engine or its graph has them."""
         if lane.launch is None and self._bound is not lane:
-            self._engine.bind(lane.shape, lane.there_in, lane.there_out)
+            self._engine.bind(lane.shape, lane.device_in, lane.device_out)
             self._bound = lane
 
     def _start(self, lane: Lane) -> None:
@@ -163,12 +164,12 @@ class TrtRuntime(Runtime):
     def _infer(self, x: np.ndarray) -> np.ndarray:
         lane = self._lane(x.shape)
         np.copyto(lane.host_in, x)
-        self.buffers.upload(lane.there_in, lane.host_in)
+        self.buffers.upload(lane.device_in, lane.host_in)
         self._start(lane)
-        self.buffers.download(lane.host_out, lane.there_out)
+        self.buffers.download(lane.host_out, lane.device_out)
         self.buffers.synchronize()
         # copied, since the pinned memory is used again
-        return as_given(lane.host_out.astype(np.float32 if self.spec.head == "logits" else np.uint8), self.spec.head)
+        return as_output(lane.host_out.astype(np.float32 if self.spec.head == "logits" else np.uint8), self.spec.head)
 
     def masks(self, images: np.ndarray) -> np.ndarray:
         """Segment uint8 RGB images; they are normalised, and their classes chosen, on the GPU."""
@@ -200,14 +201,14 @@ class TrtRuntime(Runtime):
         if self._graphs:  # a graph keeps its addresses and a context with all its memory: the inputs share one
             host = self.buffers.pinned(x.shape, str(lane.host_in.dtype))
             np.copyto(host, x)
-        else:  # the inputs of a measurement are rotated: each lies in memory of its own, and they share the rest
-            lane = replace(lane, there_in=self.buffers.alloc(lane.host_in.nbytes))
+        else:  # the inputs of a measurement are rotated: each has memory of its own, and they share the rest
+            lane = replace(lane, device_in=self.buffers.alloc(lane.host_in.nbytes))
             self._fill(lane, x)
 
         def step() -> float:
             self.buffers.use()
             if host is not None:
-                self.buffers.upload(lane.there_in, host)
+                self.buffers.upload(lane.device_in, host)
                 self.buffers.synchronize()
             self._bind(lane)  # before the clock starts: in use, a network stays bound
             start = time.perf_counter_ns()
@@ -225,9 +226,9 @@ class TrtRuntime(Runtime):
         np.copyto(host_in, x)
         self._fill(lane, x)
         step = buffers.in_parts(
-            lambda: buffers.upload(lane.there_in, host_in),
+            lambda: buffers.upload(lane.device_in, host_in),
             lambda: self._start(lane),
-            lambda: buffers.download(lane.host_out, lane.there_out),
+            lambda: buffers.download(lane.host_out, lane.device_out),
         )
 
         def bound() -> dict[str, float]:
@@ -239,12 +240,12 @@ class TrtRuntime(Runtime):
 
     def _fill(self, lane: Lane, x: np.ndarray) -> None:
         np.copyto(lane.host_in, x)
-        self.buffers.upload(lane.there_in, lane.host_in)
+        self.buffers.upload(lane.device_in, lane.host_in)
         self._start(lane)
         self.buffers.synchronize()
 
     def proof(self) -> tuple[Proof, str]:
-        """Profile every layer on zeros and judge the precision; also returns the inspector's JSON.
+        """Profile every layer on zeros and prove the precision; also returns the inspector's JSON.
 
         Raises:
             ExportError: the engine holds no details of its layers.
@@ -253,10 +254,10 @@ class TrtRuntime(Runtime):
         lane = self._lane((usual, *self.spec.shape[1:]))
         self._fill(lane, np.zeros(lane.shape, lane.host_in.dtype))
         self._bound = None
-        self._engine.bind(lane.shape, lane.there_in, lane.there_out)
+        self._engine.bind(lane.shape, lane.device_in, lane.device_out)
         inspected, buffers = self._engine.inspect(), self.buffers
-        there = (lane.there_in, lane.there_out)
-        times = self._engine.layer_times(lane.shape, there, buffers.stream, buffers.synchronize, _PROFILED)
+        addresses = lane.device_in, lane.device_out
+        times = self._engine.layer_times(lane.shape, addresses, buffers.stream, buffers.synchronize, _PROFILED)
         return prove(read_layers(inspected, times), self.precision, times), inspected
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from kdc.deploy import commands
-from kdc.deploy.bench.accuracy import evaluate_source, show
+from kdc.deploy.bench.accuracy import evaluate_source, show_evaluation
 from kdc.deploy.bench.costs import count
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import models
@@ -45,22 +45,25 @@ def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZ
 
 def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
     result = evaluate_source(run / "export" / "model.onnx")
-    scores = result["scores"]
-    assert result["ran_on"] == "onnxruntime CPUExecutionProvider"
-    assert scores["images"] == 3
-    assert scores["iou"][2] == pytest.approx(scores["pixel_accuracy"])  # all pixels are class 2: its IoU is its share
-    assert scores["miou"] == pytest.approx(scores["iou"][2] / K)
-    show(result)
+    scores = result.scores
+    assert result.ran.ran_on == "onnxruntime CPUExecutionProvider"
+    assert scores.images == 3
+    assert scores.iou[2] == pytest.approx(scores.pixel_accuracy)  # all pixels are class 2: its IoU is its share
+    assert scores.miou == pytest.approx(scores.iou[2] / K)
+    assert list(result.to_dict()) == [
+        *("source", "ran_on", "precision", "privileged", "data", "split", "fingerprint", "scores", "seconds"),
+    ]
+    show_evaluation(result)
     assert "mIoU (all classes)" in capsys.readouterr().out
 
 
 def test_a_file_of_free_size_is_judged_at_the_size_that_is_named(run, capsys):
     free = str(constant(run / "export" / "free.onnx", K, (None, None)))
     with pytest.raises(UsageError, match="name the one to use: --size HxW"):
-        commands.evaluate(free)
-    commands.evaluate(free, size="32x64", json=True)
+        commands.evaluate(source=free)
+    commands.evaluate(source=free, size="32x64", json=True)
     scores = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
-    assert scores == evaluate_source(run / "export" / "model.onnx")["scores"]
+    assert scores == evaluate_source(run / "export" / "model.onnx").scores.to_dict()
     with pytest.raises(UsageError, match="made for 32x64, not 48x64"):
         evaluate_source(run / "export" / "model.onnx", size=(48, 64))
     with pytest.raises(UsageError, match="every image at its own size"):
@@ -69,9 +72,9 @@ def test_a_file_of_free_size_is_judged_at_the_size_that_is_named(run, capsys):
 
 def test_checkpoint_and_run_are_the_same(run):
     one, other = evaluate_source(str(run), limit=2), evaluate_source(run / "checkpoints" / "best.safetensors", limit=2)
-    assert one["scores"] == other["scores"]
-    assert one["scores"]["images"] == 2
-    assert one["ran_on"] == "torch cpu"
+    assert one.scores.to_dict() == other.scores.to_dict()
+    assert one.scores.images == 2
+    assert one.ran.ran_on == "torch cpu" and "precision" not in one.to_dict()
 
 
 def test_refusals(run, tmp_path):
@@ -87,20 +90,27 @@ def test_refusals(run, tmp_path):
 
 def test_costs_of_names_are_the_published_ones():
     (row,) = count(["r18"], counter="cirkd", size=(512, 1024))
-    assert row["params"] == 13_607_974
-    assert row["params_without_aux"] == 13_459_155
-    assert row["macs"] / 1e9 == pytest.approx(158.98, abs=0.01)
+    assert row.params == 13_607_974
+    assert row.params_without_aux == 13_459_155
+    assert row.arithmetic is not None
+    assert row.arithmetic.macs / 1e9 == pytest.approx(158.98, abs=0.01)
     (true,) = count(["r18"], counter="true", size=(512, 1024))
-    assert true["macs"] / 1e9 == pytest.approx(129.37, abs=0.01)
-    assert true["flops"] == 2 * true["macs"]
-    assert true["macs_without_aux"] < true["macs"]
+    values = true.to_dict()
+    assert list(values) == [
+        *("model", "role", "classes", "output_stride", "params", "params_without_aux", "size", "counter"),
+        *("macs", "macs_without_aux", "flops", "flops_without_aux"),
+    ]
+    assert values["macs"] / 1e9 == pytest.approx(129.37, abs=0.01)
+    assert values["flops"] == 2 * values["macs"]
+    assert values["macs_without_aux"] < values["macs"]
+    assert list(count(["r18"])[0].to_dict()) == list(values)[:6]
 
 
 def test_costs_of_a_run_are_those_of_student_and_teacher(run):
     student, teacher = count([str(run)], counter="true")
-    assert (student["model"], student["role"]) == ("deeplabv3-mv2", "student")
-    assert (teacher["model"], teacher["classes"]) == ("deeplabv3-r18", K)
-    assert student["size"] == list(SIZE)
+    assert (student.model, student.role) == ("deeplabv3-mv2", "student")
+    assert (teacher.model, teacher.classes) == ("deeplabv3-r18", K)
+    assert student.to_dict()["size"] == list(SIZE)
     with pytest.raises(UsageError, match="no run 'nonsense'"):
         count(["nonsense"])
     with pytest.raises(UsageError, match="accepted: true, cirkd"):
@@ -112,7 +122,7 @@ def test_a_teacher_is_counted_as_it_was_loaded(run):
     card["teacher"]["spec"] = models.build("deeplabv3-r18", K, output_stride=16).spec().to_dict()
     (run / "run.json").write_text(json.dumps(card))
     student, teacher = count([str(run)], counter="true")
-    assert (student["output_stride"], teacher["output_stride"]) == (8, 16)
+    assert (student.output_stride, teacher.output_stride) == (8, 16)
 
 
 def test_a_resumable_state_is_not_judged_by_the_best_weights(run):

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,17 +12,25 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.bench import commands, end_to_end, latency, onnx_cost, process
+from kdc.deploy.bench import end_to_end, latency, onnx_cost, process
 from kdc.deploy.bench import plan as planning
-from kdc.deploy.bench.latency import bench_latency, show
+from kdc.deploy.bench.disturbances import latency_flags
+from kdc.deploy.bench.latency import bench_latency
+from kdc.deploy.bench.latency_record import OnGpu, show_latency
+from kdc.deploy.bench.plan import Candidate, NotMeasured
 from kdc.deploy.bench.process import Backend
-from kdc.deploy.bench.statistics import flags, parts_summary, percentiles, ratio
+from kdc.deploy.bench.protocol import Task
+from kdc.deploy.bench.record import Effort
+from kdc.deploy.bench.statistics import Ratio, parts_summary, percentiles, ratio
 from kdc.deploy.bench.worker import Worker
+from kdc.deploy.flags import read_sizes
 from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_onnx
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill import models
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.checkpoint import save_student
+
+from ._rows import identity, latency_row, machine
 
 
 def make_run(folder: Path) -> Path:
@@ -32,9 +41,9 @@ def make_run(folder: Path) -> Path:
 
 def test_percentiles_are_those_of_all_rounds():
     result = percentiles([[float(v) for v in range(1, 51)], [float(v) for v in range(51, 102)]])
-    assert (result["p50"], result["min"], result["mean"], result["n"]) == (51, 1, 51, 101)
-    assert (result["p90"], result["p95"], result["p99"]) == (91, 96, 100)
-    assert result["cv"] == pytest.approx(np.std(np.arange(1, 102)) / 51, abs=1e-4)
+    assert (result.p50, result.min, result.mean, result.n) == (51, 1, 51, 101)
+    assert (result.p90, result.p95, result.p99) == (91, 96, 100)
+    assert result.cv == pytest.approx(np.std(np.arange(1, 102)) / 51, abs=1e-4)
 
 
 def test_ratio_is_not_fooled_by_a_machine_that_slows_down():
@@ -42,13 +51,13 @@ def test_ratio_is_not_fooled_by_a_machine_that_slows_down():
     drift = np.linspace(1, 3, 12)
     first = [list(20 * d * (1 + 0.02 * rng.standard_normal(30))) for d in drift]
     other = [list(10 * d * (1 + 0.02 * rng.standard_normal(30))) for d in drift]
-    result = ratio(first, other)
-    assert result["low"] <= 2 <= result["high"]
-    assert result["value"] == pytest.approx(2, rel=0.02)
-    assert ratio(first, other) == result  # seeded
-    assert ratio(first, first) == {"value": 1, "low": 1, "high": 1}
-    unpaired = ratio(first, list(reversed(other)))
-    assert unpaired["high"] - unpaired["low"] > 3 * (result["high"] - result["low"])
+    result = ratio("a", first, other)
+    assert result.low <= 2 <= result.high
+    assert result.value == pytest.approx(2, rel=0.02)
+    assert ratio("a", first, other) == result  # seeded
+    assert ratio("a", first, first) == Ratio("a", 1, 1, 1)
+    unpaired = ratio("a", first, list(reversed(other)))
+    assert unpaired.high - unpaired.low > 3 * (result.high - result.low)
 
 
 def test_warm_up_waits_until_times_settle():
@@ -56,38 +65,52 @@ def test_warm_up_waits_until_times_settle():
     times = itertools.chain([100.0, 80, 60, 50, 40, 30, 25, 20, 16, 13], itertools.repeat(10.0))
     worker._queries = [itertools.repeat(lambda: next(times))]
     warmed = worker.warm(cap_s=20)
-    assert warmed["stable"]
-    assert warmed["ms"] == 10
-    assert warmed["seconds"] >= 0.5
+    assert warmed.stable
+    assert warmed.ms == 10
+    assert warmed.seconds >= 0.5
     restless = itertools.count(1.0)
     worker._queries = [itertools.repeat(lambda: next(restless) ** 20)]
-    assert not worker.warm(cap_s=0.05)["stable"]
+    assert not worker.warm(cap_s=0.05).stable
 
 
 def test_first_run_of_a_turn_is_not_counted():
     worker = Worker()
     times = iter([99.0, *[1.0] * 100_000])
     worker._queries = [itertools.repeat(lambda: next(times))]
-    assert 99.0 not in worker.round(0.001)["ms"]
+    assert 99.0 not in worker.round(0.001).ms
 
 
 def test_side_by_side_in_their_own_processes(network, tmp_path):
     files = [network(tmp_path / "small.onnx"), network(tmp_path / "large.onnx", repeat=60)]
     result = bench_latency(files, seconds=0.4, rounds=4, threads=1, out=tmp_path / "bench")
-    small, large = result["backends"]
-    assert small["pid"] != large["pid"]
-    assert (small["name"], small["runtime"], small["provider"]) == ("small.onnx", "onnxruntime", "CPUExecutionProvider")
-    assert small["ratio"]["value"] == 1
-    assert large["ratio"]["high"] < 1  # sixty convolutions are slower than one, with certainty
-    assert 0 < large["min"] <= large["p50"] <= large["p90"] <= large["p95"] <= large["p99"]
-    assert result["threads"] == 1
-    assert result["size"] == [16, 24]
-    record = json.loads(Path(result["record"]).read_text())
+    small, large = result.backends
+    ran, times = small.backend, large.times
+    assert ran.pid != large.backend.pid
+    assert (small.name, ran.runtime, ran.provider) == ("small.onnx", "onnxruntime", "CPUExecutionProvider")
+    assert small.ratio.value == 1
+    assert large.ratio.high < 1  # sixty convolutions are slower than one, with certainty
+    assert 0 < times.min <= times.p50 <= times.p90 <= times.p95 <= times.p99
+    assert result.threads == 1
+    record = json.loads(Path(str(result.record)).read_text())
+    assert record["size"] == [16, 24]
     assert [len(turns) for turns in record["samples_ms"]] == [4, 4]
-    assert sum(len(turn) for turn in record["samples_ms"][0]) == small["n"]
-    assert percentiles(record["samples_ms"][0])["p50"] == pytest.approx(small["p50"], abs=1e-3)
+    assert sum(len(turn) for turn in record["samples_ms"][0]) == small.times.n
+    assert percentiles(record["samples_ms"][0]).p50 == pytest.approx(small.times.p50, abs=1e-3)
     assert {"cpu", "versions", "gpus"} <= set(record["passport"])
-    assert "samples_ms" not in result
+    values = result.to_dict()
+    assert list(record) == [
+        *("kind", "mode", "unit", "device", "size", "batch", "threads", "protocol", "backends", "not_measured"),
+        *("flags", "passport", "load_after", "gpus_after", "samples_ms", "parts_ms"),
+    ]
+    assert list(values) == [*list(record)[:-2], "record"]  # without the raw samples
+    assert list(record["protocol"]) == ["rounds", "seconds", "runs", "inputs", "seed", "processes"]
+    assert list(record["backends"][0]) == [
+        *("name", "runtime", "version", "provider", "nodes_on_cpu", "precision", "tf32", "head", "input", "file"),
+        *("threads", "pid", "sha256", "size_mb", "p50", "p90", "p95", "p99", "min", "mean", "cv", "n"),
+        *("images_per_s", "warmup", "ratio"),
+    ]
+    assert list(record["backends"][0]["ratio"]) == ["to", "value", "low", "high"]
+    assert list(record["backends"][0]["warmup"]) == ["first_ms", "runs", "seconds", "stable", "ms"]
 
 
 def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
@@ -97,11 +120,11 @@ def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
     (run / "export" / "model.engine").write_bytes(b"engine")
     files = [run / "export" / "model.onnx", run / "export" / "model.engine"]
     result = bench_latency(files, seconds=0.05, rounds=2, mode="e2e", in_process=True)
-    assert [row["name"] for row in result["backends"]] == ["model.onnx"]
-    assert result["not_measured"] == [{"file": "model.engine", "why": "not measured: needs a GPU"}]
-    assert Path(result["record"]).parent == run / "bench"
-    assert not any("rounds" in flag for flag in result["flags"])  # one backend has no ratio
-    show(result)
+    assert [row.name for row in result.backends] == ["model.onnx"]
+    assert result.not_measured == [NotMeasured("model.engine", "not measured: needs a GPU")]
+    assert Path(str(result.record)).parent == run / "bench"
+    assert not any("rounds" in flag for flag in result.flags)  # one backend has no ratio
+    show_latency(result)
     out = capsys.readouterr().out
     assert "model.engine: not measured: needs a GPU" in out
     assert "image to mask" in out
@@ -109,34 +132,37 @@ def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
 
 def test_run_is_torch_and_its_exports(network, tmp_path):
     run = make_run(tmp_path / "one")
-    chosen, missing, home = planning.expand([str(run)], "cpu")
-    assert len(chosen) == 1
-    assert missing == [{"file": "export/*.onnx", "why": "not exported yet: kdc export onnx one"}]
-    assert home is not None
-    assert planning.agree(chosen, None) == ((32, 64), "logits")
+    alone = planning.select([str(run)], "cpu")
+    assert len(alone.candidates) == 1
+    assert alone.missing == [NotMeasured("export/*.onnx", "not exported yet: kdc export onnx one")]
+    assert alone.home is not None
+    plan = planning.make_plan([str(run)], size=None, batch=1)
+    assert (plan.size, plan.head) == ((32, 64), "logits")
     path = network(run / "export" / "model.onnx")
-    chosen, missing, _ = planning.expand([str(run), str(path)], "cpu")
-    assert [is_onnx(source) for source in chosen] == [False, True]  # the file once, though named twice
-    assert missing == []
+    both = planning.select([str(run), str(path)], "cpu")
+    # the file once, though named twice
+    assert [(is_onnx(each.source), each.named) for each in both.candidates] == [(False, True), (True, True)]
+    assert not planning.select([str(run)], "cpu").candidates[1].named
+    assert both.missing == []
 
 
 def test_a_file_of_another_batch_is_listed_and_the_others_are_measured(network, tmp_path):
     one, four, free = (network(tmp_path / f"{n}.onnx", batch=n) for n in (1, 4, "any"))
     result = bench_latency([one, four, free], batch=4, seconds=0.05, rounds=1, in_process=True, out=tmp_path)
-    assert [row["name"] for row in result["backends"]] == ["4.onnx", "any.onnx"]
-    assert [row["input"]["shape"][0] for row in result["backends"]] == [4, 4]
-    (missing,) = result["not_measured"]
-    assert missing["file"] == "1.onnx"
-    assert "made for a batch of 1;" in missing["why"]
+    assert [row.name for row in result.backends] == ["4.onnx", "any.onnx"]
+    assert [row.backend.input.shape[0] for row in result.backends] == [4, 4]
+    (missing,) = result.not_measured
+    assert missing.file == "1.onnx"
+    assert "made for a batch of 1;" in missing.why
     with pytest.raises(UsageError, match=r"nothing to measure here: 1\.onnx: .*--dynamic-batch"):
         bench_latency([one], batch=4)
 
 
 def test_few_samples_and_noise_are_flagged():
-    row = {"name": "a", "cv": 0.3, "n": 12, "warmup": {"stable": False, "seconds": 1.0}, "nodes_on_cpu": 3}
-    row |= {"provider": "CUDAExecutionProvider", "head": "logits"}
-    card = {"cpu": {"load": 7.0, "cores": 2}, "gpus": []}
-    text = "\n".join(flags([row, row | {"head": "argmax", "tf32": True}], card, card, "cpu", 3))
+    row = latency_row(identity("a", nodes_on_cpu=3), cv=0.3, n=12, stable=False)
+    other = replace(row, backend=replace(row.backend, head="argmax", tf32=True))
+    card = machine(load=7.0)
+    text = "\n".join(latency_flags([row, other], card, card, "cpu", 3))
     for part in (
         "more than 5% (a 30%",
         "100 samples (a 12",
@@ -149,11 +175,11 @@ def test_few_samples_and_noise_are_flagged():
         assert part in text
     assert "different heads (argmax, logits)" in text
     limits = ((3, 3), (3, 10), (3, 5), (2, None))
-    few = [next(f for f in flags([row] * 2, card, card, "cpu", *each) if "rounds:" in f) for each in limits]
+    few = [next(f for f in latency_flags([row] * 2, card, card, "cpu", *each) if "rounds:" in f) for each in limits]
     cures = ("--rounds", "--seconds", "--rounds and --seconds", "--rounds")
     assert [flag.partition("raise ")[2] for flag in few] == list(cures)  # whatever was the limit
-    quiet = row | {"cv": 0.01, "n": 500, "warmup": {"stable": True}, "nodes_on_cpu": 0}
-    assert flags([quiet], {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}, card, "cpu", 10) == []
+    quiet = latency_row(identity("a"), cv=0.01, n=500)
+    assert latency_flags([quiet], machine(load=0.1), card, "cpu", 10) == []
 
 
 def test_refusals(network, tmp_path):
@@ -181,29 +207,31 @@ def test_refusals(network, tmp_path):
 
 
 def test_mistakes_cross_the_process_border(network, tmp_path):
-    backend = Backend(network(tmp_path / "a.onnx"), "a", CPU, threads=1)
-    order = {"source": str(tmp_path / "a.onnx"), "device": "cpu", "batch": 1, "threads": 1, "head": "logits"}
+    plan = planning.make_plan([network(tmp_path / "a.onnx")], size=None, batch=1)
+    backend = Backend(plan.candidates[0], "a", CPU, threads=1)
     with pytest.raises(UsageError, match="made for 16x24, not 8x8"):
-        backend.ask("open", **order, mode="net", seed=0, size=(8, 8))
+        backend.open(replace(plan, size=(8, 8)), Task("net", threads=1, seed=0))
     assert backend._process is not None
     backend._process.kill()
-    with pytest.raises(ExportError, match="the process that measures a died"):
-        backend.ask("warm", cap_s=1)
-    backend.close()
+    with pytest.raises(ExportError, match=r"the process that measures a died \(signal SIGKILL\): none"):
+        backend.warm(cap_s=1)
+    backend.end()
 
 
 def test_e2e_tells_the_stages_apart(network, tmp_path):
     files = [network(tmp_path / "a.onnx"), network(tmp_path / "b.onnx", repeat=3)]
     result = bench_latency(files, seconds=0.05, rounds=2, mode="e2e", codec="png", in_process=True, out=tmp_path)
-    for row in result["backends"]:
-        assert list(row["parts"]) == ["decode", "preprocess", "network", "resize", "argmax", "total"]
-        assert row["parts"]["decode"]["p50"] > 0
-        assert row["parts"]["total"]["p50"] == pytest.approx(row["p50"], rel=1e-3)
-    record = json.loads(Path(result["record"]).read_text())
+    for row in result.backends:
+        assert row.parts is not None
+        assert list(row.parts) == ["decode", "preprocess", "network", "resize", "argmax", "total"]
+        assert row.parts["decode"].p50 > 0
+        assert row.parts["total"].p50 == pytest.approx(row.times.p50, rel=1e-3)
+    record = json.loads(Path(str(result.record)).read_text())
+    assert record["protocol"]["codec"] == "png"
     parts = record["parts_ms"][0]
     sums = np.sum([parts[name] for name in parts if name != "total"], axis=0)
     assert sums == pytest.approx(np.asarray(parts["total"]), abs=1e-3)  # nothing falls between two stages
-    assert len(sums) == result["backends"][0]["n"]
+    assert len(sums) == result.backends[0].times.n
     with pytest.raises(UsageError, match="accepted: jpg, png"):
         bench_latency(files, seconds=0.05, mode="e2e", codec="gif", in_process=True, out=tmp_path)
 
@@ -234,9 +262,9 @@ def test_a_runtime_with_its_own_way_to_masks_is_timed_as_one(network, tmp_path):
 def test_enough_runs_but_not_for_ever():
     worker = Worker()
     worker._queries = [itertools.repeat(lambda: time.sleep(0.002) or 2.0)]
-    assert len(worker.round(0.001, runs=20)["ms"]) == 20
-    assert len(worker.round(0.001, runs=1000, cap_s=0.03)["ms"]) < 20
-    assert len(worker.round(0.03, runs=2)["ms"]) > 5  # seconds count, too
+    assert len(worker.round(0.001, runs=20).ms) == 20
+    assert len(worker.round(0.001, runs=1000, cap_s=0.03).ms) < 20
+    assert len(worker.round(0.03, runs=2).ms) > 5  # seconds count, too
 
 
 def test_parts_by_the_devices_clock_come_beside_the_runs():
@@ -245,46 +273,47 @@ def test_parts_by_the_devices_clock_come_beside_the_runs():
     part = {"h2d": 0.5, "compute": 1.5, "d2h": 1.0, "enqueue": 1.4, "total": 3.2}
     worker._device_steps = itertools.repeat(lambda: part)
     answer = worker.round(0.0, runs=40)
-    assert answer["ms"] == [2.0] * 40
-    assert answer["parts"]["compute"] == [1.5] * 10
-    assert answer["queries"] == 1 + 40 + 10  # what the energy is shared out over
-    row = {"name": "a", "cv": 0.0, "n": 200, "warmup": {"stable": True}, "nodes_on_cpu": 0, "head": "logits", "pid": 1}
-    row |= {"parts": parts_summary({name: [ms] for name, ms in part.items()}), "gpu": None}
-    card = {"cpu": {"load": 0.0, "cores": 2}, "gpus": []}
-    text = "\n".join(flags([row], card, card, "cuda", 10))
+    assert answer.ms == [2.0] * 40
+    assert answer.parts["compute"] == [1.5] * 10
+    assert answer.queries == 1 + 40 + 10  # what the energy is shared out over
+    parts = parts_summary({name: [ms] for name, ms in part.items()})
+    row = latency_row(identity("a"), parts=parts, on_gpu=OnGpu(None, None))
+    card = machine(load=0.0)
+    text = "\n".join(latency_flags([row], card, card, "cuda", 10))
     assert "handing the network over takes the host 1.40 ms of its 1.50" in text
     assert "transfers take as long as the network" in text
-    quick = row | {"parts": parts_summary({"h2d": [0.1], "compute": [9.0], "d2h": [0.1], "enqueue": [1.0]})}
-    assert flags([quick], card, card, "cuda", 10) == []
+    quick = replace(row, parts=parts_summary({"h2d": [0.1], "compute": [9.0], "d2h": [0.1], "enqueue": [1.0]}))
+    assert latency_flags([quick], card, card, "cuda", 10) == []
 
 
 def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monkeypatch):
     """Of a GPU the FLOPs are asked for after the last round; here it is a CPU that is called one."""
     path = network(tmp_path / "foreign.onnx")
     monkeypatch.setattr(onnx_cost, "read_info", lambda path: (_ for _ in ()).throw(UsageError("any size")))
-    plan = planning.make_plan([path], size=None, batch=1)
-    plan.options = RuntimeOptions("cuda")
+    plan = replace(planning.make_plan([path], size=None, batch=1), options=RuntimeOptions("cuda"))
 
-    def opened(every, plan, **order):
-        for one in every:
-            one.options = CPU
-        return process.opened(every, plan, **order)
+    def on_cpu(backends, plan, task):
+        for backend in backends:
+            backend.options = CPU
+        return process.open_all(backends, plan, task)
 
-    monkeypatch.setattr(latency, "opened", opened)
-    protocol = {"threads": 1, "seconds": 0.05, "runs": 1, "rounds": 1, "mode": "net", "codec": "jpg", "seed": 0}
-    result = latency.time_plan(plan, **protocol, out=tmp_path / "bench", in_process=True)
-    (row,) = json.loads(Path(result["record"]).read_text())["backends"]
+    monkeypatch.setattr(latency, "open_all", on_cpu)
+    effort = Effort(seconds=0.05, rounds=1, threads=1, in_process=True)
+    result = latency.time_plan(plan, effort, tmp_path / "bench")
+    (row,) = json.loads(Path(str(result.record)).read_text())["backends"]
     assert row["p50"] > 0 and row["roofline"] is None
+    assert list(row)[-4:] == ["warmup", "ratio", "gpu", "roofline"]
+    show_latency(result)
 
 
 def test_a_file_of_another_size_is_listed(network, tmp_path):
     free, other = network(tmp_path / "free.onnx", size=("h", "w")), network(tmp_path / "other.onnx", size=(16, 24))
     plan = planning.make_plan([free, other], size=(8, 8), batch=1)
-    assert (plan.chosen, plan.size) == ([free], (8, 8))
-    assert plan.missing[0]["why"] == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
+    assert ([each.source for each in plan.candidates], plan.size) == ([free], (8, 8))
+    assert plan.missing[0].why == "not measured at 8x8: made for 16x24; kdc export onnx --size 8x8 makes another"
     with pytest.raises(UsageError, match="no input size is known"):
         planning.make_plan([free], size=None, batch=1)
-    assert commands.read_sizes("16x24,8x8") == [(16, 24), (8, 8)]
+    assert read_sizes("16x24,8x8") == [(16, 24), (8, 8)]
 
 
 @pytest.mark.process
@@ -313,18 +342,20 @@ def test_what_a_run_holds_may_be_missing_what_was_named_may_not(network, tmp_pat
     engine = tmp_path / "c.engine"
     plan = planning.make_plan([str(run), named], size=None, batch=1)
     gone = ExportError("no such provider")
-    assert planning.may_be_refused(found, plan, gone)
-    assert not planning.may_be_refused(named, plan, gone)
-    assert not planning.may_be_refused(planning.Run(run), plan, gone)
-    assert planning.may_be_refused(engine, plan, gone)  # only opening tells whether it is to be had
-    assert not planning.may_be_refused(engine, plan, WeightsError("no such engine"))
+    by_source = {each.source: each for each in plan.candidates}
+    assert by_source[found].may_be_refused(gone)
+    assert not by_source[named].may_be_refused(gone)
+    assert not plan.candidates[0].may_be_refused(gone)  # the run
+    unread = Candidate(engine, run=None, info=None, named=True)
+    assert unread.may_be_refused(gone)  # only opening tells whether it can be run
+    assert not unread.may_be_refused(WeightsError("no such engine"))
 
 
 def test_rows_of_one_name_are_told_apart(network, tmp_path):
     run = planning.Run(make_run(tmp_path / "one"))
-    files: list[Path | planning.Run] = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
-    assert planning.row_names(files) == [str(path) for path in files]
-    assert planning.row_names([run, *files[:1]]) == ["torch", "m.onnx"]
+    files = [network(run.export / name) for name in ("m.onnx", "openvino/m.onnx")]
+    for sources, labels in ((files, [str(path) for path in files]), ([run, files[0]], ["torch", "m.onnx"])):
+        assert planning.row_names([Candidate(source, run, None, False) for source in sources]) == labels
 
 
 @pytest.mark.gpu
@@ -333,8 +364,9 @@ def test_torch_on_a_gpu_tells_transfers_from_the_network(tmp_path):
     path = tmp_path / "checkpoints" / "best.safetensors"
     save_student(path, model, {"data": {"size": [64, 128]}})
     result = bench_latency([path], options=RuntimeOptions("cuda"), seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
-    (row,) = result["backends"]
-    parts = {name: part["p50"] for name, part in row["parts"].items()}
+    (row,) = result.backends
+    assert row.parts is not None
+    parts = {name: part.p50 for name, part in row.parts.items()}
     assert set(parts) == {"h2d", "compute", "d2h", "enqueue", "total"}
     assert 0 < parts["h2d"] < parts["total"] and 0 < parts["d2h"] < parts["total"]
     assert parts["h2d"] + parts["compute"] + parts["d2h"] <= 1.1 * parts["total"]

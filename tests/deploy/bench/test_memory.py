@@ -1,6 +1,7 @@
 """Memory above an idle process, read by the process itself."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from onnx import helper
 
 from kdc.deploy.bench import memory
-from kdc.deploy.bench.memory import bench_memory, show
+from kdc.deploy.bench.memory import bench_memory, show_memory
 from kdc.deploy.bench.worker import _peak_resident, _resident
 
 from ..._made import onnx_file
@@ -25,24 +26,32 @@ def heavy(path: Path, mebibytes: int) -> Path:
 def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
     result = bench_memory([network(tmp_path / "light.onnx", size=(4, 4)), heavy(tmp_path / "heavy.onnx", 48)],
                           threads=1, runs=1, out=tmp_path / "bench")  # fmt: skip
-    light, large = result["rows"]
-    assert light["pid"] != large["pid"]
-    assert large["opened_mib"] - light["opened_mib"] > 40
-    for row in result["rows"]:
-        assert row["idle_mib"] > 10
-        assert row["peak_mib"] >= row["opened_mib"] > 0
-        assert row["gpu_peak_mib"] is None and row["cuda_peak_mib"] is None
-    assert large["size_mb"] > 48
-    assert json.loads(Path(result["record"]).read_text())["rows"] == result["rows"]
-    show(result)
+    light, large = result.rows
+    assert light.backend.pid != large.backend.pid
+    assert large.opened_mib - light.opened_mib > 40
+    for row in result.rows:
+        assert row.idle_mib > 10
+        assert row.peak_mib >= row.opened_mib > 0
+        assert row.gpu_peak_mib is None and row.cuda_peak_mib is None
+    assert large.backend.size_mb > 48
+    values = json.loads(Path(str(result.record)).read_text())
+    assert values | {"record": result.record} == result.to_dict()
+    assert list(values) == [
+        *("kind", "unit", "device", "size", "threads", "protocol", "rows", "not_measured", "flags", "passport"),
+    ]
+    assert list(values["rows"][0])[-9:] == [
+        *("pid", "sha256", "size_mb", "batch", "idle_mib", "opened_mib", "peak_mib", "gpu_peak_mib", "cuda_peak_mib"),
+    ]
+    show_memory(result)
     assert "memory above the idle process" in capsys.readouterr().out
 
 
 def test_what_disturbs_it_is_said(network, tmp_path, monkeypatch):
-    busy = memory.passport() | {"gpus": [], "cpu": {"model": "a CPU", "load": 99.0, "cores": 2}}
+    machine = memory.passport()
+    busy = replace(machine, gpus=[], cpu=replace(machine.cpu, load=99.0, cores=2))
     monkeypatch.setattr(memory, "passport", lambda: busy)
     result = bench_memory([network(tmp_path / "a.onnx", size=(4, 4))], threads=1, runs=1, out=tmp_path)
-    assert result["flags"] == ["the machine was busy before it began: load average 99.0 on 2 cores"]
+    assert result.flags == ["the machine was busy before it began: load average 99.0 on 2 cores"]
 
 
 def test_the_peak_is_of_this_process_and_stays():

@@ -1,6 +1,7 @@
 """What is planned to be measured: batches that nothing fits, missing files, and the flags of engines."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,19 +11,29 @@ import numpy as np
 import pytest
 
 from kdc import cli
-from kdc.deploy.bench.plan import NothingToMeasure, make_plan, make_plans
+from kdc.deploy.bench.plan import Candidate, NothingToMeasure, Plan, make_plan, make_plans
 from kdc.deploy.bench.process import Backend, open_one, started
+from kdc.deploy.bench.protocol import Task
 from kdc.deploy.bench.worker import Worker
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 
 
+def sources(plan: Plan) -> list:
+    return [candidate.source for candidate in plan.candidates]
+
+
+def backend_of(candidate: Candidate, plan: Plan) -> Backend:
+    options = plan.options.for_source(candidate.source)
+    return Backend(candidate, candidate.label, options, threads=1, in_process=True)
+
+
 def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(network, tmp_path):
     one = network(tmp_path / "one.onnx")
     (plan,) = make_plans([one], sizes=[None], batches=(4, 1, 8))
-    assert (plan.batch, plan.chosen) == (1, [one])
-    assert [m["why"].partition(";")[0] for m in plan.missing] == [
+    assert (plan.batch, sources(plan)) == (1, [one])
+    assert [m.why.partition(";")[0] for m in plan.missing] == [
         f"not measured at batch {n}: made for a batch of 1" for n in (4, 8)
     ]
     with pytest.raises(NothingToMeasure, match=r"one\.onnx: not measured at batch 4") as caught:
@@ -36,7 +47,7 @@ def test_a_flag_is_not_idle_where_one_of_several_batches_heeds_it(network, tmp_p
     one, free = network(tmp_path / "one.onnx"), tmp_path / "a.pt"
     free.write_bytes(b"")
     plans = make_plans([one, free], sizes=[(16, 24)], batches=(1, 4), options=RuntimeOptions(provider="openvino"))
-    assert [plan.chosen for plan in plans] == [[one, free], [free]]
+    assert [sources(plan) for plan in plans] == [[one, free], [free]]
     with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
         make_plans([free], sizes=[(16, 24)], batches=(1, 4), options=RuntimeOptions(provider="openvino"))
 
@@ -72,20 +83,14 @@ def test_flags_of_engines_reach_engines_alone(files, monkeypatch):
     plan = make_plan(
         [files[0], files[2]], size=(16, 24), batch=1, options=RuntimeOptions("cuda", buffers="torch", cuda_graph=True)
     )
-    plan.named.clear()  # so that what is not to be had is listed
-    for path in (files[0], files[2]):
-        assert not open_one(
-            Backend(path, path.name, plan.options.for_source(path), 1, in_process=True),
-            plan,
-            threads=1,
-            mode="net",
-            seed=0,
-        )
+    for candidate in plan.candidates:
+        candidate = replace(candidate, named=False)  # so that what is not available is listed
+        assert not open_one(backend_of(candidate, plan), plan, Task("net", threads=1, seed=0))
     assert (seen[".engine"]["buffers"], seen[".engine"]["cuda_graph"]) == ("torch", True)
     assert (seen[".onnx"].get("buffers"), seen[".onnx"].get("cuda_graph")) == ("auto", False)
-    assert [m["file"] for m in plan.missing] == ["a.onnx", "a.engine"]
-    again = Backend(files[2], "a.engine", plan.options, 1, in_process=True)
-    assert not open_one(again, plan, threads=1, mode="net", seed=0) and len(plan.missing) == 2  # told once
+    assert [m.file for m in plan.missing] == ["a.onnx", "a.engine"]
+    again = backend_of(plan.candidates[1], plan)
+    assert not open_one(again, plan, Task("net", threads=1, seed=0)) and len(plan.missing) == 2  # told once
 
 
 def test_an_engine_is_measured_at_the_size_that_its_manifest_says(files, capsys):
@@ -122,10 +127,11 @@ def test_flags_of_engines_need_one(files, monkeypatch, tmp_path, capsys):
 def test_a_worker_tells_how_an_engine_was_run():
     facts = {"buffers": "torch", "cuda_graph": True}
     spec = SimpleNamespace(head="logits", shape=(1, 3, 8, 8), dtype="float32", layout="NCHW")
-    engine = {"name": "tensorrt", "provider": "tensorrt cuda", "precision": "fp16", "tf32": None, "source": "a.engine"}
+    engine = {"name": "tensorrt", "provider": "tensorrt cuda", "precision": "fp16", "tf32": None}
+    engine |= {"source": "a.engine", "on_cpu": 0}
     worker: Any = Worker()
     worker._runtimes = [SimpleNamespace(spec=spec, facts=facts, **engine)]
-    assert facts.items() <= worker._facts(1).items()
+    assert facts.items() <= worker._opened("a.engine", 1).to_dict().items()
 
 
 def test_networks_that_were_opened_in_this_process_are_closed(network, tmp_path, monkeypatch):
@@ -133,5 +139,5 @@ def test_networks_that_were_opened_in_this_process_are_closed(network, tmp_path,
     monkeypatch.setattr(OrtRuntime, "close", lambda runtime: closed.append(runtime.source))
     plan = make_plan([path], size=None, batch=1)
     with started(plan, 1, in_process=True) as (backend,):
-        assert open_one(backend, plan, threads=1, mode="net", seed=0) and not closed
+        assert open_one(backend, plan, Task("net", threads=1, seed=0)) and not closed
     assert closed == [path]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,14 @@ import pytest
 
 from kdc import cli
 from kdc.deploy.bench import throughput
-from kdc.deploy.bench.throughput import bench_throughput, show
+from kdc.deploy.bench.plan import NotMeasured
+from kdc.deploy.bench.protocol import Flow
+from kdc.deploy.bench.throughput import OnGpu, Rates, ThroughputRow, bench_throughput, show_throughput
 from kdc.deploy.bench.worker import Worker
-from kdc.deploy.machine.gpu_meter import summary
+from kdc.deploy.machine.gpu_meter import Readings, summary
 from kdc.distill.errors import ExportError, UsageError
+
+from ._rows import identity, machine
 
 
 def test_sweep_over_batches_and_streams(network, tmp_path, capsys):
@@ -22,19 +27,25 @@ def test_sweep_over_batches_and_streams(network, tmp_path, capsys):
     result = bench_throughput(
         [free, one], batches=(1, 4), streams=(1, 2), threads=2, seconds=0.05, rounds=2, in_process=True, out=tmp_path
     )
-    settings = [(row["name"], row["batch"], row["streams"]) for row in result["rows"]]
+    settings = [(row.name, row.batch, row.streams) for row in result.rows]
     each = [(name, 1, n) for n in (1, 2) for name in ("free.onnx", "one.onnx")]
     assert settings == [*each, ("free.onnx", 4, 1), ("free.onnx", 4, 2)]
-    assert [row["threads"] for row in result["rows"][:4]] == [2, 2, 1, 1]  # shared out among the streams
-    for row in result["rows"]:
-        assert 0 < row["least"] <= row["images_per_s"] <= row["most"]
-        assert len(row["rounds"]) == 2
-        best = result["best"][row["name"]]
-        assert best["images_per_s"] >= row["images_per_s"]
-    (missing,) = result["not_measured"]
-    assert missing["file"] == "one.onnx" and "made for a batch of 1" in missing["why"]
-    assert json.loads(Path(result["record"]).read_text())["rows"] == result["rows"]
-    show(result)
+    assert [row.backend.threads for row in result.rows[:4]] == [2, 2, 1, 1]  # shared out among the streams
+    for row in result.rows:
+        assert 0 < row.rates.least <= row.rates.images_per_s <= row.rates.most
+        assert len(row.rates.rounds) == 2
+        assert result.best[row.name].images_per_s >= row.rates.images_per_s
+    (missing,) = result.not_measured
+    assert missing.file == "one.onnx" and "made for a batch of 1" in missing.why
+    values = json.loads(Path(str(result.record)).read_text())
+    assert values | {"record": result.record} == result.to_dict()
+    assert list(values) == [
+        *("kind", "unit", "device", "size", "threads", "protocol", "rows", "best", "not_measured", "passport", "flags"),
+    ]
+    assert list(values["rows"][0])[-8:] == [
+        *("size_mb", "batch", "streams", "images_per_s", "least", "most", "cv", "rounds"),
+    ]
+    show_throughput(result)
     out = capsys.readouterr().out
     assert out.count("best") == 2
     assert "one.onnx: not measured at batch 4: made for a batch of 1" in out
@@ -54,9 +65,9 @@ def test_flow_counts_what_every_stream_did():
 
     worker._queries = [iter(query(i) for _ in iter(int, 1)) for i in (0, 1)]
     answer = worker.flow(0.02)
-    assert answer["queries"] == sum(counts)
-    assert answer["images"] == 3 * (sum(counts) - 2)  # the first of each stream is not counted
-    assert answer["seconds"] >= 0.02
+    assert answer.queries == sum(counts)
+    assert answer.images == 3 * (sum(counts) - 2)  # the first of each stream is not counted
+    assert answer.seconds >= 0.02
 
 
 def test_a_stream_that_fails_is_not_swallowed():
@@ -66,14 +77,18 @@ def test_a_stream_that_fails_is_not_swallowed():
         raise UsageError("does not fit")
 
     worker._queries = [iter([broken]), iter(lambda: lambda: 1.0, None)]
-    assert worker.answer({"do": "flow", "seconds": 0.01}) == {"error": "does not fit", "kind": "UsageError"}
+    with pytest.raises(UsageError, match="does not fit"):
+        worker.answer({"order": "flow", "values": {"seconds": 0.01}})
 
 
 def test_noise_is_flagged():
-    row = {"name": "a", "batch": 1, "streams": 2, "cv": 0.3, "nodes_on_cpu": 0, "head": "logits", "pid": 1}
-    card = {"cpu": {"load": 0.1, "cores": 2}, "gpus": []}
+    row = ThroughputRow(identity("a"), 1, 2, Rates(1.0, 1.0, 1.0, 0.3, [1.0]), None)
+    card = machine(load=0.1)
     assert throughput._flags([row], card, card, "cpu") == ["rounds vary by more than 5% (a batch 1 streams 2 30%)"]
-    assert throughput._flags([row | {"cv": 0.01}], card, card, "cpu") == []
+    quiet = replace(row, rates=replace(row.rates, cv=0.01))
+    assert throughput._flags([quiet], card, card, "cpu") == []
+    assert "gpu" not in row.to_dict()
+    assert list(replace(row, on_gpu=OnGpu(None)).to_dict().items())[-1] == ("gpu", None)  # nothing was read
 
 
 def test_refusals(network, tmp_path):
@@ -101,9 +116,9 @@ def test_what_no_batch_opens_is_refused_after_all_were_tried(network, tmp_path, 
     path = network(tmp_path / "a.onnx", batch="n")
     tried = []
 
-    def refused(backend, plan, **order):
+    def refused(backend, plan, task):
         tried.append(plan.batch)
-        plan.missing.append({"file": backend.label, "why": f"not measured: {plan.batch} is too large"})
+        plan.missing.append(NotMeasured(backend.label, f"not measured: {plan.batch} is too large"))
         return False
 
     monkeypatch.setattr(throughput, "open_one", refused)
@@ -116,19 +131,23 @@ def test_energy_is_shared_out_over_every_image_that_took_it():
     class Running:
         label = "a"
 
-        def ask(self, do: str, **order: float) -> dict:
+        def warm(self, cap_s: float) -> None:
+            pass
+
+        def flow(self, seconds: float) -> Flow:
             # two streams: four queries of eight images are counted, two more were before them
-            return {"images": 32, "seconds": 1.0, "queries": 6} if do == "flow" else {}
+            return Flow(images=32, seconds=1.0, queries=6)
 
     class Meter:
         @contextlib.contextmanager
-        def turn(self, into: dict) -> Iterator[None]:
-            into.setdefault("energy_j", []).append(48.0)
+        def turn(self, readings: Readings) -> Iterator[None]:
+            readings.energy_j.append(48.0)
             yield
 
     plan: Any = SimpleNamespace(batch=8)
     backends: Any = [Running()]
-    rates, reads = throughput._measure(backends, plan, 1.0, 2, Meter())
-    assert rates["a"] == [32, 32]
-    found = summary(*reads["a"])
-    assert found is not None and found["energy_per_image_j"] == 1.0
+    meter: Any = Meter()
+    (flowing,) = throughput._measure(backends, plan, 1.0, 2, meter)
+    assert flowing.rates == [32, 32]
+    use = summary(flowing.readings, flowing.images)
+    assert use is not None and use.energy_per_image_j == 1.0

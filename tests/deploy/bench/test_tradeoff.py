@@ -15,10 +15,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kdc.deploy.bench.costs import count, deployed
+from kdc.deploy.bench.accuracy import bench_accuracy, show_accuracy
+from kdc.deploy.bench.costs import Arithmetic, count, deployed
 from kdc.deploy.bench.onnx_cost import count_onnx
-from kdc.deploy.bench.tradeoff import COSTS, bench_accuracy, bench_tradeoff, family, on_front, show, show_accuracy
-from kdc.deploy.bench.tradeoff_chart import tradeoff_chart
+from kdc.deploy.bench.tradeoff import bench_tradeoff, family, on_front, show_tradeoff
+from kdc.deploy.bench.tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
 from kdc.deploy.report.report import write_report
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import cost, models
@@ -42,10 +43,11 @@ def run(tmp_path_factory) -> Run:
     return Run(folder)
 
 
-def row(name: str, miou: float | None, ms: float | None, network: str = "one", **values) -> dict:
-    costs = {"latency_ms": ms, "gflops": 2.0, "params_m": 1.5}
-    facts = {"name": name, "network": network, "precision": "fp32", "ran_on": "ort CPU", "miou": miou, "size_mb": 5.0}
-    return facts | costs | {"pareto": {}} | values
+def row(
+    name: str, miou: float | None, ms: float | None, network: str = "one", gflops: float | None = 2.0
+) -> TradeoffRow:
+    scores, speeds = (miou, None, None, None), (ms, None, None)
+    return TradeoffRow(name, network, "fp32", "ort CPU", *scores, *speeds, gflops, 1.5, 5.0, {})
 
 
 def test_all_three_costs_and_files(run, network, capsys):
@@ -53,58 +55,71 @@ def test_all_three_costs_and_files(run, network, capsys):
     network(run.export / "many.onnx", size=SIZE, classes=K, batch=4)
     (run.export / "model.engine").write_bytes(b"engine")
     result = bench_tradeoff([run], seconds=0.05, rounds=1, threads=1, in_process=True)
-    assert {r["name"] for r in result["rows"]} == {"torch", "model.onnx"}
+    assert {r.name for r in result.rows} == {"torch", "model.onnx"}
     params, macs = deployed(run, SIZE)
     assert params is not None and macs is not None
-    for r in result["rows"]:
+    for r in result.rows:
         # an exported file is the same network, whatever it was folded or quantised to
-        assert (r["gflops"], r["params_m"]) == (round(2 * macs / 1e9, 4), round(params / 1e6, 4))
-        assert 0 < r["latency_ms"] <= r["latency_p95_ms"]
-    best = result["rows"][0]
-    assert best["miou"] == max(r["miou"] for r in result["rows"])
-    assert best["pareto"]["gflops"]
-    assert any(r["pareto"]["latency_ms"] for r in result["rows"])
-    whys = {m["file"]: m["why"] for m in result["not_measured"]}
+        assert (r.gflops, r.params_m) == (round(2 * macs / 1e9, 4), round(params / 1e6, 4))
+        assert r.latency_ms and r.latency_p95_ms and 0 < r.latency_ms <= r.latency_p95_ms
+    best = result.rows[0]
+    assert best.miou is not None and best.miou == max(r.miou or 0.0 for r in result.rows)
+    assert best.pareto["gflops"]
+    assert any(r.pareto["latency_ms"] for r in result.rows)
+    whys = {m.file: m.why for m in result.not_measured}
     assert whys["model.engine"] == "not measured: needs a GPU"
     assert "made for a batch of 4" in whys["many.onnx"]
-    files = {kind: Path(path) for kind, path in result["files"].items()}
+    files = {kind: Path(path) for kind, path in (result.files or {}).items()}
     assert {path.name for path in files.values()} == {"tradeoff.json", "tradeoff.csv", "tradeoff.svg"}
     assert files["svg"].parent == run.bench
-    record = Path(result["record"])  # which the next measurement leaves alone
+    record = Path(str(result.record))  # which the next measurement leaves alone
     assert record.match("bench/tradeoff-*.json") and record.read_bytes() == files["json"].read_bytes()
-    assert json.loads(files["json"].read_text())["rows"] == result["rows"]
+    values = json.loads(files["json"].read_text())
+    assert values | {"files": result.files, "record": result.record} == result.to_dict()
+    assert list(values) == [
+        *("kind", "device", "size", "batch", "threads", "not_measured", "flags", "passport", "data", "split"),
+        *("images", "rows", "latency_record"),
+    ]
     lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
-    assert [line["name"] for line in lines] == [r["name"] for r in result["rows"]]
-    assert float(lines[0]["miou"]) == best["miou"]
+    assert [line["name"] for line in lines] == [r.name for r in result.rows]
+    assert float(lines[0]["miou"]) == best.miou
     assert lines[0]["pareto_gflops"] == "True"
     ElementTree.fromstring(files["svg"].read_text())
-    show(result)
+    show_tradeoff(result)
     out = capsys.readouterr().out
     assert "model.engine: not measured: needs a GPU" in out
     assert "tradeoff.svg" in out
     page = write_report(run, pictures=False).read_text()
     assert base64.b64encode(files["svg"].read_bytes()).decode() in page
     section = page.partition('id="tradeoff"')[2].partition("</section>")[0]
-    assert f"{100 * best['miou']:.2f}" in section
+    assert f"{100 * best.miou:.2f}" in section
     assert "model.engine" in section and "not measured: needs a GPU" in section
 
 
 def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
     files = [run, network(tmp_path / "alien.onnx", size=SIZE, classes=K)]
     result = bench_accuracy(files, limit=1)
-    assert [r["name"] for r in result["rows"][-1:]] == ["alien.onnx"]  # on the run's data, though of no run
-    assert result["images"] == 1
-    assert result["rows"][0]["change"] == 0
-    change = result["rows"][-1]["scores"]["miou"] - result["rows"][0]["scores"]["miou"]
-    assert result["rows"][-1]["change"] == pytest.approx(change)
-    record = Path(result["record"])
+    assert [r.name for r in result.rows[-1:]] == ["alien.onnx"]  # on the run's data, though of no run
+    assert result.images == 1
+    assert result.rows[0].change == 0
+    first, last = (r.evaluation.scores.miou for r in (result.rows[0], result.rows[-1]))
+    assert result.rows[-1].change == pytest.approx(last - first)
+    record = Path(str(result.record))
     assert record.match("bench/accuracy-*.json") and record.parent == run.bench
-    assert json.loads(record.read_text()) | {"record": str(record)} == result
-    assert result["passport"]["cpu"]["model"]
+    values = result.to_dict()
+    assert json.loads(record.read_text()) | {"record": str(record)} == values
+    assert list(values) == [
+        *("kind", "device", "data", "split", "images", "rows", "not_measured", "passport", "record"),
+    ]
+    assert list(values["rows"][-1]) == [
+        *("name", "source", "ran_on", "precision", "privileged", "data", "split", "fingerprint", "scores", "seconds"),
+        "change",
+    ]
+    assert result.passport.cpu.model
     show_accuracy(result)
     out = capsys.readouterr().out
     assert "mIoU change" in out and record.name in out
-    with pytest.raises(UsageError, match="lie in no run folder"):
+    with pytest.raises(UsageError, match="are not in a run folder"):
         bench_accuracy(files[1:])
 
 
@@ -127,7 +142,7 @@ def alone(run, tmp_path) -> Run:
 
 @pytest.mark.parametrize("bench", [bench_accuracy, bench_tradeoff])
 def test_torch_is_judged_in_no_form_but_that_of_validation(run, bench):
-    with pytest.raises(UsageError, match="not as eager,compiled"):
+    with pytest.raises(UsageError, match="not in eager,compiled"):
         bench([run], options=RuntimeOptions(torch_mode="eager,compiled"))
 
 
@@ -137,17 +152,18 @@ def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, 
         network(alone.export / "four.onnx", size=SIZE, classes=K, batch=4),
     )
     result = bench_accuracy([alone], limit=1)
-    assert [r["name"] for r in result["rows"]] == ["torch", "four.onnx"]  # an image fills the batch it was made for
-    (why,) = [m["why"] for m in result["not_measured"] if m["file"] == "model.pt2"]
+    assert [r.name for r in result.rows] == ["torch", "four.onnx"]  # an image fills the batch it was made for
+    (why,) = [m.why for m in result.not_measured if m.file == "model.pt2"]
     assert why.startswith("not measured: ") and "--trust" in why
     one = network(alone.path / "one.onnx", size=SIZE, classes=K)  # the same weights
-    assert bench_accuracy([one], limit=1)["rows"][0]["scores"] == result["rows"][1]["scores"]
-    with pytest.raises(ExportError, match=r"nothing to judge here: model\.pt2"):
+    (same,) = bench_accuracy([one], limit=1).rows
+    assert same.evaluation.scores.to_dict() == result.rows[1].evaluation.scores.to_dict()
+    with pytest.raises(ExportError, match=r"nothing to evaluate here: model\.pt2"):
         bench_accuracy([foreign], limit=1)
     four.unlink()
     both = bench_tradeoff([alone], seconds=0.05, rounds=1, threads=1, in_process=True, limit=1)
-    assert [r["name"] for r in both["rows"]] == ["torch"]
-    assert [m["file"] for m in both["not_measured"]].count("model.pt2") == 1
+    assert [r.name for r in both.rows] == ["torch"]
+    assert [m.file for m in both.not_measured].count("model.pt2") == 1
 
 
 def test_files_are_counted_at_the_size_they_were_made_for(alone, network, tmp_path):
@@ -165,12 +181,14 @@ def test_files_are_counted_at_the_size_they_were_made_for(alone, network, tmp_pa
     names = [alone.export / f"{name}.engine" for name in shapes]
     rows = count([*names, untold, package(alone.export / "a.pt2")], counter="true")
     sizes = [(64, 96), (96, 64), (48, 64), SIZE, SIZE]
-    assert [tuple(r["size"]) for r in rows] == sizes
-    assert [r["macs_without_aux"] for r in rows] == [cost.macs(model, size, aux=False) for size in sizes]
+    assert [r.arithmetic and r.arithmetic.size for r in rows] == sizes
+    assert [r.arithmetic and r.arithmetic.macs_without_aux for r in rows] == [
+        cost.macs(model, size, aux=False) for size in sizes
+    ]
     (typed,) = count(names[:1], size=(32, 32), counter="true")
-    assert typed["size"] == [32, 32]
+    assert typed.arithmetic is not None and typed.arithmetic.size == (32, 32)
     free = network(alone.export / "free.onnx", size=("h", "w"), classes=K)
-    assert [tuple(r["size"]) for r in count([free], counter="true")] == [SIZE]
+    assert [r.to_dict()["size"] for r in count([free], counter="true")] == [list(SIZE)]
     stray = network(tmp_path / "stray.onnx", size=("h", "w"), classes=K)
     assert deployed(stray, SIZE)[1] == count_onnx(stray, SIZE)[1]
     assert deployed(network(tmp_path / "other.onnx", size=(8, 8)), SIZE) == (None, None)  # no reason to lose a record
@@ -182,14 +200,10 @@ def test_files_are_counted_at_the_size_they_were_made_for(alone, network, tmp_pa
 def test_the_front_is_what_nothing_else_beats():
     rng = random.Random(0)
     for _ in range(50):
-        rows = [row(str(i), rng.randint(1, 6) / 10, rng.randint(1, 6)) for i in range(8)]
-        for mine in rows:
-            better = [
-                r
-                for r in rows
-                if (r["miou"] > mine["miou"] and r["latency_ms"] <= mine["latency_ms"])
-                or (r["miou"] >= mine["miou"] and r["latency_ms"] < mine["latency_ms"])
-            ]
+        points = [(rng.randint(1, 6) / 10, rng.randint(1, 6)) for _ in range(8)]
+        rows = [row(str(i), miou, ms) for i, (miou, ms) in enumerate(points)]
+        for mine, (miou, ms) in zip(rows, points, strict=True):
+            better = [p for p in points if (p[0] > miou and p[1] <= ms) or (p[0] >= miou and p[1] < ms)]
             assert on_front(mine, rows, "latency_ms") is not bool(better)
     unknown = row("x", None, 1.0)
     assert on_front(unknown, [*rows, unknown], "latency_ms") is None
@@ -197,10 +211,10 @@ def test_the_front_is_what_nothing_else_beats():
     assert on_front(row("z", 0.1, 100.0), [unknown], "latency_ms") is True  # what was not judged beats nobody
 
 
-def drawn(rows: list[dict]) -> ElementTree.Element:
-    for r, (key, _) in itertools.product(rows, COSTS.items()):
-        r["pareto"][key] = on_front(r, rows, key)
-    return ElementTree.fromstring(tradeoff_chart(rows, COSTS, "batch 1"))
+def drawn(rows: list[TradeoffRow]) -> ElementTree.Element:
+    for r, key in itertools.product(rows, COSTS):
+        r.pareto[key] = on_front(r, rows, key)
+    return ElementTree.fromstring(tradeoff_chart(rows, "batch 1"))
 
 
 def test_chart_has_a_dot_for_each_and_says_what_is_missing():
@@ -210,7 +224,7 @@ def test_chart_has_a_dot_for_each_and_says_what_is_missing():
     space = "{http://www.w3.org/2000/svg}"
     kinds = [dot.get("class") for dot in page.iter(f"{space}circle")]
     # latency 3, FLOPs 3, parameters 4, and 4 in the list; a hole in each that is not on the front
-    off = sum(r["pareto"][key] is False for r in rows for key in COSTS)
+    off = sum(r.pareto[key] is False for r in rows for key in COSTS)
     assert len([kind for kind in kinds if kind != "paper"]) == 3 + 3 + 4 + 4
     assert kinds.count("paper") == off > 0
     words = [text.text or "" for text in page.iter(f"{space}text")]
@@ -221,7 +235,7 @@ def test_chart_has_a_dot_for_each_and_says_what_is_missing():
     box = [float(v) for v in (page.get("viewBox") or "").split()]
     for dot in page.iter(f"{space}circle"):
         assert box[0] <= float(dot.get("cx", -1)) <= box[2] and box[1] <= float(dot.get("cy", -1)) <= box[3]
-    assert "prefers-color-scheme:dark" in tradeoff_chart(rows, COSTS, "")
+    assert "prefers-color-scheme:dark" in tradeoff_chart(rows, "")
 
 
 def test_chart_without_any_accuracy_is_still_a_chart():
@@ -248,7 +262,7 @@ def test_onnx_is_counted_as_the_network_it_is(network, tmp_path):
     with pytest.raises(UsageError, match="is made for 16x24"):
         count_onnx(path, (8, 8))
     (counted,) = count([path], counter="true")
-    assert (counted["macs"], counted["flops_without_aux"], counted["size"]) == (macs, 2 * macs, [16, 24])
+    assert counted.arithmetic == Arithmetic((16, 24), "true", macs, macs, 2 * macs, 2 * macs)
     assert deployed(path, (16, 24)) == (params, macs)
     with pytest.raises(UsageError, match="cirkd is for models and runs"):
         count([path], counter="cirkd")
@@ -274,8 +288,8 @@ def test_files_are_counted_as_the_network_of_their_run(run, tmp_path):
     engine.parent.mkdir(exist_ok=True)
     engine.write_bytes(b"engine")
     rows = count([run.checkpoints / "best.safetensors", engine], size=SIZE, counter="true")
-    assert [r["model"] for r in rows] == ["best.safetensors", "model.engine"]
-    assert {r["macs_without_aux"] for r in rows} == {cost.macs(model, SIZE, aux=False)}
+    assert [r.model for r in rows] == ["best.safetensors", "model.engine"]
+    assert {r.arithmetic and r.arithmetic.macs_without_aux for r in rows} == {cost.macs(model, SIZE, aux=False)}
     alien = tmp_path / "alien.engine"
     alien.write_bytes(b"engine")
     with pytest.raises(WeightsError, match="does not say which network it holds"):

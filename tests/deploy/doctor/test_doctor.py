@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdc.deploy.doctor import doctor, gpu
+from kdc.deploy.doctor.check import Check
 
 
 def test_openvino_and_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +45,12 @@ def test_tritonclient(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, "", "missing", "kdc[trt-rtx]"),
         ({"tensorrt": "10.16.1", "tensorrt-cu13": "10.16.1"}, "", "ok", "tensorrt 10.16.1"),
-        ({"tensorrt-cu12": "11.4.0", "tensorrt-cu13": "11.4.0"}, "", "missing", "CUDA 12 and 13 lie over each other"),
+        (
+            {"tensorrt-cu12": "11.4.0", "tensorrt-cu13": "11.4.0"},
+            "",
+            "missing",
+            "CUDA 12 and 13 are installed over each other",
+        ),
         ({"tensorrt-rtx": "1.7"}, "OSError: libcudart", "missing", "tensorrt_rtx does not load (OSError: libcudart)"),
         ({"tensorrt": "11.4.0", "onnxruntime-gpu": "1.24"}, "", "note", "is made for TensorRT 10"),
         ({"tensorrt": "10.16.1", "onnxruntime-gpu": "1.24"}, "", "ok", "tensorrt 10.16.1"),
@@ -53,28 +59,29 @@ def test_tritonclient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorrt(there: dict[str, str], fault: str, state: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "version", there.get)
     monkeypatch.setattr(gpu, "unloadable", lambda module: fault)
-    found = gpu.tensorrt()
-    assert found[0] == state and said in " ".join(found) and (state == "ok") == (not found[2])
+    check = gpu.tensorrt()
+    assert check.state == state and said in f"{check.found} {check.cure}" and (state == "ok") == (not check.cure)
 
 
 def test_gpu_memory_and_the_compilers_of_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "version", {"cuda-bindings": "13.5.0", "pycuda": "2025.1"}.get)
     monkeypatch.setattr(gpu.shutil, "which", lambda name: None)
     monkeypatch.setattr(gpu, "unloadable", lambda *_: "")
-    assert gpu.memory() == ("ok", "pycuda 2025.1, cuda-python 13.5.0, torch; kernels by NVRTC", "")
+    text = "pycuda 2025.1, cuda-python 13.5.0, torch; kernels by NVRTC"
+    assert gpu.memory() == Check("GPU memory", "ok", text)
     monkeypatch.setattr(gpu, "unloadable", lambda *_: "OSError: libnvrtc.so.13")
-    assert gpu.memory()[0] == "note" and "kdc[trt]" in gpu.memory()[2]
+    assert gpu.memory().state == "note" and "kdc[trt]" in gpu.memory().cure
     monkeypatch.setattr(gpu.shutil, "which", lambda name: name)
-    assert gpu.memory()[1].endswith("kernels by nvcc")
+    assert gpu.memory().found.endswith("kernels by nvcc")
 
 
 def test_nvml_and_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "version", {}.get)
-    assert "kdc[gpu]" in gpu.nvml()[2] and "kdc[modelopt]" in gpu.modelopt()[2]
+    assert "kdc[gpu]" in gpu.nvml().cure and "kdc[modelopt]" in gpu.modelopt().cure
     monkeypatch.setattr(gpu, "version", {"nvidia-ml-py": "13.1", "nvidia-modelopt": "0.47.0"}.get)
-    assert gpu.modelopt()[0] == "ok" and "0.47.0" in gpu.modelopt()[1]
+    assert gpu.modelopt().state == "ok" and "0.47.0" in gpu.modelopt().found
     monkeypatch.setattr(gpu, "gpus", list)
-    assert gpu.nvml() == ("ok", "nvidia-ml-py 13.1, no GPU seen", "")
+    assert gpu.nvml() == Check("NVML", "ok", "nvidia-ml-py 13.1, no GPU seen")
 
 
 def test_what_does_not_load_is_asked_in_a_process_of_its_own() -> None:

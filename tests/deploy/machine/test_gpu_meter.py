@@ -6,7 +6,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from kdc.deploy.machine.gpu_meter import Meter, meter_flags, open_meter, summary
+from kdc.deploy.machine.gpu_meter import Meter, Readings, Spread, meter_flags, open_meter, summary
 from kdc.deploy.machine.roofline import PEAKS, share
 
 
@@ -58,10 +58,10 @@ class FakeNvml(ModuleType):
         return call
 
 
-def read_of(nvml: FakeNvml, turns: int = 2) -> dict:
+def read_of(nvml: FakeNvml, turns: int = 2) -> Readings:
     meter, why = open_meter(nvml)
     assert meter is not None and why == ""
-    read: dict = {}
+    read = Readings()
     for _ in range(turns):
         with meter.turn(read):
             time.sleep(0.06)
@@ -71,26 +71,31 @@ def read_of(nvml: FakeNvml, turns: int = 2) -> dict:
 def test_a_turn_is_read_in_watts_joules_and_words():
     result = summary(read_of(FakeNvml()), images=40)
     assert result is not None
-    assert result["power_w"] == {"min": 312.5, "median": 312.5, "max": 312.5}
-    assert (result["sm_mhz"]["min"], result["sm_mhz"]["max"]) == (1500, 1800)
-    assert (result["temperature_c"], result["memory_mib"]) == (61, 3072)
-    assert result["throttling"] == ["power cap", "thermal slowdown (hardware)"]  # idle is none
-    assert result["energy_per_image_j"] == pytest.approx(2 * 30 / 40)
-    assert result["readings"] >= 4
-    text = "\n".join(meter_flags([{"name": "a", "gpu": result}, {"name": "b", "gpu": None}]))
+    assert result.power_w == Spread(312.5, 312.5, 312.5)
+    assert result.sm_mhz is not None and (result.sm_mhz.min, result.sm_mhz.max) == (1500, 1800)
+    assert (result.temperature_c, result.memory_mib) == (61, 3072)
+    assert result.throttling == ["power cap", "thermal slowdown (hardware)"]  # idle is none
+    assert result.energy_per_image_j == pytest.approx(2 * 30 / 40)
+    assert result.readings >= 4
+    text = "\n".join(meter_flags("a", result))
     assert "a: the GPU held its clocks back (power cap, thermal slowdown (hardware))" in text
     assert "moved between 1500 and 1800 MHz" in text
-    assert "b:" not in text
+    assert meter_flags("b", None) == []
+    assert list(result.to_dict()) == [
+        *("power_w", "sm_mhz", "memory_mhz", "temperature_c", "memory_mib", "throttling"),
+        *("energy_per_image_j", "readings"),
+    ]
 
 
 def test_what_a_device_does_not_answer_is_not_measured():
     silent = ("nvmlDeviceGetTotalEnergyConsumption", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetMemoryInfo")
     result = summary(read_of(FakeNvml(silent)), images=40)
     assert result is not None
-    assert result["energy_per_image_j"] is None
-    assert "power_w" not in result and "memory_mib" not in result
-    assert result["temperature_c"] == 61
-    assert summary({}, images=40) is None
+    values = result.to_dict()
+    assert values["energy_per_image_j"] is None
+    assert "power_w" not in values and "memory_mib" not in values
+    assert values["temperature_c"] == 61
+    assert summary(Readings(), images=40) is None
 
 
 def test_the_device_is_the_one_that_cuda_takes_first(monkeypatch):
@@ -115,14 +120,11 @@ def test_roofline_share_by_hand():
     # 50 G MACs x 2 FLOPs x 8 images in 10 ms are 80 TFLOP/s
     result = share("NVIDIA H200", "fp16", None, 50_000_000_000, 8, 10.0)
     assert result is not None
-    assert (result["tflops"], result["peak_tflops"], result["share"]) == (
-        80.0,
-        989.5,
-        pytest.approx(80 / 989.5, abs=1e-4),
-    )
+    assert (result.tflops, result.peak_tflops) == (80.0, 989.5)
+    assert result.share == pytest.approx(80 / 989.5, abs=1e-4)
     fp32, tf32 = (share("NVIDIA H200", "fp32", on, 10**9, 1, 1.0) for on in (False, True))
     assert fp32 is not None and tf32 is not None
-    assert (fp32["kind"], tf32["kind"]) == ("fp32", "tf32")
+    assert (fp32.kind, tf32.kind) == ("fp32", "tf32")
     assert share("Some GPU", "fp32", False, 10**9, 1, 1.0) is None
     assert share("NVIDIA H200", "int8+fp16", False, 10**9, 1, 1.0) is None
     assert share("NVIDIA H200", "fp16", False, None, 1, 1.0) is None
@@ -141,9 +143,9 @@ def test_a_real_gpu_answers():
     pytest.importorskip("pynvml")
     meter, why = open_meter()
     assert isinstance(meter, Meter), why
-    read: dict = {}
+    read = Readings()
     with meter.turn(read):
         time.sleep(0.2)
     result = summary(read, images=1)
-    assert result is not None and result["readings"] >= 2
-    assert 0 < result["temperature_c"] < 110
+    assert result is not None and result.readings >= 2
+    assert result.temperature_c and 0 < result.temperature_c < 110

@@ -1,18 +1,22 @@
 """The device passport and the doctor's findings."""
 
 import json
+from dataclasses import replace
 
 from kdc.deploy.doctor import doctor
 from kdc.deploy.machine import passport
 
 
 def test_passport_is_plain_and_complete():
-    card = passport.passport()
-    assert json.loads(json.dumps(card)) == card
-    assert card["cpu"]["model"]
-    assert 1 <= card["cpu"]["cores"] <= card["cpu"]["logical"]
-    assert card["memory_gib"] > 0
-    assert {"kdc", "torch", "numpy", "python"} <= set(card["versions"])
+    machine = passport.passport()
+    values = machine.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert list(values) == ["time", "os", "cpu", "memory_gib", "gpus", "versions"]
+    assert list(values["cpu"]) == ["model", "cores", "logical", "features", "governor", "load"]
+    assert machine.cpu.model
+    assert machine.cpu.logical and 1 <= machine.cpu.cores <= machine.cpu.logical
+    assert machine.memory_gib > 0
+    assert {"kdc", "torch", "numpy", "python"} <= set(machine.versions)
 
 
 def test_cores_obey_a_container_quota(monkeypatch):
@@ -44,14 +48,19 @@ def test_gpu_is_read_from_nvidia_smi_and_throttling_flagged(monkeypatch):
 
     monkeypatch.setattr(passport, "_smi", smi)
     (gpu,) = passport.gpus()
-    assert (gpu["name"], gpu["memory_mib"], gpu["power_w"], gpu["capability"]) == ("NVIDIA H200", 143771, 76.2, 9.0)
+    assert (gpu.name, gpu.memory_mib, gpu.power_w, gpu.capability) == ("NVIDIA H200", 143771, 76.2, 9.0)
+    assert list(gpu.to_dict()) == [
+        *("name", "driver", "memory_mib", "memory_used_mib", "sm_mhz", "sm_max_mhz", "memory_mhz", "power_w"),
+        *("power_limit_w", "temperature_c", "persistence", "ecc", "mig", "capability", "uuid", "throttle", "processes"),
+    ]
+    assert (gpu.sm_max_mhz, gpu.temperature_c, gpu.mig, gpu.processes) == (1980, 30, "Disabled", 2)
     flags = "\n".join(passport.gpu_flags([gpu], own=1))
     assert "clocks are held back (power cap, as nvidia-smi says)" in flags
     assert "other processes compute on it (1)" in flags
     for reasons in ("0x1", "0x2", "0x100", "0x0", None, "N/A"):  # idle, and clocks that were asked for
-        assert passport.gpu_flags([gpu | {"throttle": reasons, "processes": 1}], own=1) == []
-    other = gpu | {"name": "other", "uuid": "GPU-8"}
-    assert passport.gpu_flags([gpu | {"throttle": "0x0", "processes": 0}, other]) == []  # it measures nothing
+        assert passport.gpu_flags([replace(gpu, throttle=reasons, processes=1)], own=1) == []
+    other = replace(gpu, name="other", uuid="GPU-8")
+    assert passport.gpu_flags([replace(gpu, throttle="0x0", processes=0), other]) == []  # it measures nothing
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     assert all(flag.startswith("other: ") for flag in passport.gpu_flags([gpu, other]))
     assert len(passport.gpu_flags([gpu, other])) == 2
@@ -74,9 +83,12 @@ def test_doctor_finds_two_onnxruntimes(monkeypatch):
 
 def test_doctor_reports_this_machine(capsys):
     result = doctor.examine()
-    names = {check["what"] for check in result["checks"]}
+    names = {check.what for check in result.checks}
     assert {"python", "torch", "onnxruntime", "TensorRT", "opencv"} <= names
-    assert all(check["cure"] for check in result["checks"] if check["state"] == "missing")
-    assert json.loads(json.dumps(result)) == result
-    doctor.show(result)
+    assert all(check.cure for check in result.checks if check.state == "missing")
+    values = result.to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert list(values) == ["ok", "checks", "passport"]
+    assert list(values["checks"][0]) == ["what", "state", "found", "cure"]
+    doctor.show_examination(result)
     assert "kdc doctor" in capsys.readouterr().out

@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 
 from kdc import cli
-from kdc.calib.calibrate import calibrate_run
+from kdc.calib.calibrate import Settings, calibrate_run
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
 from kdc.deploy.parity.chain import arrows, compare, walk
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run.unlock()
     export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=2))
     export_run(run, ExportSettings(head="argmax", input="uint8", images=1))
-    calibrate_run(run, images=2, agreement=0.3, max_drop=100, gate_images=2)
+    calibrate_run(run, Settings(images=2, agreement=0.3, max_drop=100, gate_images=2))
     return run
 
 
@@ -109,7 +109,7 @@ def test_a_whole_chain_passes_and_is_entered(run: Run, capsys: pytest.CaptureFix
         ("torch", "model.argmax.uint8.onnx"),
         ("model.onnx", "model.fp16.onnx"),
     ]
-    entries = read_gates(run)
+    entries = [row.values for row in read_gates(run)]
     assert {e["stage"]: e["origin"] for e in entries}["onnx model.int8.ort"] == "model.onnx"
     assert all(e["passed"] and e["sha256"] and e["reference_sha256"] for e in entries)
     int8 = next(e for e in entries if e["file"] == "model.int8.ort.onnx")
@@ -177,7 +177,7 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
     last = next(each for each in outcomes if each.arrow.candidate == engine)
     assert last.arrow.stage == "engine model.fp32"
     assert last.unrun or last.broken
-    assert "engine model.fp32" not in {entry["stage"] for entry in read_gates(run)}
+    assert "engine model.fp32" not in {entry.stage for entry in read_gates(run)}
 
 
 def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,6 @@ def test_the_total_weighs_images_by_their_pixels(tmp_path, capsys):
     assert lines[0][4:] == ["a, b", "c", "d"]
     assert [line[0] for line in lines[1:]] == ["one", "two", "total"]
     assert lines[-1][4:] == ["0.250000", "0.750000", "0.000000"]
-    table.show(2)
+    table.show_shares(2)
     said = capsys.readouterr().out
     assert "a, b" in said and "75.00" in said and "d  " not in said.partition("total")[2]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from kdc.deploy.predict import outputs, predict
-from kdc.deploy.predict.predict import Stopped, part, settle
+from kdc.deploy.predict.predict import Stopped, raise_early_end, split_words
 from kdc.deploy.predict.segmenter import Windows
 from kdc.distill import models
 from kdc.distill.data._files import palette_of, read_image, read_mask
@@ -88,8 +88,8 @@ def test_a_folder_of_images_by_a_run(run, capsys):
     Path("in/readme.txt").write_text("no image")
     result = predict.predict(str(run), ["in"], colour=True)
     out = run / "predict"
-    assert (result["out"], result["frames"], result["problems"]) == (str(out), 2, [])
-    assert result["written"] == {"masks": 2, "overlay": 2, "colour": 2}
+    assert (str(result.out), result.work.frames, result.problems) == (str(out), 2, [])
+    assert result.written == {"masks": 2, "overlay": 2, "colour": 2}
     whole = model_predictor(load_student(run))
     pixels = np.zeros(K)
     for line, (name, image) in zip(rows(out / "classes.csv"), images.items(), strict=False):
@@ -104,7 +104,7 @@ def test_a_folder_of_images_by_a_run(run, capsys):
         assert [float(line[c]) for c in NAMES] == pytest.approx(
             np.bincount(want.ravel(), minlength=K) / want.size, abs=1e-6
         )
-    assert list(result["classes"].values()) == pytest.approx(pixels / pixels.sum(), abs=1e-6)
+    assert list(result.classes.values()) == pytest.approx(pixels / pixels.sum(), abs=1e-6)
     assert rows(out / "classes.csv")[-1]["source"] == "total"
     said = capsys.readouterr().out
     assert "share of pixels in %" in said and "frames/s" in said
@@ -129,25 +129,25 @@ def test_pictures_of_all_kinds_are_read_as_the_data_are(run):
 
 def test_the_words_of_the_command(run):
     save(Path("a.png"), picture(8, 8))
-    assert part(["a.png"]) == (None, ["a.png"])
-    assert part(["a.png", "a.png"]) == (None, ["a.png", "a.png"])
-    assert part(["mine", "a.png"]) == ("mine", ["a.png"])
-    assert part([str(run), "0", "rtsp://host/x"]) == (str(run), ["0", "rtsp://host/x"])
-    assert part(["model.onnx", "*.png"]) == ("model.onnx", ["*.png"])
-    assert part(["http://host/model.onnx"]) == (None, ["http://host/model.onnx"])
+    assert split_words(["a.png"]) == (None, ["a.png"])
+    assert split_words(["a.png", "a.png"]) == (None, ["a.png", "a.png"])
+    assert split_words(["mine", "a.png"]) == ("mine", ["a.png"])
+    assert split_words([str(run), "0", "rtsp://host/x"]) == (str(run), ["0", "rtsp://host/x"])
+    assert split_words(["model.onnx", "*.png"]) == ("model.onnx", ["*.png"])
+    assert split_words(["http://host/model.onnx"]) == (None, ["http://host/model.onnx"])
     save(run / "export" / "b.png", picture(8, 8))  # a picture in a run's folder is no network
-    assert part([str(run / "export" / "b.png")])[0] is None
+    assert split_words([str(run / "export" / "b.png")])[0] is None
     with pytest.raises(UsageError, match=r"no run 'mien'.*did you mean 'mine'"):
-        part(["mien", "a.png"])
+        split_words(["mien", "a.png"])
     with pytest.raises(UsageError, match="nothing to look at"):
-        part(["mine"])
+        split_words(["mine"])
 
 
 def test_a_video_becomes_a_video_and_masks_with_its_numbers(run, capsys):
     film(Path("v.avi"))
     save(Path("a.png"), picture(*SIZE))
     result = predict.predict(str(run), ["v.avi", "a.png"], out=Path("o"), masks=True, every=5, limit=2)
-    assert result["frames"] == 3
+    assert result.work.frames == 3
     assert sorted(path.name for path in Path("o/masks/v").iterdir()) == ["000000.png", "000005.png"]
     made = Path("o/overlay/v.mp4")
     assert len(frames_of(made)) == 2 and frames_of(made)[0].shape == (*SIZE, 3)
@@ -172,7 +172,7 @@ def test_streaming_changes_nothing_but_the_order_of_work(run):
         predict.predict(str(run), ["v.avi", "a.png"], out=Path(name), masks=True, stream=stream)
         for name, stream in (("plain", False), ("stream", True))
     ]
-    assert results[0]["classes"] == results[1]["classes"] and results[1]["dropped"] == 0
+    assert results[0].classes == results[1].classes and results[1].work.dropped == 0
     files = sorted(path.relative_to("plain") for path in Path("plain").rglob("*") if path.is_file())
     assert len(files) == 16
     assert all((Path("plain") / f).read_bytes() == (Path("stream") / f).read_bytes() for f in files)
@@ -183,10 +183,10 @@ def test_a_video_that_breaks_off_leaves_what_there_is(run, stream):
     whole = film(Path("v.avi"), 30).read_bytes()
     Path("v.avi").write_bytes(whole[: len(whole) // 2])
     result = predict.predict(str(run), ["v.avi"], out=Path("o"), stream=stream)
-    assert 5 < result["frames"] < 25
-    assert len(frames_of(Path("o/overlay/v.mp4"))) == result["frames"]
+    assert 5 < result.work.frames < 25
+    assert len(frames_of(Path("o/overlay/v.mp4"))) == result.work.frames
     with pytest.raises(DataError, match=r"v.avi breaks off after \d+ of 30 frames; \d+ frames done, in o"):
-        settle(result)
+        raise_early_end(result)
 
 
 def test_a_broken_image_among_others_is_passed_over_and_said(run, capsys):
@@ -195,9 +195,9 @@ def test_a_broken_image_among_others_is_passed_over_and_said(run, capsys):
     for name in "bc":
         Path(f"in/{name}.png").write_bytes(Path(f"in/{name}.png").read_bytes()[:60])
     result = predict.predict(str(run), ["in"], out=Path("o"))
-    assert result["frames"] == 1 and len(result["problems"]) == 2
+    assert result.work.frames == 1 and len(result.problems) == 2
     with pytest.raises(DataError, match=r"in/b.png: truncated.*1 more could not be read whole either; 1 frame done"):
-        settle(result)
+        raise_early_end(result)
     assert capsys.readouterr().out.count("c.png: truncated") == 1
 
 
@@ -208,11 +208,11 @@ def test_a_signal_leaves_a_playable_video(run, monkeypatch, stream, number, code
         pytest.skip("signals come to the main thread alone")
     monkeypatch.setattr(predict, "_mask", stopping_at(3, number))
     result = predict.predict(str(run), [str(film(Path("v.avi")))], out=Path("o"), stream=stream)
-    assert (result["frames"], result["stopped"]) == (3, number.name)
+    assert (result.work.frames, result.work.stopped) == (3, number.name)
     assert len(frames_of(Path("o/overlay/v.mp4"))) == 3
     assert rows(Path("o/classes.csv"))[-1]["source"] == "total"
     with pytest.raises(Stopped, match=f"stopped by {number.name}; 3 frames done") as raised:
-        settle(result)
+        raise_early_end(result)
     assert raised.value.exit_code == code
 
 
@@ -300,7 +300,7 @@ def test_a_camera_does_not_wait_and_what_is_dropped_is_said(run, monkeypatch, ca
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     monkeypatch.setattr(predict, "_mask", slow)
     result = predict.predict(str(run), ["0"], out=Path("o"), limit=60)
-    assert result["dropped"] > 10 and result["frames"] + result["dropped"] == 60
+    assert result.work.dropped > 10 and result.work.frames + result.work.dropped == 60
     numbers = [int(line["frame"]) for line in rows(Path("o/classes.csv"))[:-1]]
     assert numbers == sorted(numbers) and numbers[-1] == 59  # the newest was kept
     said = capsys.readouterr().out
@@ -311,7 +311,7 @@ def test_a_signal_ends_a_camera_that_hangs(run, monkeypatch):
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     monkeypatch.setattr(Camera, "grab", hanging)
     monkeypatch.setattr(predict, "_mask", stopping_at(1, signal.SIGINT))
-    assert predict.predict(str(run), ["0"], out=Path("o"))["stopped"] == "SIGINT"
+    assert predict.predict(str(run), ["0"], out=Path("o")).work.stopped == "SIGINT"
 
 
 def hanging(camera):

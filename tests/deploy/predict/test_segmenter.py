@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("head", "blend"), [("logits", "smooth"), ("logits", "uniform"), ("argmax", "smooth")])
 def test_tiles_say_what_the_network_says_of_each_pixel(head, blend, tmp_path, capsys):
     segmenter = opened(channels(tmp_path / "net.onnx", head), "auto", 0.3, blend)
-    assert segmenter.facts["tiling"] == {"size": [32, 64], "overlap": 0.3, "blend": blend}
+    assert segmenter.ran.to_dict()["tiling"] == {"size": [32, 64], "overlap": 0.3, "blend": blend}
     for size in ((80, 150), (20, 150), (100, 50), SIZE, (20, 20)):
         image = picture(*size)
         np.testing.assert_array_equal(segmenter.predict(image), image.argmax(2))
@@ -111,20 +111,21 @@ def test_evaluation_of_a_file_in_tiles(run):
         evaluate_source(path, **data)
     result = evaluate_source(path, **data, windows=Windows("auto"))
     want = evaluate(lambda image: image.argmax(2).astype(np.uint8), open_data("builtin", "val", val_count=2))
-    assert result["tiling"]["size"] == [32, 64]
-    assert result["scores"]["miou"] == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
+    assert result.to_dict()["tiling"]["size"] == [32, 64]
+    assert result.scores.miou == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
 
 
 def test_evaluation_of_a_checkpoint_in_tiles(run):
     result = evaluate_source(run, windows=Windows("32x32", 0.5, "uniform"))
     predict = model_predictor(load_student(run), tiling=Tiling((32, 32), 0.5, "uniform"))
-    assert result["scores"] == evaluate(predict, Run(run).open_data("val")).to_dict()
-    assert result["tiling"]["blend"] == "uniform" and "tiling" not in evaluate_source(run)
+    assert result.scores.to_dict() == evaluate(predict, Run(run).open_data("val")).to_dict()
+    assert result.to_dict()["tiling"]["blend"] == "uniform"
+    assert "tiling" not in evaluate_source(run).to_dict()
 
 
 def test_what_does_not_fit(run, tmp_path):
     with pytest.raises(UsageError, match="--overlap is about tiles"):
-        Windows.typed("off", 0.5, None)
+        Windows.from_flags("off", 0.5, None)
     with pytest.raises(UsageError, match="not HEIGHTxWIDTH"):
         Windows("large")
     with pytest.raises(UsageError, match="made for 32x64, not 16x16"):

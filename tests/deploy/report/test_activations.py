@@ -14,7 +14,8 @@ import torch
 from kdc import cli
 from kdc.deploy.report.activations import activation, activations, default_tap, heat, legend
 from kdc.deploy.report.charts import charts
-from kdc.deploy.report.report import facts
+from kdc.deploy.report.records import read_lines
+from kdc.deploy.report.report import collect
 from kdc.distill import models
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
@@ -140,11 +141,11 @@ def test_a_tap_that_one_lacks_and_one_that_all_lack(data) -> None:
 
 
 def test_further_runs_stand_beside_the_run(runs: dict[str, Run]) -> None:
-    found = facts(runs["first"], features="", others=[runs["second"], runs["third"], runs["alone"]])
-    assert found["tap"] == "bb"
+    page = collect(runs["first"], features="", others=[runs["second"], runs["third"], runs["alone"]])
+    assert page.tap == "bb"
     further = {"cad": "second", "cad, third": "third", "trained alone": "alone"}
-    assert found["further"] == further
-    for strip, maps in zip(found["strips"], found["maps"], strict=True):
+    assert page.further == further
+    for strip, maps in zip(page.strips, page.maps, strict=True):
         assert (strip.index, strip.why) == (maps.index, maps.why)
         roles = ["teacher", "student alone", "distilled", *further]
         assert [panel.name for panel in strip.panels] == ["image", "truth", *roles, "errors"]
@@ -153,15 +154,16 @@ def test_further_runs_stand_beside_the_run(runs: dict[str, Run]) -> None:
         assert shown["trained alone"] == shown["student alone"] and shown["teacher"] is None
         assert len({shown[name] for name in ("distilled", "cad", "cad, third", "trained alone")}) == 4
         assert all(panel.score is not None for panel in strip.panels if panel.name in further)
-    assert "further" in facts(runs["first"]) and facts(runs["first"])["maps"] == []
-    assert facts(runs["alone"], features="", others=[runs["second"]])["strips"][0].panels[3].name == "cad"
+    bare = collect(runs["first"])
+    assert bare.further == {} and bare.maps == []
+    assert collect(runs["alone"], features="", others=[runs["second"]]).strips[0].panels[3].name == "cad"
 
 
 def test_other_data_is_refused(runs: dict[str, Run], tmp_path: Path) -> None:
     other = make_run(tmp_path, "other", 5, method="kd")
     other.record(data=other.card.data.to_dict() | {"fingerprint": "another"})
     with pytest.raises(UsageError, match="--with other: it was trained on other data than first"):
-        facts(runs["first"], others=[other])
+        collect(runs["first"], others=[other])
 
 
 def test_the_command(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,10 +189,10 @@ def test_magnitudes_are_plotted_over_the_steps(tmp_path: Path) -> None:
         lines.append({"step": step, "stage": "main", "loss": 1.0, "features": features})
     lines.append({"step": 20, "stage": "main", "val": {"miou": 0.5}})
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = {chart["title"]: str(chart["svg"]) for chart in charts(run, None, {}, {"after": "distilled"})}
+    found = {chart.title: str(chart.svg) for chart in charts(read_lines(run), [], None, {"after": "distilled"})}
     svg = found["lad: magnitudes of the features"]
     assert "teacher m ends at 100, student n ends at 70" in svg and svg.count("<polyline") == 2
     assert "mn/N ends at 0.7" in found["lad: mn/N, the weight of the angle"]
     assert "cwd: magnitudes of the features" in found
     (run.path / "metrics.jsonl").write_text(json.dumps({"step": 1, "stage": "main", "loss": 1.0}) + "\n")
-    assert not any("magnitude" in chart["title"] for chart in charts(run, None, {}, {"after": "distilled"}))
+    assert not any("magnitude" in chart.title for chart in charts(read_lines(run), [], None, {"after": "distilled"}))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.report.report import facts, write_report
+from kdc.deploy.report.report import collect, write_report
 from kdc.distill import models
 from kdc.distill.data import open_data
 from kdc.distill.run.checkpoint import save_student, student_file
@@ -221,9 +221,9 @@ def test_every_role_has_its_pictures(page: Page) -> None:
 
 def test_equal_students_change_nothing(run: Run) -> None:
     # student and baseline of the fixture hold the same weights, so no image gained or lost
-    found = facts(run)
-    assert [s.why for s in found["strips"]] in (["the hardest", "typical"], ["the hardest and typical"])
-    for strip in found["strips"]:
+    page = collect(run)
+    assert [s.why for s in page.strips] in (["the hardest", "typical"], ["the hardest and typical"])
+    for strip in page.strips:
         panels = {p.name: p.uri for p in strip.panels}
         assert panels["student alone"] == panels["distilled"] != panels["teacher"]
 
@@ -265,9 +265,9 @@ def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
 def test_changed_data_is_told(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     changed = Run(tmp_path / "run")
-    assert not any("has changed" in note for note in facts(changed)["notes"])
+    assert not any("has changed" in note for note in collect(changed).notes)
     changed.record(data=changed.card.data.to_dict() | {"fingerprint": "another"})
-    assert any("the data has changed since this run" in note for note in facts(changed)["notes"])
+    assert any("the data has changed since this run" in note for note in collect(changed).notes)
 
 
 def test_a_plain_training_has_no_teacher_columns(run: Run) -> None:
@@ -283,7 +283,7 @@ def test_moved_runs_find_each_other(run: Run, tmp_path: Path) -> None:
         source = run.path if name == "moved" else run.path.parent / "alone"
         card = json.loads((source / "run.json").read_text()) | {"baseline": "/old/place/alone"}
         (tmp_path / name / "run.json").write_text(json.dumps(card))
-    assert facts(Run(tmp_path / "moved"), pictures=False)["gain"]["points"] == pytest.approx(0.031)
+    assert collect(Run(tmp_path / "moved"), pictures=False).gain.points == pytest.approx(0.031)
 
 
 def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> None:

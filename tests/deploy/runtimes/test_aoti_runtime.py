@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdc.deploy.artefacts.manifest import describe
 from kdc.deploy.runtimes import aoti_runtime
-from kdc.deploy.runtimes.aoti_runtime import read_package
+from kdc.deploy.runtimes.aoti_runtime import Target, read_package
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.torch_runtime import need_compiler
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.models import SegmentationModel
+from kdc.distill.network_spec import NetworkSpec
 from kdc.distill.output import Output
 from kdc.distill.preprocess import BGR_MEAN
-from kdc.distill.run.files import write_json
+from kdc.distill.run.files import sha256, write_json
 from kdc.export import to_aoti
 from kdc.export.graph import DeployGraph
 
@@ -40,8 +40,8 @@ class Tiny(SegmentationModel):
     def forward(self, images: Tensor, hint: Tensor | None = None) -> Output:
         return Output(self.conv(images / 100))
 
-    def spec(self) -> dict[str, str]:
-        return {"name": self.name}
+    def spec(self) -> NetworkSpec:
+        return NetworkSpec(self.name)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def compiled(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     palette = [[0, 0, k] for k in range(len(CLASSES))]
     form = {"head": "argmax", "input": "uint8", "dynamic_batch": True}
     to_aoti.compile_package(model, path, size=SIZE, classes=CLASSES, palette=palette, **form)
-    write_json(path.with_name("model.pt2.json"), describe(path, "aoti", "fp32"))
+    write_json(path.with_name("model.pt2.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
     return path
 
 
@@ -94,7 +94,7 @@ def test_its_contract_is_read_without_running_it(package: Path, monkeypatch: pyt
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("it was loaded"))
     info = read_package(package)
     assert (info.shape, info.dtype, info.layout, info.head) == ((None, *SIZE, 3), "uint8", "NHWC", "argmax")
-    assert info.metadata["kdc.classes"] == list(CLASSES) and info.metadata["kdc.model"] == {"name": "tiny"}
+    assert info.metadata["kdc.classes"] == list(CLASSES) and info.metadata["kdc.model"] == NetworkSpec("tiny").to_dict()
 
 
 def test_the_thread_count_is_not_compiled_in(package: Path) -> None:
@@ -153,14 +153,14 @@ def test_code_for_another_machine_is_refused_before_it_is_loaded(
 def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aoti_runtime, "cpu_features", lambda: ["avx2"])
     with pytest.raises(ExportError, match="uses avx512_vnni, avx512f, which this CPU lacks"):
-        aoti_runtime._refuse_other_machine(Path("m.pt2"), "cpu", {"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}, {})
+        aoti_runtime._check_target(Path("m.pt2"), Target.from_dict({"AOTI_CPU_ISA": "AVX512 AVX512_VNNI"}), "cpu", None)
 
 
 @pytest.mark.process
 def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "model.bf16.pt2"
     to_aoti.compile_package(copy.deepcopy(model), path, size=SIZE, precision="bf16")
-    write_json(path.with_name("model.bf16.pt2.json"), describe(path, "aoti", "bf16"))
+    write_json(path.with_name("model.bf16.pt2.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
     pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
     with open_runtime(path, threads=1) as runtime, torch.inference_mode():
         x = runtime.prepare(pixels)
@@ -205,7 +205,7 @@ def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu(model: Tiny, tmp_path: Path) -> None:
     path = to_aoti.compile_package(model, tmp_path / "model.cuda.pt2", size=SIZE, device="cuda", classes=CLASSES)
-    write_json(path.with_name(f"{path.name}.json"), describe(path, "aoti", "fp32"))
+    write_json(path.with_name(f"{path.name}.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
     x = np.random.default_rng(0).standard_normal((1, 3, *SIZE)).astype(np.float32)
     graph = DeployGraph(model.cpu(), SIZE)
     with open_runtime(path, device="cuda") as runtime, torch.inference_mode():

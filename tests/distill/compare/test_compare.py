@@ -7,6 +7,7 @@ import shlex
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from kdc.distill import console
 from kdc.distill.charts.svg import Scale
 from kdc.distill.compare import compare as comparing
 from kdc.distill.compare.difference_chart import difference_chart
-from kdc.distill.compare.folder import Comparison, default_folder
-from kdc.distill.compare.grid_chart import _places, grid_charts
+from kdc.distill.compare.folder import Comparison, Facts, default_folder
+from kdc.distill.compare.grid_chart import axis_places, grid_charts
 from kdc.distill.compare.plan import Entry, make_entries, parse_grid, parse_methods, parse_seeds, split
-from kdc.distill.compare.results import collect
+from kdc.distill.compare.results import Results, SummaryRow, TeacherRow, collect
 from kdc.distill.errors import UsageError
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
@@ -348,8 +349,7 @@ def test_a_changed_plan_is_refused(place: Path, forbidden: list[str], flags: str
 
 def test_changed_data_is_refused(place: Path, forbidden: list[str]) -> None:
     folder = Comparison(Path("all"))
-    for facts in folder.facts.values():
-        facts["data"] = "what the files were"
+    folder.facts = {name: replace(facts, data="what the files were") for name, facts in folder.facts.items()}
     folder.write()
     code, _, err = kdc(f"compare {TINY} --methods cwd --out all")
     assert code == 3 and "the data has changed since" in err and forbidden == []
@@ -374,8 +374,8 @@ def test_a_run_whose_numbers_go_bad_is_recorded_and_the_others_go_on(place: Path
     folder = Comparison(Path("bad"))
     assert [folder.state(entry.name) for entry in folder.entries] == ["finished", "failed", "finished"]
     assert folder.run("kd_kd-1e39_s0").card.status == "failed"  # pyright: ignore[reportOptionalMemberAccess]
-    row = collect(folder)["summary"][1]
-    assert (row["failed"], row["miou"], row["verdict"]) == (1, None, "not shown")
+    row = collect(folder).summary[1]
+    assert (row.failed, row.miou, row.verdict) == (1, None, "not shown")
     code, out, _ = kdc(line)  # its numbers are a result: it is not tried again
     assert code == 6 and "failed before" in out and "finished before" in out
 
@@ -426,7 +426,9 @@ def test_a_signal_stops_the_comparison_and_names_the_way_on(place: Path, monkeyp
 
 def test_a_changed_teacher_ends_it(place: Path, made: tuple[Path, dict[str, Any]]) -> None:
     folder = Comparison(Path("all"))
-    next(iter(folder.teachers.values()))["card"]["sha256"] = "0" * 64
+    ((key, teacher),) = folder.teachers.items()
+    assert teacher.card
+    folder.teachers[key] = replace(teacher, card=replace(teacher.card, sha256="0" * 64))
     folder.write()
     for name in ("none_s1", "kd_s1"):
         shutil.rmtree(place / "all" / "runs" / name)
@@ -435,14 +437,14 @@ def test_a_changed_teacher_ends_it(place: Path, made: tuple[Path, dict[str, Any]
     assert Comparison(Path("all")).state("none_s1") == "missing"  # it is told before anything is trained
 
 
-# what is told
+# the tables and charts
 
 
-def told(tmp_path: Path, scores: dict[str, list[float]], **planned: Any) -> dict[str, Any]:
-    """Return what ``collect`` finds in made-up runs: by method, the IoU of two classes is (score, score / 2)."""
-    folder = Comparison(tmp_path / "told")
-    base, entries = make_entries(parse_methods(",".join(scores)), "3", planned.get("grid", {}), FLAGS)
-    folder.extend(base, entries, {entry.name: {"data": "same", "steps": 1} for entry in entries})
+def collected(tmp_path: Path, scores: dict[str, list[float]]) -> Results:
+    """Return what ``collect`` reads from made-up runs: by method, the IoU of two classes is (score, score / 2)."""
+    folder = Comparison(tmp_path / "made-up")
+    base, entries = make_entries(parse_methods(",".join(scores)), "3", {}, FLAGS)
+    folder.extend(base, entries, {entry.name: Facts("same", 1) for entry in entries})
     for entry in entries:
         if entry.seed < len(scores[entry.method]):
             score = scores[entry.method][entry.seed]
@@ -456,7 +458,7 @@ def told(tmp_path: Path, scores: dict[str, list[float]], **planned: Any) -> dict
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:
-    result = told(
+    results = collected(
         tmp_path,
         {
             "none": [0.40, 0.44, 0.48],
@@ -466,36 +468,60 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
             "pad": [0.5],
         },
     )
-    rows = {row["method"]: row for row in result["summary"]}
+    rows = {row.method: row for row in results.summary}
     kd = rows["kd"]  # differences of mIoU: three quarters of 0.08, 0.08, 0.12
-    assert kd["difference"] == pytest.approx(0.07) and kd["sd"] == pytest.approx(0.75 * 0.061101, abs=1e-6)
+    assert kd.difference == pytest.approx(0.07) and kd.sd == pytest.approx(0.75 * 0.061101, abs=1e-6)
     half = 4.30265273 * 0.75 * 0.0230940 / 3**0.5
-    assert kd["low"] == pytest.approx(0.07 - half, abs=1e-6) and kd["verdict"] == "gain"
-    assert kd["best_class"] == {"name": "road", "difference": pytest.approx(0.28 / 3)}
-    assert kd["worst_class"] == {"name": "car", "difference": pytest.approx(0.14 / 3)}
-    assert rows["cwd"]["verdict"] == "loss" and rows["cwd"]["difference"] == pytest.approx(-0.15)
-    assert rows["lad"]["verdict"] == "not shown" and rows["lad"]["planned"] == 3 and rows["lad"]["seeds"] == [0, 1]
-    assert rows["pad"]["verdict"] == "not shown" and rows["pad"]["low"] is None and rows["pad"]["p_holm"] is None
+    assert kd.low == pytest.approx(0.07 - half, abs=1e-6) and kd.verdict == "gain"
+    assert kd.best_class and vars(kd.best_class) == {"name": "road", "difference": pytest.approx(0.28 / 3)}
+    assert kd.worst_class and vars(kd.worst_class) == {"name": "car", "difference": pytest.approx(0.14 / 3)}
+    assert rows["cwd"].verdict == "loss" and rows["cwd"].difference == pytest.approx(-0.15)
+    assert rows["lad"].verdict == "not shown" and rows["lad"].planned == 3 and rows["lad"].seeds == [0, 1]
+    assert rows["pad"].verdict == "not shown" and rows["pad"].low is None and rows["pad"].p_holm is None
     # Holm over the three that have a test: the smallest times 3
-    tested = sorted((rows[m]["p"], rows[m]["p_holm"]) for m in ("kd", "cwd", "lad"))
+    tested = sorted((rows[m].p or 0.0, rows[m].p_holm) for m in ("kd", "cwd", "lad"))
     assert tested[0][1] == pytest.approx(3 * tested[0][0]) and tested[1][1] == pytest.approx(2 * tested[1][0])
-    car = next(row for row in result["classes"] if (row["label"], row["class"]) == ("kd", "car"))
-    assert car["iou"] == pytest.approx(0.8 / 3) and car["difference"] == pytest.approx(0.14 / 3)
-    assert car["low"] < car["difference"] < car["high"]
-    assert result["states"] == {"finished": 12, "missing": 3}
-    assert any("3 comparisons are made at once" in note for note in result["notes"])
+    car = next(row for row in results.classes if (row.label, row.name) == ("kd", "car"))
+    assert car.iou == pytest.approx(0.8 / 3) and car.difference == pytest.approx(0.14 / 3)
+    assert car.low and car.difference and car.high and car.low < car.difference < car.high
+    assert results.states == {"finished": 12, "missing": 3}
+    assert any("3 comparisons are made at once" in note for note in results.notes)
 
 
-def test_the_plots_of_a_grid(tmp_path: Path) -> None:
-    def row(method: str, grid: dict[str, str], miou: float) -> dict[str, Any]:
-        label = " ".join([method, *grid.values()])
-        found = {"label": label, "method": method, "grid": grid, "miou": miou, "scores": [miou - 0.01, miou + 0.01]}
-        if method == "none":
-            return found | {"label": "no teacher", "baseline": None, "difference": None, "low": None, "verdict": ""}
-        found |= {"difference": miou - 0.5, "low": miou - 0.52, "high": miou - 0.48, "verdict": "gain"}
-        return found | {"baseline": "no teacher", "pairs": [[miou, 0.5], [miou, 0.5]]}
+def summary_row(method: str, grid: dict[str, str], miou: float, **changes: Any) -> SummaryRow:
+    """Return a row as ``collect`` makes it: two seeds around ``miou``, against a baseline at 0.5."""
+    row = SummaryRow(
+        label="no teacher",
+        method=method,
+        grid=grid,
+        seeds=[0, 1],
+        planned=2,
+        failed=0,
+        scores=[miou - 0.01, miou + 0.01],
+        miou=miou,
+        sd=None,
+        baseline=None,
+        baseline_miou=None,
+        pairs=[],
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        p_holm=None,
+        verdict="",
+        best_class=None,
+        worst_class=None,
+        miou_last=None,
+    )
+    if method != "none":
+        row = replace(row, label=" ".join([method, *grid.values()]), baseline="no teacher", verdict="gain")
+        row = replace(row, pairs=[(miou, 0.5)] * 2, difference=miou - 0.5, low=miou - 0.52, high=miou - 0.48)
+    return replace(row, **changes)
 
-    teachers = [{"miou": 0.62, "privileged": False}]
+
+def test_the_plots_of_a_grid() -> None:
+    row = summary_row
+    teachers = [TeacherRow("r101", "a run", 0.62, [0.62], False)]
     weights = [row(m, {f"method.{m}.ad": w}, 0.5 + float(w) / 1000) for m in ("lad", "cad") for w in ("1", "10", "100")]
     places = [row("lad", {"method.lad.at": at}, 0.55) for at in ("bb", "dec", "logits")]
     charts = grid_charts([row("none", {}, 0.5), *weights, *places], teachers)
@@ -508,9 +534,13 @@ def test_the_plots_of_a_grid(tmp_path: Path) -> None:
         kinds = [line.get("class") for line in root.iter(f"{space}line")]
         assert kinds.count("alone") == 1 and kinds.count("teacher") == 1
     assert "weight, log scale" in "".join(lines.itertext()) and "logits" in "".join(names.itertext())
+
     # the baseline's own learning rates are a line, and there is no single line of it
-    rates = [row(m, {"train.lr": lr}, 0.5) | {"label": f"{m} {lr}"} for m in ("none", "kd") for lr in ("1", "2", "3")]
-    rates = [r | {"baseline": f"none {r['label'][-1]}" if r["method"] == "kd" else None} for r in rates]
+    rates = [
+        row(m, {"train.lr": lr}, 0.5, label=f"{m} {lr}", baseline=f"none {lr}" if m == "kd" else None)
+        for m in ("none", "kd")
+        for lr in ("1", "2", "3")
+    ]
     root = ElementTree.fromstring(grid_charts(rates, [])["grid-train-lr.svg"])
     assert len(list(root.iter(f"{space}polyline"))) == 2
     assert "alone" not in [line.get("class") for line in root.iter(f"{space}line")]
@@ -528,6 +558,6 @@ def test_the_plots_of_a_grid(tmp_path: Path) -> None:
     ],
 )
 def test_where_values_stand(values: list[str], scale: str, shares: list[float]) -> None:
-    places, found = _places(values)
+    places, how = axis_places(values)
     share = Scale(list(places.values()), (0, 1), scale == "log scale")
-    assert found == scale and [share(places[value]) for value in values] == pytest.approx(shares)
+    assert how == scale and [share(places[value]) for value in values] == pytest.approx(shares)

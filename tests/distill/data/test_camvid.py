@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kdc.distill.data import IGNORE, open_data, recipe, splits
-from kdc.distill.data._check import check
+from kdc.distill.data._check import check_data
 from kdc.distill.errors import DataError
 
 SHARED = Path(os.environ.get("KDC_SHARED", Path(__file__).parents[4] / "shared"))
@@ -71,7 +71,7 @@ def test_the_real_files() -> None:
     image, label = val.read(0)
     assert label is not None and image.shape == (360, 480, 3) and label.shape == (360, 480)
     assert not set(np.unique(label)) - {*range(11), IGNORE}
-    report = check(root)
+    report = check_data(root)
     assert report.ok and not report.warnings
     total = sum(report.histogram) + report.ignored
     assert total == 468 * 360 * 480

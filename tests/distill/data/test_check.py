@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdc.distill.data import BadSample, open_data
-from kdc.distill.data._check import check
+from kdc.distill.data._check import check_data
 from kdc.distill.data._loader import Order, TrainSamples, loader
 from kdc.distill.errors import DataError
 
@@ -28,7 +28,7 @@ def cut(path: Path, share: float = 0.6) -> None:
 
 
 def test_sound_data_has_no_problems_and_a_true_histogram(tmp_path: Path) -> None:
-    report = check(str(make(tmp_path)), classes=3)
+    report = check_data(str(make(tmp_path)), classes=3)
     assert report.ok and not report.problems and not report.warnings
     assert sum(report.histogram) == 4 * 24 * 32 and report.ignored == 0 and report.present == [4, 4, 4]
     first = cv2.imread(str(tmp_path / "labels/0.png"), cv2.IMREAD_UNCHANGED)
@@ -46,7 +46,7 @@ def test_every_problem_is_listed_with_file_value_and_cause(tmp_path: Path) -> No
     (tmp_path / "images/6.jpg").write_text("no picture")
     (tmp_path / "images/7.jpg").write_bytes(b"")
     (tmp_path / "images/8.jpg").unlink()
-    report = check(str(tmp_path), classes=3)
+    report = check_data(str(tmp_path), classes=3)
     found = {(Path(p.file).parent.name, Path(p.file).stem): (p.kind, p.value, p.hint) for p in report.problems}
     assert {place: kind for place, (kind, _, _) in found.items()} == {
         ("images", "0"): "truncated",
@@ -95,14 +95,14 @@ def test_a_jpeg_with_a_thumbnail_is_still_seen_to_be_truncated(tmp_path: Path) -
 def test_an_ignore_id_that_nobody_named_is_suggested(tmp_path: Path) -> None:
     make(tmp_path, 1)
     cv2.imwrite(str(tmp_path / "labels/0.png"), np.full((24, 32), 255, np.uint8))
-    problem = check(str(tmp_path), classes=3, ignore_index=3).problems[0]
+    problem = check_data(str(tmp_path), classes=3, ignore_index=3).problems[0]
     assert problem.hint == "an ignore id? --ignore-index 255"
 
 
 def test_unseen_classes_and_empty_masks_are_warnings(tmp_path: Path) -> None:
     make(tmp_path, 2)
     cv2.imwrite(str(tmp_path / "labels/1.png"), np.full((24, 32), 255, np.uint8))
-    report = check(str(tmp_path), classes=5)
+    report = check_data(str(tmp_path), classes=5)
     assert report.ok
     assert {"class 3 (class3) is never seen", "class 4 (class4) is never seen"} <= set(report.warnings)
     assert any("every pixel is ignored" in warning for warning in report.warnings)
@@ -113,19 +113,19 @@ def test_jpeg_masks_are_refused_by_name(tmp_path: Path) -> None:
     for i in range(2):
         cv2.imwrite(str(tmp_path / f"labels/{i}.jpg"), np.zeros((24, 32), np.uint8))
         (tmp_path / f"labels/{i}.png").unlink()
-    assert {p.kind for p in check(str(tmp_path), classes=3).problems} == {"encoding"}
+    assert {p.kind for p in check_data(str(tmp_path), classes=3).problems} == {"encoding"}
     with pytest.raises(DataError, match="a JPEG mask"):
-        check(str(tmp_path))
+        check_data(str(tmp_path))
 
 
 def test_the_report_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make(tmp_path)
     cut(tmp_path / "labels/1.png")
-    check(str(tmp_path), classes=3).show()
+    check_data(str(tmp_path), classes=3).show()
     shown = capsys.readouterr().out
     assert "labels/1.png" in shown and "truncated" in shown and "1 problems" in shown
 
 
 def test_the_built_in_data_is_sound() -> None:
-    report = check("builtin", size=(32, 64), count=20, val_count=5)
+    report = check_data("builtin", size=(32, 64), count=20, val_count=5)
     assert report.ok and report.images == {"train": 20, "val": 5, "test": 5}

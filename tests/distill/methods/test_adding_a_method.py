@@ -26,7 +26,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_file_is_a_method(tmp_path: Path) -> None:
     assert "mine" in methods.names()
     facts = methods.info("mine")
-    assert facts["terms"] == {"mse": 1.0} and facts["options"] == {"scale": 1.0} and facts["taps"] == ["logits"]
+    assert facts.terms == {"mse": 1.0} and facts.options == {"scale": 1.0} and facts.taps == ["logits"]
     tap = {"logits": Tap(2, 8)}
     composite = compose("mine", Sizes(2, tap, tap, iters=1, seed=0), {"mine": {"scale": "3e-0"}})
     student = torch.tensor([[[[1.0, 2.0]], [[0.0, -1.0]]]], requires_grad=True)

@@ -1,6 +1,7 @@
 """Composing methods, and their settings."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_weights_are_settable_and_schedulable():
     composite = compose("lad+kd", SIZES, {"lad": {"ad": "linear(10,0,4)"}, "kd": {"kd": 2, "reduction": "element"}})
     assert [composite.weight("lad.ad", step) for step in (0, 2, 4, 9)] == [10.0, 5.0, 0.0, 0.0]
     assert composite.weight("kd.kd", 0) == 2.0
-    assert composite.describe()["terms"] == {"lad.ad": "linear(10,0,4)", "kd.kd": "2"}
+    assert composite.describe().terms == {"lad.ad": "linear(10,0,4)", "kd.kd": "2"}
 
 
 def test_dots_and_nested_names_reach_the_options():
@@ -91,13 +92,13 @@ def test_mistakes_get_one_line(spec, settings, message):
 
 def test_description_is_plain_data():
     composite = compose("kt+cwd", SIZES)
-    described = json.loads(json.dumps(composite.describe()))
+    described = json.loads(json.dumps(asdict(composite.describe())))
     assert [m["name"] for m in described["methods"]] == ["kt", "cwd"]
     adapter = described["methods"][1]["modules"][0]
     assert adapter["shape"].startswith("4 -> 6") and adapter["parameters"] == 24 and adapter["trained"]
     notes = composite.notes()
     assert any("iteration 10 of 40" in note for note in notes) and any("fixed" in note for note in notes)
-    json.dumps([info(name) for name in names()])
+    json.dumps([vars(info(name)) for name in names()])
 
 
 class Watching(Method):

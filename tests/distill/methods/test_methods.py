@@ -155,12 +155,12 @@ class TestContract:
 
     def test_info_is_complete(self, name):
         facts = info(name)
-        assert facts["name"] == name and facts["paper"] and facts["terms"] and facts["summary"].endswith(".")
-        assert set(facts["taps"]) <= set(WIDTHS)
-        text = facts["description"].replace(".", "_")
-        assert all(option in text for option in facts["options"])
+        assert facts.name == name and facts.paper and facts.terms and facts.summary.endswith(".")
+        assert set(facts.taps) <= set(WIDTHS)
+        text = facts.description.replace(".", "_")
+        assert all(option in text for option in facts.options)
         # a setting's key says which of the two it is
-        assert not set(facts["options"]) & set(facts["terms"])
+        assert not set(facts.options) & set(facts.terms)
 
 
 @pytest.mark.parametrize("name", ["kd", "kt", "cwd"])

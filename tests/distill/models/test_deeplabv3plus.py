@@ -14,7 +14,7 @@ from kdc.distill import models
 from kdc.distill.cost import params
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError
-from kdc.distill.probe.dry_run import estimate_memory
+from kdc.distill.probe.memory import estimate_memory
 from kdc.distill.run.card import DataCard
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
@@ -197,7 +197,7 @@ def test_gradients_reach_every_tap_and_weight() -> None:
 
 def test_named_like_the_others_but_with_the_plain_stem() -> None:
     described = models.describe("deeplabv3plus-r101")
-    assert described["imagenet"] == "resnet101.tv_in1k" and "7x7" in described["stem"]
+    assert described.imagenet == "resnet101.tv_in1k" and "7x7" in described.stem
     mine = [name.split("-")[1] for name in models.names() if name.startswith("deeplabv3plus-")]
     assert mine == ["r18", "r34", "r50", "r101", "mv2", "mv2_050", "mv2_035"]
     with pytest.raises(UsageError, match=r"deeplabv3plus-r18: heads 'v2'; accepted are v1"):
@@ -238,7 +238,7 @@ def test_the_default_stride_is_the_architectures(tmp_path: Path) -> None:
     assert Config().model.output_stride is None and Config().model.teacher_stride is None
     plus = resolve({"model.student": "deeplabv3+-mv2_035", "train.crop": (64, 96)})
     fine = plus.changed(model__output_stride=8)
-    assert estimate_memory(plus, 2, None)["total"] < estimate_memory(fine, 2, None)["total"]
+    assert estimate_memory(plus, 2, None).total < estimate_memory(fine, 2, None).total
 
 
 def test_export_passes_the_gate(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_export_passes_the_gate(tmp_path: Path) -> None:
         logits = model.eval()(images(1, 48, 64)).logits
         assert torch.equal(load_student(run)(images(1, 48, 64)).logits, logits)
     (done,) = export_run(run, ExportSettings(images=2))
-    assert done.manifest["inputs"][0]["shape"] == [1, 3, 48, 64]  # multiples of 16
-    assert done.gate.passed and (done.gate.max_relative or 0) < 1e-4
+    assert done.manifest.to_dict()["inputs"][0]["shape"] == [1, 3, 48, 64]  # multiples of 16
+    assert done.gate and done.gate.passed and (done.gate.max_relative or 0) < 1e-4
     with pytest.raises(UsageError, match="multiples of the output stride 16"):
         export_run(run, ExportSettings(size=(40, 64)))

@@ -328,8 +328,8 @@ def test_registry_is_the_folder() -> None:
     assert set(models.architectures()) == files >= {"deeplabv3", "deeplabv3plus", "pspnet"}
     assert {n.split("-")[0] for n in models.names()} == files
     described = models.describe("r101")
-    assert described["params"] == 61_118_950 and described["imagenet"] == "resnet101s.gluon_in1k"
-    assert models.describe("r18")["imagenet"] is None and "deep stem" in models.describe("r18")["stem"]
+    assert described.params == 61_118_950 and described.imagenet == "resnet101s.gluon_in1k"
+    assert models.describe("r18").imagenet is None and "deep stem" in models.describe("r18").stem
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,22 @@ from kdc import cli
 from kdc.distill import cost, models
 from kdc.distill.errors import UsageError
 from kdc.distill.papers import tables
-from kdc.distill.papers.claims import WIDTH, show, verify
-from kdc.distill.papers.conventions import COUNTINGS, Convention, _macs
+from kdc.distill.papers.claims import WIDTH, show_claims, verify
+from kdc.distill.papers.conventions import COUNTINGS, Convention, count_macs
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 
 COUNTED = json.loads((Path(__file__).parents[2] / "golden" / "index.json").read_text())["model_counts"]
 
 
+def verified(paper: str = "all", **options: Any) -> dict[str, Any]:
+    """Return what ``kdc verify --json`` prints."""
+    return verify(paper, **options).to_dict()
+
+
 @pytest.fixture(scope="module")
 def everything() -> dict[str, Any]:
-    return verify()
+    return verified()
 
 
 def claims_of(result: dict[str, Any], paper: str | None = None) -> list[dict[str, Any]]:
@@ -150,17 +155,19 @@ def test_contradictions_are_found(everything: dict[str, Any]) -> None:
 
 
 def test_a_corrected_number_ends_its_contradiction(tmp_path: Path) -> None:
-    before, after = (verify(str(edited(tmp_path, "kt", change))) for change in (("32.91", "32.91"), ("32.91", "33.91")))
+    before, after = (
+        verified(str(edited(tmp_path, "kt", change))) for change in (("32.91", "32.91"), ("32.91", "33.91"))
+    )
     assert before["failed"] == 12 and after["failed"] == 11
     gone = {c["quantity"] for c in before["contradictions"] if c["kind"] == "contradiction"}
     gone -= {c["quantity"] for c in after["contradictions"] if c["kind"] == "contradiction"}
     assert gone == {"deeplabv3-r18 ade20k val mIoU, baseline"}
-    assert verify("mgd")["contradictions"] and {c["kind"] for c in verify("mgd")["contradictions"]} == {"recipe"}
+    assert verified("mgd")["contradictions"] and {c["kind"] for c in verified("mgd")["contradictions"]} == {"recipe"}
 
 
 def test_a_corrected_label_ends_the_mislabelling(tmp_path: Path) -> None:
     row = '{row: "S: DeepLabV3-ResNet18", model: deeplabv3-r18, recipe: cirkd, params: 3.2M'
-    result = verify(str(edited(tmp_path, "kt", (row, row.replace("model: deeplabv3-r18", "model: deeplabv3-mv2")))))
+    result = verified(str(edited(tmp_path, "kt", (row, row.replace("model: deeplabv3-r18", "model: deeplabv3-mv2")))))
     assert one(result, printed="39.2G", method="none")["status"] == "reproduced"
     assert one(result, printed="39.2G", method="kt")["status"] == "mislabelled"
     assert one(result, printed="73.12")["row_is"] is None
@@ -170,7 +177,7 @@ def test_a_corrected_label_ends_the_mislabelling(tmp_path: Path) -> None:
 
 
 def test_a_planted_number_is_flagged_and_contradicts(tmp_path: Path) -> None:
-    result = verify(str(edited(tmp_path, "kt", ("flops: 159.0G", "flops: 159.3G"), ("74.21", "74.31"))))
+    result = verified(str(edited(tmp_path, "kt", ("flops: 159.0G", "flops: 159.3G"), ("74.21", "74.31"))))
     assert one(result, printed="159.3G")["status"] == "unexplained"
     assert one(result, printed="74.31")["contradicted"]
     real = {c["quantity"]: c for c in result["contradictions"] if c["kind"] == "contradiction"}
@@ -181,9 +188,9 @@ def test_a_planted_number_is_flagged_and_contradicts(tmp_path: Path) -> None:
 
 def test_a_whole_row_must_fit_another_backbone(tmp_path: Path) -> None:
     params, flops = "2.65M", "21.4G"  # those of PSPNet-MobileNetV2
-    both = verify(str(paper_of(tmp_path, {"row": "a", "model": "pspnet-r34", "params": params, "flops": flops})))
+    both = verified(str(paper_of(tmp_path, {"row": "a", "model": "pspnet-r34", "params": params, "flops": flops})))
     assert [(c["status"], c["how"]) for c in claims_of(both)] == [("mislabelled", "as pspnet-mv2")] * 2
-    other = verify(str(paper_of(tmp_path, {"row": "a", "model": "pspnet-r34", "params": params, "flops": "23.4G"})))
+    other = verified(str(paper_of(tmp_path, {"row": "a", "model": "pspnet-r34", "params": params, "flops": "23.4G"})))
     assert [c["status"] for c in claims_of(other)] == ["unexplained"] * 2
     assert all(not c["row_is"] for c in claims_of(other))
 
@@ -199,14 +206,14 @@ def test_a_whole_row_must_fit_another_backbone(tmp_path: Path) -> None:
     ],
 )
 def test_the_words_of_the_row_are_tried_first(tmp_path: Path, printed: str, text: str) -> None:
-    [claim] = claims_of(verify(str(paper_of(tmp_path, {"row": "a", "model": "deeplabv3-r18", "flops": printed}))))
+    [claim] = claims_of(verified(str(paper_of(tmp_path, {"row": "a", "model": "deeplabv3-r18", "flops": printed}))))
     assert (claim["status"], claim["how"]) == ("reproduced", text)
 
 
 def test_a_size_that_the_table_states_is_its_word(tmp_path: Path) -> None:
     row = {"row": "a", "model": "r18", "flops": "572.0G"}
-    [free] = claims_of(verify(str(paper_of(tmp_path, row))))
-    [bound] = claims_of(verify(str(paper_of(tmp_path, row | {"size": "512x1024"}))))
+    [free] = claims_of(verified(str(paper_of(tmp_path, row))))
+    [bound] = claims_of(verified(str(paper_of(tmp_path, row | {"size": "512x1024"}))))
     assert (free["status"], free["changed"]) == ("reproduced", "")
     assert (bound["status"], bound["changed"]) == ("mislabelled", "size")
 
@@ -214,19 +221,19 @@ def test_a_size_that_the_table_states_is_its_word(tmp_path: Path) -> None:
 def test_tolerance_of_the_file_counts(tmp_path: Path) -> None:
     row = {"row": "a", "model": "deeplabv3plus-mv2", "params": "5.9"}
     loose = row | {"tolerance": {"params": 0.1}}
-    statuses = [claims_of(verify(str(paper_of(tmp_path, each))))[0]["status"] for each in (row, loose)]
+    statuses = [claims_of(verified(str(paper_of(tmp_path, each))))[0]["status"] for each in (row, loose)]
     assert statuses == ["unexplained", "reproduced"]
 
 
 def test_conventions_have_an_order(tmp_path: Path) -> None:
     row = {"row": "a", "model": "deeplabv3-r18", "params": "13.6M", "flops": "129.4G"}
     everything_fits = row | {"tolerance": {"params": 100, "flops": 1000}}
-    assert [c["how"] for c in claims_of(verify(str(paper_of(tmp_path, everything_fits))))] == [
+    assert [c["how"] for c in claims_of(verified(str(paper_of(tmp_path, everything_fits))))] == [
         "parameters",
         "FLOPs, 512x1024",
     ]
     macs_fit = row | {"tolerance": {"flops": 35}}  # undilated too, and without the auxiliary head
-    assert claims_of(verify(str(paper_of(tmp_path, macs_fit))))[1]["how"] == "MACs, 512x1024"
+    assert claims_of(verified(str(paper_of(tmp_path, macs_fit))))[1]["how"] == "MACs, 512x1024"
 
 
 def test_what_is_not_counted_changes_no_shape() -> None:
@@ -234,7 +241,9 @@ def test_what_is_not_counted_changes_no_shape() -> None:
         with torch.device("meta"):
             model = models.build(name, 7)
         for _, counter, aux in COUNTINGS:
-            assert _macs(name, 7, "v1", (64, 96), aux, counter) == cost.macs(model, (64, 96), aux=aux, counter=counter)
+            assert count_macs(name, 7, "v1", (64, 96), aux, counter) == cost.macs(
+                model, (64, 96), aux=aux, counter=counter
+            )
 
 
 def test_counts_are_those_of_the_reference_code() -> None:
@@ -273,7 +282,7 @@ def trained(place: Path, name: str, method: str | None, miou: float | None, **ca
 def test_runs_are_compared_with_their_row(tmp_path: Path) -> None:
     seeds = [trained(tmp_path, f"kt{i}", "kt", miou) for i, miou in enumerate((0.775, 0.777))]
     far = trained(tmp_path, "plain", None, 0.701)
-    result = verify("kt", trained=[*seeds, far])
+    result = verified("kt", trained=[*seeds, far])
     kt = one(result, printed="77.98")
     assert (kt["status"], kt["runs"], kt["failed"]) == ("measured", ["kt0", "kt1"], False)
     assert kt["recomputed"] == pytest.approx(77.6) and kt["difference"] == pytest.approx(-0.38)
@@ -285,34 +294,34 @@ def test_runs_are_compared_with_their_row(tmp_path: Path) -> None:
     # the second row of that label is another network's
     assert one(result, printed="76.17")["status"] == "reported" and result["unmatched"] == []
     mobile = trained(tmp_path, "mobile", "kt", 0.76, student={"name": "deeplabv3-mv2"})
-    assert one(verify("kt", trained=[mobile]), printed="76.17")["status"] == "measured"
-    assert one(verify("kt", trained=[far], within=5), printed="74.21")["status"] == "measured"
+    assert one(verified("kt", trained=[mobile]), printed="76.17")["status"] == "measured"
+    assert one(verified("kt", trained=[far], within=5), printed="74.21")["status"] == "measured"
 
 
 def test_a_method_is_known_among_its_companions(tmp_path: Path) -> None:
     lad = trained(tmp_path, "lad", "lad+kd", 0.7686, student={"name": "pspnet-r18"})
-    result = verify("angular", trained=[lad])
+    result = verified("angular", trained=[lad])
     assert {c["method"] for c in claims_of(result) if c["runs"]} == {"lad"}
     assert {c["split"] for c in claims_of(result) if c["runs"]} == {"val"}
     cwd = trained(tmp_path, "cwd", "kd+cwd+adv", 0.7591, student={"name": "pspnet-r18"})
-    assert {c["method"] for c in claims_of(verify("angular", trained=[cwd])) if c["runs"]} == {"cwd"}
+    assert {c["method"] for c in claims_of(verified("angular", trained=[cwd])) if c["runs"]} == {"cwd"}
     both = trained(tmp_path, "both", "lad+cad", 0.7)
-    assert verify("angular", trained=[both])["unmatched"] == [
+    assert verified("angular", trained=[both])["unmatched"] == [
         "both: nothing is claimed of deeplabv3-r18, lad+cad, cityscapes val (data: ade20k, cityscapes, voc)"
     ]
 
 
 def test_a_run_without_a_score_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty has no final mIoU"):
-        verify("kt", trained=[trained(tmp_path, "empty", "kt", None)])
+        verified("kt", trained=[trained(tmp_path, "empty", "kt", None)])
 
 
 # ---- the command ------------------------------------------------------------------------------------------------
 
 
-def test_lines_fit_a_terminal(everything: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    show(everything)
-    show(verify("kt", trained=[trained(tmp_path, "a", "kt", 0.78)]))
+def test_lines_fit_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_claims(verify())
+    show_claims(verify("kt", trained=[trained(tmp_path, "a", "kt", 0.78)]))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= WIDTH
     assert "    T: DeepLabV3-ResNet101   FLOPs      687.8G    687.81G  MACs undilated, 512x1024     reproduced\n" in out

@@ -21,7 +21,8 @@ from kdc.distill.evaluation.evaluate import evaluate, model_predictor
 from kdc.distill.losses import task_loss
 from kdc.distill.methods import Critic, Method
 from kdc.distill.probe.gradients import Rehearsal, rehearse
-from kdc.distill.probe.probe import _forecast, probe
+from kdc.distill.probe.probe import forecast, probe
+from kdc.distill.probe.records import PhaseState
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
 from kdc.distill.training.batches import Batches
@@ -97,7 +98,7 @@ def ready(settings: Config, root: Path) -> tuple[job.Parts, Fabric]:
     return job.prepare(settings, fabric, root, dry=True), fabric
 
 
-def gone_through(settings: Config, parts: job.Parts, fabric: Fabric, batches: int = 2):
+def rehearsal_of(settings: Config, parts: job.Parts, fabric: Fabric, batches: int = 2):
     assert parts.teacher
     stream = Batches(parts.data, settings, fabric).stream("main", 0, batches)
     return rehearse(settings, fabric, parts.student, parts.method, parts.teacher.model, stream, batches)
@@ -111,7 +112,7 @@ def near(value: float, expected: float, rel: float = 1e-5) -> bool:
 def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path) -> None:
     settings = config(method__name=method, model__dropout=0.0, train__channels_last=False)
     parts, fabric = ready(settings, root)
-    found = gone_through(settings, parts, fabric, batches=1)
+    found = rehearsal_of(settings, parts, fabric, batches=1)
     assert parts.teacher
     learner = Learner(copy.deepcopy(parts.student), copy.deepcopy(parts.method), settings.task).train()
     sample = next(Batches(parts.data, settings, fabric).stream("main", 0, 1))
@@ -124,7 +125,7 @@ def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path
         part = copy.deepcopy(learner)
         part.method.terms = terms
         part.method.losses = lambda *given: {t: learner.method.losses(*given)[t] for t in terms}  # type: ignore[method-assign]
-        part(batch, shown, valid, 1, 1.0)["total"].backward()
+        part(batch, shown, valid, 1, 1.0).total.backward()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in part.student.parameters()]
         return torch.cat([g.flatten() for g in grads]).double()
 
@@ -134,10 +135,10 @@ def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path
         reached = sum(p.numel() for p in parts.student.backbone.parameters())
         assert near(found.terms["lad.ad"][0].task_norm, float(task[:reached].norm()), 1e-4)
     values = learner(batch, shown, valid, 1, 1.0)
-    assert near(found.task[0], float(sum(values["task"].values())))
+    assert near(found.task[0], float(sum(values.task.values())))
     for name, (pull,) in found.terms.items():
         term = (gradient(name) - task) / parts.method.weight(name, 0)
-        assert near(pull.value, float(values["terms"][name])), name
+        assert near(pull.value, float(values.terms[name])), name
         assert near(pull.norm, float(term.norm()), 1e-3), name
         assert pull.cosine is not None and pull.task_norm <= float(task.norm()) * (1 + 1e-4)
         dot = float(term @ task)
@@ -146,7 +147,7 @@ def test_value_and_gradient_are_those_of_a_training_step(method: str, root: Path
 
 def test_terms_with_known_gradients(root: Path, known: None) -> None:
     settings = config(method__name="kd")
-    found = gone_through(settings, *ready(settings, root))
+    found = rehearsal_of(settings, *ready(settings, root))
     for task, norm, along, against, still in zip(
         found.task, found.task_norm, *(found.terms[f"kd.{term}"] for term in ("along", "against", "still"))
     ):
@@ -156,7 +157,7 @@ def test_terms_with_known_gradients(root: Path, known: None) -> None:
         assert against.cosine is not None and near(against.cosine, -1)
         assert (still.norm, still.cosine) == (0, None)
     assert len(found.task) == 2 and found.task[0] != found.task[1]
-    assert found.judged == {"kd.judged"}
+    assert found.with_critic == {"kd.judged"}
 
 
 @pytest.mark.parametrize("method", ["lad+kd", "kt", "kd"])
@@ -172,7 +173,7 @@ def test_nothing_is_changed(method: str, root: Path, monkeypatch: pytest.MonkeyP
     grads = [[p.requires_grad for p in module.parameters()] for module in modules]
     torch.manual_seed(123)
     drawn = torch.get_rng_state()
-    first = gone_through(settings, parts, fabric)
+    first = rehearsal_of(settings, parts, fabric)
     assert torch.equal(drawn, torch.get_rng_state())
     for module, state, mode, wanted in zip(modules, before, modes, grads):
         assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
@@ -180,17 +181,17 @@ def test_nothing_is_changed(method: str, root: Path, monkeypatch: pytest.MonkeyP
         assert [p.requires_grad for p in module.parameters()] == wanted
         assert all(p.grad is None for p in module.parameters())
     torch.manual_seed(7)  # dropout draws from the seed of the run, whatever was drawn before
-    second = gone_through(settings, parts, fabric)
+    second = rehearsal_of(settings, parts, fabric)
     assert (first.task, first.terms, first.magnitudes) == (second.task, second.terms, second.magnitudes)
 
 
 def test_the_scale_of_fp16_is_taken_out_again(root: Path) -> None:
     settings = config(method__name="kd", model__dropout=0.0)
     parts, fabric = ready(settings, root)
-    plain = gone_through(settings, parts, fabric)
+    plain = rehearsal_of(settings, parts, fabric)
     half = SimpleNamespace(strategy=SimpleNamespace(precision=SimpleNamespace(precision="16-mixed")))
     half.device, half.global_rank, half.world_size, half.autocast = fabric.device, 0, 1, contextlib.nullcontext
-    scaled = gone_through(settings, parts, cast(Fabric, half))
+    scaled = rehearsal_of(settings, parts, cast(Fabric, half))
     for a, b in zip(plain.terms["kd.kd"], scaled.terms["kd.kd"]):
         assert near(a.norm, b.norm, 1e-4) and near(a.task_norm, b.task_norm, 1e-4)
 
@@ -198,7 +199,7 @@ def test_the_scale_of_fp16_is_taken_out_again(root: Path) -> None:
 def test_magnitudes_and_shapes(root: Path) -> None:
     settings = config(method__name="lad", model__output_stride=16)
     parts, fabric = ready(settings, root)
-    found = gone_through(settings, parts, fabric, batches=1)
+    found = rehearsal_of(settings, parts, fabric, batches=1)
     assert found.shapes == {"bb": ([112, 2, 4], [160, 4, 8])}
     assert parts.teacher
     with torch.no_grad():
@@ -213,22 +214,22 @@ def test_the_whole_probe(root: Path, capsys: pytest.CaptureFixture[str]) -> None
     result = probe(config(train__batch=4, train__accumulate=2, train__iters=7200), images=3, batches=2, root=root)
     out = capsys.readouterr().out
     assert sorted(root.rglob("*")) == before
-    json.dumps(result, allow_nan=False)
-    assert result["batches"] == {"count": 2, "images": 2, "crop": [32, 64]}
-    assert [shape["tap"] for shape in result["shapes"]] == ["bb", "logits"]
-    assert not any(shape["resized"] for shape in result["shapes"])
-    forecast = result["forecast"]
-    assert set(forecast["seconds"]) == {"teacher", "student forward", "losses", "student backward", "reading"}
-    assert near(forecast["step"], 2 * sum(forecast["seconds"].values()))
-    assert near(forecast["hours"], 2 * forecast["step"])
-    assert forecast["peak_mib"] is None and forecast["memory_mib"]["total"] > 0
-    assert [t["term"] for t in result["terms"]] == ["lad.ad", "kd.kd"]
-    assert all(near(t["weighted"], t["weight"] * t["value"]) for t in result["terms"])
-    known = result["knowledge"]
-    assert known["images"] == 3 and 0 < known["chance"] < 0.2
+    assert json.loads(json.dumps(result.to_dict(), allow_nan=False))["batches"] == {
+        "count": 2, "images": 2, "crop": [32, 64]
+    }  # fmt: skip
+    assert [shape.tap for shape in result.shapes] == ["bb", "logits"]
+    assert not any(shape.resized for shape in result.shapes)
+    seconds, step = result.forecast.seconds, result.forecast.step
+    assert set(seconds) == {"teacher", "student forward", "losses", "student backward", "reading"}
+    assert near(step, 2 * sum(seconds.values())) and near(result.forecast.hours, 2 * step)
+    assert result.forecast.peak_mib is None and result.forecast.memory_mib.total > 0
+    assert [term.term for term in result.terms] == ["lad.ad", "kd.kd"]
+    assert all(near(term.weighted, term.weight * term.value) for term in result.terms)
+    known = result.knowledge
+    assert known and known.images == 3 and 0 < known.chance < 0.2
     for said in ("untrained, its weights are random", "112 -> 160", "lad.ad", "nothing was written", "a heuristic"):
         assert said in out, said
-    for name in known["not_taught"]:
+    for name in known.not_taught:
         assert name in out
 
 
@@ -238,63 +239,59 @@ def test_loader_processes_read_while_the_networks_work(root: Path, workers: int,
     parts, fabric = ready(settings, root)
     assert parts.teacher
     found = Rehearsal(seconds={"reading": [10.0], "teacher": [1.0, 1.0, 9.0], "losses": [3.0]}, peak_mib=100.0)
-    forecast = _forecast(settings, parts, parts.teacher, found, 1, fabric)
-    assert forecast["step"] == step and near(forecast["hours"], step / 2)
+    expected = forecast(settings, parts, parts.teacher, found, 1, fabric)
+    assert expected.step == step and near(expected.hours, step / 2)
     state = sum(p.numel() for p in parts.student.parameters()) * 4 / 2**20  # SGD's momentum
-    assert near(forecast["peak_mib"], 100 + state)
+    assert expected.peak_mib is not None and near(expected.peak_mib, 100 + state)
 
 
 def test_the_teacher_is_compared_with_the_student_class_by_class(root: Path, teacher: Run) -> None:
     same = config(model__student="pspnet-mv2_050", model__init=str(teacher.path))
-    known = probe(same, batches=1, root=root)["knowledge"]
-    assert known["not_taught"] == [row["name"] for row in known["classes"]]  # it knows all that its teacher knows
-    known = probe(config(), batches=1, root=root)["knowledge"]
+    known = probe(same, batches=1, root=root).knowledge
+    assert known and known.not_taught == [row.name for row in known.classes]  # it knows all that its teacher knows
+    known = probe(config(), batches=1, root=root).knowledge
     parts, _ = ready(config(), root)
-    assert parts.val and parts.teacher
+    assert known and parts.val and parts.teacher
     for role, model in (("teacher", parts.teacher.model), ("student", parts.student)):
         scores = evaluate(model_predictor(model), parts.val)
         expected = dict(zip(scores.classes, scores.iou))
-        assert {row["name"]: row[role] for row in known["classes"]} == {
-            row["name"]: expected[row["name"]] for row in known["classes"]
-        }
-        assert known[role] == scores.miou_present
-    worse = [row["name"] for row in known["classes"] if row["teacher"] <= row["student"]]
-    assert known["not_taught"] == worse
+        assert all(getattr(row, role) == expected[row.name] for row in known.classes)
+        assert getattr(known, role) == scores.miou_present
+    assert known.not_taught == [row.name for row in known.classes if row.teacher <= row.student]
 
 
 def test_the_suggestion_reaches_the_share_that_it_states(root: Path) -> None:
     result = probe(config(method__name="at+kd", **{"method__at__att": 1e9}), batches=2, root=root)
-    assert result["advice"][0]["term"] == "at.att" and result["settings"][0].startswith("method.at.att=")
+    assert result.advice[0].term == "at.att" and result.settings[0].startswith("method.at.att=")
     flags = {key.replace("__", "."): value for key, value in {**SMALL, "method__name": "at+kd"}.items()}
-    again = probe(resolve(flags, [result["settings"][0]]), batches=2, root=root)
-    (term,) = (t for t in again["terms"] if t["term"] == "at.att")
-    assert min(abs(term["share"] - aim) / aim for aim in (1.0, 0.5, 0.2)) < 0.06  # two digits are given
-    assert not any(setting.startswith("method.at.att") for setting in again["settings"])
+    again = probe(resolve(flags, [result.settings[0]]), batches=2, root=root)
+    (share,) = (term.share for term in again.terms if term.term == "at.att")
+    assert min(abs(share - aim) / aim for aim in (1.0, 0.5, 0.2)) < 0.06  # two digits are given
+    assert not any(setting.startswith("method.at.att") for setting in again.settings)
 
 
 def test_a_phase_is_named_and_its_result_is_used_where_it_is(root: Path, tmp_path: Path) -> None:
     settings = config(method__name="label-assisted", model__teacher="self", train__iters=2)
     result = probe(settings, batches=1, root=tmp_path)
-    (phase,) = result["phases"]
-    assert phase == {"name": "label-assisted.teacher", "iters": 2, "ready": False}
-    assert result["knowledge"]["skipped"] and result["settings"] == []
-    assert all(t["untrained"] for t in result["terms"])
+    assert result.phases == [PhaseState("label-assisted.teacher", iters=2, ready=False)]
+    assert result.to_dict()["knowledge"] == {"skipped": result.skipped} and result.skipped and result.settings == []
+    assert all(term.untrained for term in result.terms)
     job.run_job(settings, root=tmp_path)
     after = probe(settings, batches=1, root=tmp_path)
-    assert after["phases"][0]["ready"] and not any(t["untrained"] for t in after["terms"])
-    assert after["knowledge"]["skipped"] is None
-    assert after["terms"][0]["value"] != result["terms"][0]["value"]
+    assert after.phases[0].ready and not any(term.untrained for term in after.terms)
+    assert after.knowledge and after.skipped is None
+    assert after.terms[0].value != result.terms[0].value
 
 
 def test_critics_are_named_and_get_no_advice(root: Path, known: None, capsys: pytest.CaptureFixture[str]) -> None:
     result = probe(config(method__name="kd"), batches=1, root=root)
-    assert result["critics"] == ["kd.judge"] and "critic kd.judge" in capsys.readouterr().out
-    advice = {a["term"]: a for a in result["advice"]}
-    assert advice["kd.judged"]["suggested"] is None and "critic" in advice["kd.judged"]["why"]
-    assert advice["kd.still"]["suggested"] is None and "no gradient" in advice["kd.still"]["why"]
-    assert advice["kd.against"]["suggested"] == pytest.approx(0.2 / 3, rel=0.05)
-    assert result["advice"][0]["term"] == "kd.against" and result["settings"][0].startswith("method.kd.against=0.067")
-    assert advice["kd.along"]["suggested"] == 4.0  # twice the task's gradient is near enough to once
+    assert result.critics == ["kd.judge"] and "critic kd.judge" in capsys.readouterr().out
+    advice = {each.term: each for each in result.advice}
+    assert advice["kd.judged"].suggested is None and "critic" in advice["kd.judged"].why
+    assert advice["kd.still"].suggested is None and "no gradient" in advice["kd.still"].why
+    assert advice["kd.against"].suggested == pytest.approx(0.2 / 3, rel=0.05)
+    assert result.advice[0].term == "kd.against" and result.settings[0].startswith("method.kd.against=0.067")
+    assert advice["kd.along"].suggested == 4.0  # twice the task's gradient is near enough to once
 
 
 def test_bad_numbers_name_the_term(root: Path, known: None) -> None:

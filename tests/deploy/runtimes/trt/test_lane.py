@@ -91,15 +91,15 @@ class FakeEngine:
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape[0], K, H, W
 
-    def bind(self, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
+    def bind(self, shape: tuple[int, ...], device_in: int, device_out: int) -> None:
         self.buffers.log.append("bind")
-        self.bound = shape, there_in, there_out
+        self.bound = shape, device_in, device_out
 
-    def alone(self, shape: tuple[int, ...], there_in: int, there_out: int) -> Callable[[int], None]:
+    def alone(self, shape: tuple[int, ...], device_in: int, device_out: int) -> Callable[[int], None]:
         def queue(stream: int) -> None:
-            self.captured = shape, there_in, there_out
+            self.captured = shape, device_in, device_out
             self.buffers.log.append("enqueue")
-            self.compute(shape, there_in, there_out)
+            self.compute(shape, device_in, device_out)
 
         return queue
 
@@ -107,11 +107,11 @@ class FakeEngine:
         self.buffers.log.append("enqueue")
         self.compute(*self.bound)
 
-    def compute(self, shape: tuple[int, ...], there_in: int, there_out: int) -> None:
+    def compute(self, shape: tuple[int, ...], device_in: int, device_out: int) -> None:
         memory = self.buffers.memory
-        x = memory[there_in].view(np.float32).reshape(shape)
+        x = memory[device_in].view(np.float32).reshape(shape)
         out = x[:, :1] + np.arange(K, dtype=np.float32).reshape(1, K, 1, 1)
-        memory[there_out][:] = out.reshape(-1).view(np.uint8)
+        memory[device_out][:] = out.reshape(-1).view(np.uint8)
 
     def close(self) -> None: ...
 
@@ -123,8 +123,8 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     def open_it(**options: Any) -> tuple[TrtRuntime, Notes]:
         buffers = Notes()
         buffers.engine = FakeEngine(buffers)
-        monkeypatch.setattr(trt_runtime, "read_manifest", lambda path, trust: {})
-        monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda manifest: (None, "tensorrt"))
+        monkeypatch.setattr(trt_runtime, "read_manifest", lambda path, trust: None)
+        monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda card: (None, "tensorrt"))
         monkeypatch.setattr(trt_runtime, "Engine", lambda *_: buffers.engine)
         ticks = itertools.count(0, 1_000_000)
         clock = SimpleNamespace(perf_counter_ns=lambda: buffers.log.append("clock") or next(ticks))
@@ -144,7 +144,7 @@ def test_only_the_network_is_inside_the_clock(opened, cuda_graph):
     runtime, buffers = opened(cuda_graph=cuda_graph)
     steps = [runtime.staged(x) for x in inputs()]
     start = "launch" if cuda_graph else "enqueue"
-    out = runtime._lane((2, 3, H, W)).there_out
+    out = runtime._lane((2, 3, H, W)).device_out
     for i, step in [*enumerate(steps, 1)] * 2:
         buffers.log.clear()
         assert step() == 1.0

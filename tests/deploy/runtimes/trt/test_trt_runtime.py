@@ -17,7 +17,7 @@ from kdc.deploy.gpu.kernels import SIGNATURES, compile_kernels, levels
 from kdc.deploy.gpu.open import KINDS, open_buffers
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.trt import trt_runtime
-from kdc.deploy.runtimes.trt.manifest import check_fits, read_manifest, this_platform
+from kdc.deploy.runtimes.trt.manifest import EngineCard, check_fits, read_manifest, this_platform
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
 from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.files import sha256
@@ -45,8 +45,8 @@ def test_nothing_unproven_is_opened(
     engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside = engine.with_name("model.engine.json")
-    assert read_manifest(engine)["version"] == "10.16.1.11"
-    monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda manifest: pytest.fail("it went on"))
+    assert getattr(read_manifest(engine), "version", None) == "10.16.1.11"
+    monkeypatch.setattr(trt_runtime, "load_tensorrt", lambda card: pytest.fail("it went on"))
     good = beside.read_text()
     engine.write_bytes(b"plan, tampered with")
     for text in (good, "{", "[]", json.dumps({"kind": "onnx"}), None):
@@ -54,7 +54,7 @@ def test_nothing_unproven_is_opened(
         with pytest.raises(ExportError, match=r"--trust.*kdc export trt model\.onnx") as caught:
             open_runtime(engine, device="cuda")
         assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
-    assert read_manifest(engine, trust=True) == {}
+    assert read_manifest(engine, trust=True) is None
     assert "nothing vouches for" in " ".join(capsys.readouterr().out.split())
     beside.write_text(json.dumps({"kind": "engine", "sha256": sha256(engine)}))
     with pytest.raises(ExportError, match=r"does not say .*\(flavour, version, onnx, inputs, outputs\)"):
@@ -97,16 +97,16 @@ def test_what_does_not_fit_is_refused_with_the_command_that_rebuilds(
 ) -> None:
     facts = manifest(engine, **values)
     if fault is None:
-        check_fits(facts, engine, version, here)
+        check_fits(EngineCard.from_dict(facts), engine, version, here)
         return
     with pytest.raises(ExportError, match=fault) as caught:
-        check_fits(facts, engine, version, here)
+        check_fits(EngineCard.from_dict(facts), engine, version, here)
     command = f"kdc export trt {engine.with_name('model.onnx')} --flavour {facts['flavour']} --batches 1,2,4"
     assert command in str(caught.value) and caught.value.exit_code == 5
 
 
 def test_another_gpu_of_the_same_kind_is_said(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    check_fits(manifest(engine), engine, "10.16.1.11", Gpu("NVIDIA RTX A6000", (8, 6), "13.2"))
+    check_fits(EngineCard.from_dict(manifest(engine)), engine, "10.16.1.11", Gpu("NVIDIA RTX A6000", (8, 6), "13.2"))
     said = " ".join(capsys.readouterr().out.split())
     assert "was tuned on NVIDIA A10" in said and "runs on NVIDIA RTX A6000" in said
 
@@ -217,7 +217,7 @@ def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision:
     source = tmp_path / "m.fp16.onnx" if precision == "fp16" else full
     if precision == "fp16":
         cast_half(full, source)
-    made = build_engine(source, tmp_path / "m.engine", BuildFlags(batches=(1, 2, 4), tf32=False))
+    made = build_engine(source, tmp_path / "m.engine", BuildFlags(batches=(1, 2, 4), tf32=False)).to_dict()
     assert made["proof"]["by_time"] and made["proof"]["reasons"] == []
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 128, 3), np.uint8)
     with open_runtime(full) as reference:

@@ -1,0 +1,140 @@
+"""The orders of a measurement to the process that holds a network, and its answers."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ...distill.run.records import Record
+
+if TYPE_CHECKING:
+    from ..runtimes.options import RuntimeOptions
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is opened for.
+
+    Attributes:
+        mode: "net" (the network alone), "e2e" (compressed image in memory to mask) or "memory" (nothing is run yet).
+        threads: CPU threads of each stream.
+        seed: of the input images.
+        streams: how many instances of the network work at a time.
+        codec: of the images in mode "e2e".
+    """
+
+    mode: str
+    threads: int
+    seed: int
+    streams: int = 1
+    codec: str = "jpg"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The order to open a network; ``name`` is that of its row."""
+
+    name: str
+    source: str
+    size: tuple[int, int]
+    batch: int
+    head: str
+    options: "RuntimeOptions"
+    task: Task
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Opening":
+        """Read the values of ``dataclasses.asdict``, in JSON or not."""
+        from ..runtimes.options import RuntimeOptions
+
+        height, width = values.pop("size")
+        options, task = RuntimeOptions(**values.pop("options")), Task(**values.pop("task"))
+        return cls(**values, size=(height, width), options=options, task=task)
+
+
+@dataclass(frozen=True)
+class Input(Record):
+    """The input of a network."""
+
+    shape: list[int]
+    dtype: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class Opened(Record):
+    """What really runs; ``buffers`` and ``cuda_graph`` are those of an engine."""
+
+    OPTIONAL: ClassVar = ("buffers", "cuda_graph")
+
+    name: str
+    runtime: str
+    version: str | None
+    provider: str
+    nodes_on_cpu: int
+    precision: str
+    tf32: bool | None
+    head: str
+    input: Input
+    file: str
+    threads: int
+    pid: int
+    buffers: str | None = None
+    cuda_graph: bool | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Opened":
+        """Read what ``to_dict`` wrote."""
+        input_ = Input(**values.pop("input"))
+        return cls(**values, input=input_)
+
+    @property
+    def ran_on(self) -> str:
+        """Runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA", "OpenVINO CPU"."""
+        if self.runtime == "onnxruntime":
+            return f"ort {self.provider.removesuffix('ExecutionProvider')}"
+        return self.provider
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(Opened):
+    """What every row of a record says of its network: what really ran, and the file with its hash and size."""
+
+    sha256: str
+    size_mb: float
+
+
+@dataclass(frozen=True)
+class Warmup(Record):
+    """How a network warmed up: its first run, and the median ``ms`` of the last five."""
+
+    first_ms: float
+    runs: int
+    seconds: float
+    stable: bool
+    ms: float
+
+
+@dataclass(frozen=True)
+class Turn(Record):
+    """Milliseconds of the runs of a turn, and of their parts where these are known; ``queries`` counts all runs."""
+
+    ms: list[float]
+    parts: dict[str, list[float]]
+    queries: int
+
+
+@dataclass(frozen=True)
+class Flow(Record):
+    """How many images all streams did, in what time; ``queries`` counts those that were too early to count, too."""
+
+    images: int
+    seconds: float
+    queries: int
+
+
+@dataclass(frozen=True)
+class MemoryUse(Record):
+    """What the process holds and held at most, and torch's allocator at most on the GPU (None: not used), in MiB."""
+
+    held: float
+    peak: float
+    cuda_peak: float | None

@@ -1,0 +1,138 @@
+"""What the report's page shows: ``report.html.jinja`` sees the fields of ``Page`` by their names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
+from .charts import Chart
+from .deployment import Deployment
+from .records import Latency, Tradeoff
+from .strips import Strip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score of every role, and its change from "before" to "after"."""
+
+    name: str
+    scores: dict[str, float | None]
+
+    @classmethod
+    def of(cls, name: str, roles: dict[str, FinalScores], score: Callable[[FinalScores], float | None]) -> "Row":
+        """Take one score of each role."""
+        return cls(name, {role: score(scores) for role, scores in roles.items()})
+
+    @property
+    def change(self) -> float | None:
+        """What "after" has more than "before"; None where one of them is missing."""
+        before, after = self.scores.get("before"), self.scores["after"]
+        return None if before is None or after is None else after - before
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """The IoU of one class, its share of the labelled pixels, and its colour."""
+
+    iou: Row
+    share: float | None
+    colour: str
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What distillation brought over the baseline, and its share of the way to the teacher."""
+
+    points: float | None = None
+    closed: float | None = None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation while training."""
+
+    step: int
+    miou: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, with and without the auxiliary head, and multiply-adds of a network."""
+
+    role: str
+    name: str
+    params: int
+    deployed: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class History:
+    """The commands that made a run."""
+
+    run: str
+    command: str
+    created: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the page shows; None is "not measured"."""
+
+    title: str
+    card: RunCard
+    data: DataCard
+    builtin: bool
+    teacher: TeacherCard
+    distilled: bool
+    tuned: bool
+    settings: list[tuple[str, Any]]
+    #: what the page calls each role, in the order of every table, chart and strip
+    names: dict[str, str]
+    scores: dict[str, FinalScores]
+    metrics: list[Row]
+    classes: list[ClassRow]
+    #: whether the baseline has the same student and settings
+    equal: bool
+    baseline: str | None
+    best: Best | None
+    charts: list[Chart]
+    strips: list[Strip]
+    #: folder of each further run, by what the page calls it
+    further: dict[str, str]
+    tap: str | None
+    maps: list[Strip]
+    heat: Markup
+    why_no_strips: str
+    error_colours: dict[str, str]
+    gates: list[Any]
+    benches: list[Latency]
+    tradeoff: Tradeoff | None
+    costs: list[Cost]
+    deployment: Deployment
+    #: median images per second, and peak memory in MiB, of the training
+    rate: float | None
+    memory: float | None
+    #: lines of the device passport
+    device: list[tuple[str, str]]
+    notes: list[str]
+    commands: list[History]
+
+    @property
+    def measured(self) -> bool:
+        """Whether the run was validated at all."""
+        return self.scores["after"].miou is not None
+
+    @property
+    def gain(self) -> Gain:
+        """See ``Gain``."""
+        teacher, before, after = (
+            self.scores[role].miou if role in self.scores else None for role in ("teacher", "before", "after")
+        )
+        if after is None or before is None:
+            return Gain()
+        return Gain(
+            after - before, (after - before) / (teacher - before) if teacher is not None and teacher > before else None
+        )

@@ -1,0 +1,130 @@
+"""The manifest of a TensorRT engine."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..deploy.artefacts.beside import Origin, manifest_of
+from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.gpu.device import Gpu
+from ..deploy.machine.passport import gpus
+from ..deploy.runtimes.file_info import FileInfo, Port
+from ..deploy.runtimes.trt.inspector import Proof
+from ..deploy.runtimes.trt.manifest import this_platform
+from ..distill.run.files import sha256, versions
+from .settings import BuildFlags
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineManifest(Manifest):
+    """The manifest of an engine.
+
+    Attributes:
+        target: what it runs on, in words.
+        targets: compute capabilities that it was built for.
+        notes: what the builder said.
+        warnings: how many it gave.
+        network: what kdc wrote into the ONNX file.
+        calibration: how that file was made, where it is a low-precision one.
+        flags: of the command line, to build it again.
+        proof: see ``Proof``; None where it did not run here.
+        golden: see ``GoldenResult``; None where it did not run here, or no golden image came along.
+    """
+
+    spread = ("network", "calibration")
+
+    kind: str = "engine"
+    bytes: int
+    target: str
+    targets: list[str]
+    flavour: str
+    version: str
+    build_seconds: float
+    tf32: bool
+    opt_level: int
+    workspace_mib: int
+    layers: int
+    inputs: list[Port]
+    outputs: list[Port]
+    profile: dict[str, list[int]] | None
+    notes: list[str]
+    warnings: int
+    network: dict[str, Any]
+    calibration: dict[str, Any]
+    precision: str
+    source: Origin | None
+    onnx: Origin
+    flags: list[str]
+    version_compatible: bool
+    hardware: str | None
+    refit: bool
+    stripped: bool
+    gpu: str | None
+    platform: str
+    compute_capability: str | None
+    cuda: str | None
+    driver: str | None
+    host: str
+    versions: dict[str, str]
+    proof: Proof | None = None
+    golden: dict[str, Any] | None = None
+    ran: Record | None = None
+    gate: Record | None = None
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it ran."""
+        return self.proof is not None
+
+
+def describe(
+    onnx_path: Path,
+    path: Path,
+    built: dict[str, Any],
+    flags: BuildFlags,
+    info: FileInfo,
+    device: Gpu | None,
+    target: str,
+) -> EngineManifest:
+    """Describe a new engine.
+
+    Args:
+        onnx_path: what it was built from.
+        path: the engine.
+        built: what the builder reported.
+        flags: how it was built.
+        info: of the ONNX file.
+        device: the GPU of this machine.
+        target: what it runs on, in words.
+    """
+    made_from = manifest_of(onnx_path)
+    calibration = ("calibration", "sensitivity", "left_high", "qat")
+    built = built | {key: [Port(**each) for each in built[key]] for key in ("inputs", "outputs")}
+    built["notes"] += built.pop("said")
+
+    return EngineManifest(
+        file=path.name,
+        sha256=sha256(path),
+        bytes=path.stat().st_size,
+        target=target,
+        targets=[each.lower() for each in flags.targets],
+        **built,
+        network={key.removeprefix("kdc."): value for key, value in info.metadata.items()},
+        calibration={key: made_from.values[key] for key in calibration if key in made_from.values},
+        precision=info.precision,
+        source=made_from.source,
+        onnx=Origin(file=onnx_path.name, sha256=sha256(onnx_path)),
+        flags=flags.words(),
+        version_compatible=flags.version_compatible,
+        hardware=flags.hardware,
+        refit=flags.refit or flags.strip_weights,
+        stripped=flags.strip_weights,
+        gpu=device and str(device),
+        platform=this_platform(),
+        compute_capability=device and "{}.{}".format(*device.capability),
+        cuda=device and device.cuda,
+        driver=next((each.driver for each in gpus()), None) if device else None,
+        host=f"{platform.node()}, {platform.platform()}",
+        versions=versions(),
+    )
