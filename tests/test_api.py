@@ -85,4 +85,6 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert len(blocks) >= 5
     exec("\n".join(blocks), {})
     assert "did you mean" in capsys.readouterr().out
-    assert (tmp_path / "student" / "export" / "model.onnx").is_file() and (tmp_path / "student" / "report.html").is_file()
+    assert (tmp_path / "student" / "export" / "model.onnx").is_file() and (
+        tmp_path / "student" / "report.html"
+    ).is_file()

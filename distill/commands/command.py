@@ -17,8 +17,11 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
 
     Args:
         function: prints for people through ``console``, and returns a record with ``to_dict()``. A record with an
-            ``exit_code`` other than 0 is an answer and a failure; so is a KdcError that carries a ``record``.
+            ``exit_code`` other than 0 is an answer and a failure; so is a KdcError that carries a ``record``. One that
+            returns nothing stays as it is.
     """
+    if inspect.signature(function).return_annotation is None:
+        return function
 
     @functools.wraps(function)
     def run(*, json: bool = False, **flags: Any) -> None:
