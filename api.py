@@ -2,7 +2,7 @@
 
 Names, defaults and order of the arguments are those of the flags, and the same code runs. What a command prints with
 ``--json`` is the record that its function returns: fields to read, and ``to_dict()``. Errors are those of
-``distill/errors.py``. Nothing is printed unless ``kdc.api.progress`` is set to True. Importing this file imports no torch.
+``distill/errors.py``. Nothing is printed unless ``kdc.api.progress`` is True. Importing this file imports no torch.
 """
 
 import functools
@@ -13,7 +13,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    pass
+    from .deploy.bench.commands import accuracy as bench_accuracy
+    from .deploy.bench.commands import flops as bench_flops
+    from .deploy.bench.commands import latency as bench_latency
+    from .deploy.bench.commands import memory as bench_memory
+    from .deploy.bench.commands import params as bench_params
+    from .deploy.bench.commands import throughput as bench_throughput
+    from .deploy.bench.commands import tradeoff as bench_tradeoff
+    from .deploy.commands import doctor, evaluate, report
+    from .deploy.parity.command import parity
+    from .deploy.predict.command import predict
+    from .deploy.runtimes.open import open_runtime
+    from .distill.commands.compare import compare
+    from .distill.commands.data import data_check, data_info, data_ls
+    from .distill.commands.methods import methods_info, methods_ls
+    from .distill.commands.models import models_info, models_ls
+    from .distill.commands.probe import probe
+    from .distill.commands.runs import runs_info, runs_ls, runs_rm
+    from .distill.commands.training import distill, train
+    from .distill.commands.verify import verify
+    from .distill.run.folder import find_run as open_run
+    from .export.commands import calibrate, demo, export_onnx, export_trt
+    from .export.targets_command import export_aoti, export_bundle, export_openvino, export_triton
 
 #: name here -> the file that the function of the command stands in, and its name there
 _FUNCTIONS = {
@@ -24,7 +45,7 @@ _FUNCTIONS = {
     "bench_params": ".deploy.bench.commands:params",
     "bench_throughput": ".deploy.bench.commands:throughput",
     "bench_tradeoff": ".deploy.bench.commands:tradeoff",
-    "calibrate": ".calib.commands:calib",
+    "calibrate": ".export.commands:calibrate",
     "compare": ".distill.commands.compare:compare",
     "data_check": ".distill.commands.data:data_check",
     "data_info": ".distill.commands.data:data_info",
@@ -81,16 +102,20 @@ def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     from .distill import console
 
     signature = inspect.signature(function)
+    parameters = [each.replace(kind=each.POSITIONAL_OR_KEYWORD) for each in signature.parameters.values()]
+    signature = signature.replace(parameters=parameters)
     kinds = {key: str(parameter.annotation) for key, parameter in signature.parameters.items()}
 
     @functools.wraps(function)
     def call(*arguments: Any, **flags: Any) -> Any:
-        bound = signature.bind(*arguments, **flags)
-        bound.arguments |= {key: _as_typed(value, kinds[key]) for key, value in bound.arguments.items()}
+        values = {
+            key: _as_typed(value, kinds[key]) for key, value in signature.bind(*arguments, **flags).arguments.items()
+        }
         with console.silence(not progress):
-            return function(*bound.args, **bound.kwargs)
+            return function(**values)
 
     call.__name__ = call.__qualname__ = name
+    vars(call)["__signature__"] = signature
     return call
 
 

@@ -166,7 +166,8 @@ def takes_training_flags(
             return command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
 
         # what typer reads the flags from
-        vars(with_flags)["__signature__"] = inspect.Signature(parameters)
+        returned = inspect.signature(command).return_annotation
+        vars(with_flags)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
         with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_flags
 
