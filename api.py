@@ -76,7 +76,6 @@ _FUNCTIONS = {
     "open_run": ".distill.run.folder:find_run",
     "open_runtime": ".deploy.runtimes.open:open_runtime",
 }
-__all__ = [*_FUNCTIONS]
 
 #: print what the commands print: lines, tables and bars
 progress = False
@@ -94,7 +93,7 @@ def __getattr__(name: str) -> Callable[..., Any]:
 
 def __dir__() -> list[str]:
     """List the functions, for completion in a notebook."""
-    return [*__all__, "progress"]
+    return [*_FUNCTIONS, "progress"]
 
 
 def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ class KdcError(Exception):
 
     exit_code: int = 1
 
-    def __init__(self, message: str = "", record: Any = None) -> None:
+    def __init__(self, message: object = "", record: Any = None) -> None:
         super().__init__(message)
         self.record = record
 

@@ -41,6 +41,6 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     signature = inspect.signature(function)
     flag = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature.parameters.values()]
-    run.__signature__ = signature.replace(parameters=[*parameters, flag], return_annotation=None)
+    vars(run)["__signature__"] = signature.replace(parameters=[*parameters, flag], return_annotation=None)
     run.__annotations__ = {each.name: each.annotation for each in (*parameters, flag)}
     return run
