@@ -1,7 +1,7 @@
 """``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,10 @@ from .flags import (
     Head,
     Images,
     Input,
+    OnnxFlags,
     SizeFlag,
     Source,
     Which,
-    export_settings,
     refuse_idle,
 )
 from .settings import ExportSettings
@@ -94,7 +94,8 @@ def export_openvino(
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
+    flags = OnnxFlags(size, head, input, dynamic_batch, which=which)
+    settings = replace(flags, images=images, agreement=agreement).settings()
     if precision not in _PRECISIONS:
         raise UsageError(
             f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
@@ -103,8 +104,7 @@ def export_openvino(
 
     place = _file_or_run(source)
     if isinstance(place, Path):
-        form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "which": which}
-        refuse_idle(form, f"{source} has the form that it was exported in")
+        refuse_idle(vars(flags), f"{source} has the form that it was exported in")
     manifests = export(place, precisions=_PRECISIONS[precision], settings=settings)
     return ExportedFiles(manifests)
 
@@ -125,7 +125,7 @@ def export_aoti(
 
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
+    settings = OnnxFlags(size, head, input, dynamic_batch, images=images, agreement=agreement, which=which).settings()
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti as export
 
