@@ -40,22 +40,6 @@ def options(
     """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
 
 
-@app.command()
-def demo(
-    seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
-) -> None:
-    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
-    from .distill import console
-
-    console.json_mode = json
-    from .export.demo import run_demo
-
-    result = run_demo(seed)
-    if json:
-        console.emit(result.to_dict())
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code; the entry point of the ``kdc`` script."""
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import Origin, artefact_bytes
+from ..deploy.artefacts.beside import Origin, artefact_bytes, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record, weights_of
+from ..deploy.artefacts.manifest import Manifest, Record
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -79,7 +79,7 @@ class LowPrecisionManifest(Manifest):
             bytes=artefact_bytes(path),
             versions=versions(),
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            contract=replace(info, metadata=None),
+            contract=info,
             facts=facts,
             left_high=left_high,
         )

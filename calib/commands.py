@@ -1,11 +1,17 @@
 """``kdc calib``."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..distill.commands.command import command
+from ..distill.run.records import Record
+
 if TYPE_CHECKING:
+    from .calibrate import CalibrationPlan, LowPrecisionManifest
     from .qat import Exporter
 
 Source = Annotated[
@@ -81,13 +87,26 @@ Caster = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of the choice of images")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; calibrate and write nothing")]
-Json = Annotated[bool, typer.Option("--json", help="Print the manifest as one JSON object")]
+
+
+@dataclass(frozen=True)
+class CalibratedFile(Record):
+    """A file that passed its gate, and its manifest."""
+
+    MERGED = ("manifest",)
+
+    path: Path
+    manifest: "LowPrecisionManifest"
 
 
 def register(app: typer.Typer, export_like: "Exporter") -> None:
     """Add ``kdc calib``; the room above exports the network that ``--qat`` has trained."""
+    app.command("calib")(command(calib_with(export_like)))
 
-    @app.command()
+
+def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | CalibrationPlan]":
+    """Return the function of ``kdc calib`` for an exporter."""
+
     def calib(
         run: Source = None,
         to: To = "int8",
@@ -108,8 +127,7 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
         caster: Caster = "kdc",
         seed: Seed = 0,
         dry_run: Dry = False,
-        as_json: Json = False,
-    ) -> None:
+    ) -> "CalibratedFile | CalibrationPlan":
         """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
         from ..distill import console
         from ..distill.errors import UsageError, WeightsError
@@ -117,7 +135,6 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
         from .calibrate import Settings, calibrate_run, plan_run
         from .qat import Tuning, plan_qat, tune_and_calibrate
 
-        console.json_mode = as_json
         source = Path(run) if run and run.endswith(".onnx") else None
         if source and not source.is_file():
             raise WeightsError(f"{source} does not exist; name a run, or a float32 ONNX file in a run's export folder")
@@ -148,11 +165,10 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
             plan = plan_qat(folder, tuning, settings) if tuning else plan_run(folder, settings)
             for name, value in plan.to_dict().items():
                 console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
-            if as_json:
-                console.emit(plan.to_dict())
-            return
+            return plan
 
         file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)
         console.say(f"{file.path} ({file.manifest.bytes / 1e6:.1f} MB)")
-        if as_json:
-            console.emit({"path": str(file.path), **file.manifest.to_dict()})
+        return CalibratedFile(file.path, file.manifest)
+
+    return calib

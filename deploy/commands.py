@@ -1,30 +1,36 @@
 """The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``parity``, ``doctor``."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..distill import console
+from ..distill.commands.command import command
+from ..distill.run.records import Record
 from .bench.commands import register_bench
-from .flags import Blend, Json, Overlap, Tile, described, read_size, takes_runtime_options
+from .flags import Blend, Overlap, Tile, described, read_size, takes_runtime_options
 from .parity.command import parity
 from .predict.command import predict
 
 if TYPE_CHECKING:
+    from .bench.accuracy import Evaluation
+    from .doctor.doctor import Examination
     from .runtimes.options import RuntimeOptions
 
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands to the command line."""
     register_bench(app)
-    app.command("eval")(evaluate)
-    app.command("predict")(predict)
-    app.command("report")(report)
-    app.command("parity")(parity)
-    app.command("doctor")(doctor)
+    app.command("eval")(command(evaluate))
+    app.command("predict")(command(predict))
+    app.command("report")(command(report))
+    app.command("parity")(command(parity))
+    app.command("doctor")(command(doctor))
 
 
-@takes_runtime_options(last="json")
+@takes_runtime_options(split=True)
 def evaluate(
     source: Annotated[
         str | None,
@@ -43,13 +49,11 @@ def evaluate(
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
-    json: Json = False,
-) -> None:
+) -> "Evaluation":
     """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
-    console.json_mode = json
     result = evaluate_source(
         source,
         data=data,
@@ -61,8 +65,14 @@ def evaluate(
         **described(data, classes, ignore_index),
     )
     show_evaluation(result)
-    if json:
-        console.emit(result.to_dict())
+    return result
+
+
+@dataclass(frozen=True)
+class ReportPage(Record):
+    """A report that was written."""
+
+    path: Path
 
 
 def report(
@@ -83,13 +93,11 @@ def report(
         list[str] | None,
         typer.Option("--with", metavar="RUN", help="Picture this run's network, too; may be given several times."),
     ] = None,
-    json: Json = False,
-) -> None:
+) -> ReportPage:
     """Write one HTML file with everything that is known about a run."""
     from ..distill.run.folder import find_run
     from .report.report import write_report
 
-    console.json_mode = json
     path = write_report(
         find_run(run),
         baseline=find_run(baseline) if baseline else None,
@@ -97,16 +105,13 @@ def report(
         others=[find_run(other) for other in others or ()],
     )
     console.say(f"report: {path}")
-    if json:
-        console.emit({"path": str(path)})
+    return ReportPage(path)
 
 
-def doctor(json: Json = False) -> None:
+def doctor() -> "Examination":
     """Say what this machine has, what it lacks, and the command that cures it."""
     from .doctor.doctor import examine, show_examination
 
-    console.json_mode = json
     result = examine()
     show_examination(result)
-    if json:
-        console.emit(result.to_dict())
+    return result

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +11,8 @@ from ..distill.errors import UsageError
 
 if TYPE_CHECKING:
     from .runtimes.options import RuntimeOptions
+
+R = TypeVar("R")
 
 SizeFlag = Annotated[str | None, typer.Option("--size", metavar="HxW", help="Input size.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -37,7 +39,6 @@ TorchModes = Annotated[
 ]
 Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
 Split = Annotated[str, typer.Option(help="Split of the data.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Tile = Annotated[
     str,
     typer.Option(
@@ -71,36 +72,34 @@ def runtime_options(
     return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode)
 
 
-def takes_runtime_options(
-    torch: bool = False, last: str | None = None
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command the flags of ``runtime_options`` where its parameter ``options`` is, which gets their value.
 
     Args:
         torch: with ``--torch``.
-        last: the flags after ``--provider`` come before this parameter of the command instead.
+        split: the flags after ``--provider`` come last.
     """
     flags = [flag.replace(kind=flag.KEYWORD_ONLY) for flag in inspect.signature(runtime_options).parameters.values()]
     if not torch:
         flags.pop()
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
-            if parameter.name == last:
-                parameters += flags[2:]
             if parameter.name == "options":
-                parameters += flags[:2] if last else flags
+                parameters += flags[:2] if split else flags
             else:
                 parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+        parameters += flags[2:] if split else []
 
         @functools.wraps(command)
-        def with_options(**values: Any) -> None:
+        def with_options(**values: Any) -> R:
             options = runtime_options(**{flag.name: values.pop(flag.name, flag.default) for flag in flags})
-            command(**values, options=options)
+            return command(**values, options=options)
 
         # what typer reads the flags from
-        vars(with_options)["__signature__"] = inspect.Signature(parameters)
+        returned = inspect.signature(command).return_annotation
+        vars(with_options)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
         with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_options
 

@@ -14,6 +14,23 @@ T = TypeVar("T")
 json_mode = False
 #: True on every process but the first of a distributed run: only rank 0 speaks.
 muted = os.environ.get("LOCAL_RANK", "0") != "0"
+#: True while the Python door is used, which prints nothing
+_silent = False
+
+
+@contextlib.contextmanager
+def silence(on: bool = True) -> Iterator[None]:
+    """Print nothing for a while; notes and warnings are still kept for the report."""
+    global _silent
+    before, _silent = _silent, on
+    try:
+        yield
+    finally:
+        _silent = before
+
+
+def _mute() -> bool:
+    return muted or _silent
 
 
 def _console() -> Any:
@@ -36,7 +53,7 @@ notes: list[str] = []
 
 def say(text: str = "") -> None:
     """Print one line for people."""
-    if not muted:
+    if not _mute():
         _console().print(text, markup=False)
 
 
@@ -49,7 +66,7 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Print one line that must not be missed; the report repeats it."""
     notes.append(text)
-    if not muted:
+    if not _mute():
         _console().print(f"! {text}", style="bold yellow", markup=False)
 
 
@@ -60,7 +77,7 @@ def plural(count: int, noun: str) -> str:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; the first column is left-aligned, the others right-aligned unless they have no heading."""
-    if muted:
+    if _mute():
         return
     from rich import box
     from rich.console import Console
@@ -82,7 +99,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
     """Yield ``items`` while a bar runs on a terminal; elsewhere, or within another bar, just yield them."""
     console = _console()
-    if muted or _bars or not console.is_terminal:
+    if _mute() or _bars or not console.is_terminal:
         yield from items
         return
     from rich.progress import track
@@ -94,7 +111,7 @@ def progress(items: Iterable[T], total: int | None = None, label: str = "") -> I
 def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
     """Give ``update(done, text)`` for long work: a bar on a terminal, about ten lines elsewhere."""
     console = _console()
-    if muted or not console.is_terminal:
+    if _mute() or not console.is_terminal:
         every = max(total // 10, 1)
         tenth = done // every
 
@@ -126,6 +143,6 @@ def to_json(value: Any) -> str:
 
 def emit(result: Any) -> None:
     """Print ``result`` as one line of JSON, the last line of stdout."""
-    if not muted:
+    if not _mute():
         sys.stdout.write(to_json(result) + "\n")
         sys.stdout.flush()

@@ -4,12 +4,21 @@ import difflib
 import importlib
 from collections.abc import Iterable
 from types import ModuleType
+from typing import Any
 
 
 class KdcError(Exception):
-    """An error that the user can fix; the message names the value, what is accepted and the cure."""
+    """An error that the user can mend; the message says what came, what is accepted and the cure.
+
+    Attributes:
+        record: the result that a command ends with all the same, such as a table with failed runs in it.
+    """
 
     exit_code: int = 1
+
+    def __init__(self, message: object = "", record: Any = None) -> None:
+        super().__init__(message)
+        self.record = record
 
 
 class UsageError(KdcError):

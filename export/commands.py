@@ -1,13 +1,17 @@
 """The commands of this room: ``kdc export onnx`` and ``kdc export trt``."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..calib.commands import calib_with
 from ..distill import console
+from ..distill.commands.command import command
 from ..distill.errors import ExportError, UsageError
+from ..distill.run.records import Record
 from .flags import (
     FORM,
     Agreement,
@@ -20,7 +24,6 @@ from .flags import (
     Head,
     Images,
     Input,
-    Json,
     KeepFloat,
     NoTf32,
     Opset,
@@ -46,9 +49,12 @@ from .settings import BuildFlags, ExportSettings
 
 if TYPE_CHECKING:
     from ..calib.calibrate import LowPrecisionManifest
+    from ..deploy.artefacts.manifest import Manifest
     from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
+    from .demo import DemoResult
     from .to_onnx import ExportPlan, OnnxManifest
+    from .trt_manifest import EngineManifest
 
 #: flags of ``kdc export onnx`` that an ONNX file that exists has no use for
 _ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32", "caster")
@@ -63,10 +69,11 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    group.command("onnx")(onnx)
-    group.command("trt")(trt)
+    group.command("onnx")(command(export_onnx))
+    group.command("trt")(command(export_trt))
     add_targets(group)
     app.add_typer(group, name="export")
+    app.command("demo")(command(demo))
 
 
 def export_like(run: "Run", like: Path, dry: bool = False) -> Path:
@@ -76,7 +83,40 @@ def export_like(run: "Run", like: Path, dry: bool = False) -> Path:
     return to_onnx.export_like(run, like, dry)
 
 
-def onnx(
+@dataclass(frozen=True)
+class ExportedFiles(Record):
+    """The manifests of the files that were written, each gated."""
+
+    files: "list[Manifest]"
+
+
+@dataclass(frozen=True)
+class Engines(Record):
+    """The manifests of the engines that were built."""
+
+    engines: "list[EngineManifest]"
+
+
+@dataclass(frozen=True)
+class EnginePlan(Record):
+    """What would be written and built."""
+
+    MERGED = ("export",)
+
+    export: "ExportPlan | NamedFile"
+    flavour: str
+    version: str
+    engines: list[str]
+
+
+@dataclass(frozen=True)
+class NamedFile(Record):
+    """An ONNX file that is built as it is."""
+
+    onnx: list[str]
+
+
+def export_onnx(
     run: Source = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -90,8 +130,7 @@ def onnx(
     caster: Caster = None,
     which: Which = None,
     dry_run: Dry = False,
-    json: Json = False,
-) -> None:
+) -> "ExportedFiles | ExportPlan":
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
@@ -99,17 +138,12 @@ def onnx(
     settings = export_settings(
         size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
     )
-    console.json_mode = json
     if dry_run:
-        result = _plan(run, settings).to_dict()
-    else:
-        result = {"files": [each.manifest.to_dict() for each in _export(run, settings)]}
-    if json:
-        console.emit(result)
+        return _plan(run, settings)
+    return ExportedFiles([each.manifest for each in _export(run, settings)])
 
 
-def trt(
-    context: typer.Context,
+def export_trt(
     run: SourceOrFile = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -135,12 +169,10 @@ def trt(
     strip_weights: Strip = False,
     no_tf32: NoTf32 = False,
     dry_run: Dry = False,
-    json: Json = False,
-) -> None:
+) -> Engines | EnginePlan:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
     from . import to_trt
 
-    precision = "both" if precision is None else precision
     settings = export_settings(
         size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
     )
@@ -158,11 +190,11 @@ def trt(
         strip_weights=strip_weights,
         tf32=not no_tf32,
     )
-    console.json_mode = json
-
     if run is not None and run.endswith(".onnx"):
-        refuse_idle(context, _ONNX_FLAGS, f"{run} is built as it is")
-        files, result = [Path(run)], {"onnx": [run]}
+        form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "precision": precision}
+        form |= {"opset": opset, "images": images, "agreement": agreement, "keep-fp32": keep_fp32, "caster": caster}
+        refuse_idle(form | {"which": which}, f"{run} is built as it is")
+        files, plan = [Path(run)], NamedFile([run])
     else:
         if batches and not dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
@@ -173,18 +205,14 @@ def trt(
 
         if dry_run:
             plan = _plan(run, settings)
-            files, result = [Path(file) for file in plan.onnx], plan.to_dict()
+            files = [Path(file) for file in plan.onnx]
         else:
-            exported = _export(run, settings)
+            exported, plan = _export(run, settings), None
             files = [each.path for each in exported if each.manifest.precision in settings.precisions]
 
-    if dry_run:
-        result |= _plan_engines(files, building)
-    else:
-        engines = [to_trt.build_engine(file, to_trt.engine_path(file), building, settings) for file in files]
-        result = {"engines": [each.to_dict() for each in engines]}
-    if json:
-        console.emit(result)
+    if dry_run and plan is not None:
+        return _plan_engines(files, building, plan)
+    return Engines([to_trt.build_engine(file, to_trt.engine_path(file), building, settings) for file in files])
 
 
 def _export(run: str | None, settings: ExportSettings) -> "list[Product[OnnxManifest] | Product[LowPrecisionManifest]]":
@@ -205,7 +233,7 @@ def _plan(run: str | None, settings: ExportSettings) -> "ExportPlan":
     return plan
 
 
-def _plan_engines(files: list[Path], building: BuildFlags) -> dict[str, str | list[str]]:
+def _plan_engines(files: list[Path], building: BuildFlags, plan: "ExportPlan | NamedFile") -> EnginePlan:
     from . import to_trt
 
     name, version = to_trt.check_flags(building)
@@ -213,4 +241,17 @@ def _plan_engines(files: list[Path], building: BuildFlags) -> dict[str, str | li
     console.say(f"{name} {version} would build:")
     for engine in engines:
         console.say(f"  {engine}")
-    return {"flavour": name, "version": version, "engines": engines}
+    return EnginePlan(plan, name, version, engines)
+
+
+#: the function of ``kdc calib``, which exports the network that ``--qat`` has trained
+calibrate = calib_with(export_like)
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
+) -> "DemoResult":
+    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
+    from .demo import run_demo
+
+    return run_demo(seed)

@@ -1,6 +1,6 @@
 """Flags of the export commands, and how they become settings."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,14 +131,9 @@ def _without_none(**flags: Any) -> dict[str, Any]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def refuse_idle(context: typer.Context, names: Collection[str], why: str) -> None:
-    """Refuse flags that are on the command line and have no effect (UsageError)."""
-    words = []
-    for option in context.command.params:
-        origin = context.get_parameter_source(option.name or "")
-        if option.name in names and origin is not None and origin.name == "COMMANDLINE":
-            words.append(option.opts[0])
-    if words:
+def refuse_idle(flags: Mapping[str, object], why: str) -> None:
+    """Refuse flags that were given, by name and value, and have no effect (UsageError)."""
+    if words := [f"--{name}" for name, value in flags.items() if value is not None and value is not False]:
         raise UsageError(f"{why}: leave out {', '.join(words)}, or name the run")
 
 

@@ -1,20 +1,21 @@
 """``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..distill import console
+from ..distill.commands.command import command
 from ..distill.errors import UsageError, closest
+from ..distill.run.records import Record
 from .flags import (
-    FORM,
     Agreement,
     Dynamic,
     Head,
     Images,
     Input,
-    Json,
     SizeFlag,
     Source,
     Which,
@@ -24,7 +25,12 @@ from .flags import (
 from .settings import ExportSettings
 
 if TYPE_CHECKING:
+    from ..deploy.artefacts.beside import StoredManifest
     from ..distill.run.folder import Run
+    from .to_aoti import AotiManifest
+    from .to_bundle import BundleManifest
+    from .to_openvino import OpenvinoManifest
+    from .to_triton import TritonFacts
 
 RunOrFile = Annotated[
     str | None,
@@ -38,12 +44,39 @@ _SERVED = ExportSettings(head="argmax", input="uint8", dynamic_batch=True)
 
 def add_targets(group: typer.Typer) -> None:
     """Add this file's commands to ``kdc export``."""
-    for command in (openvino, aoti, triton, bundle):
-        group.command(command.__name__)(command)
+    for function in (export_openvino, export_aoti, export_triton, export_bundle):
+        group.command(function.__name__.removeprefix("export_"))(command(function))
 
 
-def openvino(
-    context: typer.Context,
+@dataclass(frozen=True)
+class TargetFiles(Record):
+    """The manifests of the files that were written, each gated."""
+
+    files: "list[StoredManifest | OpenvinoManifest]"
+
+
+@dataclass(frozen=True)
+class ServedModel(Record):
+    """A model in a repository of Triton's; ``config`` is the text of its config.pbtxt."""
+
+    MERGED = ("facts",)
+
+    facts: "TritonFacts"
+    path: Path
+    config: str
+
+
+@dataclass(frozen=True)
+class PackedBundle(Record):
+    """A zip file with a network and its runner."""
+
+    MERGED = ("manifest",)
+
+    manifest: "BundleManifest"
+    path: Path
+
+
+def export_openvino(
     source: RunOrFile = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -55,8 +88,7 @@ def openvino(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
-    json: Json = False,
-) -> None:
+) -> TargetFiles:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
@@ -66,17 +98,17 @@ def openvino(
         raise UsageError(
             f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
         )
-    from .to_openvino import export_openvino
+    from .to_openvino import export_openvino as export
 
-    console.json_mode = json
     place = _file_or_run(source)
     if isinstance(place, Path):
-        refuse_idle(context, FORM, f"{source} has the form that it was exported in")
-    manifests = export_openvino(place, precisions=_PRECISIONS[precision], settings=settings)
-    _emit(json, {"files": [each.to_dict() for each in manifests]})
+        form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "which": which}
+        refuse_idle(form, f"{source} has the form that it was exported in")
+    manifests = export(place, precisions=_PRECISIONS[precision], settings=settings)
+    return TargetFiles(manifests)
 
 
-def aoti(
+def export_aoti(
     run: Source = None,
     size: SizeFlag = None,
     head: Head = None,
@@ -87,21 +119,19 @@ def aoti(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
-    json: Json = False,
-) -> None:
+) -> "AotiManifest":
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
     settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
     from ..distill.run.folder import find_run
-    from .to_aoti import export_aoti
+    from .to_aoti import export_aoti as export
 
-    console.json_mode = json
-    _emit(json, export_aoti(find_run(run), settings, device=device, precision=precision).to_dict())
+    return export(find_run(run), settings, device=device, precision=precision)
 
 
-def triton(
+def export_triton(
     source: RunOrFile = None,
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="Of the model (default: the run's name).")] = None,
@@ -120,29 +150,28 @@ def triton(
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Run an engine as CUDA graphs.")] = False,
     warmup: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run zeros before the server is ready.")] = True,
     trust: Annotated[bool, typer.Option("--trust", help="Serve an engine that no manifest vouches for.")] = False,
-    json: Json = False,
-) -> None:
+) -> ServedModel:
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
     """
     from .to_onnx import gated_onnx
-    from .to_triton import Serving, export_triton
+    from .to_triton import Serving
+    from .to_triton import export_triton as export
 
-    console.json_mode = json
     place = _file_or_run(source)
     file = place if isinstance(place, Path) else gated_onnx(place, _SERVED)
     folder = out or file.parent / "triton"
 
     serving = Serving(max_batch, device, instances, queue_delay, preferred or (), cuda_graph, warmup)
-    model = export_triton(file, folder, serving, name=name, trust=trust)
+    model = export(file, folder, serving, name=name, trust=trust)
     console.say(f"{model.path}: {model.facts.backend}, max_batch_size {model.facts.max_batch_size}")
     console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
     _seal(file)
-    _emit(json, model.facts.to_dict() | {"path": str(model.path), "config": model.config})
+    return ServedModel(model.facts, model.path, model.config)
 
 
-def bundle(
+def export_bundle(
     source: RunOrFile = None,
     out: Out = None,
     golden_image: Annotated[
@@ -151,21 +180,19 @@ def bundle(
             "--golden-image/--no-golden-image", help="Put in a validation image, or a generated scene instead."
         ),
     ] = True,
-    json: Json = False,
-) -> None:
+) -> PackedBundle:
     """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
 
     It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
-    from .to_bundle import export_bundle
+    from .to_bundle import export_bundle as export
     from .to_onnx import gated_onnx
 
-    console.json_mode = json
     place = _file_or_run(source)
     file = place if isinstance(place, Path) else gated_onnx(place)
-    product = export_bundle(file, out, golden_image=golden_image)
+    product = export(file, out, golden_image=golden_image)
     console.say(f"{product.path} ({product.manifest.bytes / 1e6:.1f} MB): unzip it, then python run.py --check")
-    _emit(json, product.manifest.to_dict() | {"path": str(product.path)})
+    return PackedBundle(product.manifest, product.path)
 
 
 def _file_or_run(source: str | None) -> "Path | Run":
@@ -184,8 +211,3 @@ def _seal(file: Path) -> None:
     if run := owner(file):
         run.remember_command()
         run.seal()
-
-
-def _emit(json: bool, result: dict[str, Any]) -> None:
-    if json:
-        console.emit(result)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, manifest_of, manifest_path
+from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, manifest_of, manifest_path, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record, run_of, weights_of
+from ..deploy.artefacts.manifest import Manifest, Record, run_of
 from ..deploy.machine.passport import version
 from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances

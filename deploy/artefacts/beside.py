@@ -101,6 +101,12 @@ def weights_beside(path: Path) -> Path | None:
     return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else None
 
 
+def weights_of(path: Path) -> Origin | None:
+    """Describe the weights beside an OpenVINO network; None for a file that holds its own."""
+    weights = weights_beside(path)
+    return None if weights is None else Origin(file=weights.name, sha256=sha256(weights))
+
+
 def golden_path(artefact: Path) -> Path:
     """Return where the golden image of an exported file is."""
     return artefact.with_name(f"{artefact.name}.golden.npz")

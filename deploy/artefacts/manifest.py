@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 from ...distill.errors import UsageError, WeightsError
-from ...distill.run.files import sha256
 from ...distill.run.folder import Run
-from .beside import Origin, owner, weights_beside
+from .beside import owner
 
 
 class Record(Protocol):
@@ -56,12 +55,6 @@ class Manifest:
             elif value is not None or name not in self.optional:
                 values[name] = _plain(value)
         return values
-
-
-def weights_of(path: Path) -> Origin | None:
-    """Describe the weights beside an OpenVINO network; None for a file that holds its own."""
-    weights = weights_beside(path)
-    return None if weights is None else Origin(file=weights.name, sha256=sha256(weights))
 
 
 def run_of(path: Path) -> Run:

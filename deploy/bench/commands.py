@@ -1,15 +1,23 @@
 """The commands of ``kdc bench``: what networks cost, how fast they are, and how good they are for it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...distill import console
-from ..flags import Data, Json, SizeFlag, Split, described, read_numbers, read_size, read_sizes, takes_runtime_options
+from ...distill.commands.command import command
+from ...distill.run.records import Record
+from ..flags import Data, SizeFlag, Split, described, read_numbers, read_size, read_sizes, takes_runtime_options
 
 if TYPE_CHECKING:
     from ..runtimes.options import RuntimeOptions
+    from .accuracy import AccuracyRecord
+    from .costs import Cost
+    from .latency_record import LatencyRecord
+    from .memory import MemoryRecord
+    from .throughput import ThroughputRecord
+    from .tradeoff import TradeoffRecord
 
 Sources = Annotated[
     list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
@@ -41,9 +49,28 @@ def register_bench(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    for command in (latency, throughput, memory, flops, params, accuracy, tradeoff):
-        group.command(command.__name__)(command)
+    for function in (latency, throughput, memory, flops, params, accuracy, tradeoff):
+        group.command(function.__name__)(command(function))
     app.add_typer(group, name="bench")
+
+
+@dataclass(frozen=True)
+class LatencyRecords(Record):
+    """Several measurements: one for each size and batch."""
+
+    kind: str
+    measurements: "list[LatencyRecord]"
+
+
+@dataclass(frozen=True)
+class Costs(Record):
+    """Parameters or FLOPs of networks; ``convention`` says how FLOPs are counted."""
+
+    OPTIONAL = ("convention",)
+
+    kind: str
+    convention: str | None
+    networks: "list[Cost]"
 
 
 @takes_runtime_options(torch=True)
@@ -63,24 +90,21 @@ def latency(
     options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> "LatencyRecord | LatencyRecords":
     """Time torch and every exported file of a run side by side, in interleaved rounds."""
     from .latency import time_plan
     from .latency_record import show_latency
     from .plan import make_plans
     from .record import Effort
 
-    console.json_mode = json
     batches = read_numbers(batch, "--batch")
     effort = Effort(seconds, runs, rounds, mode, codec, threads, seed)
     results = []
     for plan in make_plans(sources or None, sizes=read_sizes(size), batches=batches, options=options):
         result = time_plan(plan, effort, out)
         show_latency(result)
-        results.append(result.to_dict())
-    if json:
-        console.emit(results[0] if len(results) == 1 else {"kind": "latency", "measurements": results})
+        results.append(result)
+    return results[0] if len(results) == 1 else LatencyRecords("latency", results)
 
 
 @takes_runtime_options(torch=True)
@@ -98,12 +122,10 @@ def throughput(
     options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> "ThroughputRecord":
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
     from .throughput import bench_throughput, show_throughput
 
-    console.json_mode = json
     result = bench_throughput(
         sources or None,
         size=read_size(size),
@@ -117,8 +139,7 @@ def throughput(
         seed=seed,
     )
     show_throughput(result)
-    if json:
-        console.emit(result.to_dict())
+    return result
 
 
 @takes_runtime_options()
@@ -132,12 +153,10 @@ def memory(
     options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> "MemoryRecord":
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
     from .memory import bench_memory, show_memory
 
-    console.json_mode = json
     result = bench_memory(
         sources or None,
         size=read_size(size),
@@ -149,13 +168,12 @@ def memory(
         seed=seed,
     )
     show_memory(result)
-    if json:
-        console.emit(result.to_dict())
+    return result
 
 
-def params(networks: Networks = None, classes: Classes = None, stride: Stride = None, json: Json = False) -> None:
+def params(networks: Networks = None, classes: Classes = None, stride: Stride = None) -> Costs:
     """Count the parameters of networks, with and without the auxiliary head."""
-    _count(networks, classes, None, stride, None, json)
+    return _count(networks, classes, None, stride, None)
 
 
 def flops(
@@ -167,10 +185,9 @@ def flops(
         str,
         typer.Option("--flops-counter", help="true, or cirkd for the numbers as that family of papers prints them."),
     ] = "true",
-    json: Json = False,
-) -> None:
+) -> Costs:
     """Count multiply-adds (MACs) and FLOPs = 2 x MACs of networks for one image."""
-    _count(networks, classes, size, stride, counter, json)
+    return _count(networks, classes, size, stride, counter)
 
 
 def _count(
@@ -179,17 +196,12 @@ def _count(
     size: str | None,
     stride: int | None,
     counter: str | None,
-    json: bool,
-) -> None:
+) -> Costs:
     from .costs import CONVENTIONS, count, show_costs
 
-    console.json_mode = json
     costs = count(networks or None, classes=classes, size=read_size(size), output_stride=stride, counter=counter)
     show_costs(costs)
-    if json:
-        convention = {"convention": CONVENTIONS[counter]} if counter else {}
-        rows = [cost.to_dict() for cost in costs]
-        console.emit({"kind": "flops" if counter else "params", **convention, "networks": rows})
+    return Costs("flops" if counter else "params", CONVENTIONS[counter] if counter else None, costs)
 
 
 @takes_runtime_options()
@@ -204,12 +216,10 @@ def accuracy(
     *,
     options: "RuntimeOptions",
     out: Out = None,
-    json: Json = False,
-) -> None:
+) -> "AccuracyRecord":
     """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
     from .accuracy import bench_accuracy, show_accuracy
 
-    console.json_mode = json
     result = bench_accuracy(
         sources or None,
         size=read_size(size),
@@ -221,8 +231,7 @@ def accuracy(
         **described(data, classes, ignore_index),
     )
     show_accuracy(result)
-    if json:
-        console.emit(result.to_dict())
+    return result
 
 
 @takes_runtime_options()
@@ -243,15 +252,13 @@ def tradeoff(
     options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
-    json: Json = False,
-) -> None:
+) -> "TradeoffRecord":
     """Set mIoU against latency, FLOPs and parameters, and mark what nothing else beats: table, CSV and SVG.
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
     from .tradeoff import bench_tradeoff, show_tradeoff
 
-    console.json_mode = json
     result = bench_tradeoff(
         sources or None,
         size=read_size(size),
@@ -269,5 +276,4 @@ def tradeoff(
         **described(data, classes, ignore_index),
     )
     show_tradeoff(result)
-    if json:
-        console.emit(result.to_dict())
+    return result

@@ -1,5 +1,6 @@
 """The command ``kdc parity``: is this the same network still, and if not, since when."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,12 +8,34 @@ import typer
 
 from ...distill import console
 from ...distill.errors import NumbersError, UsageError
-from ..flags import Json, takes_runtime_options
+from ...distill.run.records import Record
+from ..flags import takes_runtime_options
 
 if TYPE_CHECKING:
     from ..runtimes.options import RuntimeOptions
     from .chain import Outcome
+    from .golden import GoldenResult
     from .layers import Explanation
+
+
+@dataclass(frozen=True)
+class ParityResult(Record):
+    """Every comparison, in order; ``first_broken`` is the stage of the first that failed."""
+
+    kind: str
+    arrows: "list[Outcome]"
+    first_broken: str | None
+    explanation: "Explanation | None"
+
+
+@dataclass(frozen=True)
+class GoldenCheck(Record):
+    """A file against the golden image that travels with it."""
+
+    MERGED = ("result",)
+
+    kind: str
+    result: "GoldenResult"
 
 
 @takes_runtime_options()
@@ -46,14 +69,12 @@ def parity(
     ] = False,
     *,
     options: "RuntimeOptions",
-    json: Json = False,
-) -> None:
+) -> "ParityResult | GoldenCheck":
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ...distill.run.folder import find_run
     from ...distill.settings.config import parse_size
     from ..artefacts.beside import EXPORTED
 
-    console.json_mode = json
     alone = second is None
     is_file = alone and first is not None and Path(first).suffix.lower() in EXPORTED
     settings = {"--data": data, "--size": size, "--split": split}
@@ -65,8 +86,7 @@ def parity(
         if images or explain:
             flag = "--images" if images else "--explain"
             raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
-        _check_file(Path(first), options, json)
-        return
+        return _check_file(Path(first), options)
 
     if first is not None and second is not None:
         from .chain import compare
@@ -86,17 +106,10 @@ def parity(
     explanation = next((each.explanation for each in outcomes if each.explanation), None)
     if explanation is not None:
         _show_layers(explanation)
-    if json:
-        console.emit(
-            {
-                "kind": "parity",
-                "arrows": [each.to_dict() for each in outcomes],
-                "first_broken": broken.arrow.stage if broken else None,
-                "explanation": explanation.to_dict() if explanation else None,
-            }
-        )
+    result = ParityResult("parity", outcomes, broken.arrow.stage if broken else None, explanation)
     if broken is not None:
-        raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}")
+        raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}", result)
+    return result
 
 
 def _open_data(data: str | None, split: str | None) -> Any:
@@ -109,15 +122,15 @@ def _open_data(data: str | None, split: str | None) -> Any:
     return open_data(data, split or "val")
 
 
-def _check_file(artefact: Path, options: "RuntimeOptions", json: bool) -> None:
+def _check_file(artefact: Path, options: "RuntimeOptions") -> GoldenCheck:
     from .golden import check_golden
 
     result = check_golden(artefact, options)
     console.say(f"{artefact.name}: {'passed' if result.passed else 'FAILED'}, {result.line()}")
-    if json:
-        console.emit({"kind": "golden", **result.to_dict()})
+    check = GoldenCheck("golden", result)
     if not result.passed:
-        raise NumbersError(f"{artefact.name} is not what passed its gate: {'; '.join(result.reasons)}")
+        raise NumbersError(f"{artefact.name} is not what passed its gate: {'; '.join(result.reasons)}", check)
+    return check
 
 
 def _show_outcomes(outcomes: "list[Outcome]") -> None:

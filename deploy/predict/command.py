@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...distill import console
-from ..flags import Blend, Json, Overlap, Tile, read_size, takes_runtime_options
+from ..flags import Blend, Overlap, Tile, read_size, takes_runtime_options
 
 if TYPE_CHECKING:
     from ..runtimes.options import RuntimeOptions
+    from .predict import Prediction
 
 
-@takes_runtime_options(last="json")
+@takes_runtime_options(split=True)
 def predict(
     words: Annotated[
         list[str],
@@ -56,10 +56,8 @@ def predict(
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
-    json: Json = False,
-) -> None:
+) -> "Prediction":
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
-    console.json_mode = json
     from .predict import predict as run_prediction
     from .predict import raise_early_end, split_words
     from .segmenter import Windows
@@ -80,6 +78,5 @@ def predict(
         size=read_size(size),
         windows=Windows.from_flags(tile, overlap, blend),
     )
-    if json:
-        console.emit(prediction.to_dict())
     raise_early_end(prediction)
+    return prediction

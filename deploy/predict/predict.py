@@ -4,9 +4,8 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from ...distill import console
 from ...distill.data._files import default_palette
 from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run.folder import LAST, RUNS, Run, find_run
+from ...distill.run.records import Record
 from ...distill.training.signals import Signals
 from ..artefacts.beside import MODEL_FILES
 from ..runtimes.options import CPU, RuntimeOptions
@@ -27,7 +27,7 @@ _PULSE = 5.0
 
 
 @dataclass(frozen=True)
-class Work:
+class Work(Record):
     """What a prediction did: frames, seconds, milliseconds of the network per frame, and the signal that ended it."""
 
     frames: int
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Record):
     """The result of a prediction.
 
     Attributes:
@@ -54,29 +54,17 @@ class Prediction:
         problems: what could not be read, in words.
     """
 
+    MERGED = ("ran", "work")
+
     network: str
     ran: Ran
-    out: Path
-    table: Path
+    out: str
+    table: str
     written: dict[str, int]
     earlier: int
     work: Work
     classes: dict[str, float]
     problems: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {
-            "network": self.network,
-            **self.ran.to_dict(),
-            "out": str(self.out),
-            "table": str(self.table),
-            "written": self.written,
-            "earlier": self.earlier,
-            **asdict(self.work),
-            "classes": self.classes,
-            "problems": self.problems,
-        }
 
     @property
     def frames(self) -> str:
@@ -204,8 +192,8 @@ def predict(
     prediction = Prediction(
         network=str(source.path if isinstance(source, Run) else source),
         ran=segmenter.ran,
-        out=folder,
-        table=table.path,
+        out=str(folder),
+        table=str(table.path),
         written=drawings.counts,
         earlier=drawings.older_than(table.born),
         work=work,

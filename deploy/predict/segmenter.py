@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ...distill import console
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
+from ...distill.run.records import Record
 from ...distill.settings.config import parse_size
 from ..artefacts.beside import MODEL_FILES, owner
 from ..runtimes.base import Runtime, enlarged, export_size
@@ -73,21 +74,14 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Ran:
+class Ran(Record):
     """What ran a network: runtime and device, the precision of a file, and the tiling if there is one."""
+
+    OPTIONAL = ("precision", "tiling")
 
     ran_on: str
     precision: str | None = None
     tiling: "Tiling | None" = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON; what does not apply is left out."""
-        values: dict[str, Any] = {"ran_on": self.ran_on}
-        if self.precision is not None:
-            values["precision"] = self.precision
-        if tiling := self.tiling:
-            values["tiling"] = {"size": list(tiling.size), "overlap": tiling.overlap, "blend": tiling.blend}
-        return values
 
 
 @dataclass

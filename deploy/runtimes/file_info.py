@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,12 @@ class FileInfo:
     precision: str
     metadata: dict[str, Any]
     output_port: Port
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON, with the keys of manifests; the metadata are left out."""
+        values = asdict(self) | {"metadata": None}
+        port = values.pop("output_port")
+        return values | {"made": port}
 
     @property
     def size(self) -> tuple[int | None, int | None]:

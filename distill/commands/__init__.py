@@ -2,6 +2,7 @@
 
 import typer
 
+from .command import command
 from .compare import compare
 from .data import data_check, data_info, data_ls
 from .methods import methods_info, methods_ls
@@ -14,8 +15,8 @@ from .verify import verify
 
 def register(app: typer.Typer) -> None:
     """Add this room's commands to the command line."""
-    app.command("distill")(distill)
-    app.command("train")(train)
+    app.command("distill")(command(distill))
+    app.command("train")(command(train))
 
     for name, text, commands in (
         ("data", "Look at data sets and check folders.", (("ls", data_ls), ("info", data_info), ("check", data_check))),
@@ -24,10 +25,10 @@ def register(app: typer.Typer) -> None:
         ("runs", "Look at runs and remove them.", (("ls", runs_ls), ("info", runs_info), ("rm", runs_rm))),
     ):
         group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
-        for command, function in commands:
-            group.command(command)(function)
+        for verb, function in commands:
+            group.command(verb)(command(function))
         app.add_typer(group, name=name)
 
-    app.command("probe")(probe)
-    app.command("compare")(compare)
-    app.command("verify")(verify)
+    app.command("probe")(command(probe))
+    app.command("compare")(command(compare))
+    app.command("verify")(command(verify))

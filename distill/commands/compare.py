@@ -1,13 +1,16 @@
 """The command ``kdc compare``: several methods, seeds and settings under one protocol, and the table they end in."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console
 from ..errors import NumbersError, UsageError
-from .flags import ConfigFile, Json, Sets, TrainingFlags, takes_training_flags
+from .flags import ConfigFile, Sets, TrainingFlags, takes_training_flags
+
+if TYPE_CHECKING:
+    from ..compare.compare import ComparisonPlan
+    from ..compare.results import Results
 
 
 @takes_training_flags(
@@ -45,14 +48,11 @@ def compare(
     sets: Sets = None,
     config: ConfigFile = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print every run; write nothing.")] = False,
-    json: Json = False,
-) -> None:
+) -> "Results | ComparisonPlan":
     """Train several methods under one protocol and compare each, seed by seed, with the student alone.
 
     The same command goes on where it was stopped; another method, seed or grid value extends the folder.
     """
-    console.json_mode = json
-
     if methods is None:
         if out is None or flags.names() or sets or grid or config or dry_run:
             raise UsageError(
@@ -60,10 +60,7 @@ def compare(
             )
         from ..compare.compare import recollect
 
-        results = recollect(out)
-        if json:
-            console.emit(results.to_dict())
-        return
+        return recollect(out)
 
     from ..compare.compare import compare as run_comparison
     from ..compare.compare import plan_comparison
@@ -72,15 +69,12 @@ def compare(
     settings = flags.settings()
     base, entries = make_entries(parse_methods(methods), seeds, parse_grid(grid or []), settings, sets or [], config)
     if dry_run:
-        plan = plan_comparison(base, entries, out=out)
-        if json:
-            console.emit(plan.to_dict())
-        return
+        return plan_comparison(base, entries, out=out)
 
     results = run_comparison(base, entries, out=out)
-    if json:
-        console.emit(results.to_dict())
     if failed := results.failed:
         raise NumbersError(
-            f"{len(failed)} of {len(results.runs)} runs failed ({', '.join(failed)}); the table is of the others"
+            f"{len(failed)} of {len(results.runs)} runs failed ({', '.join(failed)}); the table is of the others",
+            results,
         )
+    return results

@@ -1,54 +1,90 @@
 """``kdc data``: list, describe and check data sets."""
 
-import typer
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from .. import console
-from .flags import Classes, Ignore, Json, Sets, print_result
+from ..run.records import Record
+from .flags import Classes, Ignore, Sets, print_table
+
+if TYPE_CHECKING:
+    from ..data._check import CheckReport
 
 
-def data_ls(json: Json = False) -> None:
+@dataclass(frozen=True)
+class DataSet(Record):
+    """A data set that kdc knows by name."""
+
+    name: str
+    summary: str
+
+
+@dataclass(frozen=True)
+class DataSets(Record):
+    """The data sets that kdc knows by name."""
+
+    data: list[DataSet]
+
+
+@dataclass(frozen=True)
+class SplitInfo(Record):
+    """A split of a data set."""
+
+    images: int
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class DataInfo(Record):
+    """A data set or folder; ``size`` is height and width of its first image."""
+
+    name: str
+    classes: list[str]
+    num_classes: int
+    size: list[int]
+    splits: dict[str, SplitInfo]
+    notes: list[str]
+
+
+def data_ls() -> DataSets:
     """List the data sets that kdc knows by name."""
     from ..data import load, names
 
-    rows = [{"name": name, "summary": (load(name).__doc__ or "").splitlines()[0]} for name in names()]
-    print_result(json, {"data": rows}, "data sets", ("name", "what it is"), [(r["name"], r["summary"]) for r in rows])
+    sets = [DataSet(name, (load(name).__doc__ or "").splitlines()[0]) for name in names()]
+    print_table("data sets", ("name", "what it is"), [(each.name, each.summary) for each in sets])
+    return DataSets(sets)
 
 
-def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None, json: Json = False) -> None:
+def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None) -> DataInfo:
     """Show the classes, splits and sizes of a data set or folder."""
     from ..data import open_data, splits
 
     options = {key: value for key, value in (("classes", classes), ("ignore_index", ignore_index)) if value is not None}
     opened = {split: open_data(source, split, **options) for split in splits(source, **options)}
     first = next(iter(opened.values()))
-    info = {
-        "name": first.name,
-        "classes": list(first.classes),
-        "num_classes": first.num_classes,
-        "size": list(first.size()),
-        "splits": {split: {"images": len(d), "labelled": d.labelled} for split, d in opened.items()},
-        "notes": list(first.notes),
-    }
+
     rows = [
         ("classes", f"{first.num_classes}: {', '.join(first.classes)}"),
         ("first image", "x".join(map(str, first.size()))),
     ]
     rows += [(split, f"{len(d)} images{'' if d.labelled else ', no labels'}") for split, d in opened.items()]
-    print_result(json, info, first.name, ("", ""), rows + [("note", note) for note in first.notes])
+    print_table(first.name, ("", ""), rows + [("note", note) for note in first.notes])
+
+    return DataInfo(
+        name=first.name,
+        classes=list(first.classes),
+        num_classes=first.num_classes,
+        size=list(first.size()),
+        splits={split: SplitInfo(len(d), d.labelled) for split, d in opened.items()},
+        notes=list(first.notes),
+    )
 
 
-def data_check(
-    source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None, json: Json = False
-) -> None:
+def data_check(source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None) -> "CheckReport":
     """Decode every image and mask, list every problem and count the classes."""
     from ..data._check import check_data
     from ..settings.config import resolve
 
-    console.json_mode = json
     config = resolve({"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}, sets or [])
     report = check_data(source, **config.data.options())
     report.show()
-    if json:
-        console.emit(report.to_dict())
-    if report.problems:
-        raise typer.Exit(3)
+    return report

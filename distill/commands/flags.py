@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +13,8 @@ from .. import console
 
 if TYPE_CHECKING:
     from ..settings.config import Dotted
+
+R = TypeVar("R")
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Read settings from a YAML file.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
@@ -134,7 +136,7 @@ class TrainingFlags:
 
 def takes_training_flags(
     before: str, without: Container[str] = (), **annotations: Any
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a command the flags of ``TrainingFlags`` in place of its parameter ``flags``, which gets their values.
 
     Args:
@@ -149,7 +151,7 @@ def takes_training_flags(
     ]
     networks = [flag for flag in flags if flag.name in ("teacher", "student")]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
             if parameter.name == before:
@@ -160,23 +162,19 @@ def takes_training_flags(
                 parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
 
         @functools.wraps(command)
-        def with_flags(**values: Any) -> None:
-            command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
+        def with_flags(**values: Any) -> R:
+            return command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
 
         # what typer reads the flags from
-        vars(with_flags)["__signature__"] = inspect.Signature(parameters)
+        returned = inspect.signature(command).return_annotation
+        vars(with_flags)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
         with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return with_flags
 
     return decorate
 
 
-def print_result(
-    json: bool, result: object, title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
-) -> None:
-    """Print a result as JSON, or as a table for people."""
-    console.json_mode = json
-    if json:
-        console.emit(result)
-    else:
+def print_table(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table that says no more than the JSON, so that it is left out beside it."""
+    if not console.json_mode:
         console.table(title, columns, rows)

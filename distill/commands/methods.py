@@ -1,23 +1,52 @@
 """``kdc methods``: list and describe methods."""
 
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .. import console
 from ..console import say
-from .flags import Json, print_result
+from ..run.records import Record
+from .flags import print_table
+
+if TYPE_CHECKING:
+    from ..method_cost import MethodCost
+    from ..methods import MethodInfo
 
 
-def methods_ls(json: Json = False) -> None:
+@dataclass(frozen=True)
+class Methods(Record):
+    """The distillation methods."""
+
+    methods: list["MethodInfo"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {"methods": [vars(each) for each in self.methods]}
+
+
+@dataclass(frozen=True)
+class MethodCard(Record):
+    """A method, and what one of its steps costs."""
+
+    info: "MethodInfo"
+    cost: "MethodCost"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**vars(self.info), "cost": asdict(self.cost)}
+
+
+def methods_ls() -> Methods:
     """List the distillation methods."""
     from .. import methods
 
     rows = [methods.info(name) for name in methods.names()]
     cells = [(r.name, ", ".join(f"{t}={w:g}" for t, w in r.terms.items()), ", ".join(r.taps), r.summary) for r in rows]
     columns = ("name", "terms and default weights", "taps", "what it is")
-    print_result(json, {"methods": [vars(r) for r in rows]}, "methods", columns, cells)
+    print_table("methods", columns, cells)
+    return Methods(rows)
 
 
 def methods_info(
@@ -26,19 +55,16 @@ def methods_info(
     classes: Annotated[int, typer.Option(min=2, max=255, help="Number of classes of the cost.")] = 19,
     teacher: Annotated[str, typer.Option(metavar="NAME", help="Teacher of the cost.")] = "deeplabv3-r101",
     student: Annotated[str, typer.Option(metavar="NAME", help="Student of the cost.")] = "deeplabv3-r18",
-    json: Json = False,
-) -> None:
+) -> MethodCard:
     """Show a method's equations, taps, phases, options, cost, and where paper and code differ."""
     from .. import methods
     from ..method_cost import method_cost
     from ..settings.config import parse_size
 
-    console.json_mode = json
     info = methods.info(name)
     cost = method_cost(info.name, student=student, teacher=teacher, classes=classes, size=parse_size(size))
-    if json:
-        console.emit({**vars(info), "cost": asdict(cost)})
-        return
+    if console.json_mode:
+        return MethodCard(info, cost)
 
     own, macs = cost.parameters, cost.macs
     say(f"{info.name}: {info.description}\n")
@@ -61,3 +87,4 @@ def methods_info(
     for difference in info.differences:
         say(f"differs: {difference}")
     say(f"set one with: --set method.{info.name}.KEY=VALUE; weights and T also take linear(a,b,n) and step(a,b,n)")
+    return MethodCard(info, cost)

@@ -1,44 +1,76 @@
 """``kdc runs``: list, describe and remove runs."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import console
 from ..console import say
-from .flags import Json, print_result
+from ..run.records import Record
+from .flags import print_table
+
+if TYPE_CHECKING:
+    from ..run.card import RunCard
 
 
-def runs_ls(json: Json = False) -> None:
+@dataclass(frozen=True)
+class RunRow(Record):
+    """A run in the list; ``best`` is its mIoU on the validation split, 0 to 1."""
+
+    name: str
+    kind: str | None
+    status: str | None
+    privileged: bool
+    best: float | None
+    path: str
+
+
+@dataclass(frozen=True)
+class Runs(Record):
+    """The runs in runs/, newest last."""
+
+    runs: list[RunRow]
+
+
+@dataclass(frozen=True)
+class RunInfo(Record):
+    """A run and its card."""
+
+    path: Path
+    card: "RunCard"
+    values: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what run.json holds, and where it is."""
+        return {"path": str(self.path), **self.values}
+
+
+def runs_ls() -> Runs:
     """List the runs in runs/, newest last."""
     from ..run.folder import all_runs
 
     rows = [
-        {
-            "name": r.path.name,
-            "kind": r.card.kind,
-            "status": r.card.status,
-            "privileged": r.card.privileged,
-            "best": r.card.miou,
-            "path": str(r.path),
-        }
-        for r in all_runs()
+        RunRow(r.path.name, r.card.kind, r.card.status, r.card.privileged, r.card.miou, str(r.path)) for r in all_runs()
     ]
-    if not rows and not json:
-        say("no runs in runs/; start one with: kdc distill --teacher r101 --student r18 --method kt")
-        return
     cells = [
         (
-            r["name"],
-            f"{r['kind']} (privileged)" if r["privileged"] else r["kind"],
-            r["status"],
-            "" if r["best"] is None else f"{100 * r['best']:.2f}",
+            row.name,
+            f"{row.kind} (privileged)" if row.privileged else row.kind,
+            row.status,
+            "" if row.best is None else f"{100 * row.best:.2f}",
         )
-        for r in rows
+        for row in rows
     ]
-    print_result(json, {"runs": rows}, "runs", ("name", "kind", "status", "val mIoU %"), cells)
+    if rows:
+        print_table("runs", ("name", "kind", "status", "val mIoU %"), cells)
+    elif not console.json_mode:
+        say("no runs in runs/; start one with: kdc distill --teacher r101 --student r18 --method kt")
+    return Runs(rows)
 
 
-def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None, json: Json = False) -> None:
+def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None) -> RunInfo:
     """Show the settings of a run and how it ended."""
     from ..run.folder import find_run
 
@@ -58,7 +90,8 @@ def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None
         ("val mIoU %", None if card.miou is None else f"{100 * card.miou:.2f}"),
     ]
     rows = [(key, value) for key, value in rows if value is not None]
-    print_result(json, {"path": str(target.path), **target.read()}, target.path.name, ("", ""), rows)
+    print_table(target.path.name, ("", ""), rows)
+    return RunInfo(target.path, card, target.read())
 
 
 def runs_rm(

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console
 from ..errors import UsageError
+from ..run.records import Record
 from ..settings.layers import resolve_flags
-from .flags import At, ConfigFile, Dry, Json, Method, Out, Preset, Resume, Sets, TrainingFlags, takes_training_flags
+from .flags import At, ConfigFile, Dry, Method, Out, Preset, Resume, Sets, TrainingFlags, takes_training_flags
 
 if TYPE_CHECKING:
+    from ..probe.records import RunPlan
+    from ..run.card import TeacherCard
     from ..settings.config import Config
 
 
@@ -26,10 +28,9 @@ def distill(
     sets: Sets = None,
     config: ConfigFile = None,
     dry_run: Dry = False,
-    json: Json = False,
-) -> None:
+) -> "TrainingResult | RunPlan":
     """Distil a teacher into a student."""
-    _train(Request(flags, sets or [], config, preset, method, at), out, resume, dry_run, json)
+    return _train(Request(flags, sets or [], config, preset, method, at), out, resume, dry_run)
 
 
 @takes_training_flags(before="out", without=("teacher", "teacher_weights"))
@@ -43,10 +44,9 @@ def train(
     sets: Sets = None,
     config: ConfigFile = None,
     dry_run: Dry = False,
-    json: Json = False,
-) -> None:
+) -> "TrainingResult | RunPlan":
     """Train a network without a teacher: a baseline, or a teacher to be."""
-    _train(Request(flags, sets or [], config, preset, "none", None), out, resume, dry_run, json)
+    return _train(Request(flags, sets or [], config, preset, "none", None), out, resume, dry_run)
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,18 @@ class Request:
         return resolve_flags(self.flags.settings(), self.sets, self.file, self.preset, self.method, self.at)
 
 
-def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool, json: bool) -> None:
-    console.json_mode = json
+@dataclass(frozen=True)
+class TrainingResult(Record):
+    """A run that was trained; ``best`` is the mIoU of its best weights on the validation split, 0 to 1."""
+
+    run: Path
+    status: str | None
+    best: float | None
+    teacher: "TeacherCard | None"
+    baseline: str | None
+
+
+def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool) -> "TrainingResult | RunPlan":
     if resume is not None:
         _check_resume(request, out, dry_run)
         from ..job import resume_job
@@ -75,26 +85,14 @@ def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool
     elif dry_run:
         from ..probe.dry_run import plan_run
 
-        plan = plan_run(request.config())
-        if json:
-            console.emit(plan.to_dict())
-        return
+        return plan_run(request.config())
     else:
         config = request.config()
         from ..job import run_job
 
         run = run_job(config, out=out)
 
-    if json:
-        console.emit(
-            {
-                "run": str(run.path),
-                "status": run.card.status,
-                "best": run.card.miou,
-                "teacher": run.card.teacher.to_dict() if run.card.teacher else None,
-                "baseline": run.card.baseline,
-            }
-        )
+    return TrainingResult(run.path, run.card.status, run.card.miou, run.card.teacher, run.card.baseline)
 
 
 def _check_resume(request: Request, out: Path | None, dry_run: bool) -> None:

@@ -1,13 +1,14 @@
 """The command ``kdc verify``: the papers' tables, counted again."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import console
 from ..errors import NumbersError, UsageError
-from .flags import Json
+
+if TYPE_CHECKING:
+    from ..papers.claims import Verification
 
 Paper = Annotated[
     str,
@@ -39,15 +40,13 @@ def verify(
     within: Within = 1.0,
     strict: Strict = False,
     out: Out = None,
-    json: Json = False,
-) -> None:
+) -> "Verification":
     """Count the papers' Params and FLOPs again and find where their tables contradict each other.
 
     Needs neither data nor weights. Each number is tried under a fixed order of conventions: FLOPs or multiply-adds,
     with or without the auxiliary head, dilation ignored as CIRKD's counter does, V1 or V2 heads, input sizes; then what
     contradicts the row: other classes, another backbone. The first that gives the printed digits is shown.
     """
-    console.json_mode = json
     if within < 0:
         raise UsageError(f"--within {within:g}: points of mIoU are needed, 0 or more")
     from ..papers.claims import show_claims
@@ -55,9 +54,9 @@ def verify(
 
     result = verify_claims(paper, trained=trained or (), within=within, out=out)
     show_claims(result)
-    if json:
-        console.emit(result.to_dict())
     if strict and result.failed:
         raise NumbersError(
-            f"{result.failed} of {len(result.verdicts)} claims fail; without --strict they are only listed"
+            f"{result.failed} of {len(result.verdicts)} claims fail; without --strict they are only listed",
+            result,
         )
+    return result

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import console
+from ..errors import DataError
 from . import IGNORE, Problem, open_leniently, splits
 
 
@@ -32,6 +33,11 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether training may use it."""
         return not self.problems
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of ``kdc data check``."""
+        return 0 if self.ok else DataError.exit_code
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

@@ -55,6 +55,7 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
     assert (manifest["precision"], manifest["sha256"]) == (precision, sha256(done.path))
     assert manifest["source"] == {"file": "model.onnx", "sha256": sha256(run.export / "model.onnx")}
     assert len(manifest["calibration"]["keys"]) == 6 and manifest["left_high"] == []
+    assert list(manifest["contract"])[-2:] == ["metadata", "made"] and manifest["contract"]["metadata"] is None
     facts = manifest["cast" if to in ("fp16", "bf16") else to]
     assert facts.get("quantised_convolutions", 7) == 7 and facts.get("high", "fp32") == (
         "fp16" if "+fp16" in precision else "fp32"

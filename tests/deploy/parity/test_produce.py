@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kdc.deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, weights_beside
+from kdc.deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, weights_beside, weights_of
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.artefacts.lock import held
-from kdc.deploy.artefacts.manifest import Manifest, Record, weights_of
+from kdc.deploy.artefacts.manifest import Manifest, Record
 from kdc.deploy.parity import produce as road
 from kdc.deploy.parity.golden import read_golden
 from kdc.deploy.parity.produce import Product, Ran, Trial, produce

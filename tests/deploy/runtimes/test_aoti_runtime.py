@@ -113,7 +113,7 @@ def test_native_code_without_its_manifest_is_not_run(
         for spoilt, why in (
             ({**whole, "sha256": "0"}, "its sha256 is another"),
             ({**whole, "kind": "onnx"}, "is of another kind"),
-            ("x", "is of another kind"),
+            ('"x"', "cannot be read"),
             ("[" * 200_000, "cannot be read"),
         ):
             manifest.write_text(str(spoilt) if why == "cannot be read" else json.dumps(spoilt))
