@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..deploy.artefacts.beside import Origin, artefact_bytes, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.artefacts.manifest import Manifest
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -19,9 +19,9 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
-from ..distill.run import records
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
+from ..distill.run.records import Record
 from ..distill.settings.config import Quantise
 from .calibration import Calibration
 from .cast import CastReport
@@ -48,7 +48,7 @@ _TYPED = (".fp16", ".bf16", ".int8", ".fp8")
 class LowPrecisionManifest(Manifest):
     """The manifest of a quantised or cast file; ``facts`` are how it was made: ``calibration``, ``sensitivity``, ..."""
 
-    spread = ("facts",)
+    MERGED: ClassVar = ("facts",)
 
     precision: str
     target: str
@@ -189,7 +189,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
 
 
 @dataclass(frozen=True)
-class TrainingPlan(records.Record):
+class TrainingPlan(Record):
     """How ``--qat`` would train."""
 
     teacher: str | None
@@ -199,7 +199,7 @@ class TrainingPlan(records.Record):
 
 
 @dataclass(frozen=True)
-class CalibrationPlan(records.Record):
+class CalibrationPlan(Record):
     """What ``calibrate_run`` would write, from which images and within which limits."""
 
     OPTIONAL = ("qat",)

@@ -1,9 +1,8 @@
 """From a float32 ONNX graph to a float16 or bfloat16 one, with explicit casts, as strongly typed TensorRT needs."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,6 +12,7 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shap
 from ..deploy.artefacts.safe_onnx import save_own
 from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run.files import replacing
+from ..distill.run.records import Record
 from .onnx_graph import consumers, finished, short
 
 #: sums over thousands of pixels, which overflow or lose precision in float16
@@ -42,7 +42,7 @@ _NAMED = 10
 
 
 @dataclass
-class CastReport:
+class CastReport(Record):
     """How a graph was cast."""
 
     #: "fp16" or "bf16"
@@ -62,10 +62,6 @@ class CastReport:
     largest: dict[str, float] = field(default_factory=dict)
     #: nodes beyond or near the end of the range, which therefore stay in float32
     overflowing: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """Summarise the cast in one line."""

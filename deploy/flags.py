@@ -1,12 +1,12 @@
 """Flags that several commands of this room share."""
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from ..distill.commands.flags import with_parameters
 from ..distill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,29 +79,19 @@ def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[
         torch: with ``--torch``.
         split: the flags after ``--provider`` come last.
     """
-    flags = [flag.replace(kind=flag.KEYWORD_ONLY) for flag in inspect.signature(runtime_options).parameters.values()]
-    if not torch:
-        flags.pop()
+    flags = list(inspect.signature(runtime_options).parameters.values())[: None if torch else -1]
 
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
-            if parameter.name == "options":
-                parameters += flags[:2] if split else flags
-            else:
-                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            parameters += flags[: 2 if split else None] if parameter.name == "options" else [parameter]
         parameters += flags[2:] if split else []
 
-        @functools.wraps(command)
         def with_options(**values: Any) -> R:
             options = runtime_options(**{flag.name: values.pop(flag.name, flag.default) for flag in flags})
             return command(**values, options=options)
 
-        # what typer reads the flags from
-        returned = inspect.signature(command).return_annotation
-        vars(with_options)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
-        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return with_options
+        return with_parameters(command, with_options, parameters)
 
     return decorate
 

@@ -272,7 +272,7 @@ def _untrained_teacher(plain: Config, data_card: DataCard) -> Teacher:
     """Return the shapes of the teacher that ``plain`` is going to train."""
     with torch.device("meta"):
         network = models.build(plain.model.student, data_card.num_classes, output_stride=plain.model.output_stride)
-    card = TeacherCard(network.name, f"a fit of {plain.train.iters} steps that comes first")
+    card = TeacherCard(network.name, source=f"a fit of {plain.train.iters} steps that comes first")
     return Teacher(network.requires_grad_(False).eval(), card)
 
 

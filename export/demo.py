@@ -3,7 +3,6 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..calib.calibrate import calibrate_run
 from ..deploy.artefacts.ledger import GateRow, read_gates
@@ -43,11 +42,6 @@ class DemoResult(Record):
     runs: dict[str, str]
     report: str
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        engine = self.engine.to_dict() if self.engine else None
-        return super().to_dict() | {"gates": [row.values for row in self.gates], "engine": engine}
 
 
 def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:

@@ -10,7 +10,7 @@ import torch
 
 from ..deploy.artefacts.beside import Origin
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.artefacts.manifest import Manifest
 from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, need_device
@@ -21,6 +21,7 @@ from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, student_file
 from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
+from ..distill.run.records import Record
 from .graph import DeployGraph, check_form
 from .settings import DEFAULTS, ExportSettings
 from .to_onnx import file_names

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnx
 import torch
@@ -14,7 +14,7 @@ from ..calib.calibrate import LowPrecisionManifest, Settings, calibrate_run
 from ..calib.low_precision import check_caster
 from ..deploy.artefacts.beside import Origin, manifest_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.artefacts.manifest import Manifest
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -25,10 +25,10 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
-from ..distill.run import records
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
 from ..distill.run.files import replacing, sha256, versions
 from ..distill.run.folder import Run
+from ..distill.run.records import Record
 from .graph import DeployGraph, check_form
 from .settings import DEFAULTS, OPSET, OPSETS, ExportSettings
 
@@ -40,7 +40,7 @@ CURE = "the exported graph computes something else, please report it with the mo
 class OnnxManifest(Manifest):
     """The manifest of a float32 ONNX file; ``network`` is what kdc wrote into the file itself."""
 
-    spread = ("network",)
+    MERGED: ClassVar = ("network",)
 
     network: dict[str, Any]
     precision: str
@@ -203,7 +203,7 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
 
 
 @dataclass(frozen=True)
-class ExportPlan(records.Record):
+class ExportPlan(Record):
     """What ``export_run`` would write, from which weights."""
 
     run: str

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, manifest_of, manifest_path, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest, Record, run_of
+from ..deploy.artefacts.manifest import Manifest, run_of
 from ..deploy.machine.passport import version
 from ..deploy.parity.produce import Trial, produce
 from ..deploy.parity.tolerances import tolerances
@@ -20,6 +20,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
+from ..distill.run.records import Record
 from .settings import DEFAULTS, ExportSettings
 from .to_onnx import gated_onnx
 
@@ -36,7 +37,7 @@ CURES = {
 class OpenvinoManifest(Manifest):
     """The manifest of an OpenVINO file; ``network`` is what kdc wrote into the file itself."""
 
-    spread = ("network",)
+    MERGED: ClassVar = ("network",)
 
     precision: str
     weights: Origin | None

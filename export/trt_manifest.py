@@ -3,16 +3,17 @@
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..deploy.artefacts.beside import Origin, manifest_of
-from ..deploy.artefacts.manifest import Manifest, Record
+from ..deploy.artefacts.manifest import Manifest
 from ..deploy.gpu.device import Gpu
 from ..deploy.machine.passport import gpus
 from ..deploy.runtimes.file_info import FileInfo, Port
 from ..deploy.runtimes.trt.inspector import Proof
 from ..deploy.runtimes.trt.manifest import this_platform
 from ..distill.run.files import sha256, versions
+from ..distill.run.records import Record
 from .settings import BuildFlags
 
 
@@ -32,7 +33,7 @@ class EngineManifest(Manifest):
         golden: see ``GoldenResult``; None where it did not run here, or no golden image came along.
     """
 
-    spread = ("network", "calibration")
+    MERGED: ClassVar = ("network", "calibration")
 
     kind: str = "engine"
     bytes: int

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...distill.run.files import sha256
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 
 #: Suffixes of files that hold a network's weights for torch.
 TORCH_FILES = (".safetensors", ".pt", ".pth")
@@ -19,8 +20,10 @@ MODEL_FILES = (*EXPORTED, *TORCH_FILES)
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Record):
     """A file that another was made from: the checkpoint of a run, or an exported file beside it."""
+
+    OPTIONAL: ClassVar = ("run", "checkpoint", "file", "sha256")
 
     run: str | None = None
     checkpoint: str | None = None
@@ -32,8 +35,7 @@ class Origin:
         """Read what ``to_dict`` wrote; None for anything else."""
         if not isinstance(values, dict):
             return None
-        known = {each.name: values.get(each.name) for each in fields(cls)}
-        origin = cls(**{name: value for name, value in known.items() if isinstance(value, str)})
+        origin = super().from_dict({name: value for name, value in values.items() if isinstance(value, str)})
         return origin if origin.name else None
 
     @property
@@ -41,14 +43,12 @@ class Origin:
         """Name of the file."""
         return self.file or self.checkpoint or ""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
-
 
 @dataclass(frozen=True)
-class StoredManifest:
+class StoredManifest(Record):
     """A manifest as it was read, of any kind and age; ``values`` is the whole of it, empty where there is none."""
+
+    MERGED: ClassVar = ("values",)
 
     values: dict[str, Any]
 
@@ -73,10 +73,6 @@ class StoredManifest:
         """Whether the file passed its gate."""
         gate = self.values.get("gate")
         return isinstance(gate, dict) and bool(gate.get("passed"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return self.values
 
     def describes(self, path: Path) -> bool:
         """Whether it was written for this very file, and for the weights beside it."""

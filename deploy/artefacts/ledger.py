@@ -5,22 +5,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...distill.errors import WeightsError, one_line
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 from .beside import ENGINES, remove
 from .lock import held
-from .manifest import Record
 
 LEDGER = "gates.json"
 LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
 
 
 @dataclass(frozen=True)
-class GateRow:
+class GateRow(Record):
     """A line of the ledger, of any age; ``values`` is the whole of it, so that it is written back as it was read."""
+
+    MERGED: ClassVar = ("values",)
 
     values: dict[str, Any]
 

@@ -80,12 +80,6 @@ class Opened(Record):
     buffers: str | None = None
     cuda_graph: bool | None = None
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Opened":
-        """Read what ``to_dict`` wrote."""
-        input_ = Input(**values.pop("input"))
-        return cls(**values, input=input_)
-
     @property
     def ran_on(self) -> str:
         """Runtime and provider that really ran, shortly: "torch cpu", "ort CPU", "ort CUDA", "OpenVINO CPU"."""

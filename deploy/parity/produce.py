@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ...distill import console
 from ...distill.errors import NumbersError
 from ...distill.run.files import flush, write_json
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
 from ..artefacts.lock import held
@@ -53,17 +54,14 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Ran:
+class Ran(Record):
     """What really ran at the gate; ``layers`` counts them by type, where the runtime tells."""
+
+    OPTIONAL: ClassVar = ("layers",)
 
     provider: str
     precision: str
     layers: dict[str, int] | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        values = {"provider": self.provider, "precision": self.precision}
-        return {**values, "layers": self.layers} if self.layers else {**values}
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult,
     with open_runtime(new, device=trial.device) as candidate:
         with open_runtime(trial.reference, size=candidate.spec.size) as trusted:
             result = gate(trusted, candidate, dataset, trial.limits, images=trial.images)
-        return result, Ran(candidate.provider, candidate.precision, getattr(candidate, "layers", None))
+        return result, Ran(candidate.provider, candidate.precision, getattr(candidate, "layers", None) or None)
 
 
 def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> None:

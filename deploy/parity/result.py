@@ -1,8 +1,9 @@
 """The result of a gate."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ...distill.run.records import Record
 from .difference import WorstClass
 from .tolerances import Tolerances
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GateResult:
+class GateResult(Record):
     """One arrow of the ledger: a candidate, what it was compared with, and how far apart they are."""
 
     passed: bool
@@ -60,7 +61,7 @@ class GateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
-        values = asdict(replace(self, golden=None)) | {"miou_drop": self.miou_drop}
+        values = super().to_dict() | {"miou_drop": self.miou_drop}
         del values["golden"]
         return {key: "inf" if value == float("inf") else value for key, value in values.items()}
 

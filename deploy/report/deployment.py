@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 from ..artefacts.beside import manifest_beside
-from .records import Measurement, newest, record_of
+from .records import Measurement, newest
 
 #: groups of nodes that the report names
 _NAMED = 12
@@ -30,7 +31,7 @@ class Quantised:
 
 
 @dataclass(frozen=True)
-class EngineRow:
+class EngineRow(Record):
     """What an engine is, and what its layers compute in, as its manifest has it."""
 
     name: str
@@ -69,7 +70,7 @@ def deployment(run: Run) -> Deployment:
     manifests = [(path, manifest_beside(path).values) for path in sorted(run.export.glob("*.engine"))]
     return Deployment(
         quantised=[row for path in files if (row := _quantised(path))],
-        engines=[record_of(EngineRow, manifest, name=path.name) for path, manifest in manifests if manifest],
+        engines=[EngineRow.from_dict(manifest | {"name": path.name}) for path, manifest in manifests if manifest],
         throughput=_last(run, "throughput"),
         memory=_last(run, "memory"),
         files=_files(run),
@@ -100,7 +101,7 @@ def _quantised(path: Path) -> Quantised | None:
 
 def _last(run: Run, kind: str) -> Measurement | None:
     measured = [values for _, values in newest(run, kind) if values.get("rows")]
-    return record_of(Measurement, measured[-1]) if measured else None
+    return Measurement.from_dict(measured[-1]) if measured else None
 
 
 def _files(run: Run) -> list[FileRow]:

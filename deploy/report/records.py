@@ -1,19 +1,17 @@
 """What the report reads from a run's files, as records; a key that an older file lacks is the field's default."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...distill.run.card import FinalScores, RunCard
 from ...distill.run.folder import Run
-
-T = TypeVar("T")
+from ...distill.run.records import Record
 
 
 @dataclass(frozen=True)
-class Line:
+class Line(Record):
     """A line of metrics.jsonl: a step of the training, or a validation after it."""
 
     step: int
@@ -29,7 +27,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Latency:
+class Latency(Record):
     """The newest record of ``kdc bench latency`` of one mode, device, size and batch."""
 
     file: str
@@ -50,7 +48,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """The newest record of ``kdc bench throughput`` or ``memory``."""
 
     rows: list[Any]
@@ -62,7 +60,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Tradeoff:
+class Tradeoff(Record):
     """What ``kdc bench tradeoff`` wrote; ``svg`` is its chart as a data URI."""
 
     rows: list[Any]
@@ -86,19 +84,9 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def record_of(cls: type[T], values: Mapping[str, Any], **others: Any) -> T:
-    """Make a record of the values that are its fields and not null, and of ``others``."""
-    names = {each.name for each in fields(cls)}  # pyright: ignore[reportArgumentType]
-    return cls(**{name: value for name, value in values.items() if name in names and value is not None} | others)
-
-
 def read_lines(run: Run | None) -> list[Line]:
     """Return the lines of a run's metrics.jsonl; none without a run."""
-    lines = []
-    for values in run.records() if run else ():
-        val = record_of(FinalScores, values["val"]) if "val" in values else None
-        lines.append(record_of(Line, values, val=val))
-    return lines
+    return [Line.from_dict(values) for values in run.records()] if run else []
 
 
 def scores_of(card: RunCard, lines: list[Line]) -> FinalScores:

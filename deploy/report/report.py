@@ -23,7 +23,7 @@ from .deployment import deployment
 from .formats import FILTERS, sign
 from .networks import further_runs, networks, picture
 from .page import Best, ClassRow, Cost, History, Page, Row
-from .records import Latency, Line, Tradeoff, newest, read_json, read_lines, record_of, scores_of
+from .records import Latency, Line, Tradeoff, newest, read_json, read_lines, scores_of
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -211,7 +211,7 @@ def _benches(run: Run) -> list[Latency]:
     kinds: dict[tuple[Any, ...], Latency] = {}
     for path, values in newest(run, "latency"):
         if values.get("backends"):
-            bench = record_of(Latency, values, file=path.name)
+            bench = Latency.from_dict(values | {"file": path.name})
             kinds[bench.mode, bench.device, *bench.size, bench.batch] = bench
     return list(kinds.values())
 
@@ -223,7 +223,7 @@ def _tradeoff(run: Run) -> Tradeoff | None:
         return None
     chart = run.bench / "tradeoff.svg"
     svg = base64.b64encode(chart.read_bytes()).decode() if chart.is_file() else None
-    return record_of(Tradeoff, values, svg=f"data:image/svg+xml;base64,{svg}" if svg else None)
+    return Tradeoff.from_dict(values | {"svg": f"data:image/svg+xml;base64,{svg}" if svg else None})
 
 
 def _device(passport: Any) -> list[tuple[str, str]]:

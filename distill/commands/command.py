@@ -1,6 +1,5 @@
 """From a function that returns a record to a command: ``--json`` prints the record."""
 
-import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ import typer
 
 from .. import console
 from ..errors import KdcError
-from .flags import Json
+from .flags import Json, with_parameters
 
 
 def command(function: Callable[..., Any]) -> Callable[..., None]:
@@ -23,7 +22,6 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     if inspect.signature(function).return_annotation is None:
         return function
 
-    @functools.wraps(function)
     def run(*, json: bool = False, **flags: Any) -> None:
         console.json_mode = json
         try:
@@ -38,9 +36,5 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
         if code := getattr(record, "exit_code", 0):
             raise typer.Exit(code)
 
-    signature = inspect.signature(function)
     flag = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
-    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature.parameters.values()]
-    vars(run)["__signature__"] = signature.replace(parameters=[*parameters, flag], return_annotation=None)
-    run.__annotations__ = {each.name: each.annotation for each in (*parameters, flag)}
-    return run
+    return with_parameters(function, run, [*inspect.signature(function).parameters.values(), flag])

@@ -134,6 +134,17 @@ class TrainingFlags:
         return settings | {key: parse_size(text) for key, text in sizes.items() if text is not None}
 
 
+def with_parameters(
+    function: Callable[..., Any], call: Callable[..., R], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., R]:
+    """Make ``call`` stand for ``function`` with other parameters, all by keyword: typer reads the flags from them."""
+    functools.update_wrapper(call, function)
+    keywords = [each.replace(kind=each.KEYWORD_ONLY) for each in parameters]
+    vars(call)["__signature__"] = inspect.signature(function).replace(parameters=keywords)
+    call.__annotations__ = {each.name: each.annotation for each in keywords}
+    return call
+
+
 def takes_training_flags(
     before: str, without: Container[str] = (), **annotations: Any
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -145,7 +156,7 @@ def takes_training_flags(
         annotations: by flag, what takes the place of its own annotation.
     """
     flags = [
-        flag.replace(kind=flag.KEYWORD_ONLY, annotation=annotations.get(name, flag.annotation))
+        flag.replace(annotation=annotations.get(name, flag.annotation))
         for name, flag in inspect.signature(TrainingFlags).parameters.items()
         if name not in without
     ]
@@ -154,22 +165,13 @@ def takes_training_flags(
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command).parameters.values():
-            if parameter.name == before:
-                parameters += flags[len(networks) :]
-            if parameter.name == "flags":
-                parameters += networks
-            else:
-                parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+            parameters += flags[len(networks) :] if parameter.name == before else []
+            parameters += networks if parameter.name == "flags" else [parameter]
 
-        @functools.wraps(command)
         def with_flags(**values: Any) -> R:
             return command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
 
-        # what typer reads the flags from
-        returned = inspect.signature(command).return_annotation
-        vars(with_flags)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
-        with_flags.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return with_flags
+        return with_parameters(command, with_flags, parameters)
 
     return decorate
 

@@ -1,7 +1,7 @@
 """``kdc methods``: list and describe methods."""
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -21,21 +21,15 @@ class Methods(Record):
 
     methods: list["MethodInfo"]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {"methods": [vars(each) for each in self.methods]}
-
 
 @dataclass(frozen=True)
 class MethodCard(Record):
     """A method, and what one of its steps costs."""
 
+    MERGED: ClassVar = ("info",)
+
     info: "MethodInfo"
     cost: "MethodCost"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {**vars(self.info), "cost": asdict(self.cost)}
 
 
 def methods_ls() -> Methods:

@@ -1,7 +1,7 @@
 """``kdc models``: list and describe networks."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +17,6 @@ class Models(Record):
     """The networks; parameters at 19 classes, aux head included."""
 
     models: list["ModelInfo"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return {"models": [vars(each) for each in self.models]}
 
 
 @dataclass(frozen=True)

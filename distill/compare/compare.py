@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..errors import BusyError, DataError, KdcError, NumbersError, UsageError
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import prepare, resume_job, run_job
 from ..run.card import FinalScores
+from ..run.records import Record
 from ..settings.config import Config
 from ..training.devices import launch
 from ..training.state import Stopped
@@ -45,17 +46,13 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class ComparisonPlan:
+class ComparisonPlan(Record):
     """The runs of a comparison, and how many runs and steps are still to be made."""
 
     out: str
     runs: list[PlannedRun]
     todo: int
     steps: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def compare(base: Config, entries: Sequence[Entry], *, out: Path | None = None) -> Results:

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..errors import DataError, UsageError
 from ..run.card import FinalScores, TeacherCard
 from ..run.files import write_json
 from ..run.folder import Run, check_vacant
+from ..run.records import Record
 from ..settings.config import Config
 from .plan import Entry, protocol, same_run
 
@@ -22,7 +23,7 @@ COMPARISONS = Path("compare")
 
 
 @dataclass(frozen=True)
-class Facts:
+class Facts(Record):
     """Facts about a run before it begins: its data's fingerprint, and its steps, those of phases included."""
 
     data: str | None
@@ -32,7 +33,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Record):
     """The error that ended a run; ``final`` where trying again is of no use."""
 
     error: str
@@ -40,7 +41,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class SharedTeacher:
+class SharedTeacher(Record):
     """The teacher of several runs, and its scores on the validation split."""
 
     #: None where a phase of each run trains it, which leaves nothing to evaluate
@@ -49,19 +50,9 @@ class SharedTeacher:
     #: whether it is shown the label
     privileged: bool = False
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SharedTeacher":
-        """Undo ``to_dict``."""
-        if values["card"] is None:
-            return cls()
-        card, scores = TeacherCard.from_dict(values["card"]), FinalScores.from_dict(values["scores"])
-        return cls(card, scores, values["privileged"])
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for plan.json."""
-        if self.card is None:
-            return {"card": None}
-        return {"card": self.card.to_dict(), "scores": asdict(self.scores), "privileged": self.privileged}
+        return super().to_dict() if self.card else {"card": None}
 
 
 def default_folder(base: Config) -> Path:
@@ -104,12 +95,11 @@ class Comparison:
             plan = json.loads(file.read_text())
             self.protocol, self.commands = plan["protocol"], plan["commands"]
             self.teachers = {key: SharedTeacher.from_dict(values) for key, values in plan["teachers"].items()}
-            self.failed = {name: Failure(values["error"], values["final"]) for name, values in plan["failed"].items()}
+            self.failed = {name: Failure.from_dict(values) for name, values in plan["failed"].items()}
             for values in plan["runs"]:
-                facts = values.pop("facts")
-                self.facts[values["name"]] = Facts(facts["data"], facts["steps"])
+                self.facts[values["name"]] = Facts.from_dict(values.pop("facts"))
                 self.entries.append(Entry(**values | {"config": Config.model_validate(values["config"])}))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"{file} cannot be read as a plan ({type(error).__name__}: {error})") from error
 
     def write(self) -> None:
@@ -125,7 +115,7 @@ class Comparison:
             "commands": self.commands,
             "protocol": self.protocol,
             "teachers": {key: teacher.to_dict() for key, teacher in self.teachers.items()},
-            "failed": {name: asdict(failure) for name, failure in self.failed.items()},
+            "failed": {name: failure.to_dict() for name, failure in self.failed.items()},
             "runs": runs,
         }
         write_json(self.path / "plan.json", plan)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..run.folder import Run
+from ..run.records import Record
 from .folder import Comparison
 from .paired import holm, paired
 from .plan import BASELINE, Entry, label_of, shared
@@ -122,7 +123,7 @@ class TeacherRow:
 
 
 @dataclass
-class Results:
+class Results(Record):
     """All tables of a comparison; scores are fractions in [0, 1]."""
 
     out: str
@@ -144,12 +145,10 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = vars(self) | {
-            "teachers": [asdict(row) for row in self.teachers],
-            "summary": [asdict(row) for row in self.summary],
-            "runs": [row.to_dict() for row in self.runs],
-            "classes": [{"class" if key == "name" else key: v for key, v in vars(row).items()} for row in self.classes],
-        }
+        values = super().to_dict()
+        values["classes"] = [
+            {"class" if key == "name" else key: v for key, v in vars(row).items()} for row in self.classes
+        ]
         if not self.files:
             del values["files"]
         return values

@@ -2,10 +2,11 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..methods import Description
+from ..run.records import Record
 from .memory import Memory
 
 
@@ -63,7 +64,7 @@ class ProbedTeacher(TeacherSource):
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunPlan(Record):
     """The parts, the length and the memory of a run."""
 
     data: DataSummary
@@ -76,10 +77,6 @@ class RunPlan:
     images_per_device: int
     device: str
     memory_mib: Memory
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ class BatchSummary:
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(Record):
     """Everything that a probe measured."""
 
     student: StartingStudent
@@ -228,6 +225,6 @@ class Probe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        values = asdict(self)
+        values = super().to_dict()
         values["knowledge"] = {"skipped": values.pop("skipped")} | (values["knowledge"] or {})
         return values

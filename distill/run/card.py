@@ -3,15 +3,15 @@
 A key that a file lacks, because it is old or unfinished, has its default; unknown keys stay in the file.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ..network_spec import UNKNOWN, NetworkSpec
+from .records import Record
 
 
 @dataclass(frozen=True)
-class DataCard:
+class DataCard(Record):
     """The data that a run was trained on."""
 
     name: str = ""
@@ -28,22 +28,9 @@ class DataCard:
     fingerprint: str | None = None
     notes: list[str] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DataCard":
-        """Undo ``to_dict``."""
-        fields = _fields(cls, values)
-        if "size" in fields:
-            height, width = fields["size"]
-            fields["size"] = (height, width)
-        return cls(**fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class TeacherCheck:
+class TeacherCheck(Record):
     """How a teacher did on a few validation images before it taught."""
 
     miou: float
@@ -53,45 +40,31 @@ class TeacherCheck:
 
 
 @dataclass(frozen=True)
-class TeacherCard:
+class TeacherCard(Record):
     """Where the teacher of a run came from."""
 
+    OPTIONAL: ClassVar = ("check",)
+
     name: str = ""
-    source: str = ""
     spec: NetworkSpec = UNKNOWN
+    #: the weights that a phase of the run trains it from, where it did not come ``trained``
+    start: str | None = None
+    trained: bool = True
     file: str | None = None
     sha256: str | None = None
     #: the run that trained it
     run: str | None = None
-    #: whether it came trained; if not, a phase of the run trains it, from the weights ``start``
-    trained: bool = True
-    start: str | None = None
+    source: str = ""
     check: TeacherCheck | None = None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TeacherCard":
-        """Undo ``to_dict``."""
-        fields = _fields(cls, values)
-        fields |= {"spec": NetworkSpec.from_dict(fields["spec"])} if "spec" in fields else {}
-        fields |= {"check": TeacherCheck(**fields["check"])} if "check" in fields else {}
-        return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {
-            "name": self.name,
-            "spec": self.spec.to_dict(),
-            **({} if self.trained else {"start": self.start, "trained": False}),
-            "file": self.file,
-            "sha256": self.sha256,
-            "run": self.run,
-            "source": self.source,
-            **({"check": asdict(self.check)} if self.check else {}),
-        }
+        unsaid = ("start", "trained") if self.trained else ()
+        return {key: value for key, value in super().to_dict().items() if key not in unsaid}
 
 
 @dataclass(frozen=True)
-class FinalScores:
+class FinalScores(Record):
     """The scores of a run's best weights on the whole validation split, as ``Scores.to_dict`` gives them."""
 
     miou: float | None = None
@@ -104,14 +77,9 @@ class FinalScores:
     classes: list[str] = field(default_factory=list)
     images: int | None = None
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "FinalScores":
-        """Read what ``Scores.to_dict`` gave."""
-        return cls(**_fields(cls, values))
-
 
 @dataclass(frozen=True)
-class RunCard:
+class RunCard(Record):
     """The values of run.json, in the order of the file."""
 
     status: str | None = None
@@ -145,18 +113,6 @@ class RunCard:
     #: what else was done with the run
     commands: list[list[str]] = field(default_factory=list)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
-        """Read the values of a run.json."""
-        fields = _fields(cls, values)
-        parts = {
-            "teacher": TeacherCard.from_dict,
-            "student": NetworkSpec.from_dict,
-            "data": DataCard.from_dict,
-            "final": FinalScores.from_dict,
-        }
-        return cls(**fields | {key: read(fields[key]) for key, read in parts.items() if key in fields})
-
     @property
     def miou(self) -> float | None:
         """The validation mIoU that the run ended with."""
@@ -164,18 +120,8 @@ class RunCard:
 
 
 @dataclass(frozen=True)
-class CheckpointCard:
+class CheckpointCard(Record):
     """The facts about the weights in the header of a kdc safetensors file."""
 
-    model: NetworkSpec
-    data: DataCard
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CheckpointCard":
-        """Read what ``save_student`` wrote."""
-        return cls(NetworkSpec.from_dict(values.get("model") or {}), DataCard.from_dict(values.get("data") or {}))
-
-
-def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of ``values`` that are fields of a record and not null."""
-    return {key: values[key] for key in cls.__dataclass_fields__ if values.get(key) is not None}
+    model: NetworkSpec = UNKNOWN
+    data: DataCard = field(default_factory=DataCard)

@@ -167,7 +167,7 @@ def _from_checkpoint(path: Path, run: Run | None) -> Teacher:
 
 
 def _card(model: SegmentationModel, path: Path, source: str) -> TeacherCard:
-    return TeacherCard(model.name, source, model.spec(), file=str(path.resolve()), sha256=sha256(path))
+    return TeacherCard(model.name, model.spec(), source=source, file=str(path.resolve()), sha256=sha256(path))
 
 
 def _untrained(config: Config, name: str, data: DataCard) -> Teacher:
@@ -185,7 +185,7 @@ def _untrained(config: Config, name: str, data: DataCard) -> Teacher:
     if options.teacher_weights:
         note(f"teacher: {load_backbone(model, options.teacher_weights).line()}")
     source = "a phase of this run, which trains it first"
-    card = TeacherCard(model.name, source, model.spec(), trained=False, start=options.teacher_weights)
+    card = TeacherCard(model.name, model.spec(), source=source, trained=False, start=options.teacher_weights)
     return Teacher(model.requires_grad_(False).eval(), card)
 
 

@@ -8,10 +8,11 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from ....distill.errors import ExportError
+from ....distill.run.records import Record
 
 #: how the inspector writes types, the narrower names first: "Half", "Row major linear FP16 format", "BFloat16", ...
 _NAMES = (
@@ -45,7 +46,7 @@ class Layer:
 
 
 @dataclass
-class Proof:
+class Proof(Record):
     """Shares of an engine by type ("tf32" is float32 with TF32 products; "reformat" are copies between layouts).
 
     ``time`` and ``flops`` are None where no times were measured, and where no layer's FLOPs follow from the JSON.
@@ -61,10 +62,6 @@ class Proof:
     unknown_ms: float = 0.0
     #: why the precision of the file is not proven; empty when it is
     reasons: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self)
 
     def line(self) -> str:
         """Say it in one line."""

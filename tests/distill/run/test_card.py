@@ -15,8 +15,8 @@ def through_json(values: dict[str, object]) -> dict[str, object]:
 
 def test_parts_come_back_from_json_as_they_were() -> None:
     check = TeacherCheck(0.5, 0.1, 16)
-    trained = TeacherCard("r18", "run t", SPEC, file="/t.safetensors", sha256="0", run="/t", check=check)
-    untrained = TeacherCard("r18", "a phase of this run", SPEC, trained=False, start="imagenet")
+    trained = TeacherCard("r18", SPEC, source="run t", file="/t.safetensors", sha256="0", run="/t", check=check)
+    untrained = TeacherCard("r18", SPEC, source="a phase of this run", trained=False, start="imagenet")
     data = DataCard("streets", "/streets", {"classes": 19}, ["road"], [[0, 0, 0]], 1, (36, 60), 8, 4, "f", ["small"])
     assert NetworkSpec.from_dict(through_json(SPEC.to_dict())) == SPEC
     for card in (trained, untrained):
