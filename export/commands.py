@@ -46,10 +46,10 @@ from .flags import (
     refuse_idle,
 )
 from .settings import BuildFlags, ExportSettings
+from .targets_command import ExportedFiles, add_targets
 
 if TYPE_CHECKING:
     from ..calib.calibrate import LowPrecisionManifest
-    from ..deploy.artefacts.manifest import Manifest
     from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
     from .demo import DemoResult
@@ -62,8 +62,6 @@ _ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32", 
 
 def register(app: typer.Typer) -> None:
     """Add ``kdc export`` to the command line."""
-    from .targets_command import add_targets  # here: it takes its flags from this file
-
     group = typer.Typer(
         help="Write a network for other runtimes, each file through a gate.",
         no_args_is_help=True,
@@ -81,13 +79,6 @@ def export_like(run: "Run", like: Path, dry: bool = False) -> Path:
     from . import to_onnx
 
     return to_onnx.export_like(run, like, dry)
-
-
-@dataclass(frozen=True)
-class ExportedFiles(Record):
-    """The manifests of the files that were written, each gated."""
-
-    files: "list[Manifest]"
 
 
 @dataclass(frozen=True)

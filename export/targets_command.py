@@ -1,5 +1,6 @@
 """``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,10 +27,10 @@ from .settings import ExportSettings
 
 if TYPE_CHECKING:
     from ..deploy.artefacts.beside import StoredManifest
+    from ..deploy.artefacts.manifest import Manifest
     from ..distill.run.folder import Run
     from .to_aoti import AotiManifest
     from .to_bundle import BundleManifest
-    from .to_openvino import OpenvinoManifest
     from .to_triton import TritonFacts
 
 RunOrFile = Annotated[
@@ -49,10 +50,10 @@ def add_targets(group: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class TargetFiles(Record):
+class ExportedFiles(Record):
     """The manifests of the files that were written, each gated."""
 
-    files: "list[StoredManifest | OpenvinoManifest]"
+    files: "Sequence[Manifest | StoredManifest]"
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def export_openvino(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
-) -> TargetFiles:
+) -> ExportedFiles:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
@@ -105,7 +106,7 @@ def export_openvino(
         form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "which": which}
         refuse_idle(form, f"{source} has the form that it was exported in")
     manifests = export(place, precisions=_PRECISIONS[precision], settings=settings)
-    return TargetFiles(manifests)
+    return ExportedFiles(manifests)
 
 
 def export_aoti(

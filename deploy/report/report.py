@@ -33,30 +33,8 @@ METRICS = (
 )
 
 
-def write_report(
-    run: Run,
-    *,
-    baseline: Run | None = None,
-    device: str = "cpu",
-    pictures: bool = True,
-    features: str | None = None,
-    others: Sequence[Run] = (),
-) -> Path:
-    """Write ``report.html`` into the run folder; what is missing is called "not measured" there.
-
-    Args:
-        run: a run of any kind and state.
-        baseline: the same student trained alone (default: the run's own ``baseline``), or, of a run that was trained
-            on with rounding, the one that it goes on from.
-        device: where the networks of the pictures run.
-        pictures: draw the strips of validation images, which needs the data and the checkpoints.
-        features: draw where this tap is active, too; "" is the one that the method compares.
-        others: further runs on the same data, whose networks are pictured beside this one's.
-
-    Raises:
-        UsageError: no network has the tap, or another run has other data.
-    """
-    page = collect(run, baseline, device=device, pictures=pictures, features=features, others=others)
+def write_report(run: Run, page: Page) -> Path:
+    """Write a page of ``collect`` to ``report.html`` in the run folder; what is missing is "not measured" there."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= FILTERS
@@ -78,7 +56,20 @@ def collect(
     features: str | None = None,
     others: Sequence[Run] = (),
 ) -> Page:
-    """Collect everything the page shows; see ``write_report``."""
+    """Collect everything the page shows.
+
+    Args:
+        run: a run of any kind and state.
+        baseline: the same student trained alone (default: the run's own ``baseline``), or, of a run that was trained
+            on with rounding, the one that it goes on from.
+        device: where the networks of the pictures run.
+        pictures: draw the strips of validation images, which needs the data and the checkpoints.
+        features: draw where this tap is active, too; "" is the one that the method compares.
+        others: further runs on the same data, whose networks are pictured beside this one's.
+
+    Raises:
+        UsageError: no network has the tap, or another run has other data.
+    """
     card = run.card
     data, teacher = card.data, card.teacher or TeacherCard()
     tuned = card.kind == "qat"
