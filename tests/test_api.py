@@ -102,9 +102,9 @@ def test_it_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     run = Run.create("mine", Config())
     run.unlock()
     with pytest.raises(UsageError, match="yes=True"):
-        api.runs_rm(run.path)
+        api.runs_rm(str(run.path))
     assert repr(api.open_run(run.path)) == f"Run('{run.path.name}', None, running)"
-    api.runs_rm(run.path, yes=True)
+    api.runs_rm(str(run.path), yes=True)
     assert not run.path.exists() and api.runs_ls().runs == []
 
 
