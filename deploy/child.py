@@ -17,7 +17,8 @@ from ..distill.errors import ExportError, KdcError
 
 #: this package, whatever it is imported as
 _PACKAGE = __name__.removesuffix(".deploy.child")
-_ERRORS = {kind.exit_code: kind for kind in KdcError.__subclasses__()}
+#: by exit code, those that need no more than a message
+_ERRORS = {kind.exit_code: kind for kind in KdcError.__subclasses__() if kind.__module__ == KdcError.__module__}
 
 
 class ChildDiedError(ExportError):

@@ -81,7 +81,7 @@ class Stopped(KdcError):
     """A signal ended a prediction; what was done until then is whole."""
 
     def __init__(self, name: str, prediction: Prediction) -> None:
-        super().__init__(f"stopped by {name}; {prediction.summary}")
+        super().__init__(f"stopped by {name}; {prediction.summary}", prediction)
         self.exit_code = 128 + signal.Signals[name].value
 
 
@@ -90,7 +90,8 @@ def raise_early_end(prediction: Prediction) -> None:
 
     Raises:
         Stopped: a signal ended it.
-        DataError: an image that cannot be read, or a video that breaks off; the others are done.
+        DataError: an image that cannot be read, or a video that breaks off; the others are done. Both carry the
+            prediction as their ``record``.
     """
     if prediction.work.stopped:
         raise Stopped(prediction.work.stopped, prediction)
@@ -99,7 +100,7 @@ def raise_early_end(prediction: Prediction) -> None:
         console.warn(problem)
     if problems:
         others = f"; {len(problems) - 1} more could not be read whole either" if len(problems) > 1 else ""
-        raise DataError(f"{problems[0]}{others}; {prediction.summary}")
+        raise DataError(f"{problems[0]}{others}; {prediction.summary}", prediction)
 
 
 def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
