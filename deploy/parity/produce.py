@@ -1,6 +1,5 @@
 """The one road of every new file: write it beside, gate it there, then put it in place with all that belongs to it."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
-from ..artefacts.lock import held
+from ..artefacts.lock import held, remove_abandoned
 from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Manifest)
 #: start of the name of the folder, beside the final file, in which a new file is written and gated
-_BESIDE = ".new-"
+_BESIDE = ".kdc-new-"
+#: the file in it that says so: a folder without is somebody else's
+_MARK = ".kdc-new"
 
 
 @dataclass(frozen=True)
@@ -138,10 +139,11 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     """Make a folder for a new file on the file system of the final one, and remove those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f"{_BESIDE}*"):
-        with suppress(BlockingIOError), held(old, wait=False):  # a living process holds its own
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # held by a living process, or not to be judged from here
+            remove_abandoned(old, _MARK)
 
-    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=False):
+    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=True):
+        Path(name, _MARK).touch()  # once it is held: without a mark nobody removes it
         yield Path(name)
 
 
