@@ -209,9 +209,47 @@ def test_a_kill_while_it_is_put_in_place(run: Run, moves: int, monkeypatch: pyte
     assert manifest_of(path).gated == (moves == 0)
     assert path.read_bytes() == (OLD if moves < 2 else NEW)
     (row,) = read_gates(run)
-    assert row.values["sha256"] == (sha256(path) if moves in (0, 1, 3) else read_golden(path).facts.sha256)
+    assert (row.values["sha256"] == sha256(path)) == (moves >= 2)
     made(run, path, NEW)
     assert manifest_of(path).gated and not list(run.export.glob(".kdc-new-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_is_put_in_place_comes_afterwards(
+    run: Run, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, move = run.export / "model.xml", road._move
+    made(run, path)
+
+    def stop(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), number)
+        move(source, target)
+
+    def handle(*_: Any) -> None:
+        raise InterruptedError
+
+    old = signal.signal(number, handle)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(road, "_move", stop)
+            made(run, path, NEW)
+        assert signal.getsignal(number) is handle
+    finally:
+        signal.signal(number, old)
+    assert manifest_of(path).gated and path.read_bytes() == NEW and read_golden(path).facts.sha256 == sha256(path)
+    (row,) = read_gates(run)
+    assert row.values["sha256"] == sha256(path) and not list(run.export.glob(".kdc-new-*"))
+
+
+@pytest.mark.parametrize("what", ["flush", "write_gate"])
+def test_a_full_disk_costs_nothing(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run.export / "model.xml"
+    made(run, path)
+    before = everything(run)
+    monkeypatch.setattr(road, what, Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        made(run, path, NEW)
+    assert everything(run) == before
 
 
 def test_a_file_that_cannot_run_here_is_not_gated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
