@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -183,7 +183,8 @@ def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | N
     for source, _ in moves:
         flush(source)
 
-    with held_back():
+    # a run's folder is held by its export
+    with nullcontext() if run else held(path.parent, wait=True), held_back():
         if run and result is not None:
             write_gate(run, stage_of(path), result, path.name, trial.left_high if trial else None)
         elif run:

@@ -252,6 +252,22 @@ def test_a_full_disk_costs_nothing(run: Run, what: str, monkeypatch: pytest.Monk
     assert everything(run) == before
 
 
+def test_writers_outside_of_a_run_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move, locked = road._move, []
+
+    def tell(source: Path, target: Path) -> None:
+        with pytest.raises(BlockingIOError), held(tmp_path, wait=False):
+            pass
+        locked.append(target.name)
+        move(source, target)
+
+    monkeypatch.setattr(road, "_move", tell)
+    made(None, tmp_path / "model.engine")
+    assert locked == ["model.engine", "model.engine.json"]
+    with held(tmp_path, wait=False):
+        pass
+
+
 def test_a_file_that_cannot_run_here_is_not_gated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     path = run.export / "model.engine"
     made(run, path)
