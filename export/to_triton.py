@@ -77,7 +77,7 @@ class Served:
 
 @dataclass(frozen=True)
 class TritonFacts(Record):
-    """The content of kdc.json: ``source`` is the manifest of the file that was copied, ``proved`` its gate."""
+    """The content of kdc.json: ``source`` is the manifest of the copied file, ``proved`` its gate."""
 
     kind: str
     name: str

@@ -24,7 +24,7 @@ from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.runtimes.trt.inspector import Proof
+from ..deploy.runtimes.trt.inspector import PrecisionShares
 from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
@@ -183,17 +183,17 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     try:
         check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
     except ExportError as error:
-        console.warn(f"{path.name} was built and is not proven: {error}")
+        console.warn(f"{path.name} was built but not run: {error}")
         return manifest
     try:
         subject = f"{path.name} was built and died when it ran"
         answer = _in_child("deploy.parity.trt_first_run", {"engine": str(path)}, subject)
     except ResourceError as error:  # of this moment: the engine is not to blame
-        console.warn(f"{path.name} was built and is not proven: {error}; kdc parity proves it")
+        console.warn(f"{path.name} was built but not run: {error}; gate it later with kdc parity")
         return manifest
     except KdcError as error:
         raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
-    proof, golden = Proof(**answer["proof"]), answer["golden"]
+    proof, golden = PrecisionShares(**answer["proof"]), answer["golden"]
     if reasons := [*proof.reasons, *(golden["reasons"] if golden else ())]:
         raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
     return replace(manifest, proof=proof, golden=golden)

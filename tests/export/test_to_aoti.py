@@ -1,4 +1,4 @@
-"""A whole network compiled by AOTInductor from a run: proved on its own runtime, described, gone when it is wrong."""
+"""A whole network compiled by AOTInductor from a run: gated on its own runtime, described, gone when it is wrong."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ from kdc.export.settings import ExportSettings
 
 
 @pytest.mark.slow
-def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
+def test_a_run_becomes_a_gated_package(gated_run: Run) -> None:
     manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2)).to_dict()
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
