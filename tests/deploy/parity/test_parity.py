@@ -94,7 +94,7 @@ def test_what_pads_an_image_is_no_agreement(head: str) -> None:
     assert gate_result(noise, data=data, head=head).passed, "what is wrong in the padding alone, nobody sees"
 
 
-def test_the_record_of_an_arrow() -> None:
+def test_the_record_of_a_comparison() -> None:
     shift = np.array([0.5, 0, 0], np.float32).reshape(1, 3, 1, 1)
     record = gate_result(shift).to_dict()
     assert record["max_diff"] == pytest.approx(0.5) and record["mean_diff"] == pytest.approx(0.5 / 3, rel=1e-4)
