@@ -13,7 +13,6 @@ from ..distill.commands.command import command
 from ..distill.errors import ExportError, UsageError
 from ..distill.run.records import Record
 from .flags import (
-    FORM,
     Agreement,
     Batches,
     Caster,
@@ -46,6 +45,7 @@ from .flags import (
     refuse_idle,
 )
 from .settings import BuildFlags, ExportSettings
+from .targets_command import add_targets
 
 if TYPE_CHECKING:
     from ..calib.calibrate import LowPrecisionManifest
@@ -56,14 +56,9 @@ if TYPE_CHECKING:
     from .to_onnx import ExportPlan, OnnxManifest
     from .trt_manifest import EngineManifest
 
-#: flags of ``kdc export onnx`` that an ONNX file that exists has no use for
-_ONNX_FLAGS = (*FORM, "precision", "opset", "images", "agreement", "keep_fp32", "caster")
-
 
 def register(app: typer.Typer) -> None:
     """Add ``kdc export`` to the command line."""
-    from .targets_command import add_targets  # here: it takes its flags from this file
-
     group = typer.Typer(
         help="Write a network for other runtimes, each file through a gate.",
         no_args_is_help=True,

@@ -83,8 +83,6 @@ NoTf32 = Annotated[bool, typer.Option("--no-tf32", help="Compute float32 product
 TimingCache = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt).")
 ]
-#: flags of the form that a network is exported in
-FORM = ("size", "head", "input", "dynamic_batch", "which")
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
