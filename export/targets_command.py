@@ -153,7 +153,7 @@ def export_triton(
 ) -> ServedModel:
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
-    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
+    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.
     """
     from .to_onnx import gated_onnx
     from .to_triton import Serving

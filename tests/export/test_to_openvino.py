@@ -89,7 +89,7 @@ def test_a_manifest_that_is_no_object_vouches_for_nothing(tmp_path: Path) -> Non
 def test_an_int8_file_of_the_calibration_is_gated_or_taken_as_gated(
     gated_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ExportError, match=r"is not there yet; make it with: kdc calib .* --to int8 --for openvino"):
+    with pytest.raises(ExportError, match=r"is missing; make it with: kdc calib .* --to int8 --for openvino"):
         to_openvino.export_openvino(gated_run, precisions=("int8",))
     path = gated_run.export / "model.int8.openvino.xml"
     to_openvino.write_ir(gated_run.export / "model.onnx", path)
