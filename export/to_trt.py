@@ -61,7 +61,7 @@ def flavour(named: str | None = None) -> tuple[ModuleType, str, str]:
             module = importlib.import_module(name)
         except (ImportError, OSError) as error:
             raise ExportError(
-                f"{name} is installed but does not load ({error}); install it again, or take the other --flavour"
+                f"{name} is installed but does not load ({error}); install it again, or use the other --flavour"
             ) from error
         version = str(module.__version__)
         if name == "tensorrt" and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
@@ -107,7 +107,7 @@ def build_engine(
     weights, info = external(onnx_path), read_info(onnx_path)
     name, version = check_flags(flags)
     if flags.strip_weights and weights:
-        raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
+        raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}'; it must hold all of them itself")
     profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
     if golden_path(onnx_path).is_file():
         read_golden(onnx_path)
@@ -226,7 +226,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
     for word, flag in flags.builder_flags.items():
         if not hasattr(module.BuilderFlag, flag):
-            raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
+            raise UsageError(f"{name} {version} does not know {word}; leave it out, or use another --flavour")
     if targets:
         known = [key.lower() for key in module.ComputeCapability.__members__ if key != "NONE"]
         for target in targets:

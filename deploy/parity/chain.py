@@ -173,9 +173,7 @@ def compare(
     options.refuse_unused([Path(first), Path(second)])
     home = _home(first) or _home(second)
     if dataset is None and home is None:
-        raise UsageError(
-            f"neither {first} nor {second} lies in a run, so their data are not known; name --data NAME|DIR"
-        )
+        raise UsageError(f"neither {first} nor {second} is in a run, so their data are not known; name --data NAME|DIR")
 
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None

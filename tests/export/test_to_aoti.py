@@ -72,7 +72,7 @@ def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch
         with pytest.raises(UsageError, match=message):
             to_aoti.export_aoti(gated_run, **wrong)
     if not torch.cuda.is_available():
-        with pytest.raises(ExportError, match="torch sees none here"):
+        with pytest.raises(ExportError, match="torch sees no GPU here"):
             to_aoti.export_aoti(gated_run, device="cuda")
     assert (gated_run.export / "model.pt2").read_bytes() == b"good", "a mistake costs no good file"
 
