@@ -103,7 +103,7 @@ def read_gates(run: "Run | Path") -> list[GateRow]:
 
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:
-    """Remove files of a run with what lies beside them and their lines of the ledger; a missing one is no error."""
+    """Remove files of a run, the files beside them and their rows of the ledger; a missing one is no error."""
     read_gates(run)  # before a file goes: it may be broken
     for file in files:
         remove(file)

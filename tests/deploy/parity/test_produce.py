@@ -27,7 +27,7 @@ from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 
-from ..._made import judged
+from ..._made import gate_result
 
 OLD, NEW = b"the earlier file", b"the new file"
 
@@ -55,7 +55,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture(autouse=True)
 def gated(monkeypatch: pytest.MonkeyPatch) -> list[GateResult]:
     """Let every file pass its gate, or do what is put into this list."""
-    results = [judged()]
+    results = [gate_result()]
 
     def gate_file(new: Path, trial: Trial, dataset: Any) -> tuple[GateResult, Ran]:
         return replace(results[-1], sha256=sha256(new)), Ran("numpy", "fp32", None)
@@ -104,14 +104,14 @@ def test_a_file_comes_with_all_that_belongs_to_it(run: Run, name: str, capsys: p
 
 def test_a_failed_gate(run: Run, gated: list[GateResult]) -> None:
     path = run.export / "model.onnx"
-    gated.append(judged(wrong=1.0))
+    gated.append(gate_result(wrong=1.0))
     with pytest.raises(NumbersError, match=r"model\.onnx did not pass its gate and was not kept: .*; ask for help"):
         made(run, path)
     assert not list(run.export.iterdir()) and [row.passed for row in read_gates(run)] == [False]
-    gated.append(judged())
+    gated.append(gate_result())
     made(run, path)
     before = everything(run)
-    gated.append(judged(wrong=1.0))
+    gated.append(gate_result(wrong=1.0))
     with pytest.raises(NumbersError, match=r"was not kept; the earlier model\.onnx stays: .*; ask") as caught:
         made(run, path, NEW)
     assert everything(run) == before and caught.value.exit_code == 6
@@ -294,7 +294,7 @@ def test_what_was_made_from_the_earlier_file_goes(run: Run) -> None:
     made(run, path)
     engine.write_bytes(b"plan")
     manifest_path(engine).write_text(json.dumps({"onnx": Origin(file=path.name, sha256=sha256(path)).to_dict()}))
-    write_gate(run, "engine model", judged(), engine.name)
+    write_gate(run, "engine model", gate_result(), engine.name)
     made(run, path, checkpoints=[])
     assert engine.exists()
     made(run, path, NEW, checkpoints=[])
