@@ -3,6 +3,7 @@
 Names, defaults and order of the arguments are those of the flags, and the same code runs. What a command prints with
 ``--json`` is the record that its function returns: fields to read, and ``to_dict()``. Errors are those of
 ``distill/errors.py``. Nothing is printed unless ``kdc.api.progress`` is True. Importing this file imports no torch.
+What editors are told about it is in ``api.pyi``, which ``python tests/_stub.py`` writes.
 """
 
 import functools
@@ -11,31 +12,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
-
-if TYPE_CHECKING:
-    from .deploy.bench.commands import accuracy as bench_accuracy
-    from .deploy.bench.commands import flops as bench_flops
-    from .deploy.bench.commands import latency as bench_latency
-    from .deploy.bench.commands import memory as bench_memory
-    from .deploy.bench.commands import params as bench_params
-    from .deploy.bench.commands import throughput as bench_throughput
-    from .deploy.bench.commands import tradeoff as bench_tradeoff
-    from .deploy.commands import doctor, evaluate, report
-    from .deploy.parity.command import parity
-    from .deploy.predict.command import predict
-    from .deploy.runtimes.open import open_runtime
-    from .distill.commands.compare import compare
-    from .distill.commands.data import data_check, data_info, data_ls
-    from .distill.commands.methods import methods_info, methods_ls
-    from .distill.commands.models import models_info, models_ls
-    from .distill.commands.probe import probe
-    from .distill.commands.runs import runs_info, runs_ls, runs_rm
-    from .distill.commands.training import distill, train
-    from .distill.commands.verify import verify
-    from .distill.run.folder import find_run as open_run
-    from .export.commands import calibrate, demo, export_onnx, export_trt
-    from .export.targets_command import export_aoti, export_bundle, export_openvino, export_triton
+from typing import Annotated, Any, get_args, get_origin
 
 #: name here -> the file that the function of the command stands in, and its name there
 _FUNCTIONS = {

@@ -1,0 +1,603 @@
+"""What editors are told about ``kdc.api``; written by ``python tests/_stub.py``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .calib.calibrate import CalibrationPlan
+from .calib.commands import CalibratedFile
+from .deploy.bench.accuracy import AccuracyRecord, Evaluation
+from .deploy.bench.commands import Costs, LatencyRecords
+from .deploy.bench.latency_record import LatencyRecord
+from .deploy.bench.memory import MemoryRecord
+from .deploy.bench.throughput import ThroughputRecord
+from .deploy.bench.tradeoff import TradeoffRecord
+from .deploy.commands import ReportPage
+from .deploy.doctor.doctor import Examination
+from .deploy.parity.command import GoldenCheck, ParityResult
+from .deploy.predict.predict import Prediction
+from .deploy.runtimes.base import Runtime
+from .distill.commands.data import DataInfo, DataSets
+from .distill.commands.methods import MethodCard, Methods
+from .distill.commands.models import ModelCost, Models
+from .distill.commands.runs import RunInfo, Runs
+from .distill.commands.training import TrainingResult
+from .distill.compare.compare import ComparisonPlan
+from .distill.compare.results import Results
+from .distill.data._check import CheckReport
+from .distill.papers.claims import Verification
+from .distill.probe.records import Probe, RunPlan
+from .distill.run.folder import Run
+from .export.commands import EnginePlan, Engines
+from .export.demo import DemoResult
+from .export.targets_command import ExportedFiles, PackedBundle, ServedModel
+from .export.to_aoti import AotiManifest
+from .export.to_onnx import ExportPlan
+
+progress: bool
+
+def bench_accuracy(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    data: str | Path | None = None,
+    split: str = "val",
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    limit: int | None = None,
+    size: str | tuple[int, int] | None = None,
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    out: str | Path | None = None,
+) -> AccuracyRecord:
+    """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
+
+def bench_flops(
+    networks: str | Path | Sequence[str | Path] | None = None,
+    classes: int | None = None,
+    size: str | tuple[int, int] | None = None,
+    stride: int | None = None,
+    counter: str = "true",
+) -> Costs:
+    """Count multiply-adds (MACs) and FLOPs = 2 x MACs of networks for one image."""
+
+def bench_latency(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    size: str | tuple[int, int] | None = None,
+    batch: str = "1",
+    threads: int | None = None,
+    seconds: float = 6.0,
+    runs: int = 100,
+    rounds: int = 10,
+    mode: str = "net",
+    codec: str = "jpg",
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    torch_mode: str = "channels-last",
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> LatencyRecord | LatencyRecords:
+    """Time torch and every exported file of a run side by side, in interleaved rounds."""
+
+def bench_memory(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    size: str | tuple[int, int] | None = None,
+    batch: str = "1",
+    threads: int | None = None,
+    runs: int = 3,
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> MemoryRecord:
+    """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
+
+def bench_params(
+    networks: str | Path | Sequence[str | Path] | None = None,
+    classes: int | None = None,
+    stride: int | None = None,
+) -> Costs:
+    """Count the parameters of networks, with and without the auxiliary head."""
+
+def bench_throughput(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    size: str | tuple[int, int] | None = None,
+    batch: str = "1,4",
+    streams: str = "1,2",
+    threads: int | None = None,
+    seconds: float = 3.0,
+    rounds: int = 5,
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    torch_mode: str = "channels-last",
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> ThroughputRecord:
+    """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
+
+def bench_tradeoff(
+    sources: str | Path | Sequence[str | Path] | None = None,
+    data: str | Path | None = None,
+    split: str = "val",
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    limit: int | None = None,
+    size: str | tuple[int, int] | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    seconds: float = 6.0,
+    runs: int = 100,
+    rounds: int = 10,
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    out: str | Path | None = None,
+    seed: int = 0,
+) -> TradeoffRecord:
+    """Set mIoU against latency, FLOPs and parameters, and mark what nothing else beats: table, CSV and SVG.
+
+    Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
+    """
+
+def calibrate(
+    run: str | Path | None = None,
+    to: str = "int8",
+    target: str | None = None,
+    images: int | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    calibrator: str | None = None,
+    compared: bool = False,
+    sensitivity: bool = False,
+    max_drop: float | None = None,
+    agreement: float | None = None,
+    qat: bool = False,
+    qat_iters: int | None = None,
+    qat_lr: float | None = None,
+    keep: str | Sequence[str] | None = None,
+    high: str | None = None,
+    caster: str = "kdc",
+    seed: int = 0,
+    dry_run: bool = False,
+) -> CalibratedFile | CalibrationPlan:
+    """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
+
+def compare(
+    methods: str | None = None,
+    seeds: str = "3",
+    grid: str | Sequence[str] | None = None,
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    dry_run: bool = False,
+) -> Results | ComparisonPlan:
+    """Train several methods under one protocol and compare each, seed by seed, with the student alone.
+
+    The same command goes on where it was stopped; another method, seed or grid value extends the folder.
+    """
+
+def data_check(
+    source: str | Path,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    sets: str | Sequence[str] | None = None,
+) -> CheckReport:
+    """Decode every image and mask, list every problem and count the classes."""
+
+def data_info(
+    source: str | Path,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+) -> DataInfo:
+    """Show the classes, splits and sizes of a data set or folder."""
+
+def data_ls() -> DataSets:
+    """List the data sets that kdc knows by name."""
+
+def demo(
+    seed: int = 0,
+) -> DemoResult:
+    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
+
+def distill(
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    at: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    dry_run: bool = False,
+) -> TrainingResult | RunPlan:
+    """Distil a teacher into a student."""
+
+def doctor() -> Examination:
+    """Say what this machine has, what it lacks, and the command that cures it."""
+
+def evaluate(
+    source: str | Path | None = None,
+    data: str | Path | None = None,
+    split: str = "val",
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    device: str = "cpu",
+    provider: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    limit: int | None = None,
+    tile: str | tuple[int, int] = "off",
+    overlap: float | None = None,
+    blend: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+) -> Evaluation:
+    """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
+
+def export_aoti(
+    run: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    device: str = "cpu",
+    precision: str = "fp32",
+    images: int | None = None,
+    agreement: float | None = None,
+    which: str | None = None,
+) -> AotiManifest:
+    """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
+
+    It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
+    """
+
+def export_bundle(
+    source: str | Path | None = None,
+    out: str | Path | None = None,
+    golden_image: bool = True,
+) -> PackedBundle:
+    """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
+
+    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
+    """
+
+def export_onnx(
+    run: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    images: int | None = None,
+    agreement: float | None = None,
+    keep_fp32: str | Sequence[str] | None = None,
+    caster: str | None = None,
+    which: str | None = None,
+    dry_run: bool = False,
+) -> ExportedFiles | ExportPlan:
+    """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
+
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
+    """
+
+def export_openvino(
+    source: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    precision: str = "fp32",
+    images: int | None = None,
+    agreement: float | None = None,
+    which: str | None = None,
+) -> ExportedFiles:
+    """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
+
+    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
+    """
+
+def export_triton(
+    source: str | Path | None = None,
+    out: str | Path | None = None,
+    name: str | None = None,
+    max_batch: int | None = None,
+    preferred: int | Sequence[int] | None = None,
+    queue_delay: int = 100,
+    instances: int = 1,
+    device: str | None = None,
+    cuda_graph: bool = False,
+    warmup: bool = True,
+    trust: bool = False,
+) -> ServedModel:
+    """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
+
+    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.
+    """
+
+def export_trt(
+    run: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    images: int | None = None,
+    agreement: float | None = None,
+    keep_fp32: str | Sequence[str] | None = None,
+    caster: str | None = None,
+    which: str | None = None,
+    flavour: str | None = None,
+    target: str | Sequence[str] | None = None,
+    batches: str | None = None,
+    workspace: int | None = None,
+    opt_level: int | None = None,
+    timing_cache: str | Path | None = None,
+    sizes: str | None = None,
+    version_compatible: bool = False,
+    hardware: str | None = None,
+    refit: bool = False,
+    strip_weights: bool = False,
+    no_tf32: bool = False,
+    dry_run: bool = False,
+) -> Engines | EnginePlan:
+    """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
+
+def methods_info(
+    name: str,
+    size: str | tuple[int, int] = "512x1024",
+    classes: int = 19,
+    teacher: str = "deeplabv3-r101",
+    student: str = "deeplabv3-r18",
+) -> MethodCard:
+    """Show a method's equations, taps, phases, options, cost, and where paper and code differ."""
+
+def methods_ls() -> Methods:
+    """List the distillation methods."""
+
+def models_info(
+    name: str,
+    classes: int = 19,
+    size: str | tuple[int, int] = "512x1024",
+    output_stride: int | None = None,
+) -> ModelCost:
+    """Show a network's parameters, multiply-adds and taps."""
+
+def models_ls() -> Models:
+    """List the networks."""
+
+def open_run(
+    spec: str | Path | None = None,
+    root: Path | None = None,
+) -> Run:
+    """Find a run: a folder, a file inside one, a name below ``runs/``, or None for the last one.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+
+def open_runtime(
+    source: str | Path | Run,
+    device: str = "cpu",
+    provider: str | None = None,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
+    head: str = "logits",
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+    torch_mode: str = "channels-last",
+) -> Runtime:
+    """Open a run, a kdc checkpoint, or a file by its suffix.
+
+    ``.onnx`` runs in ONNX Runtime (or OpenVINO, as the provider says), ``.xml`` in OpenVINO, ``.pt2`` as AOTInductor
+    compiled it, ``.engine`` and ``.plan`` in TensorRT, ``.safetensors``, ``.pt`` and ``.pth`` in torch.
+
+    Args:
+        source: what to open; a name is looked for below ``runs/``.
+        device: "cpu" or "cuda".
+        provider: an ONNX Runtime execution provider or "openvino", where ``device`` does not say enough.
+        size: input height and width, for what is not made for one size: a checkpoint, a dynamic ONNX file.
+        threads: CPU threads within an operator (default: the runtime's own choice).
+        head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
+        trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
+        buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
+        cuda_graph: start an engine as one CUDA graph.
+        torch_mode: how torch runs a checkpoint, see ``TorchMode``.
+
+    Raises:
+        UsageError: no such run, or a flag that does not fit the file.
+        WeightsError: the file is missing or broken.
+        ExportError: the runtime, device or provider is not available.
+    """
+
+def parity(
+    first: str | Path | None = None,
+    second: str | Path | None = None,
+    images: int | None = None,
+    explain: bool = False,
+    data: str | Path | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    compiled: bool = False,
+    device: str = "cpu",
+    provider: str | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+) -> ParityResult | GoldenCheck:
+    """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
+
+def predict(
+    words: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    masks: bool | None = None,
+    overlay: bool = True,
+    colour: bool = False,
+    alpha: float = 0.5,
+    stream: bool = False,
+    every: int = 1,
+    limit: int | None = None,
+    tile: str | tuple[int, int] = "off",
+    overlap: float | None = None,
+    blend: str | None = None,
+    device: str = "cpu",
+    provider: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    trust: bool = False,
+    buffers: str = "auto",
+    cuda_graph: bool = False,
+) -> Prediction:
+    """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
+
+def probe(
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    at: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    images: int = 32,
+    batches: int = 4,
+) -> Probe:
+    """Look before a long run, with the flags of distill: what the teacher knows, what each term does, what it costs."""
+
+def report(
+    run: str | Path | None = None,
+    baseline: str | Path | None = None,
+    features: str | None = None,
+    others: str | Path | Sequence[str | Path] | None = None,
+) -> ReportPage:
+    """Write one HTML file with everything that is known about a run."""
+
+def runs_info(
+    run: str | Path | None = None,
+) -> RunInfo:
+    """Show the settings of a run and how it ended."""
+
+def runs_ls() -> Runs:
+    """List the runs in runs/, newest last."""
+
+def runs_rm(
+    run: str | Path,
+    yes: bool = False,
+) -> None:
+    """Remove a run folder."""
+
+def train(
+    student: str | None = None,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    dry_run: bool = False,
+) -> TrainingResult | RunPlan:
+    """Train a network without a teacher: a baseline, or a teacher to be."""
+
+def verify(
+    paper: str | Path = "all",
+    trained: str | Path | Sequence[str | Path] | None = None,
+    within: float = 1.0,
+    strict: bool = False,
+    out: str | Path | None = None,
+) -> Verification:
+    """Count the papers' Params and FLOPs again and find where their tables contradict each other.
+
+    Needs neither data nor weights. Each number is tried under a fixed order of conventions: FLOPs or multiply-adds,
+    with or without the auxiliary head, dilation ignored as CIRKD's counter does, V1 or V2 heads, input sizes; then what
+    contradicts the row: other classes, another backbone. The first that gives the printed digits is shown.
+    """
