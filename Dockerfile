@@ -23,7 +23,7 @@ COPY pyproject.toml ./
 RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 o = p["optional-dependencies"]; print(*p["dependencies"], *o["gpu"], *o["trt"], sep="\n")' > /tmp/requirements.txt \
     && python -m pip install --no-cache-dir --requirement /tmp/requirements.txt
-COPY README.md LICENSE __init__.py __main__.py cli.py ./
+COPY README.md LICENSE __init__.py __main__.py api.py api.pyi cli.py ./
 COPY calib calib
 COPY deploy deploy
 COPY distill distill
