@@ -255,8 +255,8 @@ def watched(form: Callable[[], Tensor], inputs: list[Tensor]) -> Pass:
     return replace(result, mib=most / MIB)
 
 
-def measure(both: Contest, repeats: int, judged: bool) -> dict[str, Any]:
-    """Run both forms in turn and compare them, where ``judged`` also with the target."""
+def measure(both: Contest, repeats: int, with_target: bool) -> dict[str, Any]:
+    """Run both forms in turn and compare them, and where ``with_target`` with the target too."""
     first = {form: watched(call, both.inputs) for form, call in both.forms.items()}  # and warms up
     seconds: dict[str, list[float]] = {form: [] for form in first}
     for _ in range(repeats):
@@ -274,7 +274,7 @@ def measure(both: Contest, repeats: int, judged: bool) -> dict[str, Any]:
     row |= {"value_gap": abs(ours.value / plain.value - 1), "grad_gap": max(gap.item() for gap in gaps)}
     exact = both.inputs[0].dtype == torch.float64
     row["agree"] = max(row["value_gap"], row["grad_gap"]) <= (EXACT if exact else both.case.tolerance)
-    target = TARGETS.get(row["loss"]) if judged else None
+    target = TARGETS.get(row["loss"]) if with_target else None
     return row | {"target": target, "met": target and speed >= target[0] and memory >= target[1]}
 
 
@@ -319,14 +319,14 @@ def main() -> None:
     like = torch.empty(0, device=arguments.device)
     sizes = {"both": ("512x1024", "512x512")}.get(arguments.size, (arguments.size,))
     classes = {"both": (19, 150)}.get(arguments.classes) or (int(arguments.classes),)
-    images, repeats, judged = 4, arguments.repeats, not like.is_cuda
+    images, repeats, with_target = 4, arguments.repeats, not like.is_cuda
     if arguments.tiny:
-        sizes, images, repeats, judged = ("64x128",), 2, 0, False
+        sizes, images, repeats, with_target = ("64x128",), 2, 0, False
         like = like.double()
     todo, rows = list(chosen(sizes, classes, arguments.only)), []
     with console.bar(len(todo), "losses") as update:
         for case, count, crop in todo:
-            rows.append(measure(contest(case, images, count, crop, arguments.memory_gib, like), repeats, judged))
+            rows.append(measure(contest(case, images, count, crop, arguments.memory_gib, like), repeats, with_target))
             update(len(rows), rows[-1]["case"])
     where = torch.cuda.get_device_name() if like.is_cuda else "CPU, 1 thread"
     heads = ["case", "kdc ms", "literal ms", "speed x", "kdc MiB", "literal MiB", "memory x", "value gap", "grad gap"]

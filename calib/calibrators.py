@@ -30,7 +30,9 @@ def check_calibrator(calibrator: str, grid: str) -> None:
             f"{closest(calibrator, CALIBRATORS)}"
         )
     if grid == "e4m3" and calibrator == "entropy":
-        raise UsageError("--calibrator entropy is for equal steps, which FP8 has not; take minmax, percentile or mse")
+        raise UsageError(
+            "--calibrator entropy needs equal steps, which FP8 does not have; use minmax, percentile or mse"
+        )
 
 
 def ranges(histograms: Mapping[str, Histogram], calibrator: str, grid: str) -> dict[str, tuple[float, float]]:

@@ -25,14 +25,16 @@ Target = Annotated[
     str | None,
     typer.Option(
         "--for",
-        help="What will run it: trt (TensorRT), ort (ONNX Runtime on a CPU) or openvino "
+        help="Runtime of the file: trt (TensorRT), ort (ONNX Runtime on a CPU) or openvino "
         "[default: ort for int8, trt for the others]",
     ),
 ]
 Images = Annotated[
     int | None, typer.Option(help="Calibration images, chosen so that every class is in them [default: 128]")
 ]
-Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data that they come from [default: the run's own]")]
+Data = Annotated[
+    str | None, typer.Option(metavar="NAME|DIR", help="Data of the calibration images [default: the run's own]")
+]
 Split = Annotated[str | None, typer.Option(help="Split of these data [default: train]")]
 Calibrator = Annotated[
     str | None, typer.Option(help="minmax, entropy, percentile or mse [default: mse, or the best of --compare]")
@@ -44,28 +46,29 @@ Sensitive = Annotated[
     bool,
     typer.Option(
         "--sensitivity",
-        help="Measure what each block costs and leave the costliest high until --agreement and --max-drop hold",
+        help="Measure what each block costs and leave the costliest in high precision "
+        "until --agreement and --max-drop hold",
     ),
 ]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
         metavar="POINTS",
-        help="Largest loss of mIoU in points, implies --sensitivity for INT8 and FP8 [default: 0.5]",
+        help="Largest loss of mIoU in points; implies --sensitivity for INT8 and FP8 [default: 0.5]",
     ),
 ]
 Agreement = Annotated[
     float | None,
     typer.Option(
-        metavar="SHARE", help="Least share of agreeing pixels [default: 0.99 INT8 and BF16, 0.98 FP8, 0.999 FP16]"
+        metavar="SHARE", help="Smallest share of agreeing pixels [default: 0.99 INT8 and BF16, 0.98 FP8, 0.999 FP16]"
     ),
 ]
 Qat = Annotated[
     bool,
     typer.Option(
         "--qat",
-        help="First train on, as a run of its own, with the teacher and with convolutions that round as the file "
-        "will (INT8 and FP8 for ort and trt)",
+        help="First train on, as a run of its own, with the teacher and with convolutions that round as in the "
+        "file (INT8 and FP8 for ort and trt)",
     ),
 ]
 QatIters = Annotated[
@@ -76,7 +79,8 @@ QatLr = Annotated[
     typer.Option("--qat-lr", min=0, help="Learning rate of --qat [default: a hundredth of the run's]"),
 ]
 Keep = Annotated[
-    list[str] | None, typer.Option("--keep", metavar="NODE", help="Node or block left high; may be repeated")
+    list[str] | None,
+    typer.Option("--keep", metavar="NODE", help="Node or block left in high precision; may be repeated"),
 ]
 High = Annotated[
     str | None,
@@ -85,7 +89,7 @@ High = Annotated[
 Caster = Annotated[
     str, typer.Option(help="What casts an FP16 or BF16 file: kdc, or modelopt (NVIDIA ModelOpt's AutoCast)")
 ]
-Seed = Annotated[int, typer.Option(help="Of the choice of images")]
+Seed = Annotated[int, typer.Option(help="Seed of the choice of images")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; calibrate and write nothing")]
 
 
@@ -141,7 +145,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
         folder = find_run(run)
 
         if not qat and (qat_iters is not None or qat_lr is not None):
-            raise UsageError("--qat-iters and --qat-lr say how --qat trains: give --qat, too, or leave them out")
+            raise UsageError("--qat-iters and --qat-lr set how --qat trains: add --qat, or leave them out")
         tuning = Tuning(export_like, qat_iters, qat_lr) if qat else None
         settings = Settings(
             to=to,

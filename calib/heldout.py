@@ -53,8 +53,8 @@ def held_out(dataset: "Dataset", used: Sequence[int], count: int = IMAGES, *, se
     free = [int(i) for i in np.random.default_rng(seed).permutation(len(dataset)) if int(i) not in calibrated]
     if not free:
         raise DataError(
-            f"all {len(dataset)} images of {dataset.name} {dataset.split} are calibrated on, none is left to compare "
-            f"on: --images {max(1, len(dataset) - count)} leaves some"
+            f"calibration takes all {len(dataset)} images of {dataset.name} {dataset.split}; none is left for the "
+            f"comparison: --images {max(1, len(dataset) - count)} leaves some"
         )
     if len(free) < count:
         console.warn(f"only {len(free)} images are left to compare on: the comparison is rough")

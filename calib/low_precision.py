@@ -209,8 +209,8 @@ class LowPrecisionWriter:
         names, layers = inputs(self.model.graph), self._aware.layers if self._aware else []
         if missing := [name for name, *_ in layers if name not in names]:
             raise WeightsError(
-                f"the network was trained with a range for {missing[0]}, which {self.source.name} has not; write it "
-                "again: kdc export onnx"
+                f"the network was trained with a range for {missing[0]}, which {self.source.name} does not have; "
+                "write it again: kdc export onnx"
             )
         return {names[name][0]: (low, high) for name, low, high in layers}
 

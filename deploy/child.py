@@ -32,7 +32,8 @@ class ChildDiedError(ExportError):
 
     def __init__(self, code: int, stderr: str) -> None:
         self.code = code
-        self.end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        names = {each.value: each.name for each in signal.Signals}  # most real-time signals have none
+        self.end = f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
         lines = [" ".join(line.split()) for line in stderr.splitlines() if line.strip()]
         self.last_words = lines[-1] if lines else "none"
         super().__init__(f"a child process died ({self.end}); its last message: {self.last_words}")

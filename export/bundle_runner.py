@@ -235,7 +235,7 @@ def run() -> None:
 
     if arguments.check:
         result, needed = check_golden(network), network.facts.golden.needed
-        verdict = "as proved" if result.passed else "NOT as proved"
+        verdict = "passed" if result.passed else "FAILED"
         sys.stdout.write(
             f"golden image: {verdict}, {100 * result.agreement:.3f} % of pixels agree "
             f"({100 * result.with_ties:.3f} % with ties; {100 * needed:.2f} % needed) by {network.ran_on}\n"

@@ -14,22 +14,22 @@ Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder 
 SourceOrFile = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; an ONNX file is built as it is."
+        metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; or an ONNX file to build from."
     ),
 ]
 SizeFlag = Annotated[
     str | None,
-    typer.Option("--size", metavar="HxW", help="Input size; else the validation size rounded up to the stride."),
+    typer.Option("--size", metavar="HxW", help="Input size (default: the validation size rounded up to the stride)."),
 ]
 Head = Annotated[str | None, typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
 Input = Annotated[
     str | None,
     typer.Option(help="float (normalised NCHW, the default) or uint8 (raw RGB NHWC, normalised in the graph)."),
 ]
-Dynamic = Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch free; else it is 1.")]
+Dynamic = Annotated[bool, typer.Option("--dynamic-batch", help="Leave the batch free (default: a batch of 1).")]
 Precision = Annotated[str | None, typer.Option(help="fp32, fp16 or both.")]
 Opset = Annotated[int | None, typer.Option(help="ONNX opset, 18 to 25 (default 20).")]
-Images = Annotated[int | None, typer.Option(min=1, help="Validation images of every file's gate (default 16).")]
+Images = Annotated[int | None, typer.Option(min=1, help="Validation images for the gate of each file (default 16).")]
 Agreement = Annotated[
     float | None,
     typer.Option(
@@ -92,7 +92,7 @@ class OnnxFlags:
 class EngineFlags:
     """The flags that say how engines are built, in the order of the help."""
 
-    flavour: Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx; else the installed one.")] = None
+    flavour: Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx (default: the installed one).")] = None
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,7 +101,9 @@ class EngineFlags:
     ] = None
     batches: Annotated[
         str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Batches of an engine whose batch is free (default 1,4,16)."),
+        typer.Option(
+            metavar="MIN,OPT,MAX", help="Smallest, usual and largest batch, for a free batch (default 1,4,16)."
+        ),
     ] = None
     workspace: Annotated[
         int | None, typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")
@@ -110,26 +112,30 @@ class EngineFlags:
         int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
     ] = None
     timing_cache: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Read and written, so that the next build is quicker (tensorrt)."),
+        Path | None, typer.Option(metavar="FILE", help="Timings to reuse and update, for faster builds (tensorrt).")
     ] = None
     sizes: Annotated[
         str | None,
-        typer.Option(metavar="MIN,OPT,MAX", help="Sizes HxW of an engine whose height and width are free in the file."),
+        typer.Option(
+            metavar="MIN,OPT,MAX", help="Smallest, usual and largest HxW, for an ONNX file that leaves them free."
+        ),
     ] = None
     version_compatible: Annotated[
-        bool, typer.Option("--version-compatible", help="Let newer TensorRTs load the engine too (tensorrt).")
+        bool,
+        typer.Option("--version-compatible", help="Let newer versions of TensorRT load the engine too (tensorrt)."),
     ] = False
     hardware: Annotated[
         str | None,
-        typer.Option(help="ampere+ (any GPU from compute capability 8.0) or same (of the same one), else this model."),
+        typer.Option(
+            help="ampere+ (any GPU from compute capability 8.0) or same (any of this capability); default: this GPU model."
+        ),
     ] = None
-    refit: Annotated[bool, typer.Option("--refit", help="Let the weights be replaced later.")] = False
+    refit: Annotated[bool, typer.Option("--refit", help="Allow the weights to be replaced later.")] = False
     strip_weights: Annotated[
         bool,
         typer.Option(
             "--strip-weights",
-            help="Leave the weights out; the ONNX file beside the engine gives them back when opened.",
+            help="Leave the weights out; they are read from the ONNX file beside the engine when it is opened.",
         ),
     ] = False
     no_tf32: Annotated[bool, typer.Option("--no-tf32", help="Compute float32 products in float32, not in TF32.")] = (

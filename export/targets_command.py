@@ -37,7 +37,7 @@ RunOrFile = Annotated[
     str | None,
     typer.Argument(metavar="[RUN|FILE]", help="Run folder or name, the last run if not named; or one of its files."),
 ]
-Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where it goes (default: export/ of the run).")]
+Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where to write it (default: export/ of the run).")]
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}
 #: what Triton serves of a run
 _SERVED = ExportSettings(head="argmax", input="uint8", dynamic_batch=True)
@@ -154,7 +154,7 @@ def export_triton(
 ) -> ServedModel:
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
-    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is not there.
+    Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.
     """
     from .to_onnx import gated_onnx
     from .to_triton import Serving

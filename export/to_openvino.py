@@ -143,9 +143,7 @@ def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings)
     final = ir_path(onnx_path, precision)
     if precision == "int8":
         if not final.is_file():
-            raise ExportError(
-                f"{final.name} is not there yet; make it with: kdc calib {run.spec} --to int8 --for openvino"
-            )
+            raise ExportError(f"{final.name} is missing; make it with: kdc calib {run.spec} --to int8 --for openvino")
         if (known := manifest_of(final)).gated:
             console.say(f"{final.name} passed its gate when it was calibrated")
             return known

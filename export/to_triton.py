@@ -77,7 +77,7 @@ class Served:
 
 @dataclass(frozen=True)
 class TritonFacts(Record):
-    """The content of kdc.json: ``source`` is the manifest of the file that was copied, ``proved`` its gate."""
+    """The content of kdc.json: ``source`` is the manifest of the copied file, ``proved`` its gate."""
 
     kind: str
     name: str
@@ -142,7 +142,9 @@ def export_triton(
     run = owner(source)
     name = name or (run.path.name if run else source.stem)
     if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or name.startswith("."):
-        raise UsageError(f"--name {name!r}: letters, digits, '-', '_' and '.' make a name of a model")
+        raise UsageError(
+            f"--name {name!r}: a model's name holds letters, digits, '-', '_' and '.', and does not start with '.'"
+        )
 
     # its folder
     config = render(name, backend, file_name, served, replace(serving, device=device, preferred=preferred), max_batch)
@@ -167,10 +169,10 @@ def export_triton(
     if not (facts.proved or {}).get("passed"):
         console.warn(f"{source.name} has passed no gate: the served network may differ from the trained one")
     if backend == "openvino":
-        console.warn("on a CPU with bfloat16 Triton's OpenVINO may use it by itself, where kdc's gate ran in float32")
+        console.warn("on a CPU with bfloat16, Triton's OpenVINO may use that; kdc's gate ran in float32")
     if backend == "tensorrt":
         built = f"{manifest.get('flavour', 'TensorRT')} {manifest.get('version', 'of unknown version')}"
-        console.warn(f"the server must hold the TensorRT that built the engine ({built}): take the container with it")
+        console.warn(f"the server needs the TensorRT that built the engine ({built}): choose a container that has it")
     return TritonModel(folder, config, facts)
 
 
@@ -277,8 +279,8 @@ def _largest_batch(source: Path, served: Served, serving: Serving) -> int:
     if fixed is not None:
         if serving.max_batch or serving.preferred:
             raise UsageError(
-                f"{source.name} is made for a batch of {fixed}, so the server can form none: leave out --max-batch and "
-                "--preferred, or export it with --dynamic-batch"
+                f"{source.name} is made for a batch of {fixed}, so the server cannot form batches: leave out "
+                "--max-batch and --preferred, or export it with --dynamic-batch"
             )
         return 0
 

@@ -24,7 +24,7 @@ from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.runtimes.trt.inspector import Proof
+from ..deploy.runtimes.trt.inspector import PrecisionShares
 from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
@@ -61,7 +61,7 @@ def flavour(named: str | None = None) -> tuple[ModuleType, str, str]:
             module = importlib.import_module(name)
         except (ImportError, OSError) as error:
             raise ExportError(
-                f"{name} is installed but does not load ({error}); install it again, or take the other --flavour"
+                f"{name} is installed but does not load ({error}); install it again, or use the other --flavour"
             ) from error
         version = str(module.__version__)
         if name == "tensorrt" and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
@@ -107,7 +107,7 @@ def build_engine(
     weights, info = external(onnx_path), read_info(onnx_path)
     name, version = check_flags(flags)
     if flags.strip_weights and weights:
-        raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}', one whole file gives them back")
+        raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}'; it must hold all of them itself")
     profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
     if golden_path(onnx_path).is_file():
         read_golden(onnx_path)
@@ -183,17 +183,17 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     try:
         check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
     except ExportError as error:
-        console.warn(f"{path.name} was built and is not proven: {error}")
+        console.warn(f"{path.name} was built but not run: {error}")
         return manifest
     try:
         subject = f"{path.name} was built and died when it ran"
         answer = _in_child("deploy.parity.trt_first_run", {"engine": str(path)}, subject)
     except ResourceError as error:  # of this moment: the engine is not to blame
-        console.warn(f"{path.name} was built and is not proven: {error}; kdc parity proves it")
+        console.warn(f"{path.name} was built but not run: {error}; gate it later with kdc parity")
         return manifest
     except KdcError as error:
         raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
-    proof, golden = Proof(**answer["proof"]), answer["golden"]
+    proof, golden = PrecisionShares(**answer["proof"]), answer["golden"]
     if reasons := [*proof.reasons, *(golden["reasons"] if golden else ())]:
         raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
     return replace(manifest, proof=proof, golden=golden)
@@ -226,7 +226,7 @@ def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
         raise UsageError("--target is for tensorrt_rtx; tensorrt builds for the GPU of its machine")
     for word, flag in flags.builder_flags.items():
         if not hasattr(module.BuilderFlag, flag):
-            raise UsageError(f"{word} is nothing that {name} {version} knows; leave it out, or take another --flavour")
+            raise UsageError(f"{name} {version} does not know {word}; leave it out, or use another --flavour")
     if targets:
         known = [key.lower() for key in module.ComputeCapability.__members__ if key != "NONE"]
         for target in targets:

@@ -87,7 +87,7 @@ def build(request: BuildRequest) -> BuildReport:
     except TypeError as error:  # from the binding, where the library gave no builder
         raise ExportError(
             f"{request.flavour} cannot start its builder ({logger.last}); tensorrt needs a GPU and its driver, "
-            "--flavour tensorrt_rtx builds without"
+            "--flavour tensorrt_rtx builds without one"
         ) from error
 
     # the network, with the types of its file

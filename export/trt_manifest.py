@@ -10,7 +10,7 @@ from ..deploy.artefacts.manifest import Manifest
 from ..deploy.gpu.device import Gpu
 from ..deploy.machine.passport import gpus
 from ..deploy.runtimes.file_info import FileInfo, Port
-from ..deploy.runtimes.trt.inspector import Proof
+from ..deploy.runtimes.trt.inspector import PrecisionShares
 from ..deploy.runtimes.trt.manifest import this_platform
 from ..distill.run.files import sha256, versions
 from ..distill.run.records import Record
@@ -29,7 +29,7 @@ class EngineManifest(Manifest):
         network: what kdc wrote into the ONNX file.
         calibration: how that file was made, where it is a low-precision one.
         flags: of the command line, to build it again.
-        proof: see ``Proof``; None where it did not run here.
+        proof: see ``PrecisionShares``; None where it did not run here.
         golden: see ``GoldenResult``; None where it did not run here, or no golden image came along.
     """
 
@@ -68,7 +68,7 @@ class EngineManifest(Manifest):
     driver: str | None
     host: str
     versions: dict[str, str]
-    proof: Proof | None = None
+    proof: PrecisionShares | None = None
     golden: dict[str, Any] | None = None
     ran: Record | None = None
     gate: Record | None = None

@@ -107,6 +107,6 @@ class Images(Dataset):
         return self.images[i], self.images[i].argmax(2).astype(np.uint8) if self.labelled else None
 
 
-def judged(wrong: Any = 0.0, tolerances: Tolerances | None = None, data: Any = None, **runtime: Any) -> GateResult:
+def gate_result(wrong: Any = 0.0, tolerances: Tolerances | None = None, data: Any = None, **runtime: Any) -> GateResult:
     tolerances = tolerances or Tolerances(1e-4, 0.9999, 0.5)
     return gate(Made(), Made(wrong, **runtime), Images() if data is None else data, tolerances, images=None)

@@ -19,7 +19,7 @@ PRELOAD = ["kdc.cli", "kdc.distill.job", "kdc.distill.train", "kdc.distill.metho
 
 
 class Command:
-    """``kdc`` with some arguments, running; what it prints lies beside its folder."""
+    """``kdc`` with some arguments, running; what it prints is in files beside its folder."""
 
     def __init__(self, arguments: Sequence[str], cwd: Path) -> None:
         """Start it in ``cwd``."""

@@ -47,5 +47,5 @@ def run_of(path: Path) -> Run:
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     if (run := owner(path)) is None:
-        raise UsageError(f"{path} lies in no run folder, so there are no images to prove the result on; name the run")
+        raise UsageError(f"{path} is in no run folder, so there are no images to gate the result on; name the run")
     return run

@@ -186,7 +186,7 @@ def _refuse_outside(tensor: TensorProto, declared: int, path: Path) -> None:
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", declared))
     except ValueError as error:
-        raise WeightsError(f"{path}: where '{tensor.name}' lies in '{location}' cannot be read") from error
+        raise WeightsError(f"{path}: the place of '{tensor.name}' in '{location}' cannot be read") from error
     size = target.stat().st_size
     if offset < 0 or length != declared or offset + length > size:
         raise WeightsError(

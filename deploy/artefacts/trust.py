@@ -13,7 +13,7 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
     """Return the manifest of a file, if it is one of ``kind`` and of this very file.
 
     Args:
-        path: a file whose manifest lies beside it, ``<file>.json``.
+        path: a file with its manifest, ``<file>.json``, beside it.
         kind: "aoti" or "engine".
         trust: take a file that nothing vouches for, with a warning; its manifest is then empty.
 

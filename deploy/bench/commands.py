@@ -32,7 +32,9 @@ Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every b
 Seconds = Annotated[float, typer.Option(help="Measuring time of each backend.")]
 Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to ten times --seconds.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often the backends take turns.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Where the record goes (default: bench/ of the run).")]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where to write the record (default: bench/ of the run).")
+]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
 Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]

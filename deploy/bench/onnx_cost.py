@@ -31,7 +31,7 @@ def count_onnx(path: Path, size: tuple[int, int] | None = None) -> tuple[int, in
     """
     info = read_info(path)
     if any(own is not None and size is not None and own != n for own, n in zip(info.size, size or (), strict=False)):
-        raise UsageError(f"{path} is made for {info.size[0]}x{info.size[1]}; leave --size away")
+        raise UsageError(f"{path} is made for {info.size[0]}x{info.size[1]}; leave out --size")
     height, width = (own or (size[i] if size else None) for i, own in enumerate(info.size))
     if height is None or width is None:
         raise UsageError(f"{path} takes any image size; name the one to count for: --size HxW")

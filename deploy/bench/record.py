@@ -50,7 +50,7 @@ class Effort:
         if self.mode not in MODES:
             raise UsageError(f"mode '{self.mode}' is not known; accepted: {', '.join(MODES)}")
         if not (math.isfinite(self.seconds) and self.seconds > 0):
-            raise UsageError(f"--seconds {self.seconds}: it must be above 0 and end, such as 6")
+            raise UsageError(f"--seconds {self.seconds}: it must be above 0 and finite, such as 6")
         for flag, value in (("--rounds", self.rounds), ("--threads", self.threads)):
             if value is not None and value < 1:
                 raise UsageError(f"{flag} {value}: it must be above 0")

@@ -156,7 +156,7 @@ def _compiler() -> Check:
     if compiler:
         return Check("C++ compiler", "ok", compiler)
     cure = "for kdc export aoti and torch.compile: apt-get install g++ (macOS: xcode-select --install)"
-    return Check("C++ compiler", "note", f"{variable} is not there" if variable else "none", cure)
+    return Check("C++ compiler", "note", f"{variable} is missing" if variable else "none", cure)
 
 
 def _tritonclient() -> Check:

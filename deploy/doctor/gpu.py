@@ -81,7 +81,7 @@ def modelopt() -> Check:
 def unloadable(module: str, function: str = "") -> str:
     """Import a module, and call a function of it, in a process of its own, which may crash; say what went wrong."""
     if importlib.util.find_spec(module.partition(".")[0]) is None:
-        return "it is not there"
+        return "it is missing"
     try:
         return call("deploy.doctor.load", {"module": module, "function": function}, timeout=60)["fault"]
     except TimeoutError:

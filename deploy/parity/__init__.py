@@ -1,1 +1,1 @@
-"""Proof that two forms of one network agree."""
+"""The gate: whether two forms of one network agree."""

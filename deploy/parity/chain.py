@@ -1,4 +1,4 @@
-"""The arrows of a run: its checkpoint and each file in ``export/``, compared with what it was made from."""
+"""The files of a run in ``export/``, each compared with what it was made from."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ COMPILED = "torch.compile"
 
 
 @dataclass(frozen=True)
-class Arrow:
+class Comparison:
     """A file (or, for ``COMPILED``, no file) and what it was made from."""
 
     stage: str
@@ -37,9 +37,9 @@ class Arrow:
 
 @dataclass
 class Outcome:
-    """The result of an arrow, or why there is none."""
+    """The result of a comparison, or why there is none."""
 
-    arrow: Arrow
+    comparison: Comparison
     result: GateResult | None = None
     #: it could not be measured on this machine; nobody's fault
     unrun: str = ""
@@ -58,22 +58,22 @@ class Outcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        ends = {"stage": self.arrow.stage, **_ends(self.arrow)}
+        ends = {"stage": self.comparison.stage, **_ends(self.comparison)}
         if self.result is not None:
             return {**ends, **self.result.to_dict()}
         return {**ends, "unrun": self.unrun} if self.unrun else {**ends, "passed": False, "reasons": [self.broken]}
 
 
-def arrows(run: Run, *, compiled: bool = False) -> list[Arrow]:
-    """Return the arrows of what lies in a run's ``export`` folder, each after the one that it depends on.
+def comparisons(run: Run, *, compiled: bool = False) -> list[Comparison]:
+    """Return the comparisons of the files in a run's ``export`` folder, each after the one that it depends on.
 
     A file's origin is what its manifest says; without one, the ONNX file whose name is the start of its own.
     """
     exported = (p for p in run.export.glob("*") if p.suffix.lower() in EXPORTED)
     files = sorted(exported, key=lambda p: (len(p.name), p.name))
     stages = {row.file: row.stage for row in read_gates(run)}
-    remaining = [Arrow(stages.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
-    ordered = [Arrow("compiled", run, COMPILED)] if compiled else []
+    remaining = [Comparison(stages.get(p.name) or stage_of(p), _origin(p, files, run), p) for p in files]
+    ordered = [Comparison("compiled", run, COMPILED)] if compiled else []
 
     reached: set[Path | str] = set()
     while remaining:
@@ -102,43 +102,43 @@ def walk(
     compiled: bool = False,
     explained: bool = False,
 ) -> list[Outcome]:
-    """Measure every arrow of a run anew and enter it in the ledger; nothing is removed.
+    """Measure every comparison of a run anew and enter it in the ledger; nothing is removed.
 
     Args:
         run: the run.
-        images: validation images of each arrow; None for all.
+        images: validation images of each comparison; None for all.
         options: what the files run on (default: the CPU); the checkpoint stays on the CPU.
         compiled: also compare the checkpoint compiled by torch, which takes a compiler and a minute.
-        explained: look into the first arrow that is broken, where its layers can be.
+        explained: look into the first comparison that fails, if it has layers to look into.
 
     Raises:
         ExportError: there is nothing in ``export/``.
         WeightsError: the ledger is broken.
     """
-    chain = arrows(run, compiled=compiled)
+    chain = comparisons(run, compiled=compiled)
     if not chain:
         raise ExportError(f"{run.path.name} has no exported file yet; make one with: kdc export onnx {run.spec}")
-    options.refuse_unused([arrow.candidate for arrow in chain if isinstance(arrow.candidate, Path)])
+    options.refuse_unused([pair.candidate for pair in chain if isinstance(pair.candidate, Path)])
     ledger = {row.stage: row for row in read_gates(run)}
     limits = {stage: _limits_of(row, run) for stage, row in ledger.items()}
     dataset = run.open_data(run.config.data.split)
 
     outcomes: list[Outcome] = []
     unusable: dict[Path, str] = {}
-    for arrow in chain:
-        lost = unusable.get(arrow.reference) if isinstance(arrow.reference, Path) else None
-        allowed = limits.get(arrow.stage)
-        outcome = Outcome(arrow, unrun=lost) if lost else _measure(arrow, run, dataset, images, options, allowed)
+    for pair in chain:
+        lost = unusable.get(pair.reference) if isinstance(pair.reference, Path) else None
+        allowed = limits.get(pair.stage)
+        outcome = Outcome(pair, unrun=lost) if lost else _measure(pair, run, dataset, images, options, allowed)
         outcomes.append(outcome)
-        if isinstance(arrow.candidate, Path) and (outcome.broken or outcome.unrun):
-            unusable[arrow.candidate] = f"{arrow.candidate.name}, which it was made from, does not run here"
+        if isinstance(pair.candidate, Path) and (outcome.broken or outcome.unrun):
+            unusable[pair.candidate] = f"{pair.candidate.name}, which it was made from, does not run here"
         if outcome.result is not None:
-            ends, old = _ends(arrow), ledger.get(arrow.stage)
-            write_gate(run, arrow.stage, outcome.result, ends["to"], old and old.left_high, origin=ends["from"])
+            ends, old = _ends(pair), ledger.get(pair.stage)
+            write_gate(run, pair.stage, outcome.result, ends["to"], old and old.left_high, origin=ends["from"])
 
     broken = next((each for each in outcomes if each.failed), None)
     if explained and broken is not None and broken.result is not None:
-        broken.explanation = _explain(broken.arrow, run, dataset, options)
+        broken.explanation = _explain(broken.comparison, run, dataset, options)
 
     run.remember_command()
     run.seal()
@@ -173,9 +173,7 @@ def compare(
     options.refuse_unused([Path(first), Path(second)])
     home = _home(first) or _home(second)
     if dataset is None and home is None:
-        raise UsageError(
-            f"neither {first} nor {second} lies in a run, so their data are not known; name --data NAME|DIR"
-        )
+        raise UsageError(f"neither {first} nor {second} is in a run, so their data are not known; name --data NAME|DIR")
 
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None
@@ -184,34 +182,39 @@ def compare(
         if classes and classes != data.num_classes:
             raise DataError(f"the network has {classes} classes, {data.name} has {data.num_classes}; name its own data")
         limits = tolerances(candidate.precision, home)
-        arrow = Arrow(f"{Path(first).name} -> {Path(second).name}", reference.source, candidate.source)
-        outcome = Outcome(arrow, gate(reference, candidate, data, limits, images=images))
+        pair = Comparison(f"{Path(first).name} -> {Path(second).name}", reference.source, candidate.source)
+        outcome = Outcome(pair, gate(reference, candidate, data, limits, images=images))
         if explained:
             outcome.explanation = explain(reference, candidate, data.read(spread(len(data), images)[0])[0])
     return outcome
 
 
 def _measure(
-    arrow: Arrow, run: Run, dataset: "Dataset", images: int | None, options: RuntimeOptions, limits: Tolerances | None
+    pair: Comparison,
+    run: Run,
+    dataset: "Dataset",
+    images: int | None,
+    options: RuntimeOptions,
+    limits: Tolerances | None,
 ) -> Outcome:
     opened = False
     try:
-        with _both(arrow, run, options) as (reference, candidate):
+        with _both(pair, run, options) as (reference, candidate):
             opened, allowed = True, limits or tolerances(candidate.precision, run)
             result = gate(reference, candidate, dataset, allowed, images=images)
     except ExportError as error:
-        return Outcome(arrow, unrun=str(error))
+        return Outcome(pair, unrun=str(error))
     except KdcError as error:
         if isinstance(error, UsageError) and not opened:  # made for another device than the command names
-            return Outcome(arrow, unrun=str(error))
-        return Outcome(arrow, broken=str(error))
+            return Outcome(pair, unrun=str(error))
+        return Outcome(pair, broken=str(error))
 
-    recorded = manifest_beside(arrow.candidate).sha256 if isinstance(arrow.candidate, Path) else None
+    recorded = manifest_beside(pair.candidate).sha256 if isinstance(pair.candidate, Path) else None
     if recorded not in (None, result.sha256):
-        name = Path(arrow.candidate).name
+        name = Path(pair.candidate).name
         result.reasons.insert(0, f"{name} was changed since it was made (its sha256 is not {recorded[:12]}...)")
         result.passed = False
-    return Outcome(arrow, result)
+    return Outcome(pair, result)
 
 
 def _limits_of(row: GateRow, run: Run) -> Tolerances:
@@ -220,13 +223,13 @@ def _limits_of(row: GateRow, run: Run) -> Tolerances:
 
 
 @contextlib.contextmanager
-def _both(arrow: Arrow, run: Run, options: RuntimeOptions) -> Iterator[tuple[Runtime, Runtime]]:
+def _both(pair: Comparison, run: Run, options: RuntimeOptions) -> Iterator[tuple[Runtime, Runtime]]:
     with contextlib.ExitStack() as stack:
-        if isinstance(arrow.candidate, str):
+        if isinstance(pair.candidate, str):
             yield stack.enter_context(open_runtime(run)), stack.enter_context(open_runtime(run, torch_mode="compiled"))
             return
-        candidate = stack.enter_context(options.open(arrow.candidate))
-        reference = arrow.reference
+        candidate = stack.enter_context(options.open(pair.candidate))
+        reference = pair.reference
         size = candidate.spec.size
         yield (
             stack.enter_context(
@@ -236,12 +239,12 @@ def _both(arrow: Arrow, run: Run, options: RuntimeOptions) -> Iterator[tuple[Run
         )
 
 
-def _explain(arrow: Arrow, run: Run, dataset: "Dataset", options: RuntimeOptions) -> Explanation | None:
+def _explain(pair: Comparison, run: Run, dataset: "Dataset", options: RuntimeOptions) -> Explanation | None:
     try:
-        with _both(arrow, run, options) as (reference, candidate):
+        with _both(pair, run, options) as (reference, candidate):
             return explain(reference, candidate, dataset.read(0)[0])
     except KdcError as error:
-        console.warn(f"the layers of {arrow.stage} cannot be compared: {error}")
+        console.warn(f"the layers of {pair.stage} cannot be compared: {error}")
         return None
 
 
@@ -263,6 +266,6 @@ def _home(source: str) -> Run | None:
     return owner(path) if path.suffix.lower() in MODEL_FILES else find_run(source)
 
 
-def _ends(arrow: Arrow) -> dict[str, str]:
-    start = "torch" if isinstance(arrow.reference, Run) else arrow.reference.name
-    return {"from": start, "to": arrow.candidate if isinstance(arrow.candidate, str) else arrow.candidate.name}
+def _ends(pair: Comparison) -> dict[str, str]:
+    start = "torch" if isinstance(pair.reference, Run) else pair.reference.name
+    return {"from": start, "to": pair.candidate if isinstance(pair.candidate, str) else pair.candidate.name}

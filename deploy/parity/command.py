@@ -106,9 +106,11 @@ def parity(
     explanation = next((each.explanation for each in outcomes if each.explanation), None)
     if explanation is not None:
         _show_layers(explanation)
-    result = ParityResult("parity", outcomes, broken.arrow.stage if broken else None, explanation)
+    result = ParityResult("parity", outcomes, broken.comparison.stage if broken else None, explanation)
     if broken is not None:
-        raise NumbersError(f"the first broken stage is {broken.arrow.stage}: {'; '.join(broken.reasons())}", result)
+        raise NumbersError(
+            f"the first broken stage is {broken.comparison.stage}: {'; '.join(broken.reasons())}", result
+        )
     return result
 
 
@@ -167,9 +169,9 @@ def _show_outcomes(outcomes: "list[Outcome]") -> None:
 
     for each in outcomes:
         if each.failed:
-            console.warn(f"{each.arrow.stage}: {'; '.join(each.reasons())}")
+            console.warn(f"{each.comparison.stage}: {'; '.join(each.reasons())}")
         elif each.unrun:
-            console.warn(f"{each.arrow.stage}: not run here: {each.unrun}")
+            console.warn(f"{each.comparison.stage}: not run here: {each.unrun}")
 
 
 def _show_layers(explanation: "Explanation") -> None:

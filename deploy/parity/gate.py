@@ -80,7 +80,7 @@ def gate(
                 add_scores(both, masks, [label for _, _, label in group])
             keys += [key for key, _, _ in group]
             for n, (key, _, _) in enumerate(group):
-                # the image that proves most is the one with the most classes
+                # the image that tests most is the one with the most classes
                 if (classes := len(np.unique(masks[0][n]))) > most:
                     most = classes
                     logits = None if trusted is None else trusted[n]

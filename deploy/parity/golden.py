@@ -187,14 +187,14 @@ def read_golden(artefact: Path) -> Golden:
     """Read the golden image beside a file.
 
     Raises:
-        WeightsError: the file or its golden image is not there, or the latter is broken.
+        WeightsError: the file or its golden image is missing, or the latter is broken.
     """
     path = golden_path(artefact)
     if not artefact.is_file():
         raise WeightsError(f"{artefact} does not exist")
     if not path.is_file():
         raise WeightsError(
-            f"{path} is not there: copy it along with {artefact.name}, or compare with what the file was made from: "
+            f"{path} is missing: copy it along with {artefact.name}, or compare with what the file was made from: "
             f"kdc parity OTHER {artefact} --data NAME|DIR"
         )
 
@@ -240,11 +240,11 @@ def check_golden(artefact: Path, options: RuntimeOptions = CPU) -> GoldenResult:
     options.refuse_unused([artefact])
     height, width = golden.facts.size
     with options.open(artefact, (height, width)) as runtime:
-        return check_opened(runtime, golden)
+        return compare_with_golden(runtime, golden)
 
 
-def check_opened(runtime: Runtime, golden: Golden) -> GoldenResult:
-    """Do as ``check_golden`` does with a file that is open already and its golden image."""
+def compare_with_golden(runtime: Runtime, golden: Golden) -> GoldenResult:
+    """Compare what an open file gives for its golden image with what is stored there, as ``check_golden`` does."""
     artefact, facts = runtime.source, golden.facts
     limits = facts.tolerances.in_tf32() if runtime.tf32 else facts.tolerances
     faults = []

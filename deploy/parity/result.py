@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class GateResult(Record):
-    """One arrow of the ledger: a candidate, what it was compared with, and how far apart they are."""
+    """One comparison of the ledger: a candidate, what it was compared with, and how far apart they are."""
 
     passed: bool
     #: why not, in words; empty when passed

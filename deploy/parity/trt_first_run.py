@@ -10,16 +10,16 @@ from ...distill import console
 from ..artefacts.beside import golden_path
 from ..child import serve
 from ..runtimes.trt.trt_runtime import TrtRuntime
-from .golden import check_opened, read_golden
+from .golden import compare_with_golden, read_golden
 
 
 def first_run(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the proof of the engine at ``request["engine"]``, and how it does on its golden image."""
+    """Return the precision of the engine at ``request["engine"]``, and how it does on its golden image."""
     path = Path(request["engine"])
     with TrtRuntime(path) as runtime:
-        proof = runtime.proof()[0]
-        golden = check_opened(runtime, read_golden(path)) if golden_path(path).is_file() else None
-    return {"proof": proof.to_dict(), "golden": golden and golden.to_dict()}
+        precision = runtime.check_precision()[0]
+        golden = compare_with_golden(runtime, read_golden(path)) if golden_path(path).is_file() else None
+    return {"proof": precision.to_dict(), "golden": golden and golden.to_dict()}
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where the results go (default: predict/ of the run; ./predict for a file)."),
+        typer.Option(
+            metavar="DIR", help="Where to write the results (default: predict/ of the run; ./predict for a file)."
+        ),
     ] = None,
     masks: Annotated[
         bool | None,

@@ -99,9 +99,11 @@ class Video:
         if capture.isOpened():
             return capture
         if self.camera:
-            raise DataError(f"{self.label} cannot be opened: none is connected, another program has it, or no rights")
+            raise DataError(
+                f"{self.label} cannot be opened: it is not connected, another program uses it, or access is denied"
+            )
         if "://" in str(self._from):
-            raise DataError(f"{self.label} cannot be opened: nobody answers, or it is no video stream")
+            raise DataError(f"{self.label} cannot be opened: no answer, or not a video stream")
         images = ", ".join(sorted(IMAGE_TYPES))
         raise DataError(
             f"{self.label} is neither an image ({images}) nor a video that OpenCV can open: cut off, or of an unknown "

@@ -69,7 +69,7 @@ class Prediction(Record):
     @property
     def frames(self) -> str:
         """How many frames are done, in words."""
-        return f"{self.work.frames} frame{'s' if self.work.frames != 1 else ''}"
+        return console.plural(self.work.frames, "frame")
 
     @property
     def summary(self) -> str:
@@ -218,7 +218,7 @@ def _show_prediction(prediction: Prediction, table: ClassTable) -> None:
         f"{work.network_ms:.0f} ms from pixels to mask ({prediction.ran.ran_on})"
     )
     if prediction.earlier:
-        files = f"{prediction.earlier} file{'s' if prediction.earlier != 1 else ''} of earlier predictions"
+        files = f"{console.plural(prediction.earlier, 'file')} of earlier predictions"
         console.note(f"{out}: {files} still there, not in classes.csv; another --out keeps them apart")
     if work.dropped:
         console.warn(f"{work.dropped} frames came too fast and were dropped: a video made of the rest plays too fast")

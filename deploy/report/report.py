@@ -16,6 +16,7 @@ from ...distill.models import SegmentationModel
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
+from ..artefacts.ledger import LEDGER, GateRow
 from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts
@@ -124,7 +125,7 @@ def collect(
         heat=Markup(legend()) if maps else Markup(),
         why_no_strips=why_not,
         error_colours={name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
-        gates=read_json(run.path / "gates.json") or [],
+        gates=_gates(run),
         benches=benches,
         tradeoff=_tradeoff(run),
         costs=_costs(nets, data, names),
@@ -195,6 +196,12 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
             macs = cost.macs(net, data.size, aux=False) if data.size else None
             rows.append(Cost(name, net.name, with_aux, without, macs))
     return rows
+
+
+def _gates(run: Run) -> list[dict[str, Any]]:
+    """Return the rows of the ledger, and of each whether it ``fits`` the file that is there."""
+    rows = read_json(run.path / LEDGER) or []
+    return [row | {"fits": GateRow(row).fits(run.export)} for row in rows if isinstance(row, dict)]
 
 
 def _benches(run: Run) -> list[Latency]:

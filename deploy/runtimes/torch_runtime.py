@@ -30,7 +30,7 @@ def need_device(device: str) -> None:
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ExportError("device 'cuda' was asked for, torch sees none here; kdc doctor says what is missing")
+        raise ExportError("device 'cuda': torch sees no GPU here; kdc doctor says what is missing")
 
 
 def need_compiler() -> str:

@@ -225,7 +225,7 @@ def _find_teachers(folder: Comparison, configs: Sequence[Config]) -> None:
         assert parts.teacher and parts.val
         if parts.teacher.trained:
             predict = model_predictor(parts.teacher.model.to(fabric.device), fabric.device)
-            values = evaluate(predict, parts.val, label="judging the teacher").to_dict()
+            values = evaluate(predict, parts.val, label="evaluating the teacher").to_dict()
             scores, privileged = FinalScores.from_dict(values), parts.teacher.model.in_channels == 4
             say(f"teacher {parts.teacher.card.name}: val mIoU {100 * values['miou']:.2f} %")
             folder.teachers[key] = SharedTeacher(parts.teacher.card, scores, privileged)

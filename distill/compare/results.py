@@ -12,8 +12,8 @@ from .paired import holm, paired
 from .plan import BASELINE, Entry, label_of, shared
 
 READING = (
-    "mIoU: the checkpoint that was best on the validation split, judged on that whole split over all classes, as the "
-    "papers report it; what the last step reached stands in the last column.",
+    "mIoU: the checkpoint that was best on the validation split, evaluated on that whole split over all classes, as "
+    "the papers report it; what the last step reached stands in the last column.",
     "Difference: against the same student trained without a teacher, seed by seed (paired), in points of mIoU; "
     "interval: 95 %, Student's t. A gain or a loss is one whose interval leaves out 0; the rest is not shown, nor is "
     "anything with fewer than two pairs of seeds.",
@@ -291,7 +291,7 @@ def _notes(folder: Comparison, runs: Iterable[RunRow], tested: Sequence[SummaryR
 
     limits = {entry.config.train.val_images for entry in folder.entries if entry.config.train.val_images}
     if limits:
-        notes.append(f"The best checkpoint was chosen, and the last step judged, on {max(limits)} images.")
+        notes.append(f"The best checkpoint was chosen, and the last step evaluated, on {max(limits)} images.")
     if len(devices := sorted({row.device for row in runs if row.device})) > 1:
         notes.append(f"The runs were not all made alike: {'; '.join(devices)}.")
     if any(teacher.card is None for teacher in folder.teachers.values()):

@@ -161,7 +161,7 @@ def _by_lists(root: Path, everything: Files) -> dict[str, Files]:
         for split, path in lists.items():
             listed = {Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()}
             if missing := listed - {image.stem for image in everything.images}:
-                raise DataError(f"{path} names {len(missing)} images that are not there, such as {min(missing)}")
+                raise DataError(f"{path} names {len(missing)} missing images, such as {min(missing)}")
             stems = listed | {_without(stem, IMAGE_SUFFIXES)[0] for stem in listed}
             result[split] = Files(
                 [image for image in everything.images if image.stem in listed],

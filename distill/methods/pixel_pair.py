@@ -25,7 +25,7 @@ class PixelPair(Method):
     pi = mean over images and positions of (a_s - a_t)^2,  a = unit(mean over channels of f^2),  on the tap `dec`
         (dec_pre): pi.norm=column gives every image column unit length over its H rows, map the whole map (then pi is
         attention transfer on that tap).
-    Channels may differ, there is no adapter. teacher.bn=eval shows the teacher as it is judged; train normalises its
+    Channels may differ, there is no adapter. teacher.bn=eval shows the teacher as it is evaluated; train normalises its
     features by the batch's own statistics, as the published code does: all else stays in eval mode, and the running
     statistics are neither read nor changed.
     """

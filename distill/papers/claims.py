@@ -13,7 +13,7 @@ from ..run.folder import Run, find_run
 from .contradictions import KINDS, Contradiction, contradictions, name_method
 from .conventions import CLASSES, COUNTINGS, HEADS, SIZES
 from .tables import Paper, names, read_paper
-from .verdicts import STATUSES, Verdict, compare_runs, judge
+from .verdicts import STATUSES, Verdict, compare_runs, recount
 
 #: points of mIoU that a trained run may be off: two or three standard deviations between seeds of these recipes
 WITHIN = 1.0
@@ -110,7 +110,7 @@ def verify(
     papers = [each for each in map(read_paper, names()) if own is None or each.paper != own.paper]
     papers += [own] if own else []
     claims = {each.paper: list(each.claims()) for each in papers}
-    verdicts = judge([claim for each in claims.values() for claim in each])
+    verdicts = recount([claim for each in claims.values() for claim in each])
 
     shown = [own] if own else papers
     names_shown = {each.paper for each in shown}

@@ -100,7 +100,7 @@ class Verdict:
         }
 
 
-def judge(claims: Sequence[Claim]) -> list[Verdict]:
+def recount(claims: Sequence[Claim]) -> list[Verdict]:
     """Count again every network whose parameters or FLOPs are claimed; the order stays."""
     known = set(models.names())
     verdicts = [_count(claim) if claim.model in known else _unknown(claim) for claim in claims]

@@ -28,7 +28,7 @@ def launch(config: Config) -> Fabric:
         )
     cuda = options.device != "cpu" and torch.cuda.is_available()
     if cuda and options.devices > (count := torch.cuda.device_count()):
-        raise UsageError(f"--devices {options.devices}: this node has {count} CUDA device{'' if count == 1 else 's'}")
+        raise UsageError(f"--devices {options.devices}: this node has {console.plural(count, 'CUDA device')}")
     precision = options.precision
     if precision == "16-mixed" and not cuda:
         console.warn("--precision 16-mixed: there is no fp16 training on a CPU; bf16-mixed is used")

@@ -101,5 +101,5 @@ def test_grids_round_as_the_hardware_does() -> None:
 def test_what_it_refuses() -> None:
     with pytest.raises(UsageError, match=r"'minmx' is not known.*did you mean 'minmax'"):
         ranges({}, "minmx", "s8")
-    with pytest.raises(UsageError, match="entropy is for equal steps"):
+    with pytest.raises(UsageError, match="entropy needs equal steps"):
         ranges({}, "entropy", "e4m3")

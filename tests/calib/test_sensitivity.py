@@ -87,7 +87,7 @@ def test_images_that_are_held_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(drawn) == 3 and not {0, 1, 2} & set(drawn) and drawn == held_out(data, [0, 1, 2], 3)
     assert len(held_out(data, range(6), 4)) == 2
     assert "only 2 images are left" in capsys.readouterr().out
-    with pytest.raises(DataError, match=r"all 8 images of builtin train are calibrated on.*--images 4 leaves some"):
+    with pytest.raises(DataError, match=r"takes all 8 images of builtin train;.*--images 4 leaves some"):
         held_out(data, range(8), 4)
 
 

@@ -32,6 +32,10 @@ def test_a_death_is_told_with_the_last_words() -> None:
         child.call("none", {})
 
 
+def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+    assert child.ChildDiedError(-35, "").end == "signal 35"
+
+
 def test_a_child_that_takes_too_long_is_killed() -> None:
     with pytest.raises(TimeoutError):
         child.call(MODULE, {"module": "signal", "function": "pause"}, timeout=0.5)

@@ -38,8 +38,8 @@ def test_pictures_survive_the_encoding() -> None:
 
 
 def test_choice_of_images() -> None:
-    judged = {i: {"after": 0.1 * i, "before": 0.1 * i + (0.2 if i == 4 else -0.3 if i == 6 else 0.0)} for i in range(8)}
-    assert choose(judged) == [(0, "the hardest"), (4, "typical and lost most"), (6, "gained most")]
+    drops = {i: {"after": 0.1 * i, "before": 0.1 * i + (0.2 if i == 4 else -0.3 if i == 6 else 0.0)} for i in range(8)}
+    assert choose(drops) == [(0, "the hardest"), (4, "typical and lost most"), (6, "gained most")]
     assert choose({i: {"after": float(i)} for i in range(3)}) == [
         (0, "the hardest"),
         (1, "typical"),

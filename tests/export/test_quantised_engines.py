@@ -88,7 +88,7 @@ def test_groups_left_high_build_too(exported: Files, make: Any, tmp_path: Path) 
 
 
 def test_the_builder_would_refuse_a_zero_point(exported: Files, make: Any, tmp_path: Path) -> None:
-    """What these tests prove is worth something only if a wrong file is refused."""
+    """These tests are worth something only if a wrong file is refused."""
     path = make(exported("deeplabv3", "logits", "float"), "int8")
     model = onnx.load(str(path))
     zero = next(tensor for tensor in model.graph.initializer if tensor.name == "image_zero")

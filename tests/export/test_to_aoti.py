@@ -1,4 +1,4 @@
-"""A whole network compiled by AOTInductor from a run: proved on its own runtime, described, gone when it is wrong."""
+"""A whole network compiled by AOTInductor from a run: gated on its own runtime, described, gone when it is wrong."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ from kdc.export.settings import ExportSettings
 
 
 @pytest.mark.slow
-def test_a_run_becomes_a_proved_package(gated_run: Run) -> None:
+def test_a_run_becomes_a_gated_package(gated_run: Run) -> None:
     manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2)).to_dict()
     path = gated_run.export / "model.pt2"
     assert json.loads(manifest_path(path).read_text())["gate"]["passed"]
@@ -72,7 +72,7 @@ def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch
         with pytest.raises(UsageError, match=message):
             to_aoti.export_aoti(gated_run, **wrong)
     if not torch.cuda.is_available():
-        with pytest.raises(ExportError, match="torch sees none here"):
+        with pytest.raises(ExportError, match="torch sees no GPU here"):
             to_aoti.export_aoti(gated_run, device="cuda")
     assert (gated_run.export / "model.pt2").read_bytes() == b"good", "a mistake costs no good file"
 

@@ -1,4 +1,4 @@
-"""Bundles: one zip that runs with numpy and ONNX Runtime alone, and proves itself where it is unpacked."""
+"""Bundles: one zip that runs with numpy and ONNX Runtime alone, and checks itself where it is unpacked."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
-from kdc.deploy.artefacts.ledger import write_gate
+from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.parity.gate import gate
 from kdc.deploy.parity.golden import write_golden
 from kdc.deploy.parity.tolerances import tolerances
@@ -21,6 +21,7 @@ from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
 from kdc.export import bundle_runner
 from kdc.export.to_bundle import export_bundle
 
@@ -30,7 +31,7 @@ FOREIGN = ("kdc", "torch", "onnx", "cv2", "PIL", "scipy", "matplotlib")
 
 
 @pytest.fixture
-def proved(exported: Files, tmp_path: Path) -> Callable[..., Path]:
+def gated_file(exported: Files, tmp_path: Path) -> Callable[..., Path]:
     """Return a copy of a file that went through a gate (against itself) and so has its golden image."""
 
     def get(arch: str, head: str, input: str, data: str = "builtin") -> Path:
@@ -82,9 +83,9 @@ sys.exit(code)
 
 @pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8"), ("argmax", "float")])
 def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
-    proved: Files, tmp_path: Path, head: str, input: str, monkeypatch: pytest.MonkeyPatch
+    gated_file: Files, tmp_path: Path, head: str, input: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = proved("pspnet", head, input)  # it takes BGR, so that a channel order that is forgotten shows
+    source = gated_file("pspnet", head, input)  # it takes BGR, so that a channel order that is forgotten shows
     folder = unpacked(export_bundle(source, tmp_path / "b.zip").path, tmp_path / "there")
     assert {p.name for p in folder.iterdir()} >= {
         "model.onnx", "labels.txt", "palette.json", "preprocess.json", "gates.json", "golden.ppm", "golden_mask.pgm",
@@ -95,7 +96,7 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     np.save(tmp_path / "image.npy", image)
     with open_runtime(source) as runtime:
         expected = runtime.masks(image[None])[0]
-    assert len(np.unique(expected)) > 1, "a constant mask proves nothing"
+    assert len(np.unique(expected)) > 1, "a constant mask tests nothing"
     code, said, foreign = ran(folder, str(tmp_path / "image.npy"), "--out", str(tmp_path / "mask.npy"))
     assert (code, foreign) == (0, set()), said
     assert "50x100" in said
@@ -112,19 +113,19 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     assert (coloured[..., ::-1] == palette[expected]).all()
 
 
-def test_check_proves_the_golden_image_and_fails_on_another_network(proved: Files, tmp_path: Path) -> None:
-    folder = unpacked(export_bundle(proved("deeplabv3", "logits", "float")).path, tmp_path / "there")
+def test_check_passes_on_its_network_and_fails_on_another(gated_file: Files, tmp_path: Path) -> None:
+    folder = unpacked(export_bundle(gated_file("deeplabv3", "logits", "float")).path, tmp_path / "there")
     code, said, foreign = ran(folder, "--check")
-    assert (code, foreign) == (0, set()) and "golden image: as proved, 100.000 %" in said
+    assert (code, foreign) == (0, set()) and "golden image: passed, 100.000 %" in said
     assert "CPUExecutionProvider" in said
     whole = (folder / "golden_mask.pgm").read_bytes()
     (folder / "golden_mask.pgm").write_bytes(whole[:-2000] + bytes((b + 1) % 5 for b in whole[-2000:]))
     code, said, _ = ran(folder, "--check")
-    assert code == 6 and "NOT as proved" in said
+    assert code == 6 and "golden image: FAILED" in said
 
 
-def test_images_that_need_a_library_and_other_mistakes(proved: Files, tmp_path: Path) -> None:
-    folder = unpacked(export_bundle(proved("deeplabv3", "argmax", "uint8")).path, tmp_path / "there")
+def test_images_that_need_a_library_and_other_mistakes(gated_file: Files, tmp_path: Path) -> None:
+    folder = unpacked(export_bundle(gated_file("deeplabv3", "argmax", "uint8")).path, tmp_path / "there")
     picture = tmp_path / "image.png"
     cv2.imwrite(str(picture), np.full((30, 40, 3), 90, np.uint8))
     code, _, foreign = ran(folder, str(picture), "--out", str(tmp_path / "m.npy"))
@@ -164,17 +165,17 @@ def test_ppm_with_comments(tmp_path: Path) -> None:
     assert (bundle_runner.read_image(tmp_path / "a.ppm") == pixels).all()
 
 
-def test_equal_files_give_equal_bundles_with_a_manifest(proved: Files, tmp_path: Path) -> None:
-    source = proved("pspnet", "logits", "float")
+def test_equal_files_give_equal_bundles_with_a_manifest(gated_file: Files, tmp_path: Path) -> None:
+    source = gated_file("pspnet", "logits", "float")
     first, second = (export_bundle(source, path).manifest for path in (None, tmp_path / "again.zip"))
     assert first.file == "model.zip" and first.sha256 == second.sha256 == sha256(tmp_path / "model.zip")
     assert json.loads(manifest_path(tmp_path / "model.zip").read_text())["onnx"]["sha256"] == sha256(source)
 
 
 def test_an_image_of_the_user_is_said_and_can_be_left_out(
-    proved: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    gated_file: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = proved("deeplabv3", "logits", "float", data="mine")
+    source = gated_file("deeplabv3", "logits", "float", data="mine")
     capsys.readouterr()
     assert not export_bundle(source).manifest.golden.generated
     said = " ".join(capsys.readouterr().out.split())
@@ -196,10 +197,21 @@ def test_a_file_without_gate_or_golden_image_is_bundled_with_a_warning(
     assert "has no golden image" in said and "has passed no gate" in said
 
 
-def test_what_cannot_be_bundled(proved: Files, exported: Files, tmp_path: Path) -> None:
+def test_no_gate_of_an_earlier_file_is_bundled(gated_run: Run, tmp_path: Path) -> None:
+    path = gated_run.export / "model.onnx"
+    (row,) = read_gates(gated_run)
+    folder = unpacked(export_bundle(path, tmp_path / "a.zip").path, tmp_path / "a")
+    assert json.loads((folder / "gates.json").read_text()) == [row.values]
+    earlier = row.values | {"sha256": "00"}
+    (gated_run.path / "gates.json").write_text(json.dumps([earlier]))
+    folder = unpacked(export_bundle(path, tmp_path / "b.zip").path, tmp_path / "b")
+    assert json.loads((folder / "gates.json").read_text()) == []
+
+
+def test_what_cannot_be_bundled(gated_file: Files, exported: Files, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a bundle holds an ONNX file"):
         export_bundle(tmp_path / "model.engine")
-    path = proved("deeplabv3", "logits", "float")
+    path = gated_file("deeplabv3", "logits", "float")
     shutil.copyfile(exported("pspnet", "logits", "float"), path)
     with pytest.raises(WeightsError, match="belongs to another file"):
         export_bundle(path)

@@ -176,7 +176,7 @@ def test_a_wrong_file_is_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> 
     assert read_gates(run)[0].values["passed"] is False
 
 
-def test_an_export_that_is_broken_off_leaves_nothing_unproven(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_is_stopped_leaves_nothing_ungated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(produce, "gate", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         to_onnx.export_run(run, ExportSettings(images=2))

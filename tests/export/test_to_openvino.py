@@ -1,4 +1,4 @@
-"""OpenVINO files of a run: proved on OpenVINO, described, and gone when they are wrong."""
+"""OpenVINO files of a run: gated on OpenVINO, described, and gone when they are wrong."""
 
 import json
 import shutil
@@ -22,10 +22,10 @@ from kdc.export.settings import ExportSettings
 ov = pytest.importorskip("openvino", reason="openvino is not installed")
 
 
-def test_files_are_made_from_the_gated_onnx_file_and_proved_on_openvino(
+def test_files_are_made_from_the_gated_onnx_file_and_gated_on_openvino(
     gated_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(to_onnx, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and proved"))
+    monkeypatch.setattr(to_onnx, "export_run", lambda *a, **k: pytest.fail("the ONNX file is there and gated"))
     settings = ExportSettings(images=2)
     manifests = to_openvino.export_openvino(gated_run, precisions=("fp32", "fp16"), settings=settings)
     full, half = (each.to_dict() for each in manifests)
@@ -86,10 +86,10 @@ def test_a_manifest_that_is_no_object_vouches_for_nothing(tmp_path: Path) -> Non
         assert not manifest_of(tmp_path / "m.onnx").values
 
 
-def test_an_int8_file_of_the_calibration_is_proved_or_taken_as_proved(
+def test_an_int8_file_of_the_calibration_is_gated_or_taken_as_gated(
     gated_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(ExportError, match=r"is not there yet; make it with: kdc calib .* --to int8 --for openvino"):
+    with pytest.raises(ExportError, match=r"is missing; make it with: kdc calib .* --to int8 --for openvino"):
         to_openvino.export_openvino(gated_run, precisions=("int8",))
     path = gated_run.export / "model.int8.openvino.xml"
     to_openvino.write_ir(gated_run.export / "model.onnx", path)
@@ -132,7 +132,7 @@ def test_what_is_refused(
         command("export", "openvino", gated_run.export / "none.onnx")
     stray = tmp_path / "stray.onnx"
     shutil.copyfile(gated_run.export / "model.onnx", stray)
-    with pytest.raises(UsageError, match="lies in no run folder"):
+    with pytest.raises(UsageError, match="is in no run folder"):
         command("export", "openvino", stray)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ExportError, match=r"pip install 'kdc\[openvino\]'"):

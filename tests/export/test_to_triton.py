@@ -190,10 +190,10 @@ def test_quotes_in_a_name_stay_quoted(schema: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"serving": Serving(max_batch=4)}, "made for a batch of 1, so the server can form none"),
+        ({"serving": Serving(max_batch=4)}, "made for a batch of 1, so the server cannot form batches"),
         ({"serving": Serving(preferred=(2,))}, "made for a batch of 1"),
         ({"serving": Serving(cuda_graphs=True)}, "is for engines"),
-        ({"name": "../up"}, "make a name of a model"),
+        ({"name": "../up"}, "a model's name holds letters"),
         ({"serving": Serving(device="tpu")}, "backend runs on cpu, cuda"),
     ],
 )

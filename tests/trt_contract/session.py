@@ -102,7 +102,7 @@ def build(
 ) -> dict[str, Any]:
     """Build ``model.engine`` through kdc's own builder; return its manifest, or the error.
 
-    ``right``: whether a golden image that lies beside the ONNX file is; None for no such image.
+    ``right``: whether a golden image beside the ONNX file is; None for no such image.
     """
     from kdc.export.to_trt import BuildFlags, build_engine
 

@@ -1,7 +1,7 @@
 """Our TensorRT code on the real bindings of 10.16 and 11.4; the libraries below them are stand-ins (``stub_*.cpp``).
 
-What this proves: every name exists in both majors, every call is accepted, and the data goes where it should. What it
-cannot prove is anything that TensorRT computes: those marked ``gpu`` in
+What this shows: every name exists in both majors, every call is accepted, and the data goes where it should. What it
+cannot show is anything that TensorRT computes: those marked ``gpu`` in
 ``tests/deploy/runtimes/trt/test_trt_runtime.py`` can.
 """
 
@@ -128,7 +128,7 @@ LEFT = ["model.engine", "model.engine.golden.npz", "model.engine.json"]
     ],
     ids=["half", "half and right", "float", "wrong"],
 )
-def test_a_fresh_engine_is_proven_or_it_goes(
+def test_a_fresh_engine_passes_its_first_run_or_is_removed(
     session: Session, half: bool, right: bool | None, said: str | None, tmp_path: Path
 ) -> None:
     flags = {"head": "argmax", "half": True, "batches": (1, 2, 4), "right": right}

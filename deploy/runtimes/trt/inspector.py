@@ -1,4 +1,4 @@
-"""The precision proof: the type that each layer computes in, as the engine inspector says, and its time.
+"""The precision of an engine: the type that each layer computes in, as the engine inspector says, and its time.
 
 The JSON is documented in NVIDIA's pages "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT 10.x to
 11.x": version 11 split a tensor's ``Format/Datatype`` into two fields and put objects in the place of ``Bindings``.
@@ -28,7 +28,7 @@ _NAMES = (
     ("bool", r"bool"),
     ("fp32", r"fp32|float32|float"),
 )
-#: what a file of a precision must show; float32 needs no proof
+#: what a file of a precision must show; float32 needs nothing
 WANTED = {"fp16": ("fp16",), "bf16": ("bf16",), "int8": ("int8",), "fp8": ("fp8",)}
 _REFORMAT = re.compile(r"reformat|no-?op", re.IGNORECASE)
 
@@ -46,7 +46,7 @@ class Layer:
 
 
 @dataclass
-class Proof(Record):
+class PrecisionShares(Record):
     """Shares of an engine by type ("tf32" is float32 with TF32 products; "reformat" are copies between layouts).
 
     ``time`` and ``flops`` are None where no times were measured, and where no layer's FLOPs follow from the JSON.
@@ -60,7 +60,7 @@ class Proof(Record):
     total_ms: float | None
     #: milliseconds of profiled layers that the inspector does not name
     unknown_ms: float = 0.0
-    #: why the precision of the file is not proven; empty when it is
+    #: what contradicts the precision of the file; empty if nothing does
     reasons: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -92,12 +92,14 @@ def read_layers(inspected: str | Mapping[str, Any], times: Mapping[str, float] |
         raise ExportError(f"the engine inspector's answer cannot be read ({type(error).__name__}: {error})") from error
     if not detailed or not layers:
         raise ExportError(
-            "the engine holds no details of its layers, so its precision cannot be proven; build it again"
+            "the engine holds no details of its layers, so its precision cannot be checked; build it again"
         )
     return [_layer(each, times or {}) for each in layers]
 
 
-def prove(layers: Iterable[Layer], precision: str, times: Mapping[str, float] | None = None) -> Proof:
+def check_precision(
+    layers: Iterable[Layer], precision: str, times: Mapping[str, float] | None = None
+) -> PrecisionShares:
     """Sum layers up by type, and say whether they show the precision of the file.
 
     Args:
@@ -108,7 +110,7 @@ def prove(layers: Iterable[Layer], precision: str, times: Mapping[str, float] | 
     layers = list(layers)
     timed = [layer for layer in layers if layer.ms is not None]
     by_time = _shares((layer, layer.ms or 0.0) for layer in timed)
-    proof = Proof(
+    result = PrecisionShares(
         layers=len(layers),
         reformat_layers=sum(layer.reformat for layer in layers),
         by_layers=_shares((layer, 1) for layer in layers) or {},
@@ -117,13 +119,13 @@ def prove(layers: Iterable[Layer], precision: str, times: Mapping[str, float] | 
         total_ms=sum(layer.ms or 0.0 for layer in timed) if by_time else None,
         unknown_ms=max(0.0, sum((times or {}).values()) - sum(layer.ms or 0.0 for layer in timed)),
     )
-    what = "time" if proof.by_time else "FLOPs" if proof.by_flops else "layers"
-    shares = proof.by_time or proof.by_flops or proof.by_layers
+    what = "time" if result.by_time else "FLOPs" if result.by_flops else "layers"
+    shares = result.by_time or result.by_flops or result.by_layers
     for part in precision.split("+"):
         for kind in WANTED.get(part, ()):
             if not shares.get(kind):
-                proof.reasons.append(f"{part} was asked for and none of the {what} is in {kind} ({proof.line()})")
-    return proof
+                result.reasons.append(f"{part} was asked for and none of the {what} is in {kind} ({result.line()})")
+    return result
 
 
 def _layer(values: Mapping[str, Any], times: Mapping[str, float]) -> Layer:

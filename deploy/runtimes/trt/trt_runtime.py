@@ -16,7 +16,7 @@ from ..base import Runtime
 from ..file_info import Port, as_output, file_info, spec_of
 from .engine import Engine, load_tensorrt
 from .images_on_gpu import Frames
-from .inspector import Proof, prove, read_layers
+from .inspector import PrecisionShares, check_precision, read_layers
 from .lane import Lane
 from .manifest import check_fits, read_manifest
 
@@ -244,8 +244,8 @@ class TrtRuntime(Runtime):
         self._start(lane)
         self.buffers.synchronize()
 
-    def proof(self) -> tuple[Proof, str]:
-        """Profile every layer on zeros and prove the precision; also returns the inspector's JSON.
+    def check_precision(self) -> tuple[PrecisionShares, str]:
+        """Profile every layer on zeros and check the precision; also return the inspector's JSON.
 
         Raises:
             ExportError: the engine holds no details of its layers.
@@ -258,7 +258,7 @@ class TrtRuntime(Runtime):
         inspected, buffers = self._engine.inspect(), self.buffers
         addresses = lane.device_in, lane.device_out
         times = self._engine.layer_times(lane.shape, addresses, buffers.stream, buffers.synchronize, _PROFILED)
-        return prove(read_layers(inspected, times), self.precision, times), inspected
+        return check_precision(read_layers(inspected, times), self.precision, times), inspected
 
     def close(self) -> None:
         """Let go of the engine, then of the GPU's memory."""

@@ -1,4 +1,4 @@
-"""Judging files and counting costs through the functions behind ``kdc eval`` and ``kdc bench flops|params``."""
+"""Evaluating files and counting costs through the functions behind ``kdc eval`` and ``kdc bench flops|params``."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def constant(path: Path, classes: int, size: tuple[int | None, int | None] = SIZ
     return onnx_file(path, nodes, {"image": [1, 3, *size]}, {"z": [1, classes, *size]}, weights, facts=facts)
 
 
-def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
+def test_onnx_file_is_evaluated_on_the_data_of_its_run(run, capsys):
     result = evaluate_source(run / "export" / "model.onnx")
     scores = result.scores
     assert result.ran.ran_on == "onnxruntime CPUExecutionProvider"
@@ -57,7 +57,7 @@ def test_onnx_file_is_judged_on_the_data_of_its_run(run, capsys):
     assert "mIoU (all classes)" in capsys.readouterr().out
 
 
-def test_a_file_of_free_size_is_judged_at_the_size_that_is_named(run):
+def test_a_file_of_free_size_is_evaluated_at_the_named_size(run):
     free = str(constant(run / "export" / "free.onnx", K, (None, None)))
     with pytest.raises(UsageError, match="name the one to use: --size HxW"):
         commands.evaluate(source=free)
@@ -124,7 +124,7 @@ def test_a_teacher_is_counted_as_it_was_loaded(run):
     assert (student.output_stride, teacher.output_stride) == (8, 16)
 
 
-def test_a_resumable_state_is_not_judged_by_the_best_weights(run):
+def test_a_resumable_state_is_not_evaluated_with_the_best_weights(run):
     state = run / "checkpoints" / "last-main-0000010.pt"
     state.write_bytes(b"state")
     with pytest.raises(WeightsError, match="give a run, its best or its last"):

@@ -189,7 +189,7 @@ def test_refusals(network, tmp_path):
     with pytest.raises(UsageError, match="accepted: net, e2e"):
         bench_latency([small], Effort(mode="gross"))
     for seconds in (0, -1, math.nan, math.inf):
-        with pytest.raises(UsageError, match=f"--seconds {seconds}: it must be above 0 and end"):
+        with pytest.raises(UsageError, match=f"--seconds {seconds}: it must be above 0 and finite"):
             bench_latency([small], Effort(seconds=seconds))
     with pytest.raises(UsageError, match="--threads 0: it must be above 0"):
         bench_latency([small], Effort(threads=0))

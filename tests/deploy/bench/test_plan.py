@@ -43,7 +43,7 @@ def test_a_batch_that_nothing_fits_is_listed_and_refused_only_where_all_are(netw
         make_plans([network(tmp_path / "free.onnx", size=("h", "w"))], sizes=[None], batches=(1, 4))
 
 
-def test_a_flag_is_not_idle_where_one_of_several_batches_heeds_it(network, tmp_path):
+def test_a_flag_is_accepted_if_one_of_several_batches_uses_it(network, tmp_path):
     one, free = network(tmp_path / "one.onnx"), tmp_path / "a.pt"
     free.write_bytes(b"")
     plans = make_plans([one, free], sizes=[(16, 24)], batches=(1, 4), options=RuntimeOptions(provider="openvino"))

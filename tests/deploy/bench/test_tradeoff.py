@@ -142,12 +142,12 @@ def alone(run, tmp_path) -> Run:
 
 
 @pytest.mark.parametrize("bench", [bench_accuracy, bench_tradeoff])
-def test_torch_is_judged_in_no_form_but_that_of_validation(run, bench):
+def test_torch_is_evaluated_only_in_the_form_of_validation(run, bench):
     with pytest.raises(UsageError, match="not in eager,compiled"):
         bench([run], options=RuntimeOptions(torch_mode="eager,compiled"))
 
 
-def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_judged(alone, network):
+def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_measured(alone, network):
     foreign, four = (
         package(alone.export / "model.pt2"),
         network(alone.export / "four.onnx", size=SIZE, classes=K, batch=4),
@@ -209,7 +209,7 @@ def test_the_front_is_what_nothing_else_beats():
     unknown = row("x", None, 1.0)
     assert on_front(unknown, [*rows, unknown], "latency_ms") is None
     assert on_front(row("y", 0.1, None), rows, "latency_ms") is None
-    assert on_front(row("z", 0.1, 100.0), [unknown], "latency_ms") is True  # what was not judged beats nobody
+    assert on_front(row("z", 0.1, 100.0), [unknown], "latency_ms") is True  # what was not measured beats nobody
 
 
 def drawn(rows: list[TradeoffRow]) -> ElementTree.Element:

@@ -30,7 +30,7 @@ def test_a_compiler_for_aoti(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor._compiler().found == "clang++"
     monkeypatch.setenv("CXX", "icpx")
     check = doctor._compiler()
-    assert check.state == "note" and check.found == "icpx is not there" and "apt-get install g++" in check.cure
+    assert check.state == "note" and check.found == "icpx is missing" and "apt-get install g++" in check.cure
 
 
 def test_tritonclient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_nvml_and_modelopt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_does_not_load_is_asked_in_a_process_of_its_own() -> None:
     assert gpu.unloadable("json") == "" and gpu.unloadable("json.tool") == ""
-    assert gpu.unloadable("no_such_module") == "it is not there"
+    assert gpu.unloadable("no_such_module") == "it is missing"
     assert gpu.unloadable("json.nothing").startswith("ModuleNotFoundError: No module named 'json.nothing'")
     assert gpu.unloadable("os", "abort") == "signal SIGABRT"
 

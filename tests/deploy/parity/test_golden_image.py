@@ -19,7 +19,7 @@ from kdc.deploy.parity.golden import (
     GoldenFacts,
     capture,
     check_golden,
-    check_opened,
+    compare_with_golden,
     hand_on,
     read_golden,
     write_golden,
@@ -51,7 +51,7 @@ def network(path: Path, scale: float = 1.0, preprocess: Any = IMAGENET, argmax: 
 
 
 class Images(Dataset):
-    """The first image is of one colour, so that another one proves more."""
+    """The first image is of one colour, so that another one tests more."""
 
     split, classes = "val", ("a", "b", "c")
 
@@ -90,7 +90,7 @@ def test_a_file_that_passed_gets_one(tmp_path: Path) -> None:
     with open_runtime(tmp_path / "reference.onnx") as runtime:
         logits = runtime.infer(runtime.prepare(golden.image[None]))[0]
         classes = [len(np.unique(runtime.masks(image[None]))) for image in data.images]
-    assert classes[index] == max(classes) > min(classes), "the image with the most classes proves most"
+    assert classes[index] == max(classes) > min(classes), "the image with the most classes tests most"
     np.testing.assert_array_equal(golden.mask, logits.argmax(0)[: H - 4])
     assert golden.logits.shape == (GRID, GRID, K) and (golden.second == NO_CLASS).all()
     np.testing.assert_array_equal(golden.logits[-1, -1], logits[:, H - 5, -1])
@@ -119,9 +119,9 @@ def test_near_ties_count_where_products_are_rounded_to_tf32_alone(tmp_path: Path
         assert (again.second == second).all() and again.facts.agreement == 1
         logits[0, second, rows, columns] = top + 1e-4
         runtime.infer = lambda x: logits  # every pixel falls to the other side
-        assert not check_opened(runtime, again).passed
+        assert not compare_with_golden(runtime, again).passed
         runtime.tf32 = True
-        found = check_opened(runtime, again)
+        found = compare_with_golden(runtime, again)
         assert found.passed and found.tied == 1
 
 

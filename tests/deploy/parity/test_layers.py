@@ -15,7 +15,7 @@ from kdc import cli
 from kdc.calib.calibrate import Settings, calibrate_run
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
-from kdc.deploy.parity.chain import arrows, compare, walk
+from kdc.deploy.parity.chain import compare, comparisons, walk
 from kdc.deploy.parity.layers import FACTOR, explain, module_of
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.options import RuntimeOptions
@@ -75,7 +75,7 @@ def set_metadata(path: Path, key: str, **values: Any) -> None:
 
 
 def test_the_chain_follows_the_manifests(whole: Run) -> None:
-    chain = arrows(whole, compiled=True)
+    chain = comparisons(whole, compiled=True)
     ends = [(a.stage, a.reference.name if isinstance(a.reference, Path) else "run") for a in chain]
     assert ends == [
         ("compiled", "run"),
@@ -88,10 +88,10 @@ def test_the_chain_follows_the_manifests(whole: Run) -> None:
 
 def test_without_manifests_names_tell_and_a_circle_is_no_end(run: Run) -> None:
     write_json(manifest_path(run.export / "model.onnx"), {"onnx": {"file": "model.fp16.onnx"}})
-    assert len(arrows(run)) == 4
+    assert len(comparisons(run)) == 4
     for path in run.export.glob("*.json"):
         path.write_text("not json")
-    assert {a.stage: isinstance(a.reference, Run) for a in arrows(run)} == {
+    assert {a.stage: isinstance(a.reference, Run) for a in comparisons(run)} == {
         "onnx model": True,
         "onnx model.argmax.uint8": False,
         "onnx model.fp16": False,
@@ -152,7 +152,7 @@ def test_a_normalisation_inside_the_graph_is_found(run: Run) -> None:
     path = run.export / "model.argmax.uint8.onnx"
     flip(path, "shift")
     broken = next(each for each in walk(run, images=1, explained=True) if each.failed)
-    assert broken.arrow.candidate == path and broken.explanation is not None
+    assert broken.comparison.candidate == path and broken.explanation is not None
     assert broken.explanation.first is not None and broken.explanation.first.name == "node_add"
 
 
@@ -174,8 +174,8 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
     engine.write_bytes(b"plan")
     write_json(manifest_path(engine), {"onnx": {"file": "model.onnx"}})
     outcomes = walk(run, images=1)
-    last = next(each for each in outcomes if each.arrow.candidate == engine)
-    assert last.arrow.stage == "engine model.fp32"
+    last = next(each for each in outcomes if each.comparison.candidate == engine)
+    assert last.comparison.stage == "engine model.fp32"
     assert last.unrun or last.broken
     assert "engine model.fp32" not in {entry.stage for entry in read_gates(run)}
 
@@ -189,7 +189,7 @@ def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pyte
         return opened(options, source, size)
 
     monkeypatch.setattr(RuntimeOptions, "open", refusing)
-    outcomes = {each.arrow.stage: each for each in walk(run, images=1)}
+    outcomes = {each.comparison.stage: each for each in walk(run, images=1)}
     assert outcomes["onnx model.fp16"].unrun.startswith("compiled for cuda") and not outcomes["onnx model.fp16"].failed
 
 

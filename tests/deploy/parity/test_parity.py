@@ -14,7 +14,7 @@ from kdc.distill.preprocess import BGR_MEAN, IMAGENET
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import resolve
 
-from ..._made import SIZE, Images, K, Made, judged
+from ..._made import SIZE, Images, K, Made, gate_result
 
 
 class Coarse(Made):
@@ -33,7 +33,7 @@ class Turned(Made):
 
 
 def test_equal_networks_pass() -> None:
-    result = judged()
+    result = gate_result()
     assert result.passed and result.reasons == [] and result.images == 7
     assert (result.agreement, result.max_diff, result.max_relative) == (1.0, 0.0, 0.0)
     assert result.miou_reference == result.miou_candidate == 1.0 and result.miou_drop == 0
@@ -48,14 +48,18 @@ def test_difference_is_relative_to_large_logits_only() -> None:
 
 
 def test_a_shift_of_all_logits_fails_by_difference_alone() -> None:
-    result = judged(wrong=0.1)
+    result = gate_result(wrong=0.1)
     assert not result.passed and result.agreement > 0.9999
     assert len(result.reasons) == 1 and result.reasons[0].startswith("logits differ by 0.1 x max(1, |z|), 0.0001 is")
-    assert judged(wrong=0.1, tolerances=Tolerances()).passed, "without a limit a difference is measured, not judged"
+    assert gate_result(wrong=0.1, tolerances=Tolerances()).passed, (
+        "without a limit a difference is measured, not limited"
+    )
 
 
 def test_a_bias_towards_one_class_fails_by_agreement_and_miou() -> None:
-    result = judged(wrong=np.array([1.0, 0, 0], np.float32).reshape(1, 3, 1, 1), tolerances=Tolerances(None, 0.99, 0.5))
+    result = gate_result(
+        wrong=np.array([1.0, 0, 0], np.float32).reshape(1, 3, 1, 1), tolerances=Tolerances(None, 0.99, 0.5)
+    )
     assert [reason.split()[-2:] for reason in result.reasons] == [["is", "needed"], ["is", "allowed"]]
     assert result.miou_reference == 1.0 and result.miou_drop is not None and result.miou_drop > 0.5
 
@@ -64,7 +68,7 @@ def test_a_bias_towards_one_class_fails_by_agreement_and_miou() -> None:
 def test_values_that_are_not_finite_never_pass(bad: float) -> None:
     wrong = np.zeros((1, 3, *SIZE), np.float32)
     wrong[0, 0, 0, 0] = bad
-    result = judged(wrong=wrong, tolerances=Tolerances(None, 0.0))
+    result = gate_result(wrong=wrong, tolerances=Tolerances(None, 0.0))
     assert result.reasons == ["the candidate gives values that are not finite (7 logits)"]
     assert result.not_finite == (0, 7)
     json.dumps(result.to_dict(), allow_nan=False)
@@ -82,23 +86,23 @@ def test_what_pads_an_image_is_no_agreement(head: str) -> None:
     wrong = np.zeros((1, 3, *SIZE), np.float32)
     wrong[:, :, :2, :4] = -np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1) * 100
     data = Images(size=(2, 4))  # 8 of 128 pixels
-    result = judged(wrong, Tolerances(agreement=0.9), data, head=head)
+    result = gate_result(wrong, Tolerances(agreement=0.9), data, head=head)
     right = np.mean([data.read(i)[1] == 0 for i in range(len(data))])
     assert result.agreement == pytest.approx(right) and not result.passed
     noise = np.zeros((1, 3, *SIZE), np.float32)
     noise[:, :, 2:] = 50
-    assert judged(noise, data=data, head=head).passed, "what is wrong in the padding alone, nobody sees"
+    assert gate_result(noise, data=data, head=head).passed, "what is wrong in the padding alone, nobody sees"
 
 
-def test_the_record_of_an_arrow() -> None:
+def test_the_record_of_a_comparison() -> None:
     shift = np.array([0.5, 0, 0], np.float32).reshape(1, 3, 1, 1)
-    record = judged(shift).to_dict()
+    record = gate_result(shift).to_dict()
     assert record["max_diff"] == pytest.approx(0.5) and record["mean_diff"] == pytest.approx(0.5 / 3, rel=1e-4)
     assert record["worst_class"]["name"] in "abc" and record["worst_class"]["drop"] > 0
     assert record["boundary_drop"] > 0 and record["precision"] == "fp32" and record["not_finite"] == (0, 0)
     assert record["preprocess"] == {"reference": IMAGENET.sha(), "candidate": IMAGENET.sha()}
     assert record["tolerances"]["max_diff"] == 1e-4 and len(record["keys"]) == 7 and "golden" not in record
-    assert judged(data=Images(labelled=False)).to_dict()["worst_class"] is None
+    assert gate_result(data=Images(labelled=False)).to_dict()["worst_class"] is None
 
 
 def test_another_preprocessing_never_passes() -> None:
@@ -136,9 +140,9 @@ def test_what_is_no_limit_is_refused(name: str, value: float) -> None:
 
 
 def test_masks_are_compared_with_logits() -> None:
-    result = judged(head="argmax")
+    result = gate_result(head="argmax")
     assert result.passed and result.max_diff is None and result.agreement == 1.0
-    assert not judged(np.array([9.0, 0, 0], np.float32).reshape(1, 3, 1, 1), head="argmax").passed
+    assert not gate_result(np.array([9.0, 0, 0], np.float32).reshape(1, 3, 1, 1), head="argmax").passed
 
 
 def test_a_free_batch_sees_several_sizes() -> None:
@@ -183,17 +187,17 @@ def test_a_stray_class_does_not_change_what_boundaries_are_averaged_over() -> No
     data.images[0, :, :8, 0], data.images[0, :, 8:, 1] = 160, 160
     wrong = np.zeros((1, 3, *SIZE), np.float32)
     wrong[0, 2, 4, 7] = 100
-    drop = judged(wrong, Tolerances(agreement=0.5), data).boundary_drop
+    drop = gate_result(wrong, Tolerances(agreement=0.5), data).boundary_drop
     assert drop == pytest.approx(100 * (1 - (23 / 24 + 1) / 2)), "one of 24 band pixels of one of two classes"
     data.images[0, :, :, 0], data.images[0, :, :, 1] = 160, 0
-    assert judged(data=data).boundary_drop is None
+    assert gate_result(data=data).boundary_drop is None
 
 
 def test_images_without_labels_and_no_images() -> None:
-    result = judged(data=Images(labelled=False))
+    result = gate_result(data=Images(labelled=False))
     assert result.passed and result.miou_reference is None and result.miou_drop is None
     with pytest.raises(DataError, match="no image to compare"):
-        judged(data=Images(count=0))
+        gate_result(data=Images(count=0))
 
 
 def test_another_shape_is_another_network() -> None:
@@ -208,8 +212,8 @@ def test_a_flip_between_equal_scores_is_a_tie_and_no_fault() -> None:
     seen.add_masks(np.zeros((1, 1, 4), np.uint8), np.array([[[1, 1, 1, 1]]], np.uint8), logits, tie=2**-9)
     assert (seen.pixels, seen.same, seen.ties) == (4, 0, 2)  # 0.0005 apart, and 0.1 at 80
     noise = np.random.default_rng(3).uniform(-0.5, 0.5, (1, 3, *SIZE)).astype(np.float32)
-    strict = judged(noise, Tolerances(agreement=0.9999), head="argmax")
-    lenient = judged(noise, Tolerances(agreement=0.9999, tie=1.0), head="argmax")
+    strict = gate_result(noise, Tolerances(agreement=0.9999), head="argmax")
+    lenient = gate_result(noise, Tolerances(agreement=0.9999, tie=1.0), head="argmax")
     assert not strict.passed and strict.tied == 0
     assert lenient.passed and lenient.agreement == strict.agreement
     assert lenient.tied == pytest.approx(1 - strict.agreement) and "are ties" in lenient.line()
@@ -228,7 +232,7 @@ def test_what_takes_no_single_image_gets_several() -> None:
     assert answers(profiled, images).shape == (9, K, 8, 12) and profiled.seen[-3:] == [4, 4, 4]
 
 
-def test_tf32_is_judged_by_its_own_roundings() -> None:
+def test_tf32_has_limits_of_its_own_roundings() -> None:
     rounded = Made(wrong=2e-3)
     assert not gate(Made(), rounded, Images(), Tolerances(max_diff=1e-4)).passed
     rounded.tf32 = True
@@ -239,7 +243,7 @@ def test_tf32_is_judged_by_its_own_roundings() -> None:
     assert (allowed.max_diff, allowed.tie) == (2**-5, 2**-9)
     rounded.wrong = 2.0
     assert not gate(Made(), rounded, Images(), Tolerances(max_diff=1e-4)).passed
-    assert Tolerances().in_tf32().max_diff is None, "what was not judged is not"
+    assert Tolerances().in_tf32().max_diff is None, "what had no limit has none"
 
 
 def test_spread() -> None:

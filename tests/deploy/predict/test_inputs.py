@@ -94,8 +94,8 @@ def test_what_cannot_be_opened_says_what_it_is(monkeypatch):
     monkeypatch.setattr(Capture, "opened", False)
     Path("text.txt").write_text("text")
     for word, said in (
-        ("0", "none is connected"),
-        ("http://host/x", "nobody answers"),
+        ("0", "it is not connected"),
+        ("http://host/x", "no answer"),
         ("text.txt", "neither an image"),
     ):
         with pytest.raises(DataError, match=said):

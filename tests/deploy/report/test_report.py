@@ -1,5 +1,6 @@
 """Report of a made-up run: self-contained, complete, honest about what is missing."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -247,6 +248,19 @@ def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
     assert "This run is not finished" in text and "No accuracy was measured yet" in text
     assert text.count("Not measured.") >= 6
     assert page.images == []
+
+
+def test_a_gate_of_another_file_is_not_shown_as_passed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "fp16.onnx").write_bytes(b"network")
+    rows = [gate("fp32") | {"sha256": "00"}, gate("fp16") | {"sha256": hashlib.sha256(b"network").hexdigest()}]
+    (tmp_path / "gates.json").write_text(json.dumps(rows))
+    text = page_of(write_report(Run(tmp_path))).text
+    assert (text.count("✓ passed"), text.count("of another file")) == (2, 0)
+    (tmp_path / "export" / "fp16.onnx").write_bytes(b"another")
+    text = page_of(write_report(Run(tmp_path))).text
+    assert (text.count("✓ passed"), text.count("of another file")) == (1, 1)
 
 
 def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where networks run: each kind of file heeds what is for it, and nothing that was typed is idle."""
+"""Where networks run: each kind of file uses its own options, and an option that nothing uses is refused."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_kinds_of_sources_are_told_by_their_suffix() -> None:
     assert is_torch(Path("a.safetensors")) and is_torch(Path("runs/kt_0.5")) and not is_torch(Path("a.PT2"))
 
 
-def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_network_uses_the_options_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(module, "open_runtime", lambda source, **flags: asked.append((str(source), flags)))
     options = RuntimeOptions("cpu", "openvino", True, "torch", True)
@@ -40,7 +40,7 @@ def test_each_network_heeds_what_is_for_its_kind(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_what_no_file_heeds_is_refused() -> None:
+def test_an_option_that_no_file_uses_is_refused() -> None:
     options = RuntimeOptions("cpu", "openvino", True, "torch", True)
     with pytest.raises(UsageError, match="--provider openvino is for ONNX files"):
         options.refuse_unused([Path("a.engine")])

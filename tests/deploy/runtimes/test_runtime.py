@@ -164,7 +164,7 @@ def test_external_data_outside_the_folder_are_refused(tmp_path):
         assert runtime.masks(images()).shape == (1, H, W)
 
 
-def test_provider_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_provider_is_refused(tmp_path):
     import onnxruntime
 
     path = network(tmp_path / "a.onnx", metadata=KDC)

@@ -49,7 +49,7 @@ def kdc(line: str) -> Done:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Done]]:
-    """Fit a teacher, distil it, judge, export and measure, in one folder and with nothing but defaults in between."""
+    """Fit a teacher, distil it, evaluate, export and measure, in one folder, with nothing but defaults in between."""
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("work")
         patch.chdir(place)

@@ -1,11 +1,11 @@
-"""The precision proof, on SYNTHETIC inspector output written from the documented schema of TensorRT 10 and 11."""
+"""The precision check, on SYNTHETIC inspector output written from the documented schema of TensorRT 10 and 11."""
 
 import json
 from typing import Any
 
 import pytest
 
-from kdc.deploy.runtimes.trt.inspector import prove, read_layers
+from kdc.deploy.runtimes.trt.inspector import check_precision, read_layers
 from kdc.distill.errors import ExportError
 
 #: how each major writes the type of a tensor
@@ -74,29 +74,31 @@ def test_types_flops_and_times(types: dict[str, Any], type: str) -> None:
     layers = read_layers(inspected, times)
     assert [(layer.type, layer.reformat) for layer in layers[1:]] == [(type, False)] * 2
     assert [layer.flops for layer in layers] == [None, 2 * 8 * 16 * 216, 2 * 4 * 8 * 16 * 8]
-    proof = prove(layers, type, times)
-    assert (proof.layers, proof.reformat_layers, proof.reasons) == (3, 1, [])
-    assert proof.by_time == {type: 0.75, "reformat": 0.25} and proof.total_ms == 2.0
-    assert proof.by_layers == {type: pytest.approx(2 / 3), "reformat": pytest.approx(1 / 3)}
-    assert proof.by_flops == {type: 1.0} and proof.unknown_ms == pytest.approx(0.25)
-    assert proof.line() == f"{type} 75.0 %, reformat 25.0 % of the time; 3 layers, 1 of them reformats"
+    result = check_precision(layers, type, times)
+    assert (result.layers, result.reformat_layers, result.reasons) == (3, 1, [])
+    assert result.by_time == {type: 0.75, "reformat": 0.25} and result.total_ms == 2.0
+    assert result.by_layers == {type: pytest.approx(2 / 3), "reformat": pytest.approx(1 / 3)}
+    assert result.by_flops == {type: 1.0} and result.unknown_ms == pytest.approx(0.25)
+    assert result.line() == f"{type} 75.0 %, reformat 25.0 % of the time; 3 layers, 1 of them reformats"
 
 
 @MAJORS
 def test_what_was_asked_for_and_is_not_there_fails(types: dict[str, Any]) -> None:
     for asked in ("fp16", "bf16", "int8", "fp8", "int8+fp16"):
-        proof = prove(read_layers(engine(types, "fp32")), asked)
+        result = check_precision(read_layers(engine(types, "fp32")), asked)
         wanted = asked.partition("+")[0]
-        assert proof.reasons[0].startswith(f"{wanted} was asked for and none of the FLOPs is in {wanted} (fp32 100.0 %")
-    assert prove(read_layers(engine(types, "fp32")), "fp32").reasons == []
-    assert "none of the FLOPs is in fp16" in prove(read_layers(engine(types, "int8")), "int8+fp16").reasons[0]
+        assert result.reasons[0].startswith(
+            f"{wanted} was asked for and none of the FLOPs is in {wanted} (fp32 100.0 %"
+        )
+    assert check_precision(read_layers(engine(types, "fp32")), "fp32").reasons == []
+    assert "none of the FLOPs is in fp16" in check_precision(read_layers(engine(types, "int8")), "int8+fp16").reasons[0]
 
 
-def test_a_half_layer_that_takes_no_time_proves_nothing() -> None:
+def test_a_half_layer_that_takes_no_time_does_not_count() -> None:
     values = engine(TEN, "fp32")
     values["Layers"][2]["Inputs"] = [tensor(TEN, "z", "fp16", [1, 8, 8, 16]), tensor(TEN, "w", "fp16", [4, 8, 1, 1])]
     layers = read_layers(values, {"conv1 + relu1": 1.0})
-    assert prove(layers, "fp16").reasons and layers[2].type == "fp16"
+    assert check_precision(layers, "fp16").reasons and layers[2].type == "fp16"
 
 
 def test_quantised_layers_tf32_and_profiles() -> None:

@@ -41,7 +41,7 @@ def engine(tmp_path: Path) -> Path:
     return path
 
 
-def test_nothing_unproven_is_opened(
+def test_an_engine_that_nothing_vouches_for_is_refused(
     engine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beside = engine.with_name("model.engine.json")
@@ -200,7 +200,7 @@ def test_memory_and_kernels_on_a_gpu(kind: str) -> None:
 @pytest.mark.trt
 @pytest.mark.parametrize("kind", list(KINDS))
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_engine_agrees_with_its_onnx_file_and_is_proven(kind: str, precision: str, tmp_path: Path) -> None:
+def test_an_engine_agrees_with_its_onnx_file_in_its_precision(kind: str, precision: str, tmp_path: Path) -> None:
     """What only a running TensorRT shows: masks, logits, graphs, events, and the real inspector's JSON."""
     if (fault := opening._fault(kind)) is not None:
         pytest.skip(f"{kind}: {fault}")
