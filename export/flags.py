@@ -127,7 +127,8 @@ class EngineFlags:
     hardware: Annotated[
         str | None,
         typer.Option(
-            help="ampere+ (any GPU from compute capability 8.0) or same (any of this capability); default: this GPU model."
+            help="ampere+ (any GPU from compute capability 8.0) or same (any of this capability); default: this GPU "
+            "model."
         ),
     ] = None
     refit: Annotated[bool, typer.Option("--refit", help="Allow the weights to be replaced later.")] = False
