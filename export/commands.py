@@ -13,27 +13,7 @@ from ..distill.commands.command import command
 from ..distill.commands.flags import takes
 from ..distill.errors import ExportError, UsageError
 from ..distill.run.records import Record
-from .flags import (
-    Batches,
-    Dry,
-    Flavour,
-    Hardware,
-    NoTf32,
-    OnnxFlags,
-    OptLevel,
-    Refit,
-    Sizes,
-    Source,
-    SourceOrFile,
-    Strip,
-    Target,
-    TimingCache,
-    VersionCompatible,
-    Workspace,
-    parse_batches,
-    parse_sizes,
-    refuse_idle,
-)
+from .flags import Dry, EngineFlags, OnnxFlags, Source, SourceOrFile, refuse_idle
 from .settings import BuildFlags, ExportSettings
 from .targets_command import ExportedFiles, add_targets
 
@@ -110,50 +90,27 @@ def export_onnx(
     return ExportedFiles([each.manifest for each in _export(run, settings)])
 
 
+@takes("engine", EngineFlags)
 @takes("flags", OnnxFlags)
 def export_trt(
     run: SourceOrFile = None,
     *,
     flags: OnnxFlags,
-    flavour: Flavour = None,
-    target: Target = None,
-    batches: Batches = None,
-    workspace: Workspace = None,
-    opt_level: OptLevel = None,
-    timing_cache: TimingCache = None,
-    sizes: Sizes = None,
-    version_compatible: VersionCompatible = False,
-    hardware: Hardware = None,
-    refit: Refit = False,
-    strip_weights: Strip = False,
-    no_tf32: NoTf32 = False,
+    engine: EngineFlags,
     dry_run: Dry = False,
 ) -> Engines | EnginePlan:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
     from . import to_trt
 
     settings = flags.settings()
-    building = BuildFlags(
-        flavour_name=flavour,
-        targets=target or (),
-        batches=None if batches is None else parse_batches(batches),
-        sizes=None if sizes is None else parse_sizes(sizes),
-        workspace_mib=workspace,
-        opt_level=opt_level,
-        timing_cache=timing_cache,
-        version_compatible=version_compatible,
-        hardware=hardware,
-        refit=refit,
-        strip_weights=strip_weights,
-        tf32=not no_tf32,
-    )
+    building = engine.build_flags()
     if run is not None and run.endswith(".onnx"):
         refuse_idle(vars(flags), f"{run} is built as it is")
         files, plan = [Path(run)], NamedFile([run])
     else:
-        if batches and not flags.dynamic_batch:
+        if building.batches and not flags.dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
-        if sizes:
+        if building.sizes:
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")
         with contextlib.suppress(ExportError):  # without a TensorRT the ONNX files are written all the same
             to_trt.check_flags(building)

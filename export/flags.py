@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..distill.errors import UsageError, closest
-from .settings import ExportSettings, SizeRange
+from .settings import BuildFlags, ExportSettings, SizeRange
 
 Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -47,48 +47,7 @@ Caster = Annotated[
     str | None, typer.Option(help="What casts the fp16 file: kdc (default), or modelopt (NVIDIA ModelOpt's AutoCast).")
 ]
 Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
-Flavour = Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx (default: the installed one).")]
-Target = Annotated[
-    list[str] | None,
-    typer.Option(metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."),
-]
-Batches = Annotated[
-    str | None,
-    typer.Option(metavar="MIN,OPT,MAX", help="Smallest, usual and largest batch, for a free batch (default 1,4,16)."),
-]
-Workspace = Annotated[int | None, typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")]
-OptLevel = Annotated[
-    int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
-]
-Sizes = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MIN,OPT,MAX", help="Smallest, usual and largest HxW, for an ONNX file that leaves them free."
-    ),
-]
-VersionCompatible = Annotated[
-    bool, typer.Option("--version-compatible", help="Let newer versions of TensorRT load the engine too (tensorrt).")
-]
-Hardware = Annotated[
-    str | None,
-    typer.Option(
-        help="ampere+ (any GPU from compute capability 8.0) or same (any of this capability); default: this GPU model."
-    ),
-]
-Refit = Annotated[bool, typer.Option("--refit", help="Allow the weights to be replaced later.")]
-Strip = Annotated[
-    bool,
-    typer.Option(
-        "--strip-weights",
-        help="Leave the weights out; they are read from the ONNX file beside the engine when it is opened.",
-    ),
-]
-NoTf32 = Annotated[bool, typer.Option("--no-tf32", help="Compute float32 products in float32, not in TF32.")]
-TimingCache = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Timings to reuse and update, for faster builds (tensorrt).")
-]
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
@@ -129,12 +88,84 @@ class OnnxFlags:
         return settings
 
 
+@dataclass(frozen=True)
+class EngineFlags:
+    """The flags that say how engines are built, in the order of the help."""
+
+    flavour: Annotated[str | None, typer.Option(help="tensorrt or tensorrt_rtx (default: the installed one).")] = None
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SM", help="Compute capability to build for, such as sm86 (tensorrt_rtx); may be repeated."
+        ),
+    ] = None
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX", help="Smallest, usual and largest batch, for a free batch (default 1,4,16)."
+        ),
+    ] = None
+    workspace: Annotated[
+        int | None, typer.Option(metavar="MIB", min=1, help="Scratch memory that the engine may use.")
+    ] = None
+    opt_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="Builder effort, 0 to 5 (tensorrt, whose default is 3).")
+    ] = None
+    timing_cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Timings to reuse and update, for faster builds (tensorrt).")
+    ] = None
+    sizes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MIN,OPT,MAX", help="Smallest, usual and largest HxW, for an ONNX file that leaves them free."
+        ),
+    ] = None
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Let newer versions of TensorRT load the engine too (tensorrt)."),
+    ] = False
+    hardware: Annotated[
+        str | None,
+        typer.Option(
+            help="ampere+ (any GPU from compute capability 8.0) or same (any of this capability); default: this GPU "
+            "model."
+        ),
+    ] = None
+    refit: Annotated[bool, typer.Option("--refit", help="Allow the weights to be replaced later.")] = False
+    strip_weights: Annotated[
+        bool,
+        typer.Option(
+            "--strip-weights",
+            help="Leave the weights out; they are read from the ONNX file beside the engine when it is opened.",
+        ),
+    ] = False
+    no_tf32: Annotated[bool, typer.Option("--no-tf32", help="Compute float32 products in float32, not in TF32.")] = (
+        False
+    )
+
+    def build_flags(self) -> BuildFlags:
+        """Read them (UsageError)."""
+        return BuildFlags(
+            flavour_name=self.flavour,
+            targets=self.target or (),
+            batches=None if self.batches is None else parse_batches(self.batches),
+            sizes=None if self.sizes is None else parse_sizes(self.sizes),
+            workspace_mib=self.workspace,
+            opt_level=self.opt_level,
+            timing_cache=self.timing_cache,
+            version_compatible=self.version_compatible,
+            hardware=self.hardware,
+            refit=self.refit,
+            strip_weights=self.strip_weights,
+            tf32=not self.no_tf32,
+        )
+
+
 def refuse_idle(flags: Mapping[str, object], why: str) -> None:
     """Refuse flags that were given, by name and value, and have no effect (UsageError)."""
-    if words := [
-        f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and value is not False
-    ]:
-        raise UsageError(f"{why}: leave out {', '.join(words)}, or name the run")
+    given = [name.replace("_", "-") for name, value in flags.items() if value is not None and value is not False]
+    if words := ", ".join(f"--{name}" for name in given):
+        raise UsageError(f"{why}: leave out {words}, or name the run")
 
 
 def precisions_of(name: str) -> tuple[str, ...]:

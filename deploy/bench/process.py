@@ -5,7 +5,6 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ class Backend:
         """Open the network as planned."""
         source = str(self.candidate.path)
         order = Opening(self.label, source, plan.size, plan.batch, plan.head, self.options, task)
-        self.opened = Opened.from_dict(self._ask("open", **asdict(order)))
+        self.opened = Opened.from_dict(self._ask("open", **order.to_dict()))
 
     def idle(self) -> MemoryUse:
         """See ``Worker.idle``."""

@@ -1,16 +1,14 @@
 """The orders of a measurement to the process that holds a network, and its answers."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 from ...distill.run.records import Record
-
-if TYPE_CHECKING:
-    from ..runtimes.options import RuntimeOptions
+from ..runtimes.options import RuntimeOptions
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(Record):
     """What a network is opened for.
 
     Attributes:
@@ -29,7 +27,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Opening:
+class Opening(Record):
     """The order to open a network; ``name`` is that of its row."""
 
     name: str
@@ -37,17 +35,8 @@ class Opening:
     size: tuple[int, int]
     batch: int
     head: str
-    options: "RuntimeOptions"
+    options: RuntimeOptions
     task: Task
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Opening":
-        """Read the values of ``dataclasses.asdict``, in JSON or not."""
-        from ..runtimes.options import RuntimeOptions
-
-        height, width = values.pop("size")
-        options, task = RuntimeOptions(**values.pop("options")), Task(**values.pop("task"))
-        return cls(**values, size=(height, width), options=options, task=task)
 
 
 @dataclass(frozen=True)

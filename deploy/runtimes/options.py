@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 from ...distill.errors import UsageError, closest
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 from ..artefacts.beside import ENGINES, EXPORTED
 from ..gpu.open import KINDS
 from .base import Runtime
@@ -16,7 +17,7 @@ from .torch_mode import TorchMode
 
 
 @dataclass(frozen=True)
-class RuntimeOptions:
+class RuntimeOptions(Record):
     """How networks are run; each kind of file uses what is meant for it, and an engine is always on the GPU.
 
     Attributes:
