@@ -37,7 +37,7 @@ def test_every_command_is_a_function_and_no_more() -> None:
     assert set(dir(api)) == {*COMMANDS, *NO_COMMANDS, "progress"}
 
 
-def test_editors_are_told_the_same_functions() -> None:
+def test_editors_see_the_same_functions() -> None:
     tree = ast.parse((ROOT / "api.py").read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     shown = {

@@ -249,7 +249,7 @@ def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
     assert page.images == []
 
 
-def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
+def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None:
     card = run.read()
     card["baseline"] = None
     card["data"] |= {"source": "/nowhere/at/all"}
@@ -262,7 +262,7 @@ def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
     assert "The same student trained alone was not measured" in text
 
 
-def test_changed_data_is_told(run: Run, tmp_path: Path) -> None:
+def test_changed_data_is_reported(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     changed = Run(tmp_path / "run")
     assert not any("has changed" in note for note in collect(changed).notes)
