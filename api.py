@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 if TYPE_CHECKING:
     from .deploy.bench.commands import accuracy as bench_accuracy
@@ -97,20 +98,19 @@ def __dir__() -> list[str]:
 
 
 def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Let a function print only where that is asked for, and take paths as text or as ``Path``."""
+    """Let a function print only where that is asked for, and see to its arguments as the command line does."""
     from .distill import console
 
     signature = inspect.signature(function)
     parameters = [each.replace(kind=each.POSITIONAL_OR_KEYWORD) for each in signature.parameters.values()]
     signature = signature.replace(parameters=parameters)
-    kinds = {key: str(parameter.annotation) for key, parameter in signature.parameters.items()}
 
     @functools.wraps(function)
     def call(*arguments: Any, **flags: Any) -> Any:
-        values = {
-            key: _as_typed(value, kinds[key]) for key, value in signature.bind(*arguments, **flags).arguments.items()
-        }
-        with console.silence(not progress):
+        bound = signature.bind(*arguments, **flags).arguments
+        values = {key: _fitted(key, value, signature.parameters[key].annotation) for key, value in bound.items()}
+        words = ", ".join(f"{key}={value!r}" for key, value in bound.items())
+        with console.door(f"kdc.api.{name}({words})", silent=not progress):
             return function(**values)
 
     call.__name__ = call.__qualname__ = name
@@ -118,12 +118,46 @@ def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return call
 
 
-def _as_typed(value: Any, kind: str) -> Any:
-    """Return paths as the function wants them: text, as they come from the command line, or ``Path``."""
-    if isinstance(value, list | tuple):
-        return [_as_typed(each, kind) for each in value]
-    if isinstance(value, Path) and "Path" not in kind:
-        return str(value)
-    if isinstance(value, str) and "Path" in kind and "str" not in kind:
-        return Path(value)
+def _fitted(key: str, value: Any, annotation: Any) -> Any:
+    """Return a value as the command line would give it to a flag of this type.
+
+    A path may be text or ``Path``, one value stands for a list of one, and (height, width) for "HxW".
+
+    Raises:
+        UsageError: it is of another type, or beyond the flag's bounds.
+    """
+    from .distill.errors import UsageError
+
+    if get_origin(annotation) is not Annotated:
+        return str(value) if isinstance(value, Path) and annotation is str else value
+    if value is None:
+        return None
+    kind, mark = get_args(annotation)[:2]
+    kinds = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+
+    inner = next((get_args(each)[0] for each in kinds if get_origin(each) is list), None)
+    if inner is not None:
+        items = value if isinstance(value, list | tuple) else [value]
+        return [_fitted(key, item, Annotated[inner, mark]) for item in items]
+
+    if str in kinds and isinstance(value, Path):
+        value = str(value)
+    elif str in kinds and isinstance(value, tuple):
+        value = "x".join(map(str, value))
+    elif Path in kinds and isinstance(value, str):
+        value = Path(value)
+    if not isinstance(value, kinds) and not (float in kinds and isinstance(value, int)):
+        raise UsageError(
+            f"{key}={value!r}: {' or '.join(each.__name__ for each in kinds if each is not NoneType)} is needed"
+        )
+
+    low, high = getattr(mark, "min", None), getattr(mark, "max", None)
+    if (low is not None and value < low) or (high is not None and value > high):
+        raise UsageError(f"{key}={value!r}: {_range(low, high)} is needed")
     return value
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return f"{low:g} or more" if low is not None else f"{high:g} or less"
+    return f"a number from {low:g} to {high:g}"

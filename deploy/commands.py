@@ -96,14 +96,11 @@ def report(
 ) -> ReportPage:
     """Write one HTML file with everything that is known about a run."""
     from ..distill.run.folder import find_run
-    from .report.report import write_report
+    from .report.report import collect, write_report
 
-    path = write_report(
-        find_run(run),
-        baseline=find_run(baseline) if baseline else None,
-        features=features,
-        others=[find_run(other) for other in others or ()],
-    )
+    folder, alone = find_run(run), find_run(baseline) if baseline else None
+    page = collect(folder, alone, features=features, others=[find_run(other) for other in others or ()])
+    path = write_report(folder, page)
     console.say(f"report: {path}")
     return ReportPage(path)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from ..distill.commands.flags import with_parameters
+from ..distill.commands.flags import takes
 from ..distill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -79,21 +79,8 @@ def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[
         torch: with ``--torch``.
         split: the flags after ``--provider`` come last.
     """
-    flags = list(inspect.signature(runtime_options).parameters.values())[: None if torch else -1]
-
-    def decorate(command: Callable[..., R]) -> Callable[..., R]:
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command).parameters.values():
-            parameters += flags[: 2 if split else None] if parameter.name == "options" else [parameter]
-        parameters += flags[2:] if split else []
-
-        def with_options(**values: Any) -> R:
-            options = runtime_options(**{flag.name: values.pop(flag.name, flag.default) for flag in flags})
-            return command(**values, options=options)
-
-        return with_parameters(command, with_options, parameters)
-
-    return decorate
+    flags = [*inspect.signature(runtime_options).parameters.values()]
+    return takes("options", runtime_options, flags if torch else flags[:-1], 2 if split else None)
 
 
 def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:

@@ -8,25 +8,52 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TextIO, TypeVar
 
+from .errors import UsageError
+
 T = TypeVar("T")
 
 #: True while a command runs with ``--json``: stdout then holds one JSON object and nothing else.
 json_mode = False
 #: True on every process but the first of a distributed run: only rank 0 speaks.
 muted = os.environ.get("LOCAL_RANK", "0") != "0"
-#: True while the Python door is used, which prints nothing
+#: while the Python door is used: whether nothing is printed, and the call
 _silent = False
+_call: str | None = None
 
 
 @contextlib.contextmanager
-def silence(on: bool = True) -> Iterator[None]:
-    """Print nothing for a while; notes and warnings are still kept for the report."""
-    global _silent
-    before, _silent = _silent, on
+def door(call: str, *, silent: bool) -> Iterator[None]:
+    """Run a function of the Python door: ``call`` is recorded as the command, and notes begin anew.
+
+    With ``silent`` nothing is printed; notes and warnings are still kept for the report.
+    """
+    global _silent, _call, json_mode
+    state = _silent, _call, json_mode
+    _silent, _call, json_mode = silent, call, False
+    earlier, notes[:] = notes[:], []
     try:
         yield
     finally:
-        _silent = before
+        _silent, _call, json_mode = state
+        notes[:] = earlier
+
+
+def command_line() -> list[str]:
+    """Return the command that is running, as it was typed, or the call of the Python door."""
+    return ["kdc", *sys.argv[1:]] if _call is None else [_call]
+
+
+def confirmed(question: str) -> bool:
+    """Ask a person.
+
+    Raises:
+        UsageError: the Python door is used, which asks nothing.
+    """
+    if _call is not None:
+        raise UsageError(f"{_call} would {question}: yes=True says so")
+    import typer
+
+    return typer.confirm(question)
 
 
 def _mute() -> bool:

@@ -10,26 +10,18 @@ import typer
 from ..calib.commands import calib_with
 from ..distill import console
 from ..distill.commands.command import command
+from ..distill.commands.flags import takes
 from ..distill.errors import ExportError, UsageError
 from ..distill.run.records import Record
 from .flags import (
-    Agreement,
     Batches,
-    Caster,
     Dry,
-    Dynamic,
     Flavour,
     Hardware,
-    Head,
-    Images,
-    Input,
-    KeepFloat,
     NoTf32,
-    Opset,
+    OnnxFlags,
     OptLevel,
-    Precision,
     Refit,
-    SizeFlag,
     Sizes,
     Source,
     SourceOrFile,
@@ -37,19 +29,16 @@ from .flags import (
     Target,
     TimingCache,
     VersionCompatible,
-    Which,
     Workspace,
-    export_settings,
     parse_batches,
     parse_sizes,
     refuse_idle,
 )
 from .settings import BuildFlags, ExportSettings
-from .targets_command import add_targets
+from .targets_command import ExportedFiles, add_targets
 
 if TYPE_CHECKING:
     from ..calib.calibrate import LowPrecisionManifest
-    from ..deploy.artefacts.manifest import Manifest
     from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
     from .demo import DemoResult
@@ -79,13 +68,6 @@ def export_like(run: "Run", like: Path, dry: bool = False) -> Path:
 
 
 @dataclass(frozen=True)
-class ExportedFiles(Record):
-    """The manifests of the files that were written, each gated."""
-
-    files: "list[Manifest]"
-
-
-@dataclass(frozen=True)
 class Engines(Record):
     """The manifests of the engines that were built."""
 
@@ -111,46 +93,28 @@ class NamedFile(Record):
     onnx: list[str]
 
 
+@takes("flags", OnnxFlags)
 def export_onnx(
     run: Source = None,
-    size: SizeFlag = None,
-    head: Head = None,
-    input: Input = None,
-    dynamic_batch: Dynamic = False,
-    precision: Precision = None,
-    opset: Opset = None,
-    images: Images = None,
-    agreement: Agreement = None,
-    keep_fp32: KeepFloat = None,
-    caster: Caster = None,
-    which: Which = None,
+    *,
+    flags: OnnxFlags,
     dry_run: Dry = False,
 ) -> "ExportedFiles | ExportPlan":
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    settings = export_settings(
-        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
-    )
+    settings = flags.settings()
     if dry_run:
         return _plan(run, settings)
     return ExportedFiles([each.manifest for each in _export(run, settings)])
 
 
+@takes("flags", OnnxFlags)
 def export_trt(
     run: SourceOrFile = None,
-    size: SizeFlag = None,
-    head: Head = None,
-    input: Input = None,
-    dynamic_batch: Dynamic = False,
-    precision: Precision = None,
-    opset: Opset = None,
-    images: Images = None,
-    agreement: Agreement = None,
-    keep_fp32: KeepFloat = None,
-    caster: Caster = None,
-    which: Which = None,
+    *,
+    flags: OnnxFlags,
     flavour: Flavour = None,
     target: Target = None,
     batches: Batches = None,
@@ -168,9 +132,7 @@ def export_trt(
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
     from . import to_trt
 
-    settings = export_settings(
-        size, head, input, dynamic_batch, images, agreement, which, precision, opset, keep_fp32, caster
-    )
+    settings = flags.settings()
     building = BuildFlags(
         flavour_name=flavour,
         targets=target or (),
@@ -186,12 +148,10 @@ def export_trt(
         tf32=not no_tf32,
     )
     if run is not None and run.endswith(".onnx"):
-        form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "precision": precision}
-        form |= {"opset": opset, "images": images, "agreement": agreement, "keep-fp32": keep_fp32, "caster": caster}
-        refuse_idle(form | {"which": which}, f"{run} is built as it is")
+        refuse_idle(vars(flags), f"{run} is built as it is")
         files, plan = [Path(run)], NamedFile([run])
     else:
-        if batches and not dynamic_batch:
+        if batches and not flags.dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
         if sizes:
             raise UsageError("--sizes is for an ONNX file that leaves height and width free; kdc's own never do")

@@ -8,7 +8,8 @@ from ..calib.calibrate import calibrate_run
 from ..deploy.artefacts.ledger import GateRow, read_gates
 from ..deploy.bench.latency import bench_latency
 from ..deploy.bench.latency_record import LatencyRecord
-from ..deploy.report.report import write_report
+from ..deploy.bench.record import Effort
+from ..deploy.report.report import collect, write_report
 from ..distill import console
 from ..distill.data import recipe
 from ..distill.errors import ExportError, NumbersError, ResourceError
@@ -72,9 +73,9 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
     engine = _engine(exported.path)
 
     _step(7, "measure latency: torch, ONNX, ONNX INT8")
-    latency = bench_latency([student, exported.path, *int8], seconds=BENCH_SECONDS)
+    latency = bench_latency([student, exported.path, *int8], Effort(seconds=BENCH_SECONDS))
     _step(8, "write the report")
-    report = write_report(student, baseline=baseline)
+    report = write_report(student, collect(student, baseline))
 
     runs = {"teacher": teacher, "baseline": baseline, "distilled": student}
     result = DemoResult(

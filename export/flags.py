@@ -1,8 +1,9 @@
 """Flags of the export commands, and how they become settings."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -91,52 +92,48 @@ TimingCache = Annotated[
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
-def export_settings(
-    size: str | None,
-    head: str | None,
-    input: str | None,
-    dynamic_batch: bool,
-    images: int | None,
-    agreement: float | None,
-    which: str | None,
-    precision: str | None = None,
-    opset: int | None = None,
-    keep_fp32: list[str] | None = None,
-    caster: str | None = None,
-) -> ExportSettings:
-    """Make settings of the flags on the command line; None stands for the default of ``ExportSettings``.
+@dataclass(frozen=True)
+class OnnxFlags:
+    """The flags that say how ONNX files are written, in the order of the help; None is not given."""
 
-    Raises:
-        UsageError: a size, precision or ``--which`` that is not accepted.
-    """
-    if which not in (None, "best", "last"):
-        raise UsageError(f"--which {which!r}: accepted are best and last")
-    values = _without_none(
-        size=None if size is None else _size(size),
-        head=head,
-        input=input,
-        dynamic_batch=dynamic_batch,
-        precisions=None if precision is None else precisions_of(precision),
-        opset=opset,
-        which=which,
-        images=images,
-        agreement=agreement,
-        block_nodes=keep_fp32,
-        caster=caster,
-    )
-    settings = ExportSettings(**values)
-    if caster is not None and "fp16" not in settings.precisions:
-        raise UsageError("--caster is for the fp16 file: add --precision fp16 or both")
-    return settings
+    size: SizeFlag = None
+    head: Head = None
+    input: Input = None
+    dynamic_batch: Dynamic = False
+    precision: Precision = None
+    opset: Opset = None
+    images: Images = None
+    agreement: Agreement = None
+    keep_fp32: KeepFloat = None
+    caster: Caster = None
+    which: Which = None
 
+    def settings(self) -> ExportSettings:
+        """Make settings of them, with the defaults of ``ExportSettings``.
 
-def _without_none(**flags: Any) -> dict[str, Any]:
-    return {name: value for name, value in flags.items() if value is not None}
+        Raises:
+            UsageError: a size, precision or ``--which`` that is not accepted.
+        """
+        if self.which not in (None, "best", "last"):
+            raise UsageError(f"--which {self.which!r}: accepted are best and last")
+        values = {name: value for name, value in vars(self).items() if value is not None}
+        if self.size is not None:
+            values["size"] = _size(self.size)
+        if self.precision is not None:
+            values["precisions"] = precisions_of(values.pop("precision"))
+        if self.keep_fp32 is not None:
+            values["block_nodes"] = values.pop("keep_fp32")
+        settings = ExportSettings(**values)
+        if self.caster is not None and "fp16" not in settings.precisions:
+            raise UsageError("--caster is for the fp16 file: add --precision fp16 or both")
+        return settings
 
 
 def refuse_idle(flags: Mapping[str, object], why: str) -> None:
     """Refuse flags that were given, by name and value, and have no effect (UsageError)."""
-    if words := [f"--{name}" for name, value in flags.items() if value is not None and value is not False]:
+    if words := [
+        f"--{name.replace('_', '-')}" for name, value in flags.items() if value is not None and value is not False
+    ]:
         raise UsageError(f"{why}: leave out {', '.join(words)}, or name the run")
 
 

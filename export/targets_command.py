@@ -1,6 +1,7 @@
 """``kdc export openvino``, ``aoti``, ``triton`` and ``bundle``."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,20 +17,20 @@ from .flags import (
     Head,
     Images,
     Input,
+    OnnxFlags,
     SizeFlag,
     Source,
     Which,
-    export_settings,
     refuse_idle,
 )
 from .settings import ExportSettings
 
 if TYPE_CHECKING:
     from ..deploy.artefacts.beside import StoredManifest
+    from ..deploy.artefacts.manifest import Manifest
     from ..distill.run.folder import Run
     from .to_aoti import AotiManifest
     from .to_bundle import BundleManifest
-    from .to_openvino import OpenvinoManifest
     from .to_triton import TritonFacts
 
 RunOrFile = Annotated[
@@ -49,10 +50,10 @@ def add_targets(group: typer.Typer) -> None:
 
 
 @dataclass(frozen=True)
-class TargetFiles(Record):
+class ExportedFiles(Record):
     """The manifests of the files that were written, each gated."""
 
-    files: "list[StoredManifest | OpenvinoManifest]"
+    files: "Sequence[Manifest | StoredManifest]"
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ def export_openvino(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
-) -> TargetFiles:
+) -> ExportedFiles:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
+    flags = OnnxFlags(size, head, input, dynamic_batch, which=which)
+    settings = replace(flags, images=images, agreement=agreement).settings()
     if precision not in _PRECISIONS:
         raise UsageError(
             f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
@@ -102,10 +104,9 @@ def export_openvino(
 
     place = _file_or_run(source)
     if isinstance(place, Path):
-        form = {"size": size, "head": head, "input": input, "dynamic-batch": dynamic_batch, "which": which}
-        refuse_idle(form, f"{source} has the form that it was exported in")
+        refuse_idle(vars(flags), f"{source} has the form that it was exported in")
     manifests = export(place, precisions=_PRECISIONS[precision], settings=settings)
-    return TargetFiles(manifests)
+    return ExportedFiles(manifests)
 
 
 def export_aoti(
@@ -124,7 +125,7 @@ def export_aoti(
 
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
-    settings = export_settings(size, head, input, dynamic_batch, images, agreement, which)
+    settings = OnnxFlags(size, head, input, dynamic_batch, images=images, agreement=agreement, which=which).settings()
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti as export
 

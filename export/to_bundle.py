@@ -171,9 +171,11 @@ def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runn
 
 
 def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
-    """Return the ledger of the run; for a file outside of any run, the gate of its manifest."""
+    """Return the ledger of the run, of files that are still there; for a file of no run, the gate of its manifest."""
     gate = manifest_of(source).values.get("gate")
-    return [row.values for row in read_gates(run)] if run else [gate] if gate else []
+    if run:
+        return [row.values for row in read_gates(run) if row.fits(run.export)]
+    return [gate] if gate else []
 
 
 def _json(value: Any) -> bytes:

@@ -5,7 +5,7 @@ import inspect
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ import pytest
 import typer.main
 
 from kdc import api, cli
-from kdc.distill.errors import UsageError
+from kdc.distill import console
+from kdc.distill.errors import KdcError, UsageError
+from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 #: commands whose function has another name, and functions that are no command
@@ -76,6 +79,42 @@ def test_mistakes_are_errors_and_nothing_is_printed(
     monkeypatch.setattr(api, "progress", True)
     api.methods_ls()
     assert "kt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: api.evaluate("x", limit=0), "limit=0: 1 or more is needed"),
+        (lambda: api.evaluate("x", limit="2"), "limit='2': int is needed"),
+        (lambda: api.train(iters=1.5), "iters=1.5: int is needed"),
+        (lambda: api.evaluate(Path("none.onnx"), size=(0, 64)), "--size|size '0x64'"),
+        (lambda: api.bench_latency("none.onnx"), "none.onnx"),
+        (lambda: api.predict("none.onnx", limit=0), "limit=0"),
+    ],
+)
+def test_values_are_checked_as_those_of_flags(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(KdcError, match=message):
+        call()
+
+
+def test_it_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run.create("mine", Config())
+    run.unlock()
+    with pytest.raises(UsageError, match="yes=True"):
+        api.runs_rm(str(run.path))
+    assert repr(api.open_run(run.path)) == f"Run('{run.path.name}', None, running)"
+    api.runs_rm(str(run.path), yes=True)
+    assert not run.path.exists() and api.runs_ls().runs == []
+
+
+def test_a_run_remembers_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    console.note("of another call")
+    with console.door("kdc.api.train(iters=1)", silent=True):
+        run = Run.create("mine", Config())
+        assert console.notes == []
+    assert run.card.command == ["kdc.api.train(iters=1)"] and console.notes[-1] == "of another call"
 
 
 @pytest.mark.process

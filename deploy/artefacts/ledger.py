@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...distill.errors import WeightsError, one_line
-from ...distill.run.files import write_json
+from ...distill.run.files import sha256, write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from .beside import ENGINES, remove
@@ -50,6 +50,11 @@ class GateRow(Record):
     def left_high(self) -> list[str] | None:
         """Nodes and groups that were asked to keep a higher precision; None for a file that is not calibrated."""
         return self.values.get("left_high")
+
+    def fits(self, folder: Path) -> bool:
+        """Whether it is about the file of its name in ``folder``; True if there is none, or no hash is known."""
+        digest, path = self.values.get("sha256"), folder / str(self.file or "")
+        return not digest or not path.is_file() or digest == sha256(path)
 
 
 def write_gate(

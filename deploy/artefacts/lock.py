@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import functools
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -34,6 +35,21 @@ def held(folder: Path, *, wait: bool) -> Iterator[None]:
         except OSError:  # some network file systems lock no folder
             pass
         yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(folder: Path, mark: str) -> None:
+    """Remove a folder with the file ``mark`` in it, if no process holds it; one without is left alone.
+
+    Raises:
+        OSError: it is held, a link, no folder, not to be opened, or on a file system that locks no folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if (folder / mark).is_file():
+            shutil.rmtree(folder)
     finally:
         os.close(descriptor)
 

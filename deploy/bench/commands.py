@@ -126,6 +126,7 @@ def throughput(
     seed: Seed = 0,
 ) -> "ThroughputRecord":
     """Count images per second over batches and streams: what a server gets, where latency is what a camera sees."""
+    from .record import Effort
     from .throughput import bench_throughput, show_throughput
 
     result = bench_throughput(
@@ -133,12 +134,9 @@ def throughput(
         size=read_size(size),
         batches=read_numbers(batch, "--batch"),
         streams=read_numbers(streams, "--streams"),
-        threads=threads,
-        seconds=seconds,
-        rounds=rounds,
+        effort=Effort(seconds, rounds=rounds, threads=threads, seed=seed),
         options=options,
         out=out,
-        seed=seed,
     )
     show_throughput(result)
     return result
@@ -158,16 +156,15 @@ def memory(
 ) -> "MemoryRecord":
     """Read what each network adds to an idle process, opened and at its peak, and its size on disk."""
     from .memory import bench_memory, show_memory
+    from .record import Effort
 
     result = bench_memory(
         sources or None,
         size=read_size(size),
         batches=read_numbers(batch, "--batch"),
-        threads=threads,
-        runs=runs,
+        effort=Effort(runs=runs, threads=threads, seed=seed),
         options=options,
         out=out,
-        seed=seed,
     )
     show_memory(result)
     return result
@@ -259,22 +256,19 @@ def tradeoff(
 
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
+    from .record import Effort
     from .tradeoff import bench_tradeoff, show_tradeoff
 
     result = bench_tradeoff(
         sources or None,
         size=read_size(size),
         batch=batch,
-        threads=threads,
-        seconds=seconds,
-        runs=runs,
-        rounds=rounds,
+        effort=Effort(seconds, runs, rounds, threads=threads, seed=seed),
         options=options,
         data=data,
         split=split,
         limit=limit,
         out=out,
-        seed=seed,
         **described(data, classes, ignore_index),
     )
     show_tradeoff(result)

@@ -21,7 +21,7 @@ from .latency_record import LatencyRecord, LatencyRow, OnGpu
 from .plan import Plan, Source, make_plan
 from .process import Backend, open_all, started
 from .protocol import Task, Warmup
-from .record import ROUNDS, Effort, Protocol, keep
+from .record import EFFORT, Effort, Protocol, keep
 from .statistics import parts_summary, percentiles, ratio
 from .worker import INPUTS
 
@@ -53,36 +53,22 @@ class Timing:
 
 def bench_latency(
     sources: Sequence[Source] | None = None,
+    effort: Effort = EFFORT,
     *,
     size: tuple[int, int] | None = None,
     batch: int = 1,
-    threads: int | None = None,
-    seconds: float = 6.0,
-    runs: int = 1,
-    rounds: int = ROUNDS,
-    mode: str = "net",
-    codec: str = "jpg",
     options: RuntimeOptions = CPU,
     out: Path | None = None,
-    seed: int = 0,
-    in_process: bool = False,
 ) -> LatencyRecord:
     """Measure runs (torch and every exported file) or single files against each other.
 
     Args:
         sources: runs or files; None is the last run. The first backend is what the others are compared with.
+        effort: warm-up takes at most twice its ``seconds``, at most 10 s; ``runs`` ends at ten times ``seconds``.
         size: input height and width (default: what the files were exported for, else the run's image size).
         batch: images per query; a file made for another batch is listed as not measured.
-        threads: CPU threads of every backend (default: the cores of this process).
-        seconds: measuring time of each backend, warm-up (at most twice that, at most 10 s) apart.
-        runs: how many runs each backend does at least, unless that takes ten times ``seconds``.
-        rounds: how often the backends take turns.
-        mode: "net" (the network alone) or "e2e" (compressed image in memory to mask, and what each stage takes).
-        codec: of the images in mode "e2e": "jpg" or "png".
         options: what runs them, and on which device.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
-        seed: of the input images.
-        in_process: measure within this process: quicker to start, but backends disturb each other.
 
     Returns:
         The record; the file that holds it has the raw samples too.
@@ -92,7 +78,6 @@ def bench_latency(
         WeightsError: a broken file.
         ExportError: a backend, device or provider that is not available; a fallback is refused, never measured.
     """
-    effort = Effort(seconds, runs, rounds, mode, codec, threads, seed, in_process)
     return time_plan(make_plan(sources, size=size, batch=batch, options=options), effort, out)
 
 

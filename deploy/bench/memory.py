@@ -18,7 +18,7 @@ from .process import Backend, open_one, started
 from .protocol import Identity, Task
 from .record import Effort, Protocol, conditions, keep, show_rest
 
-RUNS = 3
+EFFORT = Effort(runs=3)
 
 
 @dataclass(frozen=True)
@@ -70,31 +70,26 @@ class MemoryRecord(Record):
 
 def bench_memory(
     sources: Sequence[Source] | None = None,
+    effort: Effort = EFFORT,
     *,
     size: tuple[int, int] | None = None,
     batches: Sequence[int] = (1,),
-    threads: int | None = None,
-    runs: int = RUNS,
     options: RuntimeOptions = CPU,
     out: Path | None = None,
-    seed: int = 0,
 ) -> MemoryRecord:
     """Open every backend in a process of its own, one after the other, and see how far that process grows.
 
     Args:
         sources: runs or files; None is the last run.
+        effort: the queries until the peak is read (``runs``), and the threads: some runtimes keep buffers for each.
         size: input height and width.
         batches: images per query, each in new processes.
-        threads: CPU threads of every backend: some runtimes keep buffers for each.
-        runs: queries until the peak is read.
         options: what runs them, and on which device.
         out: folder of the record.
-        seed: of the input image.
 
     Raises:
         KdcError: as ``bench_latency``.
     """
-    effort = Effort(threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
     threads = effort.threads or cores()
     before = passport()
@@ -102,11 +97,11 @@ def bench_memory(
 
     rows: list[MemoryRow] = []
     missing: list[NotMeasured] = []
-    task = Task("memory", threads, seed)
+    task = Task("memory", threads, effort.seed)
     for plan in plans:
         with started(plan, threads) as backends:
             for backend in console.progress(backends, len(backends), f"batch {plan.batch}"):
-                if row := _measure(backend, plan, task, runs, meter):
+                if row := _measure(backend, plan, task, effort.runs, meter):
                     rows.append(row)
         missing += [lack for lack in plan.missing if lack not in missing]
     if not rows:
@@ -119,7 +114,7 @@ def bench_memory(
         device=options.device,
         size=plans[0].size,
         threads=threads,
-        protocol=Protocol(runs=runs, seed=seed),
+        protocol=Protocol(runs=effort.runs, seed=effort.seed),
         rows=rows,
         not_measured=missing,
         flags=flags,

@@ -18,7 +18,6 @@ from .plan import NotMeasured, Size
 
 R = TypeVar("R", bound=Record)
 
-ROUNDS = 10
 MODES = {"net": "network alone", "e2e": "compressed image to mask"}
 
 
@@ -39,7 +38,7 @@ class Effort:
 
     seconds: float = 6.0
     runs: int = 1
-    rounds: int = ROUNDS
+    rounds: int = 10
     mode: str = "net"
     codec: str = "jpg"
     threads: int | None = None
@@ -55,6 +54,9 @@ class Effort:
         for flag, value in (("--rounds", self.rounds), ("--threads", self.threads)):
             if value is not None and value < 1:
                 raise UsageError(f"{flag} {value}: it must be above 0")
+
+
+EFFORT = Effort()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from .process import Backend, open_one, started
 from .protocol import Identity, Task
 from .record import Effort, Protocol, conditions, keep, show_rest
 
-ROUNDS = 5
+EFFORT = Effort(seconds=3.0, rounds=5)
 
 
 @dataclass(frozen=True)
@@ -123,41 +123,32 @@ class RateSamples:
 
 def bench_throughput(
     sources: Sequence[Source] | None = None,
+    effort: Effort = EFFORT,
     *,
     size: tuple[int, int] | None = None,
     batches: Sequence[int] = (1, 4),
     streams: Sequence[int] = (1, 2),
-    threads: int | None = None,
-    seconds: float = 3.0,
-    rounds: int = ROUNDS,
     options: RuntimeOptions = CPU,
     out: Path | None = None,
-    seed: int = 0,
-    in_process: bool = False,
 ) -> ThroughputRecord:
     """Keep every backend busy with every number of images per query and of queries at a time.
 
     Args:
         sources: runs or files; None is the last run.
+        effort: seconds and rounds are those of each setting; the streams of a backend share its threads.
         size: input height and width.
         batches: images per query; a file made for another batch is listed as not measured, and refused only where no
             file fits any.
         streams: how many instances of the network work at a time, each in a thread of its own, which is also a stream
             of its own on a GPU.
-        threads: CPU threads of every backend, shared out among its streams.
-        seconds: measuring time of each backend at each setting, warm-up apart.
-        rounds: how often the backends take turns at each setting.
         options: what runs them, and on which device.
         out: folder of the record.
-        seed: of the input images.
-        in_process: measure within this process.
 
     Raises:
         KdcError: as ``bench_latency``.
     """
     if not streams or min(streams) < 1:
         raise UsageError("--streams must be above 0")
-    effort = Effort(seconds=seconds, rounds=rounds, threads=threads)
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
     threads = effort.threads or cores()
     before = passport()
@@ -167,14 +158,14 @@ def bench_throughput(
     rows: list[ThroughputRow] = []
     missing: list[NotMeasured] = []
     for plan in plans:
-        with started(plan, threads, in_process) as backends:
+        with started(plan, threads, effort.in_process) as backends:
             for count in streams:
-                task = Task("net", max(1, threads // count), seed, count)
+                task = Task("net", max(1, threads // count), effort.seed, count)
                 # what cannot be opened once is not tried again
                 backends = [backend for backend in backends if open_one(backend, plan, task)]
                 if not backends:
                     break
-                for samples in _measure(backends, plan, seconds, rounds, meter):
+                for samples in _measure(backends, plan, effort, meter):
                     on_gpu = OnGpu(summary(samples.readings, samples.images)) if options.device == "cuda" else None
                     rates = Rates.of(samples.rates)
                     rows.append(ThroughputRow(samples.backend.identity(), plan.batch, count, rates, on_gpu))
@@ -190,7 +181,7 @@ def bench_throughput(
         device=options.device,
         size=plans[0].size,
         threads=threads,
-        protocol=Protocol(rounds, seconds, seed=seed, processes=not in_process),
+        protocol=Protocol(effort.rounds, effort.seconds, seed=effort.seed, processes=not effort.in_process),
         rows=rows,
         best=_best(rows),
         not_measured=missing,
@@ -200,10 +191,9 @@ def bench_throughput(
     return keep(record, plans[0].home, out)
 
 
-def _measure(
-    backends: Sequence[Backend], plan: Plan, seconds: float, rounds: int, meter: Meter | None
-) -> list[RateSamples]:
+def _measure(backends: Sequence[Backend], plan: Plan, effort: Effort, meter: Meter | None) -> list[RateSamples]:
     """Let the backends take turns."""
+    seconds, rounds = effort.seconds, effort.rounds
     all_samples = [RateSamples(backend) for backend in backends]
     for backend in backends:
         backend.warm(min(5.0, 2 * seconds))

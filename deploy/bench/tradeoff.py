@@ -21,7 +21,7 @@ from .costs import deployed
 from .latency import time_plan
 from .latency_record import LatencyRow
 from .plan import Candidate, NotMeasured, Size, Source, make_plan
-from .record import ROUNDS, Effort, conditions, record_path, show_rest
+from .record import EFFORT, Effort, conditions, record_path, show_rest
 from .tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
 
 FILE = "tradeoff"
@@ -68,34 +68,28 @@ def family(run: Run) -> list[Run]:
 
 def bench_tradeoff(
     sources: Sequence[Source] | None = None,
+    effort: Effort = EFFORT,
     *,
     size: tuple[int, int] | None = None,
     batch: int = 1,
-    threads: int | None = None,
-    seconds: float = 6.0,
-    runs: int = 1,
-    rounds: int = ROUNDS,
     options: RuntimeOptions = CPU,
     data: str | None = None,
     split: str = "val",
     limit: int | None = None,
     out: Path | None = None,
-    seed: int = 0,
-    in_process: bool = False,
     **data_options: Any,
 ) -> TradeoffRecord:
     """Measure latency and accuracy of every source, count its arithmetic and parameters, and find who is on the front.
 
     Args:
         sources: runs or files; None is the last run with the student alone and the teacher that it came from.
-        size: see ``bench_latency``, as ``batch``, ``threads``, ``seconds``, ``runs``, ``rounds``, ``options``,
-            ``out``, ``seed`` and ``in_process``.
+        effort: of the latency.
+        size: see ``bench_latency``, as ``batch``, ``options`` and ``out``.
         data: see ``bench_accuracy``, as ``split``, ``limit`` and ``options``.
 
     Raises:
         KdcError: as ``bench_latency`` and ``bench_accuracy``.
     """
-    effort = Effort(seconds, runs, rounds, threads=threads, seed=seed, in_process=in_process)
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
     # accuracy first: it is what fails, if anything does

@@ -1,9 +1,8 @@
 """The one road of every new file: write it beside, gate it there, then put it in place with all that belongs to it."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -13,9 +12,10 @@ from ...distill.errors import NumbersError
 from ...distill.run.files import flush, write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
+from ...distill.training.signals import held_back
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
-from ..artefacts.lock import held
+from ..artefacts.lock import held, remove_abandoned
 from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Manifest)
 #: start of the name of the folder, beside the final file, in which a new file is written and gated
-_BESIDE = ".new-"
+_BESIDE = ".kdc-new-"
+#: the file in it that says so: a folder without is somebody else's
+_MARK = ".kdc-new"
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,11 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     """Make a folder for a new file on the file system of the final one, and remove those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f"{_BESIDE}*"):
-        with suppress(BlockingIOError), held(old, wait=False):  # a living process holds its own
-            shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # held by a living process, or not to be judged from here
+            remove_abandoned(old, _MARK)
 
-    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=False):
+    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=True):
+        Path(name, _MARK).touch()  # once it is held: without a mark nobody removes it
         yield Path(name)
 
 
@@ -163,32 +166,35 @@ def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> No
 
 
 def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | None, trial: Trial | None) -> None:
-    """Replace the earlier file with all that belongs to it, one rename each, the manifest last.
+    """Replace the earlier file with all that belongs to it: the ledger row first, the manifest last.
 
-    A kill in between leaves nothing that claims too much: what vouches for a file names its hash. After the weights or
-    the file, the earlier manifest and golden image fit no longer, so the file counts as not gated, its native code is
-    not run, and the next export replaces it. After the golden image and the ledger row, which are true of a file that
-    passed, it still lacks its manifest. The manifest comes when all that it vouches for is on the disk.
+    Ctrl-C comes before or after. What can fail comes first: a full disk at the ledger leaves the earlier file and its
+    row, and what follows are renames of files that are on the disk. A kill in between leaves nothing that claims too
+    much, for what vouches for a file names its hash: the row is about the new file, the golden image and the manifest
+    are about the earlier one until they are replaced. So a file that is there in part counts as not gated, its native
+    code is not run, and the next export replaces it.
     """
+    moves = [(new, path), (manifest_path(new), manifest_path(path))]
     weights, final = weights_beside(new), weights_beside(path)
     if weights is not None and final is not None:
-        _move(weights, final)
-    _move(new, path)
-
+        moves.insert(0, (weights, final))
     if golden_path(new).is_file():
-        _move(golden_path(new), golden_path(path))
-    else:
-        golden_path(path).unlink(missing_ok=True)
+        moves.insert(-1, (golden_path(new), golden_path(path)))
+    for source, _ in moves:
+        flush(source)
 
-    if run and result is not None:
-        write_gate(run, stage_of(path), result, path.name, trial.left_high if trial else None)
-    elif run:
-        strike(run, [path])  # a row of that name is about the earlier file
-
-    _move(manifest_path(new), manifest_path(path))
+    # a run's folder is held by its export
+    with nullcontext() if run else held(path.parent, wait=True), held_back():
+        if run and result is not None:
+            write_gate(run, stage_of(path), result, path.name, trial.left_high if trial else None)
+        elif run:
+            strike(run, [path])  # a row of that name is about the earlier file
+        if not golden_path(new).is_file():
+            golden_path(path).unlink(missing_ok=True)
+        for source, target in moves:
+            _move(source, target)
 
 
 def _move(source: Path, target: Path) -> None:
-    flush(source)
     source.replace(target)
     flush(target.parent)

@@ -16,6 +16,7 @@ from ...distill.models import SegmentationModel
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
+from ..artefacts.ledger import LEDGER, GateRow
 from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts
@@ -33,30 +34,8 @@ METRICS = (
 )
 
 
-def write_report(
-    run: Run,
-    *,
-    baseline: Run | None = None,
-    device: str = "cpu",
-    pictures: bool = True,
-    features: str | None = None,
-    others: Sequence[Run] = (),
-) -> Path:
-    """Write ``report.html`` into the run folder; what is missing is called "not measured" there.
-
-    Args:
-        run: a run of any kind and state.
-        baseline: the same student trained alone (default: the run's own ``baseline``), or, of a run that was trained
-            on with rounding, the one that it goes on from.
-        device: where the networks of the pictures run.
-        pictures: draw the strips of validation images, which needs the data and the checkpoints.
-        features: draw where this tap is active, too; "" is the one that the method compares.
-        others: further runs on the same data, whose networks are pictured beside this one's.
-
-    Raises:
-        UsageError: no network has the tap, or another run has other data.
-    """
-    page = collect(run, baseline, device=device, pictures=pictures, features=features, others=others)
+def write_report(run: Run, page: Page) -> Path:
+    """Write a page of ``collect`` to ``report.html`` in the run folder; what is missing is "not measured" there."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= FILTERS
@@ -78,7 +57,20 @@ def collect(
     features: str | None = None,
     others: Sequence[Run] = (),
 ) -> Page:
-    """Collect everything the page shows; see ``write_report``."""
+    """Collect everything the page shows.
+
+    Args:
+        run: a run of any kind and state.
+        baseline: the same student trained alone (default: the run's own ``baseline``), or, of a run that was trained
+            on with rounding, the one that it goes on from.
+        device: where the networks of the pictures run.
+        pictures: draw the strips of validation images, which needs the data and the checkpoints.
+        features: draw where this tap is active, too; "" is the one that the method compares.
+        others: further runs on the same data, whose networks are pictured beside this one's.
+
+    Raises:
+        UsageError: no network has the tap, or another run has other data.
+    """
     card = run.card
     data, teacher = card.data, card.teacher or TeacherCard()
     tuned = card.kind == "qat"
@@ -133,7 +125,7 @@ def collect(
         heat=Markup(legend()) if maps else Markup(),
         why_no_strips=why_not,
         error_colours={name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
-        gates=read_json(run.path / "gates.json") or [],
+        gates=_gates(run),
         benches=benches,
         tradeoff=_tradeoff(run),
         costs=_costs(nets, data, names),
@@ -204,6 +196,12 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
             macs = cost.macs(net, data.size, aux=False) if data.size else None
             rows.append(Cost(name, net.name, with_aux, without, macs))
     return rows
+
+
+def _gates(run: Run) -> list[dict[str, Any]]:
+    """Return the rows of the ledger, and of each whether it ``fits`` the file that is there."""
+    rows = read_json(run.path / LEDGER) or []
+    return [row | {"fits": GateRow(row).fits(run.export)} for row in rows if isinstance(row, dict)]
 
 
 def _benches(run: Run) -> list[Latency]:

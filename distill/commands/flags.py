@@ -145,6 +145,41 @@ def with_parameters(
     return call
 
 
+def takes(
+    name: str,
+    make: Callable[..., Any],
+    flags: Sequence[inspect.Parameter] | None = None,
+    first: int | None = None,
+    before: str | None = None,
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Give a command flags in place of its parameter ``name``, which gets what ``make`` returns for their values.
+
+    Args:
+        name: the parameter.
+        make: takes the values by the names of the flags.
+        flags: those of its parameters that the command has (default: all).
+        first: how many of them the help lists in place of ``name`` (default: all).
+        before: the parameter before which it lists the others (default: last).
+    """
+    flags = flags or [*inspect.signature(make).parameters.values()]
+    there, others = flags[:first], flags[len(flags) if first is None else first :]
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command).parameters.values():
+            parameters += others if parameter.name == before else []
+            parameters += there if parameter.name == name else [parameter]
+        parameters += [] if before else others
+
+        def with_flags(**values: Any) -> R:
+            made = make(**{flag.name: values.pop(flag.name, flag.default) for flag in flags})
+            return command(**{name: made}, **values)
+
+        return with_parameters(command, with_flags, parameters)
+
+    return decorate
+
+
 def takes_training_flags(
     before: str, without: Container[str] = (), **annotations: Any
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
@@ -160,20 +195,8 @@ def takes_training_flags(
         for name, flag in inspect.signature(TrainingFlags).parameters.items()
         if name not in without
     ]
-    networks = [flag for flag in flags if flag.name in ("teacher", "student")]
-
-    def decorate(command: Callable[..., R]) -> Callable[..., R]:
-        parameters: list[inspect.Parameter] = []
-        for parameter in inspect.signature(command).parameters.values():
-            parameters += flags[len(networks) :] if parameter.name == before else []
-            parameters += networks if parameter.name == "flags" else [parameter]
-
-        def with_flags(**values: Any) -> R:
-            return command(flags=TrainingFlags(**{flag.name: values.pop(flag.name, None) for flag in flags}), **values)
-
-        return with_parameters(command, with_flags, parameters)
-
-    return decorate
+    first = sum(flag.name in ("teacher", "student") for flag in flags)
+    return takes("flags", TrainingFlags, flags, first, before)
 
 
 def print_table(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:

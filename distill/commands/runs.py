@@ -104,7 +104,7 @@ def runs_rm(
     from ..run.folder import LAST, RUNS, all_runs, find_run, point_last
 
     target = find_run(run)
-    if not yes and not typer.confirm(f"remove {target.path} and everything in it?"):
+    if not yes and not console.confirmed(f"remove {target.path} and everything in it?"):
         raise typer.Exit(0)
     target.lock()
     link = RUNS / LAST

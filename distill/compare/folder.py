@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from .. import console
 from ..errors import DataError, UsageError
 from ..run.card import FinalScores, TeacherCard
 from ..run.files import write_json
@@ -158,7 +158,7 @@ class Comparison:
         kept = [old for old in self.entries if old.name not in names and self.state(old.name) != "missing"]
         self.protocol = protocol(base)
         self.facts |= facts
-        if (command := ["kdc", *sys.argv[1:]]) not in self.commands:
+        if (command := console.command_line()) not in self.commands:
             self.commands.append(command)
         self.entries = sorted([*kept, *entries], key=lambda entry: (entry.seed, entry.baseline is not None))
         self.write()

@@ -4,14 +4,14 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 import time
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BusyError, DataError, UsageError, WeightsError, closest
+from .. import console
+from ..errors import BusyError, DataError, UsageError, WeightsError, closest, one_line
 from ..settings.config import Config, resolve
 from .card import RunCard
 from .files import sha256, versions, write_bytes, write_json
@@ -35,7 +35,17 @@ class Run:
         """
         self.path = Path(path).resolve()
         self._lock: Any = None
-        self.card = RunCard.from_dict(self.read())
+        self.card = self._card(self.read())
+
+    def __repr__(self) -> str:
+        """Name, kind and state."""
+        return f"Run({self.spec!r}, {self.card.kind}, {self.card.status})"
+
+    def _card(self, values: Any) -> RunCard:
+        try:
+            return RunCard.from_dict(values)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise WeightsError(f"{self.path}: its run.json is no card of a run ({one_line(error)})") from error
 
     def read(self) -> dict[str, Any]:
         """Return run.json as it is on disk now, with keys that ``card`` does not know.
@@ -71,7 +81,7 @@ class Run:
             "status": "running",
             "name": path.name,
             "created": datetime.now().astimezone().isoformat(timespec="milliseconds"),
-            "command": ["kdc", *sys.argv[1:]],
+            "command": console.command_line(),
             "versions": versions(),
             "git": _git(),
         }
@@ -142,11 +152,11 @@ class Run:
         """Set keys of run.json, atomically; what another command has written there since it was read stays."""
         card = self.read() | values
         write_json(self.path / "run.json", card)
-        self.card = RunCard.from_dict(card)
+        self.card = self._card(card)
 
     def remember_command(self) -> None:
         """Add the command that is running to the run's commands, which the report lists."""
-        command = ["kdc", *sys.argv[1:]]
+        command = console.command_line()
         if command not in (self.card.command, *self.card.commands):
             self.record(commands=[*self.card.commands, command])
 

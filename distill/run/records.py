@@ -34,8 +34,9 @@ class Record:
         """Undo ``to_dict``; unknown keys are ignored, and what is missing or null has its default, if it has one."""
         known: dict[str, Any] = {}
         for field in fields(cls):
-            if (value := values.get(field.name)) is not None:
-                known[field.name] = _typed(value, field.type)
+            value = values.get(field.name)
+            if value is not None and (value := _typed(value, field.type)) is not None:
+                known[field.name] = value
             elif field.name in values and field.default is field.default_factory is MISSING:
                 known[field.name] = None
         return cls(**known)
@@ -58,7 +59,7 @@ def _typed(value: Any, kind: Any) -> Any:
     """Return a value of a JSON object as a record or a tuple where its field is one."""
     for each in get_args(kind) if get_origin(kind) is UnionType else (kind,):
         if hasattr(each, "from_dict"):
-            return each.from_dict(value)
+            return each.from_dict(value) if isinstance(value, Mapping) else None
         if get_origin(each) is tuple:
             return tuple(item for item, _ in zip(value, get_args(each), strict=True))
     return value

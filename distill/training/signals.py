@@ -1,6 +1,8 @@
 """SIGINT and SIGTERM end long work between two steps, not within one."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -25,3 +27,26 @@ class Signals:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back while files change their places, for milliseconds; what came is delivered then.
+
+    A blocked signal would not do: threads of native code do not block it, and Python then handles it in this one.
+    """
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: handler for number, handler in handlers.items() if handler is not None}  # None: not Python's
+    try:
+        for number in old:
+            signal.signal(number, lambda number, _: came.append(number))
+    except ValueError:  # not the main thread: signals go elsewhere
+        old.clear()
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)

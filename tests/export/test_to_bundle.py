@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
-from kdc.deploy.artefacts.ledger import write_gate
+from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.parity.gate import gate
 from kdc.deploy.parity.golden import write_golden
 from kdc.deploy.parity.tolerances import tolerances
@@ -21,6 +21,7 @@ from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
 from kdc.export import bundle_runner
 from kdc.export.to_bundle import export_bundle
 
@@ -194,6 +195,17 @@ def test_a_file_without_gate_or_golden_image_is_bundled_with_a_warning(
     assert export_bundle(path).manifest.golden.generated
     said = " ".join(capsys.readouterr().out.split())
     assert "has no golden image" in said and "has passed no gate" in said
+
+
+def test_no_gate_of_an_earlier_file_is_bundled(gated_run: Run, tmp_path: Path) -> None:
+    path = gated_run.export / "model.onnx"
+    (row,) = read_gates(gated_run)
+    folder = unpacked(export_bundle(path, tmp_path / "a.zip").path, tmp_path / "a")
+    assert json.loads((folder / "gates.json").read_text()) == [row.values]
+    earlier = row.values | {"sha256": "00"}
+    (gated_run.path / "gates.json").write_text(json.dumps([earlier]))
+    folder = unpacked(export_bundle(path, tmp_path / "b.zip").path, tmp_path / "b")
+    assert json.loads((folder / "gates.json").read_text()) == []
 
 
 def test_what_cannot_be_bundled(gated_file: Files, exported: Files, tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
 )
 def test_a_dry_run_refuses_what_the_export_would(run: Run, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        commands.export_onnx(str(run.path), dry_run=True, **wrong)
+        commands.export_onnx(run=str(run.path), dry_run=True, **wrong)
 
 
 def test_plan_writes_nothing(run: Run) -> None:
@@ -237,6 +237,6 @@ def test_plan_writes_nothing(run: Run) -> None:
 
 def test_free_height_and_width_are_refused_with_the_reason(run: Run) -> None:
     with pytest.raises(UsageError, match=r"fixed at export.*--dynamic-batch"):
-        commands.export_onnx(str(run.path), size="dynamic")
+        commands.export_onnx(run=str(run.path), size="dynamic")
     with pytest.raises(UsageError, match="did you mean 'fp16'"):
-        commands.export_onnx(str(run.path), precision="fp61")
+        commands.export_onnx(run=str(run.path), precision="fp61")

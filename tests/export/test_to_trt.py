@@ -166,7 +166,7 @@ def test_ctrl_c_ends_the_builder(fake: Path, exported: Files) -> None:
     finally:
         kdc.kill()
         kdc.communicate()
-    assert not (fake / "m.engine").exists() and not list(fake.glob(".new-*"))
+    assert not (fake / "m.engine").exists() and not list(fake.glob(".kdc-new-*"))
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from kdc.distill.errors import UsageError
 from kdc.export import commands, to_trt
-from kdc.export.flags import export_settings
+from kdc.export.flags import OnnxFlags
 from kdc.export.settings import ExportSettings
 
 Files = Callable[..., Path]
@@ -50,5 +50,5 @@ def test_zero_is_a_value(fake: Path, exported: Files, command: Command) -> None:
     source.write_bytes(exported("pspnet", "logits", "float").read_bytes())
     command("export", "trt", source, "--flavour", "tensorrt", "--opt-level", "0")
     assert json.loads((fake / "m.fp32.engine").read_text())["builder_optimization_level"] == 0
-    settings = export_settings(None, None, None, False, None, 0.0, None)
+    settings = OnnxFlags(agreement=0.0).settings()
     assert settings == ExportSettings(agreement=0.0)

@@ -1,5 +1,6 @@
 """The ledger, gates.json: what stands in it, and commands that write at once."""
 
+import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdc.deploy.artefacts import ledger
-from kdc.deploy.artefacts.ledger import read_gates, write_gate
+from kdc.deploy.artefacts.ledger import GateRow, read_gates, write_gate
 from kdc.distill.errors import WeightsError
 from kdc.distill.run.folder import Run
 
@@ -54,3 +55,15 @@ def test_a_broken_ledger_is_named(tmp_path: Path, text: str) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         ledger.discard(tmp_path, [tmp_path / "model.onnx"])
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_a_line_fits_the_file_that_was_gated(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    row = GateRow({"stage": "onnx model", "file": path.name, "sha256": hashlib.sha256(b"gated").hexdigest()})
+    assert row.fits(tmp_path), "nothing there is another file"
+    path.write_bytes(b"gated")
+    assert row.fits(tmp_path)
+    path.write_bytes(b"another")
+    assert not row.fits(tmp_path)
+    assert GateRow({"stage": "int8", "file": path.name}).fits(tmp_path), "an old line has no hash"
+    assert GateRow({"stage": "compiled"} | {"sha256": "00"}).fits(tmp_path)

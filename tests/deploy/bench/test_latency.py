@@ -82,7 +82,7 @@ def test_first_run_of_a_turn_is_not_counted():
 
 def test_side_by_side_in_their_own_processes(network, tmp_path):
     files = [network(tmp_path / "small.onnx"), network(tmp_path / "large.onnx", repeat=60)]
-    result = bench_latency(files, seconds=0.4, rounds=4, threads=1, out=tmp_path / "bench")
+    result = bench_latency(files, Effort(seconds=0.4, rounds=4, threads=1), out=tmp_path / "bench")
     small, large = result.backends
     ran, times = small.backend, large.times
     assert ran.pid != large.backend.pid
@@ -119,7 +119,7 @@ def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
     network(run / "export" / "model.fp16.onnx")
     (run / "export" / "model.engine").write_bytes(b"engine")
     files = [run / "export" / "model.onnx", run / "export" / "model.engine"]
-    result = bench_latency(files, seconds=0.05, rounds=2, mode="e2e", in_process=True)
+    result = bench_latency(files, Effort(seconds=0.05, rounds=2, mode="e2e", in_process=True))
     assert [row.name for row in result.backends] == ["model.onnx"]
     assert result.not_measured == [NotMeasured("model.engine", "not measured: needs a GPU")]
     assert Path(str(result.record)).parent == run / "bench"
@@ -148,7 +148,7 @@ def test_run_is_torch_and_its_exports(network, tmp_path):
 
 def test_a_file_of_another_batch_is_listed_and_the_others_are_measured(network, tmp_path):
     one, four, free = (network(tmp_path / f"{n}.onnx", batch=n) for n in (1, 4, "any"))
-    result = bench_latency([one, four, free], batch=4, seconds=0.05, rounds=1, in_process=True, out=tmp_path)
+    result = bench_latency([one, four, free], Effort(seconds=0.05, rounds=1, in_process=True), batch=4, out=tmp_path)
     assert [row.name for row in result.backends] == ["4.onnx", "any.onnx"]
     assert [row.backend.input.shape[0] for row in result.backends] == [4, 4]
     (missing,) = result.not_measured
@@ -187,12 +187,12 @@ def test_refusals(network, tmp_path):
     with pytest.raises(UsageError, match="different sizes"):
         bench_latency([small, other])
     with pytest.raises(UsageError, match="accepted: net, e2e"):
-        bench_latency([small], mode="gross")
+        bench_latency([small], Effort(mode="gross"))
     for seconds in (0, -1, math.nan, math.inf):
         with pytest.raises(UsageError, match=f"--seconds {seconds}: it must be above 0 and finite"):
-            bench_latency([small], seconds=seconds)
+            bench_latency([small], Effort(seconds=seconds))
     with pytest.raises(UsageError, match="--threads 0: it must be above 0"):
-        bench_latency([small], threads=0)
+        bench_latency([small], Effort(threads=0))
     with pytest.raises(WeightsError, match="does not exist"):
         bench_latency([tmp_path / "c.onnx"])
     checkpoint = tmp_path / "best.safetensors"
@@ -200,7 +200,7 @@ def test_refusals(network, tmp_path):
     with pytest.raises(UsageError, match="for ONNX files, and none"):
         bench_latency([checkpoint], options=RuntimeOptions(provider="openvino"), size=(8, 8))
     with pytest.raises(UsageError, match="CUDAExecutionProvider goes with --device cuda, not cpu"):
-        bench_latency([small], options=RuntimeOptions(provider="CUDAExecutionProvider"), in_process=True)
+        bench_latency([small], Effort(in_process=True), options=RuntimeOptions(provider="CUDAExecutionProvider"))
     (tmp_path / "c.engine").write_bytes(b"engine")
     with pytest.raises(UsageError, match=r"nothing to measure here: .*needs a GPU"):
         bench_latency([tmp_path / "c.engine"])
@@ -220,7 +220,9 @@ def test_mistakes_cross_the_process_border(network, tmp_path):
 
 def test_e2e_tells_the_stages_apart(network, tmp_path):
     files = [network(tmp_path / "a.onnx"), network(tmp_path / "b.onnx", repeat=3)]
-    result = bench_latency(files, seconds=0.05, rounds=2, mode="e2e", codec="png", in_process=True, out=tmp_path)
+    result = bench_latency(
+        files, Effort(seconds=0.05, rounds=2, mode="e2e", codec="png", in_process=True), out=tmp_path
+    )
     for row in result.backends:
         assert row.parts is not None
         assert list(row.parts) == ["decode", "preprocess", "network", "resize", "argmax", "total"]
@@ -233,7 +235,7 @@ def test_e2e_tells_the_stages_apart(network, tmp_path):
     assert sums == pytest.approx(np.asarray(parts["total"]), abs=1e-3)  # nothing falls between two stages
     assert len(sums) == result.backends[0].times.n
     with pytest.raises(UsageError, match="accepted: jpg, png"):
-        bench_latency(files, seconds=0.05, mode="e2e", codec="gif", in_process=True, out=tmp_path)
+        bench_latency(files, Effort(seconds=0.05, mode="e2e", codec="gif", in_process=True), out=tmp_path)
 
 
 def test_files_in_memory_are_what_they_were(network, tmp_path):
@@ -363,7 +365,9 @@ def test_torch_on_a_gpu_tells_transfers_from_the_network(tmp_path):
     model = models.build("deeplabv3-mv2_035", 11, seed=0)
     path = tmp_path / "checkpoints" / "best.safetensors"
     save_student(path, model, {"data": {"size": [64, 128]}})
-    result = bench_latency([path], options=RuntimeOptions("cuda"), seconds=0.5, rounds=2, size=(64, 128), out=tmp_path)
+    result = bench_latency(
+        [path], Effort(seconds=0.5, rounds=2), options=RuntimeOptions("cuda"), size=(64, 128), out=tmp_path
+    )
     (row,) = result.backends
     assert row.parts is not None
     parts = {name: part.p50 for name, part in row.parts.items()}

@@ -10,6 +10,7 @@ from onnx import helper
 
 from kdc.deploy.bench import memory
 from kdc.deploy.bench.memory import bench_memory, show_memory
+from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.worker import _peak_resident, _resident
 
 from ..._made import onnx_file
@@ -24,8 +25,8 @@ def heavy(path: Path, mebibytes: int) -> Path:
 
 @pytest.mark.process
 def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
-    result = bench_memory([network(tmp_path / "light.onnx", size=(4, 4)), heavy(tmp_path / "heavy.onnx", 48)],
-                          threads=1, runs=1, out=tmp_path / "bench")  # fmt: skip
+    files = [network(tmp_path / "light.onnx", size=(4, 4)), heavy(tmp_path / "heavy.onnx", 48)]
+    result = bench_memory(files, Effort(threads=1, runs=1), out=tmp_path / "bench")
     light, large = result.rows
     assert light.backend.pid != large.backend.pid
     assert large.opened_mib - light.opened_mib > 40
@@ -50,7 +51,7 @@ def test_what_disturbs_it_is_said(network, tmp_path, monkeypatch):
     machine = memory.passport()
     busy = replace(machine, gpus=[], cpu=replace(machine.cpu, load=99.0, cores=2))
     monkeypatch.setattr(memory, "passport", lambda: busy)
-    result = bench_memory([network(tmp_path / "a.onnx", size=(4, 4))], threads=1, runs=1, out=tmp_path)
+    result = bench_memory([network(tmp_path / "a.onnx", size=(4, 4))], Effort(threads=1, runs=1), out=tmp_path)
     assert result.flags == ["the machine was busy before it began: load average 99.0 on 2 cores"]
 
 

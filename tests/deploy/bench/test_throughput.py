@@ -14,6 +14,7 @@ from kdc import cli
 from kdc.deploy.bench import throughput
 from kdc.deploy.bench.plan import NotMeasured
 from kdc.deploy.bench.protocol import Flow
+from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.throughput import OnGpu, Rates, ThroughputRow, bench_throughput, show_throughput
 from kdc.deploy.bench.worker import Worker
 from kdc.deploy.machine.gpu_meter import Readings, summary
@@ -25,7 +26,11 @@ from ._rows import identity, machine
 def test_sweep_over_batches_and_streams(network, tmp_path, capsys):
     free, one = network(tmp_path / "free.onnx", batch="any"), network(tmp_path / "one.onnx")
     result = bench_throughput(
-        [free, one], batches=(1, 4), streams=(1, 2), threads=2, seconds=0.05, rounds=2, in_process=True, out=tmp_path
+        [free, one],
+        Effort(threads=2, seconds=0.05, rounds=2, in_process=True),
+        batches=(1, 4),
+        streams=(1, 2),
+        out=tmp_path,
     )
     settings = [(row.name, row.batch, row.streams) for row in result.rows]
     each = [(name, 1, n) for n in (1, 2) for name in ("free.onnx", "one.onnx")]
@@ -98,7 +103,7 @@ def test_refusals(network, tmp_path):
     with pytest.raises(UsageError, match="must be above 0"):
         bench_throughput([one], batches=(0,))
     with pytest.raises(UsageError, match=r"nothing to measure here: one\.onnx"):
-        bench_throughput([one], batches=(2, 4), in_process=True)
+        bench_throughput([one], Effort(in_process=True), batches=(2, 4))
 
 
 def test_by_default_an_export_of_one_batch_is_measured_at_it(network, tmp_path, monkeypatch, capsys):
@@ -123,7 +128,7 @@ def test_what_no_batch_opens_is_refused_after_all_were_tried(network, tmp_path, 
 
     monkeypatch.setattr(throughput, "open_one", refused)
     with pytest.raises(ExportError, match=r"nothing to measure here: a\.onnx: .*1 is too .*4 is too large"):
-        bench_throughput([path], batches=(1, 4), in_process=True)
+        bench_throughput([path], Effort(in_process=True), batches=(1, 4))
     assert tried == [1, 4]
 
 
@@ -147,7 +152,7 @@ def test_energy_is_shared_out_over_every_image_that_took_it():
     plan: Any = SimpleNamespace(batch=8)
     backends: Any = [Running()]
     meter: Any = Meter()
-    (flowing,) = throughput._measure(backends, plan, 1.0, 2, meter)
+    (flowing,) = throughput._measure(backends, plan, Effort(1.0, rounds=2), meter)
     assert flowing.rates == [32, 32]
     use = summary(flowing.readings, flowing.images)
     assert use is not None and use.energy_per_image_j == 1.0

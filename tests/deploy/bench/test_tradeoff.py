@@ -18,9 +18,10 @@ from onnx import TensorProto, helper, numpy_helper
 from kdc.deploy.bench.accuracy import bench_accuracy, show_accuracy
 from kdc.deploy.bench.costs import Arithmetic, count, deployed
 from kdc.deploy.bench.onnx_cost import count_onnx
+from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.tradeoff import bench_tradeoff, family, on_front, show_tradeoff
 from kdc.deploy.bench.tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
-from kdc.deploy.report.report import write_report
+from kdc.deploy.report.report import collect, write_report
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import cost, models
 from kdc.distill.errors import ExportError, UsageError, WeightsError
@@ -54,7 +55,7 @@ def test_all_three_costs_and_files(run, network, capsys):
     network(run.export / "model.onnx", size=SIZE, classes=K)
     network(run.export / "many.onnx", size=SIZE, classes=K, batch=4)
     (run.export / "model.engine").write_bytes(b"engine")
-    result = bench_tradeoff([run], seconds=0.05, rounds=1, threads=1, in_process=True)
+    result = bench_tradeoff([run], Effort(seconds=0.05, rounds=1, threads=1, in_process=True))
     assert {r.name for r in result.rows} == {"torch", "model.onnx"}
     params, macs = deployed(run, SIZE)
     assert params is not None and macs is not None
@@ -89,7 +90,7 @@ def test_all_three_costs_and_files(run, network, capsys):
     out = capsys.readouterr().out
     assert "model.engine: not measured: needs a GPU" in out
     assert "tradeoff.svg" in out
-    page = write_report(run, pictures=False).read_text()
+    page = write_report(run, collect(run, pictures=False)).read_text()
     assert base64.b64encode(files["svg"].read_bytes()).decode() in page
     section = page.partition('id="tradeoff"')[2].partition("</section>")[0]
     assert f"{100 * best.miou:.2f}" in section
@@ -161,7 +162,7 @@ def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_measured(alone
     with pytest.raises(ExportError, match=r"nothing to evaluate here: model\.pt2"):
         bench_accuracy([foreign], limit=1)
     four.unlink()
-    both = bench_tradeoff([alone], seconds=0.05, rounds=1, threads=1, in_process=True, limit=1)
+    both = bench_tradeoff([alone], Effort(seconds=0.05, rounds=1, threads=1, in_process=True), limit=1)
     assert [r.name for r in both.rows] == ["torch"]
     assert [m.file for m in both.not_measured].count("model.pt2") == 1
 

@@ -1,6 +1,7 @@
 """The road of a new file: nothing that fails, is stopped or is killed costs the file that was there before."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -150,15 +152,43 @@ def test_a_kill_at_the_gate(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(road, "_gate_file", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         killed(lambda: made(run, path, NEW))
-    (debris,) = run.export.glob(".new-*")
-    assert {name: content for name, content in everything(run).items() if ".new-" not in name} == before
+    (debris,) = run.export.glob(".kdc-new-*")
+    assert {name: content for name, content in everything(run).items() if ".kdc-new-" not in name} == before
     run.seal()
-    assert not [name for name in run.card.files if ".new-" in name]
+    assert not [name for name in run.card.files if ".kdc-new-" in name]
     with held(debris, wait=False):
         made(run, run.export / "other.onnx")
         assert debris.exists(), "a living process holds it"
     made(run, run.export / "other.onnx")
     assert not debris.exists()
+
+
+def test_nothing_of_the_users_is_taken_for_debris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in (".new-project", ".kdc-new-project", "elsewhere")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("years")
+    (folders[2] / road._MARK).touch()
+    (tmp_path / ".kdc-new-link").symlink_to(folders[2])
+    (tmp_path / ".kdc-new-nowhere").symlink_to("nowhere")
+    (tmp_path / ".kdc-new-file").write_text("stray")
+    os.mkfifo(tmp_path / ".kdc-new-fifo")
+    before = sorted(tmp_path.rglob("*"))
+    made(None, tmp_path / "model.engine")
+    assert [each for each in sorted(tmp_path.rglob("*")) if not each.name.startswith("model")] == before
+
+    # nobody can tell whether a folder is held, or it is another user's
+    debris = tmp_path / ".kdc-new-killed"
+    debris.mkdir()
+    (debris / road._MARK).touch()
+    none = OSError(errno.ENOLCK, "no locks")
+    for call, error in (("artefacts.lock.fcntl.flock", none), ("parity.produce.remove_abandoned", PermissionError())):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"kdc.deploy.{call}", Mock(side_effect=error))
+            made(None, tmp_path / "model.engine")
+        assert debris.exists()
+    made(None, tmp_path / "model.engine")
+    assert not debris.exists() and (folders[2] / "thesis.tex").is_file()
 
 
 @pytest.mark.parametrize("moves", range(4))
@@ -179,9 +209,63 @@ def test_a_kill_while_it_is_put_in_place(run: Run, moves: int, monkeypatch: pyte
     assert manifest_of(path).gated == (moves == 0)
     assert path.read_bytes() == (OLD if moves < 2 else NEW)
     (row,) = read_gates(run)
-    assert row.values["sha256"] == (sha256(path) if moves in (0, 1, 3) else read_golden(path).facts.sha256)
+    assert (row.values["sha256"] == sha256(path)) == (moves >= 2)
     made(run, path, NEW)
-    assert manifest_of(path).gated and not list(run.export.glob(".new-*"))
+    assert manifest_of(path).gated and not list(run.export.glob(".kdc-new-*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_is_put_in_place_comes_afterwards(
+    run: Run, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, move = run.export / "model.xml", road._move
+    made(run, path)
+
+    def stop(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), number)
+        move(source, target)
+
+    def handle(*_: Any) -> None:
+        raise InterruptedError
+
+    old = signal.signal(number, handle)
+    try:
+        with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+            patch.setattr(road, "_move", stop)
+            made(run, path, NEW)
+        assert signal.getsignal(number) is handle
+    finally:
+        signal.signal(number, old)
+    assert manifest_of(path).gated and path.read_bytes() == NEW and read_golden(path).facts.sha256 == sha256(path)
+    (row,) = read_gates(run)
+    assert row.values["sha256"] == sha256(path) and not list(run.export.glob(".kdc-new-*"))
+
+
+@pytest.mark.parametrize("what", ["flush", "write_gate"])
+def test_a_full_disk_costs_nothing(run: Run, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run.export / "model.xml"
+    made(run, path)
+    before = everything(run)
+    monkeypatch.setattr(road, what, Mock(side_effect=OSError(errno.ENOSPC, "no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        made(run, path, NEW)
+    assert everything(run) == before
+
+
+def test_writers_outside_of_a_run_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    move, locked = road._move, []
+
+    def tell(source: Path, target: Path) -> None:
+        with pytest.raises(BlockingIOError), held(tmp_path, wait=False):
+            pass
+        locked.append(target.name)
+        move(source, target)
+
+    monkeypatch.setattr(road, "_move", tell)
+    made(None, tmp_path / "model.engine")
+    assert locked == ["model.engine", "model.engine.json"]
+    with held(tmp_path, wait=False):
+        pass
 
 
 def test_a_file_that_cannot_run_here_is_not_gated(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """Report of a made-up run: self-contained, complete, honest about what is missing."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -55,8 +56,8 @@ class Page(HTMLParser):
             self.text += data
 
 
-def page_of(path: Path) -> Page:
-    return Page(path.read_text())
+def page_of(run: Run, **flags: Any) -> Page:
+    return Page(write_report(run, collect(run, **flags)).read_text())
 
 
 def scores(offset: float) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def page(run: Run) -> Page:
-    return page_of(write_report(run))
+    return page_of(run)
 
 
 def test_the_page_is_one_file_without_scripts(page: Page) -> None:
@@ -232,21 +233,34 @@ def test_a_run_that_was_trained_on_is_set_beside_the_one_it_goes_on_from(run: Ru
     card = {"method": "kt", "teacher": run.read()["teacher"], "tuned_from": run.path.name}
     tuned = make_run(run.path.parent, "tuned", "qat", 1, **card)
     tuned.record(status="finished", final=scores(0.041))
-    text = re.sub(r"\s+", " ", page_of(write_report(tuned)).text)
+    text = re.sub(r"\s+", " ", page_of(tuned).text)
     assert "trained on with rounding, taught by deeplabv3-mv2_035 with kt" in text
     assert "+1.0 points of mIoU over distilled, the run that it goes on from" in text
     assert "Trained on" in text and "student alone" not in text
     tuned.record(tuned_from="gone")
-    assert "The run that it goes on from is not here" in re.sub(r"\s+", " ", page_of(write_report(tuned)).text)
+    assert "The run that it goes on from is not here" in re.sub(r"\s+", " ", page_of(tuned).text)
 
 
 def test_a_bare_run_is_called_not_measured(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{}")
-    page = page_of(write_report(Run(tmp_path)))
+    page = page_of(Run(tmp_path))
     text = re.sub(r"\s+", " ", page.text)
     assert "This run is not finished" in text and "No accuracy was measured yet" in text
     assert text.count("Not measured.") >= 6
     assert page.images == []
+
+
+def test_a_gate_of_another_file_is_not_shown_as_passed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "fp16.onnx").write_bytes(b"network")
+    rows = [gate("fp32") | {"sha256": "00"}, gate("fp16") | {"sha256": hashlib.sha256(b"network").hexdigest()}]
+    (tmp_path / "gates.json").write_text(json.dumps(rows))
+    text = page_of(write_report(Run(tmp_path))).text
+    assert (text.count("✓ passed"), text.count("of another file")) == (2, 0)
+    (tmp_path / "export" / "fp16.onnx").write_bytes(b"another")
+    text = page_of(write_report(Run(tmp_path))).text
+    assert (text.count("✓ passed"), text.count("of another file")) == (1, 1)
 
 
 def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None:
@@ -256,7 +270,7 @@ def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None
     card["teacher"] |= {"file": "/gone.safetensors"}
     (tmp_path / "run.json").write_text(json.dumps(card))
     save_student(tmp_path / "checkpoints" / "best.safetensors", models.rebuild(run.card.student), {})
-    text = re.sub(r"\s+", " ", page_of(write_report(Run(tmp_path))).text)
+    text = re.sub(r"\s+", " ", page_of(Run(tmp_path)).text)
     assert "No pictures: the data cannot be opened" in text and "/nowhere/at/all" in text
     assert "/gone.safetensors is missing" in text
     assert "The same student trained alone was not measured" in text
@@ -271,7 +285,7 @@ def test_changed_data_is_reported(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_plain_training_has_no_teacher_columns(run: Run) -> None:
-    text = page_of(write_report(Run(run.path.parent / "alone"), pictures=False)).text
+    text = page_of(Run(run.path.parent / "alone"), pictures=False).text
     assert "trained without a teacher" in text
     assert "student alone" not in text and "change" not in text
     assert "No pictures: they were not asked for" in text
@@ -326,7 +340,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     (folder / "bench" / "throughput-1.json").write_text(json.dumps(rates))
     held = measured | {"unit": "MiB above the idle process", "rows": [row | {"opened_mib": 71.2, "peak_mib": 133.4}]}
     (folder / "bench" / "memory-1.json").write_text(json.dumps(held))
-    text = " ".join(page_of(write_report(Run(folder), pictures=False)).text.split())
+    text = " ".join(page_of(Run(folder), pictures=False).text.split())
     for wanted in (
         "58 of 59 convolutions in INT8, ranges by mse; the rest in fp16; 5.2 MB → 1.6 MB",
         "Weights have 7 bits", "Calibrated on 2 images of camvid train", "Trained with quantisation: 57 layers",
