@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import console
 from ..errors import DataError
 from . import Problem
 from ._files import IMAGE_TYPES, MASK_TYPES, Sample
@@ -161,7 +162,7 @@ def _by_lists(root: Path, everything: Files) -> dict[str, Files]:
         for split, path in lists.items():
             listed = {Path(line.split()[0]).stem for line in path.read_text().splitlines() if line.strip()}
             if missing := listed - {image.stem for image in everything.images}:
-                raise DataError(f"{path} names {len(missing)} missing images, such as {min(missing)}")
+                raise DataError(f"{path} names {console.plural(len(missing), 'missing image')}, such as {min(missing)}")
             stems = listed | {_without(stem, IMAGE_SUFFIXES)[0] for stem in listed}
             result[split] = Files(
                 [image for image in everything.images if image.stem in listed],

@@ -72,7 +72,7 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
         assert 0 < np.abs(logits[0] - logits[1]).max() < 0.2 * np.abs(logits[1]).max()
 
 
-def test_what_is_left_high_stands_in_the_file(run: Run) -> None:
+def test_layers_left_high_are_in_the_file(run: Run) -> None:
     done = calibrate_run(run, Settings(target="trt", keep=["stem"], **LOOSE))
     assert done.manifest.to_dict()["left_high"] == ["stem"]
     assert read_info(done.path).metadata["kdc.left_high"] == ["stem", "stem_relu", "pool"], "in the file node by node"
@@ -183,7 +183,7 @@ def test_what_it_refuses_before_any_work(
     assert [path.name for path in run.export.iterdir()] == ["model.onnx"]
 
 
-def test_what_is_no_float32_file(run: Run) -> None:
+def test_a_file_that_is_not_float32_is_refused(run: Run) -> None:
     calibrate_run(run, Settings(**LOOSE))
     with pytest.raises(WeightsError, match="is int8 already; int8 is made from the float32 file"):
         calibrate_run(run, Settings(source=run.export / "model.int8.ort.onnx"))
@@ -307,6 +307,6 @@ def test_a_dry_run_refuses_what_the_run_would(
     assert made.exists()  # refused before the good file goes
 
 
-def test_a_file_that_is_not_there_is_no_missing_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_file_is_no_missing_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["calib", "nosuch.onnx"]) == 4
     assert "nosuch.onnx does not exist" in capsys.readouterr().err

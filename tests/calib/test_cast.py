@@ -169,7 +169,7 @@ def test_bfloat16(tmp_path: Path) -> None:
     assert 1e-4 * np.abs(reference).max() < apart < 3e-2 * np.abs(reference).max()
 
 
-def test_a_range_that_float16_does_not_hold_stays_in_float32_and_is_told() -> None:
+def test_a_range_beyond_float16_stays_in_float32_with_a_warning() -> None:
     largest = {"image": 255.0, "scaled": 5.0, "conv": 4e4, "relu": 3e4, "sum": 20.0, "logits": 21.0}
     model = network()
     report = cast_model(model, largest=largest)

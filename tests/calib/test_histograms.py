@@ -36,7 +36,7 @@ def test_a_histogram_does_not_depend_on_the_order_of_the_images() -> None:
     assert made[0].magnitudes().sum() == (whole != 0).sum()
 
 
-def test_all_zeros_and_what_is_not_finite() -> None:
+def test_all_zeros_and_values_that_are_not_finite() -> None:
     histogram = Histogram()
     histogram.add(np.zeros((2, 3), np.float32))
     assert (histogram.largest, histogram.zeros, histogram.counts.sum()) == (0, 6, 0)

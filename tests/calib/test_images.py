@@ -43,7 +43,7 @@ def test_rare_class_comes_first_and_missing_one_is_said(capsys):
     assert chosen.keys[0] == "033"
 
 
-def test_greedy_takes_what_is_scarce():
+def test_greedy_takes_scarce_classes():
     pixels = np.array([[100, 0, 0], [90, 10, 0], [95, 0, 5], [100, 0, 0]])
     assert set(greedy(pixels, 2)) == {1, 2}
     assert sorted(greedy(pixels, 9)) == [0, 1, 2, 3]  # no more than there are, none twice

@@ -42,7 +42,7 @@ def test_every_network_falls_into_few_blocks(arch: str, tmp_path: Path) -> None:
     assert max(len(layers & set(names)) for names in blocks) >= 2
 
 
-def test_a_graph_that_onnx_refuses_is_told() -> None:
+def test_a_graph_that_onnx_refuses_is_an_error() -> None:
     given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     nodes = [helper.make_node("Relu", ["nothing"], ["y"])]
     graph = helper.make_graph(nodes, "g", [given], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])])

@@ -72,7 +72,7 @@ def test_kept_nodes_and_narrow_weights(tmp_path: Path, network: Any, images: Any
     assert max(int(np.abs(numpy_helper.to_array(t).astype(int)).max()) for t in stored) <= 64
 
 
-def test_a_range_that_is_missing_is_told_in_one_line(tmp_path: Path, network: Any) -> None:
+def test_a_missing_range_is_one_line(tmp_path: Path, network: Any) -> None:
     with pytest.raises(ExportError, match="ONNX Runtime cannot quantise the network") as caught:
         quantise_for_ort(load_named(str(network(tmp_path / "m.onnx"))), {})
     assert "\n" not in str(caught.value)

@@ -122,7 +122,7 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("to", "target", "high"), [("int8", "ort", None), ("int8", "trt", "fp16"), ("fp8", "trt", None)]
 )
-def test_what_is_trained_is_what_the_file_rounds_to(pooled: Path, to: str, target: str, high: str | None) -> None:
+def test_training_rounds_as_the_file_does(pooled: Path, to: str, target: str, high: str | None) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]
     form, calibration = Form.of(to, target, high), Calibration(pooled, images)
     first = LowPrecisionWriter(form, calibration)

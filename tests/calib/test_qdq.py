@@ -84,7 +84,7 @@ def test_scales(built: Built) -> None:
     assert {node.attribute[0].i for node in model.graph.node if "weight" in node.name} == {0}
 
 
-def test_what_is_kept_is_left_alone(built: Built) -> None:
+def test_kept_nodes_stay_unchanged(built: Built) -> None:
     model, kept = built
     place(model, kept, keep=["one_a", "two_b", "cat", "project"])
     nodes = {node.name: node for node in model.graph.node}

@@ -22,7 +22,7 @@ def test_a_process_answers_one_request_after_the_other() -> None:
             assert process.stdout.readline() == f'{{"fault": "{fault}"}}\n'
 
 
-def test_a_death_is_told_with_the_last_words() -> None:
+def test_a_death_is_reported_with_the_last_words() -> None:
     with pytest.raises(child.ChildDiedError) as caught:
         child.call(MODULE, {"module": "faulthandler", "function": "_sigsegv"})
     assert (caught.value.code, caught.value.end) == (-11, "signal SIGSEGV")
@@ -32,7 +32,7 @@ def test_a_death_is_told_with_the_last_words() -> None:
         child.call("none", {})
 
 
-def test_a_signal_without_a_name_is_told_by_its_number() -> None:
+def test_a_signal_without_a_name_is_reported_by_its_number() -> None:
     assert child.ChildDiedError(-35, "").end == "signal 35"
 
 

@@ -275,7 +275,7 @@ def test_missing_teacher_names_the_cure(root: Path, tmp_path: Path) -> None:
         job.run_job(resolve({"data.source": str(tmp_path)}), root=tmp_path)
 
 
-def test_average_of_weights_is_what_is_kept(root: Path) -> None:
+def test_the_average_of_weights_is_kept(root: Path) -> None:
     run = job.run_job(config(train__ema=0.5, train__iters=2), root=root)
     state = load_state(run.checkpoints)
     assert equal(weights(run), state["average"]) and not equal(weights(run), state["student"])

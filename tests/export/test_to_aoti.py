@@ -59,7 +59,7 @@ def test_a_wrong_package_is_not_kept(gated_run: Run, monkeypatch: pytest.MonkeyP
     assert not list(gated_run.export.glob("model.pt2*"))
 
 
-def test_what_is_refused_before_anything_is_compiled(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_refused_before_anything_is_compiled(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *a, **k: pytest.fail("it was compiled"))
     (gated_run.export / "model.pt2").write_bytes(b"good")
     refused: list[tuple[dict[str, Any], str]] = [

@@ -45,7 +45,7 @@ def test_free_batch_and_target(exported: Files, tmp_path: Path) -> None:
 
 
 @marked
-def test_what_the_parser_refuses_is_told_with_its_node(exported: Files, tmp_path: Path) -> None:
+def test_a_refusal_of_the_parser_names_its_node(exported: Files, tmp_path: Path) -> None:
     model = onnx.load(exported("pspnet", "logits", "float"))
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
     relu.op_type, relu.name = "Bernoulli", "node_of_doom"
@@ -209,7 +209,7 @@ def test_an_engine_says_how_its_file_was_calibrated(fake: Path, exported: Files)
     assert manifest["source"] is None and not set(facts) & set(manifest)
 
 
-def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) -> None:
+def test_a_flag_that_this_tensorrt_lacks_is_refused(fake: Path, exported: Files) -> None:
     module = fake / "site" / "tensorrt.py"
     module.write_text(module.read_text().replace(', STRIP_PLAN="STRIP_PLAN"', ""))
     source = exported("pspnet", "logits", "float")
@@ -218,7 +218,7 @@ def test_a_flag_that_this_tensorrt_lacks_is_told(fake: Path, exported: Files) ->
 
 
 @pytest.mark.parametrize("broken", ["gates.json", "m.onnx.golden.npz"])
-def test_what_is_broken_beside_is_told_before_the_old_engine_goes(fake: Path, exported: Files, broken: str) -> None:
+def test_a_broken_file_beside_is_reported_before_the_old_engine_goes(fake: Path, exported: Files, broken: str) -> None:
     run = fake / "run"
     (run / "export").mkdir(parents=True)
     (run / "run.json").write_text("{}")

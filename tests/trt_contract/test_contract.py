@@ -91,7 +91,7 @@ def test_every_flag_is_accepted(session: Session) -> None:
 
 
 @pytest.mark.process
-def test_what_goes_wrong_while_it_runs_is_told(session: Session) -> None:
+def test_errors_while_it_runs_are_reported(session: Session) -> None:
     _, told = session(("build", {"head": "argmax", "batches": (1, 2, 4)}), ("run", {"images": 5}), HEAD="argmax")
     assert told["exit_code"] == 2 and "5x3x4x6 is outside 1x3x4x6 to 4x3x4x6" in told["error"]
     [told] = session(("run", {"images": 1}), HEAD="argmax", ENQUEUE="fails")

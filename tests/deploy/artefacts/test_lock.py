@@ -45,6 +45,6 @@ def test_it_is_let_go_after_an_error(run: Run) -> None:
         pass
 
 
-def test_a_file_of_no_run_is_nobodys(tmp_path: Path) -> None:
+def test_a_file_outside_a_run_has_no_owner(tmp_path: Path) -> None:
     assert work(tmp_path / "a.onnx") == "done"
     assert not (tmp_path / "export").exists()

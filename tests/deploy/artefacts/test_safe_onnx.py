@@ -311,7 +311,7 @@ def test_weights_beside_a_file_count_too(folder: Path, state: Path, calls: list[
     assert len(calls) == 2
 
 
-def test_what_is_refused_is_not_remembered(folder: Path, state: Path, calls: list[list[str]]) -> None:
+def test_a_refused_file_is_not_remembered(folder: Path, state: Path, calls: list[list[str]]) -> None:
     path, model = folder / "a.onnx", made()
     value_bomb(model)
     path.write_bytes(model.SerializeToString())
@@ -374,9 +374,7 @@ def test_one_whole_file(folder: Path) -> None:
         ("import time; time.sleep(60)", "could not be read within 1 s"),
     ],
 )
-def test_a_parser_that_dies_takes_nobody_along(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str
-) -> None:
+def test_a_parser_that_dies_dies_alone(folder: Path, monkeypatch: pytest.MonkeyPatch, body: str, said: str) -> None:
     path = folder / "a.onnx"
     path.write_bytes(made().SerializeToString())
     real = subprocess.Popen

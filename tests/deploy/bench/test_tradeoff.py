@@ -218,7 +218,7 @@ def drawn(rows: list[TradeoffRow]) -> ElementTree.Element:
     return ElementTree.fromstring(tradeoff_chart(rows, "batch 1"))
 
 
-def test_chart_has_a_dot_for_each_and_says_what_is_missing():
+def test_chart_has_a_dot_for_each_and_names_missing_ones():
     rows = [row("torch", 0.70, 80.0), row("a<b>.onnx", 0.70, 8.0), row("small", 0.55, 4.0, "two")]
     rows.append(row("engine", 0.6, None, "three", gflops=None))
     page = drawn(rows)

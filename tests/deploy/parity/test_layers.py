@@ -180,7 +180,7 @@ def test_what_cannot_run_here_is_no_fault(run: Run) -> None:
     assert "engine model.fp32" not in {entry.stage for entry in read_gates(run)}
 
 
-def test_what_is_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_made_for_another_device_is_no_fault(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = RuntimeOptions.open
 
     def refusing(options: RuntimeOptions, source: Any, size: Any = None) -> Any:

@@ -133,7 +133,7 @@ def test_tolerances_come_from_flags_then_the_run_then_the_precision(tmp_path: Pa
         *((name, value) for name in ("max_diff", "tie") for value in (float("nan"), -1e-3, float("inf"))),
     ],
 )
-def test_what_is_no_limit_is_refused(name: str, value: float) -> None:
+def test_a_value_that_is_no_limit_is_refused(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} {value:g} is not accepted: it is a .*; set ") as caught:
         tolerances("int8", None, **{name: value})
     assert caught.value.exit_code == 2

@@ -70,7 +70,7 @@ def test_ffmpeg_keeps_quiet_about_a_file_that_is_no_video():
     assert "bad.mp4 is neither an image" in done.stderr
 
 
-def test_files_of_an_earlier_prediction_are_told_once(run, capsys):
+def test_files_of_an_earlier_prediction_are_noted_once(run, capsys):
     for name in ("a.png", "b.png"):
         save(Path(name))
     assert cli.run(["predict", "a.png", "b.png", "--json"]) == 0

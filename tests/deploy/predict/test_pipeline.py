@@ -60,7 +60,7 @@ def test_ahead_lets_the_oldest_go_where_nothing_may_wait():
     assert len(got) + ahead.dropped == 100 and ahead.dropped > 80
 
 
-def test_ahead_ends_where_it_is_told_to_although_nothing_comes():
+def test_reading_ahead_ends_on_request_although_nothing_comes():
     def silent():
         yield 1
         time.sleep(1)

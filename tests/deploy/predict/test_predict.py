@@ -292,7 +292,7 @@ class Camera:
     def release(self): ...
 
 
-def test_a_camera_does_not_wait_and_what_is_dropped_is_said(run, monkeypatch, capsys):
+def test_a_camera_does_not_wait_and_dropped_frames_are_counted(run, monkeypatch, capsys):
     def slow(_, frame):
         time.sleep(0.04)
         return np.zeros(frame.pixels.shape[:2], np.uint8)

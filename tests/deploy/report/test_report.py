@@ -263,7 +263,7 @@ def test_a_gate_of_another_file_is_not_shown_as_passed(tmp_path: Path) -> None:
     assert (text.count("✓ passed"), text.count("of another file")) == (1, 1)
 
 
-def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
+def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None:
     card = run.read()
     card["baseline"] = None
     card["data"] |= {"source": "/nowhere/at/all"}
@@ -276,7 +276,7 @@ def test_missing_data_and_weights_are_told(run: Run, tmp_path: Path) -> None:
     assert "The same student trained alone was not measured" in text
 
 
-def test_changed_data_is_told(run: Run, tmp_path: Path) -> None:
+def test_changed_data_is_reported(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     changed = Run(tmp_path / "run")
     assert not any("has changed" in note for note in collect(changed).notes)

@@ -110,7 +110,7 @@ def test_compressed_weights_are_stored_as_fp16_and_computed_in_fp32(tmp_path: Pa
         assert runtime.precision == "fp32" and runtime.layers == {"fp32": 2}
 
 
-def test_an_int8_network_of_nncf_is_told(tmp_path: Path) -> None:
+def test_an_int8_network_of_nncf_is_recognised(tmp_path: Path) -> None:
     nncf = pytest.importorskip("nncf", reason="nncf is not installed")
     source = network(tmp_path / "a.onnx")
     with open_runtime(source) as runtime:

@@ -9,7 +9,7 @@ from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx,
 from kdc.distill.errors import UsageError
 
 
-def test_kinds_of_sources_are_told_by_their_suffix() -> None:
+def test_kinds_of_sources_follow_their_suffix() -> None:
     assert is_engine(Path("a.PLAN")) and not is_engine(Path("a.onnx"))
     assert is_onnx(Path("a.ONNX")) and not is_onnx(Path("a.engine"))
     assert is_torch(Path("a.safetensors")) and is_torch(Path("runs/kt_0.5")) and not is_torch(Path("a.PT2"))

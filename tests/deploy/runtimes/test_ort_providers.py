@@ -66,7 +66,7 @@ def test_a_silent_fall_back_is_refused(path: Path, asked: list[Any], provider: s
     assert (asked[0][0] if isinstance(asked[0], tuple) else asked[0]) == provider
 
 
-def test_openvinos_provider_is_told_float32(path: Path, asked: list[Any]) -> None:
+def test_openvinos_provider_is_set_to_float32(path: Path, asked: list[Any]) -> None:
     with pytest.raises(ExportError):
         open_runtime(path, provider="OpenVINOExecutionProvider")
     assert asked[0] == ("OpenVINOExecutionProvider", {"device_type": "CPU", "precision": "FP32"})

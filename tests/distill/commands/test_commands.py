@@ -88,7 +88,7 @@ def test_the_whole_job_leaves_its_files(chain: dict[str, Done], place: Path) -> 
     assert not [name for name in files if "/." in name]  # nothing half written is left
 
 
-def test_json_is_the_only_line_of_stdout_and_people_are_told_on_stderr(chain: dict[str, Done], place: Path) -> None:
+def test_json_is_the_only_line_of_stdout_and_messages_go_to_stderr(chain: dict[str, Done], place: Path) -> None:
     train, distilled = chain["train"].json, chain["distill"].json
     assert train["status"] == distilled["status"] == "finished" and 0 <= distilled["best"] <= 1
     assert distilled["baseline"] == train["run"]

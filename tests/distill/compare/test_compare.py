@@ -192,7 +192,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("flags", "code", "said"), WRONG)
-def test_what_is_wrong_is_told_before_anything_is_run(
+def test_mistakes_are_reported_before_anything_runs(
     flags: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -305,7 +305,7 @@ def test_the_table_is_made_again_without_running(place: Path, forbidden: list[st
     assert code == 2 and "holds no comparison" in err
 
 
-def test_what_is_finished_is_skipped_and_what_is_not_is_resumed_or_begun(place: Path, forbidden: list[str]) -> None:
+def test_finished_runs_are_skipped_and_others_resumed_or_started(place: Path, forbidden: list[str]) -> None:
     assert kdc(LINE)[0] == 0 and forbidden == []
     shutil.rmtree(place / "all" / "runs" / "none_s1")
     Run(place / "all" / "runs" / "kd_s0").record(status="running")

@@ -92,7 +92,7 @@ def test_a_jpeg_with_a_thumbnail_is_still_seen_to_be_truncated(tmp_path: Path) -
         open_data(str(tmp_path), "all", classes=3).read(0)
 
 
-def test_an_ignore_id_that_nobody_named_is_suggested(tmp_path: Path) -> None:
+def test_an_ignore_id_that_was_not_named_is_suggested(tmp_path: Path) -> None:
     make(tmp_path, 1)
     cv2.imwrite(str(tmp_path / "labels/0.png"), np.full((24, 32), 255, np.uint8))
     problem = check_data(str(tmp_path), classes=3, ignore_index=3).problems[0]

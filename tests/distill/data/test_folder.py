@@ -90,7 +90,7 @@ def test_lists_of_stems_give_the_splits(tmp_path: Path) -> None:
     train = open_data(str(root), "train")
     assert [train.key(i) for i in range(len(train))] == ["0", "2"]
     (root / "val.txt").write_text("7\n")
-    with pytest.raises(DataError, match="not there, such as 7"):
+    with pytest.raises(DataError, match="names 1 missing image, such as 7"):
         open_data(str(root), "val")
 
 

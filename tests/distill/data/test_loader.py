@@ -40,7 +40,7 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone() -> None:
     assert not torch.equal(first["image"], TrainSamples(one.dataset, seed=6, crop=(32, 48))[2, 3]["image"])
 
 
-def test_workers_do_not_change_what_is_seen() -> None:
+def test_workers_do_not_change_the_samples() -> None:
     alone, shared = batches(0, jitter=0.3), batches(2, jitter=0.3)
     assert len(alone) == 6 and equal(alone, shared)
 

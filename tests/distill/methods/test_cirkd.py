@@ -308,7 +308,7 @@ class TestWhatIsBuilt:
             build(**settings)
 
 
-def test_student_of_another_size_comes_to_the_teachers():
+def test_student_of_another_size_is_resized_to_the_teachers():
     s, t = draw(2, 4, 4, 5).requires_grad_(), draw(2, 6, 7, 9, seed=1)
     composite, labels = build(kd=0, mp=0, mr=0), labels_of(2, 28, 36)
     mine = losses(composite, s, t, labels)["cirkd.mb"]

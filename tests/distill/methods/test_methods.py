@@ -113,7 +113,7 @@ class TestContract:
         compose(name, sizes()).losses(output(0), output(1), batch())
         assert torch.equal(before, torch.get_rng_state())
 
-    def test_seed_decides_what_is_drawn(self, name):
+    def test_seed_decides_the_draws(self, name):
         states = [compose(name, sizes(seed=seed)).state_dict() for seed in (0, 0, 1)]
         assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
         drawn = [key for key in states[0] if key.endswith("weight") and states[0][key].dim() == 4]

@@ -236,7 +236,7 @@ def test_conventions_have_an_order(tmp_path: Path) -> None:
     assert claims_of(verified(str(paper_of(tmp_path, macs_fit))))[1]["how"] == "MACs, 512x1024"
 
 
-def test_what_is_not_counted_changes_no_shape() -> None:
+def test_macs_of_a_count_are_those_of_the_model() -> None:
     for name in ("deeplabv3-r18", "pspnet-mv2", "deeplabv3plus-r18"):
         with torch.device("meta"):
             model = models.build(name, 7)

@@ -155,7 +155,7 @@ def test_the_card_is_in_the_header_and_beside(run: Run, network: models.Segmenta
     assert json.loads(file.with_name("best.safetensors.json").read_text()) == values | {"sha256": sha256(file)}
 
 
-def test_what_is_no_student_is_refused(run: Run, tmp_path: Path, network: models.SegmentationModel) -> None:
+def test_a_file_that_holds_no_student_is_refused(run: Run, tmp_path: Path, network: models.SegmentationModel) -> None:
     good = run.checkpoints / "best.safetensors"
     cut, foreign, odd = tmp_path / "cut.safetensors", tmp_path / "foreign.safetensors", tmp_path / "odd.safetensors"
     cut.write_bytes(good.read_bytes()[: good.stat().st_size // 2])

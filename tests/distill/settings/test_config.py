@@ -96,7 +96,7 @@ def test_sizes_may_be_written_hxw_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["32", "0x5", "ax4", "1x2x3", "-1x4", "", "3.5x4", "4x"])
-def test_what_is_no_size(text: str) -> None:
+def test_a_text_that_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="HEIGHTxWIDTH"):
         parse_size(text)
 

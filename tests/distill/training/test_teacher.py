@@ -78,7 +78,7 @@ def test_by_run_and_by_file() -> None:
     assert found and found.card.file == str(file) and found.model.name == NAME
 
 
-def test_what_is_no_teacher(tmp_path: Path) -> None:
+def test_sources_that_are_no_teacher(tmp_path: Path) -> None:
     cases: dict[str | None, tuple[type[Exception], str]] = {
         None: (UsageError, "--teacher r101"),
         "r99": (UsageError, "no model 'r99'"),

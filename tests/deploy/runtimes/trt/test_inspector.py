@@ -83,7 +83,7 @@ def test_types_flops_and_times(types: dict[str, Any], type: str) -> None:
 
 
 @MAJORS
-def test_what_was_asked_for_and_is_not_there_fails(types: dict[str, Any]) -> None:
+def test_a_precision_that_no_layer_has_fails(types: dict[str, Any]) -> None:
     for asked in ("fp16", "bf16", "int8", "fp8", "int8+fp16"):
         result = check_precision(read_layers(engine(types, "fp32")), asked)
         wanted = asked.partition("+")[0]
