@@ -1,6 +1,5 @@
 """From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), gated on OpenVINO itself."""
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, ma
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import Manifest, run_of
 from ..deploy.machine.passport import version
-from ..deploy.parity.produce import Trial, produce
+from ..deploy.parity.produce import Trial, gate_present, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.openvino_runtime import read_ir
@@ -149,16 +148,21 @@ def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings)
         if (known := manifest_of(final)).gated:
             console.say(f"{final.name} passed its gate when it was calibrated")
             return known
+        if not final.with_suffix(".bin").is_file():
+            raise ExportError(
+                f"{final.name} lacks its weights, {final.with_suffix('.bin').name}; make it again with: "
+                f"kdc calib {run.spec} --to int8 --for openvino"
+            )
     limits = tolerances(precision, run, agreement=settings.agreement)
+    trial = Trial(onnx_path, limits, CURES[precision], settings.images)
 
     def write(path: Path) -> OpenvinoManifest:
-        if precision == "int8":  # what is there is gated as it is
-            for present, new in ((final, path), (final.with_suffix(".bin"), path.with_suffix(".bin"))):
-                shutil.copyfile(present, new)
-        else:
-            write_ir(onnx_path, path, compress=precision == "fp16")
+        write_ir(onnx_path, path, compress=precision == "fp16")
         return OpenvinoManifest.of(path, precision, onnx_path)
 
-    manifest = produce(run, final, write, Trial(onnx_path, limits, CURES[precision], settings.images)).manifest
+    if precision == "int8":
+        manifest = gate_present(run, final, OpenvinoManifest.of(final, precision, onnx_path), trial).manifest
+    else:
+        manifest = produce(run, final, write, trial).manifest
     console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB with its .bin), manifest {manifest_path(final).name}")
     return manifest

@@ -14,7 +14,7 @@ from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ...distill.training.signals import held_back
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
-from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
+from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
 from ..artefacts.lock import held, remove_abandoned
 from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
@@ -126,6 +126,31 @@ def produce(
             discard_stale(run, checkpoints)
         run.remember_command()
         run.seal()
+    return Product(path, manifest, result)
+
+
+def gate_present(run: Run, path: Path, manifest: M, trial: Trial) -> Product[M]:
+    """Gate a file of a run that is in its place already; give it what belongs to it, or remove it.
+
+    Raises:
+        NumbersError: the gate failed.
+        WeightsError: the ledger is broken.
+    """
+    read_gates(run)
+    result, ran = _gate_file(path, trial, run.open_data(run.config.data.split))
+    if not result.passed:
+        discard(run, [path])
+    _refuse_failed(run, path, result, trial)
+    console.say(f"gate {stage_of(path)}: passed, {result.line()}")
+
+    manifest = manifest.with_gate(result, ran)
+    with held_back():
+        write_gate(run, stage_of(path), result, path.name, trial.left_high)
+        if result.golden is not None:
+            write_golden(path, result.golden)
+        write_json(manifest_path(path), manifest.to_dict())
+    run.remember_command()
+    run.seal()
     return Product(path, manifest, result)
 
 
