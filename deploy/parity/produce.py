@@ -183,11 +183,12 @@ def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult,
 def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> None:
     if result.passed:
         return
-    if not path.is_file():  # the row of an earlier file is about that one, and stays with it
+    failure = f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}"
+    if path.is_file():  # its row of the ledger is about itself, and stays with it
+        run.record(notes=list(dict.fromkeys([*run.card.notes, failure])))
+    else:
         write_gate(run, stage_of(path), result, path.name, trial.left_high)
-    raise NumbersError(
-        f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}; {trial.cure}"
-    )
+    raise NumbersError(f"{failure}; {trial.cure}")
 
 
 def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | None, trial: Trial | None) -> None:
