@@ -1,6 +1,5 @@
 """From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), gated on OpenVINO itself."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +75,7 @@ def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
 
     Args:
         onnx_path: a float32 file.
-        path: where the .xml goes; the .bin is renamed into place before it.
+        path: where the .xml goes, and the .bin beside it.
         compress: store the weights as float16.
 
     Raises:
@@ -84,15 +83,11 @@ def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
     """
     ov = need("openvino", "openvino")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        beside = Path(folder) / path.name
-        try:
-            # not convert_model, which reports its use over the network
-            ov.save_model(ov.Core().read_model(str(onnx_path)), str(beside), compress_to_fp16=compress)
-        except RuntimeError as error:
-            raise ExportError(f"OpenVINO {ov.__version__} cannot convert {onnx_path}: {error}") from error
-        beside.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        beside.replace(path)
+    try:
+        # not convert_model, which reports its use over the network
+        ov.save_model(ov.Core().read_model(str(onnx_path)), str(path), compress_to_fp16=compress)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {ov.__version__} cannot convert {onnx_path}: {error}") from error
     return path
 
 
