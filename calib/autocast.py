@@ -12,7 +12,6 @@ from onnx import TensorProto
 from ..deploy.artefacts.safe_onnx import save_own
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
-from ..distill.run.files import replacing
 from .cast import BLOCKED, LOW, CastReport, examined
 from .onnx_graph import before_network, finished, load_named
 
@@ -54,27 +53,26 @@ def autocast(
     report = CastReport(low, caster=f"ModelOpt {modelopt_version()} AutoCast")
     high = [*block_nodes, *before_network(model.graph), *examined(model.graph, largest or {}, report)]
 
-    with replacing(target) as beside:
-        named = beside.with_name(f"{beside.name}.named.onnx")
-        try:
-            onnx.save(model, str(named))
-            with quiet():
-                cast = convert(
-                    onnx_path=str(named),
-                    low_precision_type=low,
-                    nodes_to_exclude=[f"^{re.escape(name)}$" for name in dict.fromkeys(high)],
-                    op_types_to_exclude=sorted(BLOCKED),
-                    data_max=float("inf"),
-                    init_max=LOW[low][1],
-                    keep_io_types=True,
-                )
-        except (RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
-            raise ExportError(f"{report.caster} cannot cast {source.name}: {str(error).strip()[:200]}") from error
-        finally:
-            named.unlink(missing_ok=True)
-        cast.metadata_props.MergeFrom(p for p in model.metadata_props if p.key not in _keys(cast))
-        cast = finished(cast, low)
-        save_own(cast, beside)
+    named = target.with_name(f"{target.name}.named.onnx")
+    try:
+        onnx.save(model, str(named))
+        with quiet():
+            cast = convert(
+                onnx_path=str(named),
+                low_precision_type=low,
+                nodes_to_exclude=[f"^{re.escape(name)}$" for name in dict.fromkeys(high)],
+                op_types_to_exclude=sorted(BLOCKED),
+                data_max=float("inf"),
+                init_max=LOW[low][1],
+                keep_io_types=True,
+            )
+    except (RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
+        raise ExportError(f"{report.caster} cannot cast {source.name}: {str(error).strip()[:200]}") from error
+    finally:
+        named.unlink(missing_ok=True)
+    cast.metadata_props.MergeFrom(p for p in model.metadata_props if p.key not in _keys(cast))
+    cast = finished(cast, low)
+    save_own(cast, target)
 
     _count(cast, report)
     return report

@@ -11,7 +11,6 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shap
 
 from ..deploy.artefacts.safe_onnx import save_own
 from ..distill.errors import ExportError, WeightsError, closest
-from ..distill.run.files import replacing
 from ..distill.run.records import Record
 from .onnx_graph import consumers, finished, short
 
@@ -93,7 +92,7 @@ def cast_half(
 
     Args:
         source: a float32 file, weights inside.
-        target: where the copy goes, atomically.
+        target: where the copy goes.
         low: "fp16" or "bf16".
         block_nodes: names of nodes that stay in float32.
         largest: the largest magnitude of each activation on real images: nodes near the end of the range of ``low``
@@ -110,8 +109,7 @@ def cast_half(
     model = raised(model, low)
     report = cast_model(model, low=low, block_nodes=block_nodes, largest=largest)
     model = finished(model, low)
-    with replacing(target) as beside:
-        save_own(model, beside)
+    save_own(model, target)
     return report
 
 

@@ -13,7 +13,6 @@ from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import UsageError, WeightsError, closest
-from ..distill.run.files import replacing
 from ..distill.settings.config import Quantise
 from ..distill.training.fake_quantise import TOP
 from .autocast import autocast, tool
@@ -138,7 +137,7 @@ class LowPrecisionWriter:
         """Write a file and report on it.
 
         Args:
-            out: where it goes, atomically.
+            out: where it goes.
             calibrator: see ``ranges``.
             keep: names of nodes left high.
         """
@@ -151,8 +150,7 @@ class LowPrecisionWriter:
             report = quantise_for_openvino(self.source, out, self.calibration.images, graph=self.model.graph, keep=keep)
         else:
             model, narrow = self._quantised(calibrator, keep)
-            with replacing(out) as beside:
-                save_own(model, beside)
+            save_own(model, out)
             report = replace(
                 inspect(model.graph),
                 precision=form.to,

@@ -6,11 +6,9 @@ its use over the network here.
 """
 
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from onnx import GraphProto
@@ -81,19 +79,9 @@ def quantise_for_openvino(
             ) from error
 
         model.set_rt_info('"int8"', ["framework", "kdc.precision"])
-        _save(ov, model, out)
+        ov.save_model(model, str(out), compress_to_fp16=False)
 
     layers = [node for node in graph.node if node.op_type in WEIGHTED]
     quantised = sum(node.name not in high for node in layers)
     pairs = sum(each.get_type_name() == "FakeQuantize" for each in model.get_ops())
     return Quantised("int8", "openvino", "nncf", len(pictures), len(layers), quantised, pairs, pairs)
-
-
-def _save(ov: Any, model: Any, out: Path) -> None:
-    """Write a network: first its weights, then the file that names them."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        beside = Path(folder) / out.name
-        ov.save_model(model, str(beside), compress_to_fp16=False)
-        beside.with_suffix(".bin").replace(out.with_suffix(".bin"))
-        beside.replace(out)

@@ -19,7 +19,7 @@ from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, student_file
-from ..distill.run.files import replacing, sha256, versions
+from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
 from .graph import DeployGraph, check_form
@@ -66,7 +66,7 @@ def compile_package(
 
     Args:
         model: put in eval mode and moved to ``device`` and the type of ``precision``.
-        path: where the package goes, atomically.
+        path: where the package goes; it ends in .pt2.
         size: (H, W) in pixels, fixed; multiples of the output stride.
         head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
         input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
@@ -104,15 +104,9 @@ def compile_package(
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with quiet(), torch.no_grad(), replacing(path) as beside:
+        with quiet(), torch.no_grad():
             program = torch.export.export(graph, (example,), dynamic_shapes=shapes)
-            # it wants its own suffix, and the file that is renamed has another
-            package = beside.with_name(f"{beside.name}.pt2")
-            try:
-                torch._inductor.aoti_compile_and_package(program, package_path=str(package), inductor_configs=settings)
-                package.replace(beside)
-            finally:
-                package.unlink(missing_ok=True)
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
     except RuntimeError as error:  # torch's own exceptions are all of this class
         why = str(error).strip().splitlines()
         raise ExportError(f"AOTInductor cannot compile {model.name}: {why[0][:300] if why else error!r}") from error

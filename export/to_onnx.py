@@ -26,7 +26,7 @@ from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
 from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
-from ..distill.run.files import replacing, sha256, versions
+from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
 from .graph import DeployGraph, check_form
@@ -90,7 +90,7 @@ def export_onnx(
 
     Args:
         model: on the CPU; put in eval mode.
-        path: where the file goes, atomically.
+        path: where the file goes.
         size: (H, W) in pixels, fixed; multiples of the output stride.
         head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
         input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
@@ -132,8 +132,7 @@ def export_onnx(
         ) from error
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        save_own(proto, beside)
+    save_own(proto, path)
     return path
 
 

@@ -1,7 +1,5 @@
 """From a run's ONNX file to OpenVINO's own form (.xml with .bin beside), gated on OpenVINO itself."""
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from ..deploy.artefacts.beside import Origin, StoredManifest, artefact_bytes, ma
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import Manifest, run_of
 from ..deploy.machine.passport import version
-from ..deploy.parity.produce import Trial, produce
+from ..deploy.parity.produce import Trial, gate_present, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.file_info import Port
 from ..deploy.runtimes.openvino_runtime import read_ir
@@ -77,7 +75,7 @@ def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
 
     Args:
         onnx_path: a float32 file.
-        path: where the .xml goes; the .bin is renamed into place before it.
+        path: where the .xml goes, and the .bin beside it.
         compress: store the weights as float16.
 
     Raises:
@@ -85,15 +83,11 @@ def write_ir(onnx_path: Path, path: Path, *, compress: bool = False) -> Path:
     """
     ov = need("openvino", "openvino")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        beside = Path(folder) / path.name
-        try:
-            # not convert_model, which reports its use over the network
-            ov.save_model(ov.Core().read_model(str(onnx_path)), str(beside), compress_to_fp16=compress)
-        except RuntimeError as error:
-            raise ExportError(f"OpenVINO {ov.__version__} cannot convert {onnx_path}: {error}") from error
-        beside.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        beside.replace(path)
+    try:
+        # not convert_model, which reports its use over the network
+        ov.save_model(ov.Core().read_model(str(onnx_path)), str(path), compress_to_fp16=compress)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO {ov.__version__} cannot convert {onnx_path}: {error}") from error
     return path
 
 
@@ -147,16 +141,21 @@ def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings)
         if (known := manifest_of(final)).gated:
             console.say(f"{final.name} passed its gate when it was calibrated")
             return known
+        if not final.with_suffix(".bin").is_file():
+            raise ExportError(
+                f"{final.name} lacks its weights, {final.with_suffix('.bin').name}; make it again with: "
+                f"kdc calib {run.spec} --to int8 --for openvino"
+            )
     limits = tolerances(precision, run, agreement=settings.agreement)
+    trial = Trial(onnx_path, limits, CURES[precision], settings.images)
 
     def write(path: Path) -> OpenvinoManifest:
-        if precision == "int8":  # what is there is gated as it is
-            for present, new in ((final, path), (final.with_suffix(".bin"), path.with_suffix(".bin"))):
-                shutil.copyfile(present, new)
-        else:
-            write_ir(onnx_path, path, compress=precision == "fp16")
+        write_ir(onnx_path, path, compress=precision == "fp16")
         return OpenvinoManifest.of(path, precision, onnx_path)
 
-    manifest = produce(run, final, write, Trial(onnx_path, limits, CURES[precision], settings.images)).manifest
+    if precision == "int8":
+        manifest = gate_present(run, final, OpenvinoManifest.of(final, precision, onnx_path), trial).manifest
+    else:
+        manifest = produce(run, final, write, trial).manifest
     console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB with its .bin), manifest {manifest_path(final).name}")
     return manifest

@@ -14,7 +14,7 @@ from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ...distill.training.signals import held_back
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
-from ..artefacts.ledger import read_gates, stage_of, strike, write_gate
+from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
 from ..artefacts.lock import held, remove_abandoned
 from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
@@ -129,6 +129,31 @@ def produce(
     return Product(path, manifest, result)
 
 
+def gate_present(run: Run, path: Path, manifest: M, trial: Trial) -> Product[M]:
+    """Gate a file of a run that is in its place already; give it what belongs to it, or remove it.
+
+    Raises:
+        NumbersError: the gate failed.
+        WeightsError: the ledger is broken.
+    """
+    read_gates(run)
+    result, ran = _gate_file(path, trial, run.open_data(run.config.data.split))
+    if not result.passed:
+        discard(run, [path])
+    _refuse_failed(run, path, result, trial)
+    console.say(f"gate {stage_of(path)}: passed, {result.line()}")
+
+    manifest = manifest.with_gate(result, ran)
+    with held_back():
+        write_gate(run, stage_of(path), result, path.name, trial.left_high)
+        if result.golden is not None:
+            write_golden(path, result.golden)
+        write_json(manifest_path(path), manifest.to_dict())
+    run.remember_command()
+    run.seal()
+    return Product(path, manifest, result)
+
+
 def not_kept(path: Path) -> str:
     """Say what became of a file that failed, and of the one that it was to replace."""
     stays = f"; the earlier {path.name} stays" if path.is_file() else ""
@@ -158,11 +183,12 @@ def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult,
 def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> None:
     if result.passed:
         return
-    if not path.is_file():  # the row of an earlier file is about that one, and stays with it
+    failure = f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}"
+    if path.is_file():  # its row of the ledger is about itself, and stays with it
+        run.record(notes=list(dict.fromkeys([*run.card.notes, failure])))
+    else:
         write_gate(run, stage_of(path), result, path.name, trial.left_high)
-    raise NumbersError(
-        f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}; {trial.cure}"
-    )
+    raise NumbersError(f"{failure}; {trial.cure}")
 
 
 def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | None, trial: Trial | None) -> None:

@@ -19,7 +19,7 @@ from kdc.export import to_aoti
 from kdc.export.settings import ExportSettings
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_becomes_a_gated_package(gated_run: Run) -> None:
     manifest = to_aoti.export_aoti(gated_run, ExportSettings(images=2)).to_dict()
     path = gated_run.export / "model.pt2"
@@ -44,7 +44,7 @@ def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
     assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_wrong_package_is_not_kept(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_package = to_aoti.compile_package
 

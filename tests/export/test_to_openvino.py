@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from kdc.deploy.artefacts.beside import golden_path, manifest_of, manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
@@ -47,20 +49,18 @@ def test_files_are_made_from_the_gated_onnx_file_and_gated_on_openvino(
     assert str(gated_run.path) not in (gated_run.export / "model.xml").read_text(), "a path of this machine"
 
 
+def wrong(source: Path) -> Path:
+    """Write an ONNX file that computes something else than ``source``, beside its folder."""
+    model = onnx.load(source)
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save(model, source.parents[1] / "wrong.onnx")
+    return source.parents[1] / "wrong.onnx"
+
+
 def test_a_wrong_file_is_not_kept_nor_its_weights(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write = to_openvino.write_ir
-
-    def wrong(source: Path, path: Path, **settings: Any) -> Path:
-        import onnx
-        from onnx import numpy_helper
-
-        model = onnx.load(source)
-        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
-        tensor.CopyFrom(numpy_helper.from_array(1.5 * numpy_helper.to_array(tensor), tensor.name))
-        onnx.save(model, gated_run.path / "wrong.onnx")
-        return write(gated_run.path / "wrong.onnx", path, **settings)
-
-    monkeypatch.setattr(to_openvino, "write_ir", wrong)
+    monkeypatch.setattr(to_openvino, "write_ir", lambda source, *a, **k: write(wrong(source), *a, **k))
     with pytest.raises(NumbersError, match=r"model.xml did not pass its gate and was not kept: ") as caught:
         to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     assert caught.value.exit_code == 6
@@ -100,6 +100,22 @@ def test_an_int8_file_of_the_calibration_is_gated_or_taken_as_gated(
     again = to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))[0].to_dict()
     assert again["sha256"] == first["sha256"]
     assert "passed its gate when it was calibrated" in capsys.readouterr().out
+
+
+def test_an_int8_file_that_fails_is_removed_and_one_without_weights_refused(gated_run: Run) -> None:
+    path = gated_run.export / "model.int8.openvino.xml"
+    to_openvino.write_ir(gated_run.export / "model.onnx", path)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(
+        ExportError, match=r"lacks its weights, model\.int8\.openvino\.bin; make it again with: kdc calib"
+    ):
+        to_openvino.export_openvino(gated_run, precisions=("int8",))
+    assert path.is_file()
+    to_openvino.write_ir(wrong(gated_run.export / "model.onnx"), path)
+    with pytest.raises(NumbersError, match=r"model\.int8\.openvino\.xml did not pass its gate and was not kept: "):
+        to_openvino.export_openvino(gated_run, precisions=("int8",), settings=ExportSettings(images=1))
+    assert not list(gated_run.export.glob("model.int8*"))
+    assert [(row.file, row.passed) for row in read_gates(gated_run)][1:] == [(path.name, False)]
 
 
 def test_another_network_takes_the_openvino_files_away(gated_run: Run) -> None:

@@ -115,6 +115,8 @@ def test_a_failed_gate(run: Run, gated: list[GateResult]) -> None:
     with pytest.raises(NumbersError, match=r"was not kept; the earlier model\.onnx stays: .*; ask") as caught:
         made(run, path, NEW)
     assert everything(run) == before and caught.value.exit_code == 6
+    (note,) = Run(run.path).card.notes
+    assert f"{note}; ask for help" == str(caught.value), "the report tells it"
 
 
 @pytest.mark.parametrize("stopped", [ExportError("no"), KeyboardInterrupt()])
