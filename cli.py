@@ -45,7 +45,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")] = False,
 ) -> None:
-    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
+    """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
     from .distill import console
 
     console.json_mode = json
