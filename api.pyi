@@ -228,7 +228,7 @@ def data_ls() -> DataSets:
 def demo(
     seed: int = 0,
 ) -> DemoResult:
-    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
+    """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
 
 def distill(
     teacher: str | Path | None = None,

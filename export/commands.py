@@ -163,7 +163,7 @@ calibrate = calib_with(export_like)
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
 ) -> "DemoResult":
-    """Do the whole job on generated scenes, on two CPU cores in about three minutes, and end with what was measured."""
+    """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
     from .demo import run_demo
 
     return run_demo(seed)
