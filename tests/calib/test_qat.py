@@ -277,7 +277,7 @@ def test_what_cannot_end_in_a_file_is_refused_before_it_is_trained(
 @pytest.mark.parametrize("flag", ["--qat-iters", "--qat-lr"])
 def test_its_flags_need_it(plain: Run, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["calib", str(plain.path), flag, "1"]) == 2
-    assert "give --qat, too" in capsys.readouterr().err
+    assert "add --qat" in capsys.readouterr().err
 
 
 def test_dry_run_says_how_it_would_train(plain: Run, capsys: pytest.CaptureFixture[str]) -> None:

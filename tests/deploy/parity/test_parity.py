@@ -99,7 +99,7 @@ def test_the_record_of_a_comparison() -> None:
     record = gate_result(shift).to_dict()
     assert record["max_diff"] == pytest.approx(0.5) and record["mean_diff"] == pytest.approx(0.5 / 3, rel=1e-4)
     assert record["worst_class"]["name"] in "abc" and record["worst_class"]["drop"] > 0
-    assert record["boundary_drop"] > 0 and record["precision"] == "fp32" and record["not_finite"] == (0, 0)
+    assert record["boundary_drop"] > 0 and record["precision"] == "fp32" and record["not_finite"] == [0, 0]
     assert record["preprocess"] == {"reference": IMAGENET.sha(), "candidate": IMAGENET.sha()}
     assert record["tolerances"]["max_diff"] == 1e-4 and len(record["keys"]) == 7 and "golden" not in record
     assert gate_result(data=Images(labelled=False)).to_dict()["worst_class"] is None
