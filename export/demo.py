@@ -60,7 +60,7 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
     console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
     seconds, step = expected_seconds(_config(seed, TEACHER), _config(seed, STUDENT))
     minutes = max(round(seconds / 60), 1)
-    console.say(f"about {minutes} minute{'s' * (minutes > 1)} on this machine (one teacher step takes {step:.2f} s)")
+    console.say(f"about {console.plural(minutes, 'minute')} on this machine (one teacher step takes {step:.2f} s)")
 
     _step(1, f"fit the teacher, {TEACHER}")
     teacher = run_job(_config(seed, TEACHER), root=root, kind="teacher")

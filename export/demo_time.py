@@ -14,7 +14,7 @@ from ..distill.training.devices import launch
 from ..distill.training.optimisers import optimiser
 
 #: validation, export, calibration, bench and report, against the bare steps (measured: docs/experiments.md, 2026-12-01)
-REST = 0.35
+REST = 0.6
 #: what the teacher's forward pass and kt's losses add to a step of the student, against a training step of the teacher
 SHOWING = 0.25
 
