@@ -49,7 +49,7 @@ def step_seconds(config: Config, clock: Callable[[], float] = time.perf_counter)
         network = models.build(
             config.model.student, data.num_classes, output_stride=config.model.output_stride, seed=config.train.seed
         )
-        network.to(fabric.device, memory_format=torch.channels_last).train()
+        network.to(fabric.device).to(memory_format=torch.channels_last).train()
         tool = optimiser(network.parameters(), config.train)
         for _ in range(2):
             started = clock()

@@ -38,7 +38,7 @@ def test_the_time_is_that_of_all_steps_and_the_rest() -> None:
 
 
 def global_state() -> list[object]:
-    legacy = np.random.get_state()[1].tolist()  # noqa: NPY002 - the one that libraries may draw from
+    legacy = np.random.get_state(legacy=False)["state"]["key"].tolist()  # noqa: NPY002 - the one that libraries may draw from
     return [torch.get_rng_state().tolist(), legacy, random.getstate(), list(console.notes)]
 
 
