@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 from .calib.calibrate import CalibrationPlan
 from .calib.commands import CalibratedFile
@@ -150,6 +151,7 @@ def bench_tradeoff(
     Without a name: the last run, the student alone and the teacher it came from, each with its exported files.
     """
 
+@overload
 def calibrate(
     run: str | Path | None = None,
     to: str = "int8",
@@ -169,10 +171,36 @@ def calibrate(
     high: str | None = None,
     caster: str = "kdc",
     seed: int = 0,
-    dry_run: bool = False,
-) -> CalibratedFile | CalibrationPlan:
+    dry_run: Literal[False] = False,
+) -> CalibratedFile:
     """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
 
+@overload
+def calibrate(
+    run: str | Path | None = None,
+    to: str = "int8",
+    target: str | None = None,
+    images: int | None = None,
+    data: str | Path | None = None,
+    split: str | None = None,
+    calibrator: str | None = None,
+    compared: bool = False,
+    sensitivity: bool = False,
+    max_drop: float | None = None,
+    agreement: float | None = None,
+    qat: bool = False,
+    qat_iters: int | None = None,
+    qat_lr: float | None = None,
+    keep: str | Sequence[str] | None = None,
+    high: str | None = None,
+    caster: str = "kdc",
+    seed: int = 0,
+    *,
+    dry_run: Literal[True],
+) -> CalibrationPlan:
+    """Return the plan; write nothing."""
+
+@overload
 def compare(
     methods: str | None = None,
     seeds: str = "3",
@@ -200,12 +228,45 @@ def compare(
     out: str | Path | None = None,
     sets: str | Sequence[str] | None = None,
     config: str | Path | None = None,
-    dry_run: bool = False,
-) -> Results | ComparisonPlan:
+    dry_run: Literal[False] = False,
+) -> Results:
     """Train several methods under one protocol and compare each, seed by seed, with the student alone.
 
     The same command goes on where it was stopped; another method, seed or grid value extends the folder.
     """
+
+@overload
+def compare(
+    methods: str | None = None,
+    seeds: str = "3",
+    grid: str | Sequence[str] | None = None,
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    *,
+    dry_run: Literal[True],
+) -> ComparisonPlan:
+    """Return the plan; write nothing."""
 
 def data_check(
     source: str | Path,
@@ -230,6 +291,7 @@ def demo(
 ) -> DemoResult:
     """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
 
+@overload
 def distill(
     teacher: str | Path | None = None,
     student: str | None = None,
@@ -260,9 +322,45 @@ def distill(
     resume: str | Path | None = None,
     sets: str | Sequence[str] | None = None,
     config: str | Path | None = None,
-    dry_run: bool = False,
-) -> TrainingResult | RunPlan:
+    dry_run: Literal[False] = False,
+) -> TrainingResult:
     """Distil a teacher into a student."""
+
+@overload
+def distill(
+    teacher: str | Path | None = None,
+    student: str | None = None,
+    method: str | None = None,
+    preset: str | None = None,
+    at: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    teacher_weights: str | Path | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    *,
+    dry_run: Literal[True],
+) -> RunPlan:
+    """Return the plan; write nothing."""
 
 def doctor() -> Examination:
     """Say what this machine has, what it lacks, and the command that cures it."""
@@ -313,6 +411,7 @@ def export_bundle(
     It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
 
+@overload
 def export_onnx(
     run: str | Path | None = None,
     size: str | tuple[int, int] | None = None,
@@ -326,12 +425,31 @@ def export_onnx(
     keep_fp32: str | Sequence[str] | None = None,
     caster: str | None = None,
     which: str | None = None,
-    dry_run: bool = False,
-) -> ExportedFiles | ExportPlan:
+    dry_run: Literal[False] = False,
+) -> ExportedFiles:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
+
+@overload
+def export_onnx(
+    run: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    images: int | None = None,
+    agreement: float | None = None,
+    keep_fp32: str | Sequence[str] | None = None,
+    caster: str | None = None,
+    which: str | None = None,
+    *,
+    dry_run: Literal[True],
+) -> ExportPlan:
+    """Return the plan; write nothing."""
 
 def export_openvino(
     source: str | Path | None = None,
@@ -367,6 +485,7 @@ def export_triton(
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.
     """
 
+@overload
 def export_trt(
     run: str | Path | None = None,
     size: str | tuple[int, int] | None = None,
@@ -392,9 +511,40 @@ def export_trt(
     refit: bool = False,
     strip_weights: bool = False,
     no_tf32: bool = False,
-    dry_run: bool = False,
-) -> Engines | EnginePlan:
+    dry_run: Literal[False] = False,
+) -> Engines:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
+
+@overload
+def export_trt(
+    run: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
+    head: str | None = None,
+    input: str | None = None,
+    dynamic_batch: bool = False,
+    precision: str | None = None,
+    opset: int | None = None,
+    images: int | None = None,
+    agreement: float | None = None,
+    keep_fp32: str | Sequence[str] | None = None,
+    caster: str | None = None,
+    which: str | None = None,
+    flavour: str | None = None,
+    target: str | Sequence[str] | None = None,
+    batches: str | None = None,
+    workspace: int | None = None,
+    opt_level: int | None = None,
+    timing_cache: str | Path | None = None,
+    sizes: str | None = None,
+    version_compatible: bool = False,
+    hardware: str | None = None,
+    refit: bool = False,
+    strip_weights: bool = False,
+    no_tf32: bool = False,
+    *,
+    dry_run: Literal[True],
+) -> EnginePlan:
+    """Return the plan; write nothing."""
 
 def methods_info(
     name: str,
@@ -558,6 +708,7 @@ def runs_rm(
 ) -> None:
     """Remove a run folder."""
 
+@overload
 def train(
     student: str | None = None,
     preset: str | None = None,
@@ -584,9 +735,41 @@ def train(
     resume: str | Path | None = None,
     sets: str | Sequence[str] | None = None,
     config: str | Path | None = None,
-    dry_run: bool = False,
-) -> TrainingResult | RunPlan:
+    dry_run: Literal[False] = False,
+) -> TrainingResult:
     """Train a network without a teacher: a baseline, or a teacher to be."""
+
+@overload
+def train(
+    student: str | None = None,
+    preset: str | None = None,
+    data: str | Path | None = None,
+    classes: int | None = None,
+    ignore_index: int | None = None,
+    split: str | None = None,
+    size: str | tuple[int, int] | None = None,
+    iters: int | None = None,
+    batch: int | None = None,
+    crop: str | tuple[int, int] | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    arch: str | None = None,
+    student_weights: str | Path | None = None,
+    init: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    precision: str | None = None,
+    compile: bool | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    sets: str | Sequence[str] | None = None,
+    config: str | Path | None = None,
+    *,
+    dry_run: Literal[True],
+) -> RunPlan:
+    """Return the plan; write nothing."""
 
 def verify(
     paper: str | Path = "all",

@@ -33,17 +33,29 @@ class Stub:
         return "\n".join([HEAD, "", *self.import_lines(), "", "progress: bool", "", *functions])
 
     def function(self, name: str, function: Callable[..., Any]) -> str:
-        """Return one function: a line for each argument, and its docstring."""
+        """Return one function: a line for each argument, and its docstring; with ``dry_run`` it returns its plan."""
         signature, module = inspect.signature(function), function.__module__
-        lines = []
+        lines = {}
         for each in signature.parameters.values():
             default = "" if each.default is each.empty else f" = {_literal(each.default)}"
-            lines.append(f"    {each.name}: {self.argument(each, module)}{default},\n")
-        arguments = "".join(["\n", *lines]) if lines else ""
+            lines[each.name] = f"    {each.name}: {self.argument(each, module)}{default},\n"
 
         first, *rest = (inspect.getdoc(function) or "").split("\n")
         text = textwrap.indent("\n".join([f'"""{first}', *rest]), "    ") + ('\n    """' if rest else '"""')
-        return f"def {name}({arguments}) -> {self.type(signature.return_annotation, module)}:\n{text}\n"
+        returned = self.type(signature.return_annotation, module).split(" | ")
+        plan = next((kind for kind in returned if kind.endswith("Plan")), None)
+        if plan is None or "dry_run" not in lines:
+            return _definition(name, lines, returned, text)
+
+        self.note("Literal", "typing")
+        self.note("overload", "typing")
+        del lines["dry_run"]
+        real = lines | {"dry_run": "    dry_run: Literal[False] = False,\n"}
+        dry = lines | {"dry_run": "    *,\n    dry_run: Literal[True],\n"}
+        others = [kind for kind in returned if kind != plan]
+        planned = '    """Return the plan; write nothing."""'
+        both = _definition(name, real, others, text), _definition(name, dry, [plan], planned)
+        return "\n".join(f"@overload\n{each}" for each in both)
 
     def argument(self, parameter: inspect.Parameter, module: str) -> str:
         """Return the type of what is accepted for a flag: ``api`` makes the flag's own type of it."""
@@ -94,6 +106,11 @@ class Stub:
         lines = [f"from {module} import {', '.join(sorted(names))}" for module, names in sorted(modules.items())]
         kdc = [line for line in lines if line.startswith("from .")]
         return [*(line for line in lines if line not in kdc), "", *kdc]
+
+
+def _definition(name: str, lines: dict[str, str], returned: list[str], text: str) -> str:
+    arguments = "".join(["\n", *lines.values()]) if lines else ""
+    return f"def {name}({arguments}) -> {' | '.join(returned)}:\n{text}\n"
 
 
 def _accepted(kind: type, hint: str) -> list[str]:

@@ -165,7 +165,7 @@ def _folder_beside(path: Path) -> Iterator[Path]:
     """Make a folder for a new file on the file system of the final one, and remove those that killed processes left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob(f"{_BESIDE}*"):
-        with suppress(OSError):  # held by a living process, or not to be judged from here
+        with suppress(OSError):  # held by a living process, or not ours to open
             remove_abandoned(old, _MARK)
 
     with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=True):
