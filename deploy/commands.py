@@ -8,9 +8,11 @@ import typer
 
 from ..distill import console
 from ..distill.commands.command import command
+from ..distill.commands.flags import takes
 from ..distill.run.records import Record
 from .bench.commands import register_bench
-from .flags import Blend, Overlap, Tile, described, read_size, takes_runtime_options
+from .bench.evaluation_data import EvaluationData
+from .flags import Blend, Overlap, Tile, read_size, takes_runtime_options
 from .parity.command import parity
 from .predict.command import predict
 
@@ -30,22 +32,19 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(command(doctor))
 
 
+@takes("data", EvaluationData, first=4, before="tile")
 @takes_runtime_options(split=True)
 def evaluate(
     source: Annotated[
         str | None,
         typer.Argument(metavar="[RUN|FILE]", help="Run, checkpoint or ONNX file; the last run if not named."),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the run if not named.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data.")] = "val",
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
-    ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
     *,
+    data: EvaluationData,
     options: "RuntimeOptions",
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first images.")] = None,
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
@@ -54,16 +53,8 @@ def evaluate(
     from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
-    result = evaluate_source(
-        source,
-        data=data,
-        split=split,
-        options=options,
-        size=read_size(size),
-        limit=limit,
-        windows=Windows.from_flags(tile, overlap, blend),
-        **described(data, classes, ignore_index),
-    )
+    windows = Windows.from_flags(tile, overlap, blend)
+    result = evaluate_source(source, data, options=options, size=read_size(size), windows=windows)
     show_evaluation(result)
     return result
 

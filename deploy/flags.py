@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -37,8 +37,6 @@ TorchModes = Annotated[
         "as eager,compiled:bf16; the first is what the others are compared with.",
     ),
 ]
-Data = Annotated[str | None, typer.Option(metavar="NAME|DIR", help="Data; those of the first run if not named.")]
-Split = Annotated[str, typer.Option(help="Split of the data.")]
 Tile = Annotated[
     str,
     typer.Option(
@@ -81,15 +79,6 @@ def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[
     """
     flags = [*inspect.signature(runtime_options).parameters.values()]
     return takes("options", runtime_options, flags if torch else flags[:-1], 2 if split else None)
-
-
-def described(data: str | None, classes: int | None, ignore_index: int | None) -> dict[str, Any]:
-    """Return the options of ``open_data`` that were typed; they go with ``data`` alone (UsageError)."""
-    flags = (("classes", classes), ("ignore_index", ignore_index))
-    options = {key: value for key, value in flags if value is not None}
-    if options and data is None:
-        raise UsageError("--classes and --ignore-index describe --data DIR; name the data too")
-    return options
 
 
 def read_numbers(text: str, flag: str) -> list[int]:

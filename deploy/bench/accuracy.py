@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ...distill import console
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
@@ -15,7 +15,8 @@ from ...distill.run.records import Record
 from ..machine.passport import Passport, passport
 from ..predict.segmenter import Ran, Windows, locate, open_segmenter
 from ..runtimes.options import CPU, RuntimeOptions, is_torch
-from .plan import Candidate, NotMeasured, Plan, Source, make_plan, nothing_left
+from .evaluation_data import OWN_DATA, EvaluationData
+from .plan import NotMeasured, Plan, Source, make_plan, nothing_left
 from .record import keep, show_rest
 
 if TYPE_CHECKING:
@@ -74,26 +75,20 @@ class AccuracyRecord(Record):
 
 def evaluate_source(
     source: str | Path | Run | None,
+    data: EvaluationData = OWN_DATA,
     *,
-    data: "str | Dataset | None" = None,
-    split: str = "val",
     options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
-    limit: int | None = None,
     windows: Windows | None = None,
-    **data_options: Any,
 ) -> Evaluation:
     """Evaluate a run, a checkpoint or an ONNX file on whole images.
 
     Args:
         source: what to evaluate; None is the last run.
-        data: a data set, its name or folder (default: the data of the run that the file belongs to).
-        split: of the data.
+        data: what on (default: the data of the run that the file belongs to).
         options: what runs it, and on which device.
         size: input height and width, for an ONNX file that leaves them free.
-        limit: only the first so many images.
         windows: take larger images in tiles, as ``kdc predict`` does.
-        data_options: of ``open_data``, with ``data``.
 
     Raises:
         UsageError: no data are known, or a flag that does not fit the file.
@@ -101,17 +96,17 @@ def evaluate_source(
         WeightsError: a broken file.
     """
     network, run = locate(source)
-    if isinstance(data, str):
-        from ...distill.data import open_data
+    return _evaluate(network, data.open(run), data.limit, options, size, windows)
 
-        dataset = open_data(data, split, **data_options)
-    elif data is not None:
-        dataset = data
-    elif run is not None:
-        dataset = run.open_data(split)
-    else:
-        raise UsageError(f"{network} is not in a run folder, so its data are unknown; name them: --data NAME|DIR")
 
+def _evaluate(
+    network: Path | Run,
+    dataset: "Dataset",
+    limit: int | None,
+    options: RuntimeOptions,
+    size: tuple[int, int] | None,
+    windows: Windows | None = None,
+) -> Evaluation:
     segmenter = open_segmenter(network, options=options, size=size, windows=windows, assisted=True)
     try:
         classes = segmenter.num_classes
@@ -140,38 +135,32 @@ def evaluate_source(
 
 def bench_accuracy(
     sources: Sequence[Source] | None = None,
+    data: EvaluationData = OWN_DATA,
     *,
     size: tuple[int, int] | None = None,
-    data: str | None = None,
-    split: str = "val",
-    limit: int | None = None,
     options: RuntimeOptions = CPU,
     out: Path | None = None,
-    **data_options: Any,
 ) -> AccuracyRecord:
     """Evaluate runs, each with every exported file, and single files on the same images.
 
     Args:
         sources: runs or files; None is the last run.
+        data: what on (default: the data of the first run).
         size: input height and width, for files that leave them free.
-        data: a data set's name or folder (default: the data of the first run).
-        split: of the data.
-        limit: only the first so many images.
         options: what runs them, and on which device.
         out: folder of the record (default: ``bench/`` of the run, else ``bench/`` here).
-        data_options: of ``open_data``, with ``data``.
 
     Raises:
         UsageError: nothing to evaluate, or no data are known.
         KdcError: as ``evaluate_source``.
     """
     plan = make_plan(sources, size=size, batch=None, options=options)
-    evaluations = evaluate_plan(plan, data, split, limit, **data_options)
+    evaluations = evaluate_plan(plan, data)
     first = next(iter(evaluations.values()))
     record = AccuracyRecord(
         device=options.device,
         data=first.data,
-        split=split,
+        split=first.split,
         images=first.scores.images,
         rows=[
             AccuracyRow(name, evaluation, evaluation.scores.miou - first.scores.miou)
@@ -183,29 +172,22 @@ def bench_accuracy(
     return keep(record, plan.home, out)
 
 
-def evaluate_plan(
-    plan: Plan, data: str | None, split: str, limit: int | None, **data_options: Any
-) -> dict[str, Evaluation]:
+def evaluate_plan(plan: Plan, data: EvaluationData) -> dict[str, Evaluation]:
     """Evaluate every candidate of a plan on one data set, by label; those that cannot run join ``plan.missing``.
 
     Raises:
         KdcError: as ``bench_accuracy``.
     """
     plan.options.refuse_torch_modes()
-    if data is not None:
-        from ...distill.data import open_data
-
-        dataset = open_data(data, split, **data_options)
-    elif plan.home is not None:
-        dataset = plan.home.open_data(split)
-    else:
-        raise UsageError("these files are not in a run folder, so their data are unknown; name them: --data NAME|DIR")
-
+    dataset = data.open(plan.home)
     evaluations: dict[str, Evaluation] = {}
     kind = UsageError
     for candidate in plan.candidates:
+        source = candidate.source
+        size = None if is_torch(source) or candidate.size else plan.size
         try:
-            evaluations[candidate.label] = _evaluate(candidate, plan, dataset, limit)
+            options = plan.options.for_source(source)
+            evaluations[candidate.label] = _evaluate(source, dataset, data.limit, options, size)
         except UsageError as error:  # made for smaller images: its latency can still be measured
             plan.missing.append(NotMeasured(candidate.label, f"accuracy not measured: {error}"))
         except KdcError as error:
@@ -216,12 +198,6 @@ def evaluate_plan(
     if not evaluations:
         raise kind(nothing_left(plan.missing, "evaluate"))
     return evaluations
-
-
-def _evaluate(candidate: Candidate, plan: Plan, dataset: "Dataset", limit: int | None) -> Evaluation:
-    source = candidate.source
-    size = None if is_torch(source) or candidate.size else plan.size
-    return evaluate_source(source, data=dataset, options=plan.options.for_source(source), size=size, limit=limit)
 
 
 def show_evaluation(result: Evaluation) -> None:

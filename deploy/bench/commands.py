@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...distill.commands.command import command
+from ...distill.commands.flags import takes
 from ...distill.run.records import Record
-from ..flags import Data, SizeFlag, Split, described, read_numbers, read_size, read_sizes, takes_runtime_options
+from ..flags import SizeFlag, read_numbers, read_size, read_sizes, takes_runtime_options
+from .evaluation_data import EvaluationData
 
 if TYPE_CHECKING:
     from ..runtimes.options import RuntimeOptions
@@ -36,7 +38,6 @@ Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to write the record (default: bench/ of the run).")
 ]
 Seed = Annotated[int, typer.Option(help="Of the input images.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first images.")]
 Classes = Annotated[int | None, typer.Option(min=1, help="Classes of models given by name (default 19).")]
 Stride = Annotated[
     int | None,
@@ -203,51 +204,36 @@ def _count(
     return Costs("flops" if counter else "params", CONVENTIONS[counter] if counter else None, costs)
 
 
+@takes("data", EvaluationData)
 @takes_runtime_options()
 def accuracy(
     sources: Sources = None,
-    data: Data = None,
-    split: Split = "val",
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
-    ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
-    limit: Limit = None,
-    size: SizeFlag = None,
     *,
+    data: EvaluationData,
+    size: SizeFlag = None,
     options: "RuntimeOptions",
     out: Out = None,
 ) -> "AccuracyRecord":
     """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
     from .accuracy import bench_accuracy, show_accuracy
 
-    result = bench_accuracy(
-        sources or None,
-        size=read_size(size),
-        data=data,
-        split=split,
-        limit=limit,
-        options=options,
-        out=out,
-        **described(data, classes, ignore_index),
-    )
+    result = bench_accuracy(sources or None, data, size=read_size(size), options=options, out=out)
     show_accuracy(result)
     return result
 
 
+@takes("data", EvaluationData)
 @takes_runtime_options()
 def tradeoff(
     sources: Sources = None,
-    data: Data = None,
-    split: Split = "val",
-    classes: Annotated[int | None, typer.Option(min=1, help="Number of classes of a folder of masks.")] = None,
-    ignore_index: Annotated[int | None, typer.Option(help="Label value in the files that counts nowhere.")] = None,
-    limit: Limit = None,
+    *,
+    data: EvaluationData,
     size: SizeFlag = None,
     batch: Annotated[int, typer.Option(min=1, help="Images per query, of the latency.")] = 1,
     threads: Threads = None,
     seconds: Seconds = 6.0,
     runs: Runs = 100,
     rounds: Rounds = 10,
-    *,
     options: "RuntimeOptions",
     out: Out = None,
     seed: Seed = 0,
@@ -259,17 +245,7 @@ def tradeoff(
     from .record import Effort
     from .tradeoff import bench_tradeoff, show_tradeoff
 
-    result = bench_tradeoff(
-        sources or None,
-        size=read_size(size),
-        batch=batch,
-        effort=Effort(seconds, runs, rounds, threads=threads, seed=seed),
-        options=options,
-        data=data,
-        split=split,
-        limit=limit,
-        out=out,
-        **described(data, classes, ignore_index),
-    )
+    effort = Effort(seconds, runs, rounds, threads=threads, seed=seed)
+    result = bench_tradeoff(sources or None, effort, data, size=read_size(size), batch=batch, options=options, out=out)
     show_tradeoff(result)
     return result

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...distill import console
 from ...distill.run.files import write_bytes, write_json
@@ -18,6 +18,7 @@ from ..machine.passport import Passport, passport
 from ..runtimes.options import CPU, RuntimeOptions
 from .accuracy import Evaluation, evaluate_plan, percent
 from .costs import deployed
+from .evaluation_data import OWN_DATA, EvaluationData
 from .latency import time_plan
 from .latency_record import LatencyRow
 from .plan import Candidate, NotMeasured, Size, Source, make_plan
@@ -69,23 +70,20 @@ def family(run: Run) -> list[Run]:
 def bench_tradeoff(
     sources: Sequence[Source] | None = None,
     effort: Effort = EFFORT,
+    data: EvaluationData = OWN_DATA,
     *,
     size: tuple[int, int] | None = None,
     batch: int = 1,
     options: RuntimeOptions = CPU,
-    data: str | None = None,
-    split: str = "val",
-    limit: int | None = None,
     out: Path | None = None,
-    **data_options: Any,
 ) -> TradeoffRecord:
     """Measure latency and accuracy of every source, count its arithmetic and parameters, and find who is on the front.
 
     Args:
         sources: runs or files; None is the last run with the student alone and the teacher that it came from.
         effort: of the latency.
+        data: of the accuracy.
         size: see ``bench_latency``, as ``batch``, ``options`` and ``out``.
-        data: see ``bench_accuracy``, as ``split``, ``limit`` and ``options``.
 
     Raises:
         KdcError: as ``bench_latency`` and ``bench_accuracy``.
@@ -93,7 +91,7 @@ def bench_tradeoff(
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
     # accuracy first: it is what fails, if anything does
-    evaluations = evaluate_plan(plan, data, split, limit, **data_options)
+    evaluations = evaluate_plan(plan, data)
     timed = time_plan(plan, effort, out, before)
 
     candidates = {candidate.label: candidate for candidate in plan.candidates}
@@ -111,7 +109,7 @@ def bench_tradeoff(
         flags=timed.flags,
         passport=timed.passport,
         data=first.data,
-        split=split,
+        split=first.split,
         images=first.scores.images,
         rows=rows,
         latency_record=timed.record,

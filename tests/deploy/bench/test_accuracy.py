@@ -10,6 +10,7 @@ from onnx import helper
 from kdc.deploy import commands
 from kdc.deploy.bench.accuracy import evaluate_source, show_evaluation
 from kdc.deploy.bench.costs import count
+from kdc.deploy.bench.evaluation_data import EvaluationData
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import models
 from kdc.distill.errors import DataError, UsageError, WeightsError
@@ -70,7 +71,10 @@ def test_a_file_of_free_size_is_evaluated_at_the_named_size(run):
 
 
 def test_checkpoint_and_run_are_the_same(run):
-    one, other = evaluate_source(str(run), limit=2), evaluate_source(run / "checkpoints" / "best.safetensors", limit=2)
+    one, other = (
+        evaluate_source(source, EvaluationData(limit=2))
+        for source in (str(run), run / "checkpoints" / "best.safetensors")
+    )
     assert one.scores.to_dict() == other.scores.to_dict()
     assert one.scores.images == 2
     assert one.ran.ran_on == "torch cpu" and "precision" not in one.to_dict()
@@ -83,6 +87,8 @@ def test_refusals(run, tmp_path):
         evaluate_source("none.onnx")
     with pytest.raises(UsageError, match="name them: --data"):
         evaluate_source(constant(tmp_path / "alone.onnx", K))
+    with pytest.raises(UsageError, match="describe --data DIR"):
+        evaluate_source(str(run), EvaluationData(classes=K))
     with pytest.raises(UsageError, match="accepted: cpu, cuda"):
         evaluate_source(str(run), options=RuntimeOptions("tpu"))
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from kdc.deploy.bench.accuracy import bench_accuracy, show_accuracy
 from kdc.deploy.bench.costs import Arithmetic, count, deployed
+from kdc.deploy.bench.evaluation_data import EvaluationData
 from kdc.deploy.bench.onnx_cost import count_onnx
 from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.tradeoff import bench_tradeoff, family, on_front, show_tradeoff
@@ -99,7 +100,7 @@ def test_all_three_costs_and_files(run, network, capsys):
 
 def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
     files = [run, network(tmp_path / "alien.onnx", size=SIZE, classes=K)]
-    result = bench_accuracy(files, limit=1)
+    result = bench_accuracy(files, EvaluationData(limit=1))
     assert [r.name for r in result.rows[-1:]] == ["alien.onnx"]  # on the run's data, though of no run
     assert result.images == 1
     assert result.rows[0].change == 0
@@ -152,17 +153,17 @@ def test_a_file_that_cannot_run_here_is_listed_and_the_others_are_measured(alone
         package(alone.export / "model.pt2"),
         network(alone.export / "four.onnx", size=SIZE, classes=K, batch=4),
     )
-    result = bench_accuracy([alone], limit=1)
+    result = bench_accuracy([alone], EvaluationData(limit=1))
     assert [r.name for r in result.rows] == ["torch", "four.onnx"]  # an image fills the batch it was made for
     (why,) = [m.why for m in result.not_measured if m.file == "model.pt2"]
     assert why.startswith("not measured: ") and "--trust" in why
     one = network(alone.path / "one.onnx", size=SIZE, classes=K)  # the same weights
-    (same,) = bench_accuracy([one], limit=1).rows
+    (same,) = bench_accuracy([one], EvaluationData(limit=1)).rows
     assert same.evaluation.scores.to_dict() == result.rows[1].evaluation.scores.to_dict()
     with pytest.raises(ExportError, match=r"nothing to evaluate here: model\.pt2"):
-        bench_accuracy([foreign], limit=1)
+        bench_accuracy([foreign], EvaluationData(limit=1))
     four.unlink()
-    both = bench_tradeoff([alone], Effort(seconds=0.05, rounds=1, threads=1, in_process=True), limit=1)
+    both = bench_tradeoff([alone], Effort(seconds=0.05, rounds=1, threads=1, in_process=True), EvaluationData(limit=1))
     assert [r.name for r in both.rows] == ["torch"]
     assert [m.file for m in both.not_measured].count("model.pt2") == 1
 

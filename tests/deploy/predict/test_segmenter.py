@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from kdc.deploy.bench.accuracy import evaluate_source
+from kdc.deploy.bench.evaluation_data import EvaluationData
 from kdc.deploy.predict.segmenter import Segmenter, Windows, locate, open_segmenter
 from kdc.distill import models
 from kdc.distill.data import open_data
@@ -106,10 +107,10 @@ def test_a_checkpoint_takes_images_whole_or_in_the_same_tiles_as_evaluation(run)
 
 
 def test_evaluation_of_a_file_in_tiles(run):
-    path, data = channels(run / "net.onnx"), {"data": "builtin", "val_count": 2}
+    path, data = channels(run / "net.onnx"), EvaluationData("builtin", limit=2)
     with pytest.raises(UsageError, match=r"image is 64x128, net.onnx takes up to 32x64"):
-        evaluate_source(path, **data)
-    result = evaluate_source(path, **data, windows=Windows("auto"))
+        evaluate_source(path, data)
+    result = evaluate_source(path, data, windows=Windows("auto"))
     want = evaluate(lambda image: image.argmax(2).astype(np.uint8), open_data("builtin", "val", val_count=2))
     assert result.to_dict()["tiling"]["size"] == [32, 64]
     assert result.scores.miou == pytest.approx(want.miou, abs=1e-3)  # equal colours fall as they may
