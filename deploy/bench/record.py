@@ -1,5 +1,6 @@
 """The records of measurements: where they are kept, and the settings and conditions of a measurement."""
 
+import json
 import math
 import platform
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ...distill import console
-from ...distill.errors import UsageError
+from ...distill.errors import UsageError, one_line
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
@@ -92,6 +93,25 @@ def record_path(run: Run | None, out: Path | None, kind: str) -> Path:
     while path.exists():
         path, n = folder / f"{kind}-{stamp}-{n}.json", n + 1
     return path
+
+
+def records(run: Run, files: str, kind: type[R]) -> list[R]:
+    """Return the records in the run's ``bench/`` whose names fit a pattern, the oldest first.
+
+    One that cannot be read is left out, with a warning.
+    """
+    found = []
+    for path in sorted(run.bench.glob(files), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            found.append(kind.from_dict(json.loads(path.read_text()) | {"record": f"{run.bench.name}/{path.name}"}))
+        except (OSError, ValueError, TypeError) as error:
+            console.warn(f"{path} is left out, it cannot be read: {one_line(error)}")
+    return found
+
+
+def newest(run: Run, files: str, kind: type[R]) -> R | None:
+    """Return the last of ``records``; None where there is none."""
+    return next(reversed(records(run, files, kind)), None)
 
 
 def conditions(device: str, size: Size, threads: int, machine: Passport, batch: int | None = None) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ..artefacts.beside import manifest_beside
-from .records import Measurement, newest
+from ..bench.memory import MemoryRecord
+from ..bench.record import newest
+from ..bench.throughput import ThroughputRecord
 
 #: groups of nodes that the report names
 _NAMED = 12
@@ -59,8 +61,8 @@ class Deployment:
 
     quantised: list[Quantised]
     engines: list[EngineRow]
-    throughput: Measurement | None
-    memory: Measurement | None
+    throughput: ThroughputRecord | None
+    memory: MemoryRecord | None
     files: list[FileRow]
 
 
@@ -71,8 +73,8 @@ def deployment(run: Run) -> Deployment:
     return Deployment(
         quantised=[row for path in files if (row := _quantised(path))],
         engines=[EngineRow.from_dict(manifest | {"name": path.name}) for path, manifest in manifests if manifest],
-        throughput=_last(run, "throughput"),
-        memory=_last(run, "memory"),
+        throughput=newest(run, "throughput-*.json", ThroughputRecord),
+        memory=newest(run, "memory-*.json", MemoryRecord),
         files=_files(run),
     )
 
@@ -97,11 +99,6 @@ def _quantised(path: Path) -> Quantised | None:
         groups=[cost | {"high": cost["group"] in rescued} for cost in costs[:_NAMED]],
         left_high=(report or {}).get("left_high") or [],
     )
-
-
-def _last(run: Run, kind: str) -> Measurement | None:
-    measured = [values for _, values in newest(run, kind) if values.get("rows")]
-    return Measurement.from_dict(measured[-1]) if measured else None
 
 
 def _files(run: Run) -> list[FileRow]:

@@ -7,9 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
+from ..bench.latency_record import LatencyRecord
+from ..bench.tradeoff import TradeoffRecord
 from .charts import Chart
 from .deployment import Deployment
-from .records import Latency, Tradeoff
 from .strips import Strip
 
 
@@ -108,8 +109,10 @@ class Page:
     why_no_strips: str
     error_colours: dict[str, str]
     gates: list[Any]
-    benches: list[Latency]
-    tradeoff: Tradeoff | None
+    benches: list[LatencyRecord]
+    tradeoff: TradeoffRecord | None
+    #: as a data URI
+    tradeoff_chart: str | None
     costs: list[Cost]
     deployment: Deployment
     #: median images per second, and peak memory in MiB, of the training

@@ -17,6 +17,10 @@ from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
 from ..artefacts.ledger import LEDGER, GateRow
+from ..bench.latency_record import LatencyRecord
+from ..bench.record import newest, records
+from ..bench.tradeoff import TradeoffRecord
+from ..machine.passport import Passport
 from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts
@@ -24,7 +28,7 @@ from .deployment import deployment
 from .formats import FILTERS, sign
 from .networks import further_runs, networks, picture
 from .page import Best, ClassRow, Cost, History, Page, Row
-from .records import Latency, Line, Tradeoff, newest, read_json, read_lines, scores_of
+from .records import Line, read_json, read_lines, scores_of
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -127,12 +131,13 @@ def collect(
         error_colours={name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
         gates=_gates(run),
         benches=benches,
-        tradeoff=_tradeoff(run),
+        tradeoff=newest(run, "tradeoff.json", TradeoffRecord),
+        tradeoff_chart=_chart(run),
         costs=_costs(nets, data, names),
         deployment=deployment(run),
         rate=rates[len(rates) // 2] if rates else None,
         memory=max((timing["memory_mib"] for timing in timings if timing.get("memory_mib")), default=None),
-        device=_device(benches[0].passport if benches else None),
+        device=_device(benches[0].passport) if benches else [],
         notes=list(dict.fromkeys([*card.notes, *([] if builtin else data.notes), *trouble])),
         commands=_commands(run, baseline, teacher_run),
     )
@@ -204,52 +209,36 @@ def _gates(run: Run) -> list[dict[str, Any]]:
     return [row | {"fits": GateRow(row).fits(run.export)} for row in rows if isinstance(row, dict)]
 
 
-def _benches(run: Run) -> list[Latency]:
+def _benches(run: Run) -> list[LatencyRecord]:
     """Return the newest latency record of each mode, device, size and batch."""
-    kinds: dict[tuple[Any, ...], Latency] = {}
-    for path, values in newest(run, "latency"):
-        if values.get("backends"):
-            bench = Latency.from_dict(values | {"file": path.name})
-            kinds[bench.mode, bench.device, *bench.size, bench.batch] = bench
-    return list(kinds.values())
+    measured = records(run, "latency-*.json", LatencyRecord)
+    return list({(bench.mode, bench.device, bench.size, bench.batch): bench for bench in measured}.values())
 
 
-def _tradeoff(run: Run) -> Tradeoff | None:
-    """Return what ``kdc bench tradeoff`` wrote; its chart as a data URI, since inline its style would reach others."""
-    values = read_json(run.bench / "tradeoff.json")
-    if not isinstance(values, dict) or not values.get("rows"):
-        return None
+def _chart(run: Run) -> str | None:
+    """Return the chart of ``kdc bench tradeoff`` as a data URI, since inline its style would reach others."""
     chart = run.bench / "tradeoff.svg"
     svg = base64.b64encode(chart.read_bytes()).decode() if chart.is_file() else None
-    return Tradeoff.from_dict(values | {"svg": f"data:image/svg+xml;base64,{svg}" if svg else None})
+    return svg and f"data:image/svg+xml;base64,{svg}"
 
 
-def _device(passport: Any) -> list[tuple[str, str]]:
+def _device(passport: Passport) -> list[tuple[str, str]]:
     """Return the lines of a device passport that a reader needs to place the milliseconds."""
-    if not passport:
-        return []
-
-    cpu = passport.get("cpu") or {}
-    lines = [("CPU", cpu.get("model"))]
-    if cpu.get("cores"):
-        lines.append(("Cores", f"{cpu['cores']} usable of {cpu.get('logical', '?')}"))
-    lines.append(("CPU features", ", ".join(cpu.get("features") or ())))
-    if cpu.get("load") is not None:
-        lines.append(("Load before measuring", str(cpu["load"])))
-    if passport.get("memory_gib"):
-        lines.append(("Memory", f"{passport['memory_gib']} GiB"))
-    lines.append(("System", passport.get("os")))
-
-    for gpu in passport.get("gpus") or ():
-        about = (
-            f"driver {gpu['driver']}" if gpu.get("driver") else "",
-            f"{gpu['memory_mib']} MiB" if gpu.get("memory_mib") else "",
-        )
-        lines.append(("GPU", ", ".join(filter(None, (gpu.get("name"), *about)))))
-    if not passport.get("gpus"):
+    cpu = passport.cpu
+    lines = [
+        ("CPU", cpu.model),
+        ("Cores", f"{cpu.cores} usable of {cpu.logical or '?'}"),
+        ("CPU features", ", ".join(cpu.features)),
+        ("Load before measuring", str(cpu.load)),
+        ("Memory", f"{passport.memory_gib} GiB"),
+        ("System", passport.os),
+    ]
+    for gpu in passport.gpus:
+        about = (gpu.name, gpu.driver and f"driver {gpu.driver}", gpu.memory_mib and f"{gpu.memory_mib} MiB")
+        lines.append(("GPU", ", ".join(str(each) for each in about if each)))
+    if not passport.gpus:
         lines.append(("GPU", "none"))
-
-    return [(name, str(value)) for name, value in lines if value]
+    return [(name, value) for name, value in lines if value]
 
 
 def _commands(run: Run, baseline: Run | None, teacher_run: Run | None) -> list[History]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, ClassVar, Self, get_args, get_origin
 
 
@@ -31,14 +31,24 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Undo ``to_dict``; unknown keys are ignored, and what is missing or null has its default, if it has one."""
+        """Undo ``to_dict``; unknown keys are ignored, and what is missing or null has its default, or is None.
+
+        Raises:
+            TypeError: a field is missing that has no default and is never None.
+        """
         known: dict[str, Any] = {}
         for field in fields(cls):
+            kinds = _kinds(field.type)
             value = values.get(field.name)
-            if value is not None and (value := _typed(value, field.type)) is not None:
+            if field.name in cls.MERGED:
+                there = NoneType not in kinds or any(each.name in values for each in fields(kinds[0]))
+                value = values if there else None
+
+            if value is not None:
+                value = _typed(value, kinds)
+            required = field.default is field.default_factory is MISSING
+            if value is not None or (required and (field.name in values or NoneType in kinds)):
                 known[field.name] = value
-            elif field.name in values and field.default is field.default_factory is MISSING:
-                known[field.name] = None
         return cls(**known)
 
 
@@ -55,11 +65,20 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _typed(value: Any, kind: Any) -> Any:
-    """Return a value of a JSON object as a record or a tuple where its field is one."""
-    for each in get_args(kind) if get_origin(kind) is UnionType else (kind,):
-        if hasattr(each, "from_dict"):
-            return each.from_dict(value) if isinstance(value, Mapping) else None
-        if get_origin(each) is tuple:
-            return tuple(item for item, _ in zip(value, get_args(each), strict=True))
+def _kinds(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is UnionType else (kind,)
+
+
+def _typed(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """Return a value of a JSON object as a record, a tuple, or a collection of records where its field is one."""
+    for kind in kinds:
+        origin, args = get_origin(kind), get_args(kind)
+        if hasattr(kind, "from_dict"):
+            return kind.from_dict(value) if isinstance(value, Mapping) else None
+        if origin is tuple:
+            return tuple(item for item, _ in zip(value, args, strict=True))
+        if origin is list and isinstance(value, list):
+            return [_typed(item, _kinds(args[0])) for item in value]
+        if origin is dict and isinstance(value, dict):
+            return {key: _typed(item, _kinds(args[1])) for key, item in value.items()}
     return value

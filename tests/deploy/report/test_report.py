@@ -4,12 +4,20 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kdc.deploy.bench.latency_record import LatencyRecord
+from kdc.deploy.bench.memory import MemoryRecord, MemoryRow
+from kdc.deploy.bench.plan import NotMeasured
+from kdc.deploy.bench.record import Protocol
+from kdc.deploy.bench.statistics import Ratio
+from kdc.deploy.bench.throughput import Rates, ThroughputRecord, ThroughputRow
+from kdc.deploy.machine.passport import Cpu, Passport
 from kdc.deploy.report.report import collect, write_report
 from kdc.distill import models
 from kdc.distill.data import open_data
@@ -17,6 +25,8 @@ from kdc.distill.run.checkpoint import save_student, student_file
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+
+from ..bench._rows import identity, latency_row, machine
 
 SECTIONS = ("run", "accuracy", "pictures", "curves", "gates", "quantisation", "latency", "tradeoff", "cost")
 SECTIONS += ("environment", "commands")
@@ -78,33 +88,23 @@ def gate(stage: str, passed: bool = True) -> dict[str, Any]:
     return values | {"tolerances": {"max_diff": 1e-4, "agreement": 0.9999, "miou_drop": None}}
 
 
-def latency() -> dict[str, Any]:
-    times = {"p50": 8.25, "p90": 9.0, "p95": 9.5, "p99": 11.0, "min": 7.9, "cv": 0.031}
-    first = times | {
-        "name": "torch last",
-        "provider": "torch cpu channels-last",
-        "precision": "fp32",
-        "head": "logits",
-        "size_mb": 4.2,
-    }
-    first["ratio"] = {"to": "torch last", "value": 1.0, "low": 1.0, "high": 1.0}
-    other = first | {"name": "model.onnx", "provider": "CPUExecutionProvider", "p50": 4.0}
-    other["ratio"] = {"to": "torch last", "value": 2.06, "low": 2.01, "high": 2.12}
-    passport = {
-        "cpu": {"model": "Test CPU <9000>", "cores": 2, "logical": 4, "features": ["avx2"]},
-        "gpus": [],
-        "os": "Linux",
-    }
-    missing = [{"file": "model.engine", "why": "not measured: needs a GPU"}]
-    record = {
-        "mode": "net",
-        "size": [64, 128],
-        "batch": 1,
-        "threads": 2,
-        "backends": [first, other],
-        "not_measured": missing,
-    }
-    return record | {"flags": ["the machine was busy"], "passport": passport}
+def latency(device: str = "cpu") -> LatencyRecord:
+    passport = Passport("now", "Linux", Cpu("Test CPU <9000>", 2, 4, ["avx2"], None, 0.5), 8.0, [], {})
+    first, other = latency_row(identity("torch last")), latency_row(identity("model.onnx"))
+    return LatencyRecord(
+        mode="net",
+        device=device,
+        size=(64, 128),
+        batch=1,
+        threads=2,
+        protocol=Protocol(),
+        backends=[first, replace(other, ratio=Ratio("torch last", 2.06, 2.01, 2.12))],
+        not_measured=[NotMeasured("model.engine", "not measured: needs a GPU")],
+        flags=["the machine was busy"],
+        passport=passport,
+        load_after=0.5,
+        gpus_after=[],
+    )
 
 
 def metrics(offset: float) -> str:
@@ -172,9 +172,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         json.dumps([gate("onnx-fp32"), gate("onnx-int8", passed=False), gate("onnx-fp16") | {"tied": 0.01234}])
     )
     done.bench.mkdir()
-    (done.bench / "latency-20250101-000000.json").write_text(json.dumps(latency()))
-    on_gpu = latency() | {"device": "cuda"}  # a later one must not take the place of the CPU's
-    (done.bench / "latency-20250102-000000.json").write_text(json.dumps(on_gpu))
+    (done.bench / "latency-20250101-000000.json").write_text(json.dumps(latency().to_dict()))
+    on_gpu = latency("cuda")  # a later one must not take the place of the CPU's
+    (done.bench / "latency-20250102-000000.json").write_text(json.dumps(on_gpu.to_dict()))
     return done
 
 
@@ -334,12 +334,13 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     engine = {"precision": "fp16", "flavour": "tensorrt", "version": "10.16", "target": "sm90", "bytes": 1500000}
     (folder / "export" / "model.fp16.engine.json").write_text(json.dumps(engine | {"layers": 7, "proof": proof}))
     (folder / "export" / "model.int8.openvino.xml").write_bytes(b"x" * 2400000)
-    row = {"name": "ONNX model.onnx", "precision": "fp32", "batch": 4}
-    measured = {"device": "cpu", "threads": 2, "size": [64, 128], "flags": ["the machine was busy"]}
-    rates = measured | {"rows": [row | {"streams": 2, "images_per_s": 12.5}]}
-    (folder / "bench" / "throughput-1.json").write_text(json.dumps(rates))
-    held = measured | {"unit": "MiB above the idle process", "rows": [row | {"opened_mib": 71.2, "peak_mib": 133.4}]}
-    (folder / "bench" / "memory-1.json").write_text(json.dumps(held))
+    network, rates = identity("ONNX model.onnx"), Rates.of([12.5])
+    common = {"device": "cpu", "size": (64, 128), "threads": 2, "protocol": Protocol(), "not_measured": []}
+    common |= {"flags": ["the machine was busy"], "passport": machine(0.5)}
+    measured = ThroughputRecord(**common, rows=[ThroughputRow(network, 4, 2, rates, None)], best={})
+    (folder / "bench" / "throughput-1.json").write_text(json.dumps(measured.to_dict()))
+    held = MemoryRecord(**common, rows=[MemoryRow(network, 4, 30.0, 71.2, 133.4, None, None)])
+    (folder / "bench" / "memory-1.json").write_text(json.dumps(held.to_dict()))
     text = " ".join(page_of(Run(folder), pictures=False).text.split())
     for wanted in (
         "58 of 59 convolutions in INT8, ranges by mse; the rest in fp16; 5.2 MB → 1.6 MB",
