@@ -9,6 +9,7 @@ import typer
 
 from ..distill.commands.command import command
 from ..distill.run.records import Record
+from ..distill.units import file_size
 
 if TYPE_CHECKING:
     from .calibrate import CalibrationPlan, LowPrecisionManifest
@@ -172,7 +173,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
             return plan
 
         file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)
-        console.say(f"{file.path} ({file.manifest.bytes / 1e6:.1f} MB)")
+        console.say(f"{file.path} ({file_size(file.manifest.bytes)})")
         return CalibratedFile(file.path, file.manifest)
 
     return calib

@@ -15,6 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 from ..distill.errors import ExportError
 from ..distill.run.records import Record
 from ..distill.training.fake_quantise import TOP
+from ..distill.units import file_size
 from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
 
 #: operators that pass quantised values on or reduce them; FP8 has no such kernels
@@ -50,11 +51,11 @@ class Quantised(Record):
 
     def line(self) -> str:
         """Summarise it in one line."""
-        size = f"{self.bytes_before / 1e6:.1f} -> {self.bytes_after / 1e6:.1f} MB"
+        sizes = f"{file_size(self.bytes_before)} -> {file_size(self.bytes_after)}"
         bits = ", 7-bit weights (no VNNI here)" if self.reduced_range else ""
         return (
             f"{self.quantised_convolutions} of {self.convolutions} convolutions in {self.precision.upper()} from "
-            f"{self.images} images ({self.calibrator}){bits}, {size}; left in {self.high}: {short(self.left_high)}"
+            f"{self.images} images ({self.calibrator}){bits}, {sizes}; left in {self.high}: {short(self.left_high)}"
         )
 
 

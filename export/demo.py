@@ -17,6 +17,7 @@ from ..distill.job import run_job
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
 from ..distill.settings.config import Config, resolve
+from ..distill.units import file_size, milliseconds
 from .demo_time import expected_seconds
 from .to_onnx import export_run
 from .to_trt import build_engine, engine_path
@@ -132,11 +133,10 @@ def _show_summary(result: DemoResult, student: Run) -> None:
     for gate in result.gates:
         rows.append((f"parity of {gate.stage}", f"{100 * gate.agreement:.3f} % of pixels"))
     for row in result.latency.backends:
-        rows.append((row.name, f"{row.times.p50:.2f} ms median, {row.backend.size_mb:.1f} MB"))
+        rows.append((row.name, f"{milliseconds(row.times.p50)} median, {file_size(1e6 * row.backend.size_mb)}"))
     if result.engine:
         ran = "run" if result.engine.proof else "not run here"
-        size = result.engine.bytes / 1e6
-        rows.append((f"TensorRT engine ({result.engine.flavour})", f"{size:.1f} MB, built, {ran}"))
+        rows.append((f"TensorRT engine ({result.engine.flavour})", f"{file_size(result.engine.bytes)}, built, {ran}"))
 
     console.say()
     console.table(f"measured here in {result.seconds:.0f} s on generated scenes (seed {result.seed})", ("", ""), rows)

@@ -11,6 +11,7 @@ from ..distill import console
 from ..distill.commands.command import command
 from ..distill.errors import UsageError, closest
 from ..distill.run.records import Record
+from ..distill.units import file_size
 from .flags import (
     Agreement,
     Dynamic,
@@ -192,7 +193,7 @@ def export_bundle(
     place = _file_or_run(source)
     file = place if isinstance(place, Path) else gated_onnx(place)
     product = export(file, out, golden_image=golden_image)
-    console.say(f"{product.path} ({product.manifest.bytes / 1e6:.1f} MB): unzip it, then python run.py --check")
+    console.say(f"{product.path} ({file_size(product.manifest.bytes)}): unzip it, then python run.py --check")
     return PackedBundle(product.manifest, product.path)
 
 

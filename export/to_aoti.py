@@ -22,6 +22,7 @@ from ..distill.run.checkpoint import load_deployable, student_file
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
+from ..distill.units import file_size
 from .graph import DeployGraph, check_form
 from .settings import DEFAULTS, ExportSettings
 from .to_onnx import file_names
@@ -178,7 +179,7 @@ def export_aoti(
         )
 
     manifest = produce(run, final, write, Trial(weights, limits, CURE, settings.images, device)).manifest
-    console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB), compiled in {manifest.compile_seconds} s")
+    console.say(f"{final} ({file_size(manifest.bytes)}), compiled in {manifest.compile_seconds} s")
     return manifest
 
 

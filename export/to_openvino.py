@@ -19,6 +19,7 @@ from ..distill.errors import ExportError, UsageError, closest, need
 from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
+from ..distill.units import file_size
 from .settings import DEFAULTS, ExportSettings
 from .to_onnx import gated_onnx
 
@@ -157,5 +158,5 @@ def _export(run: Run, onnx_path: Path, precision: str, settings: ExportSettings)
         manifest = gate_present(run, final, OpenvinoManifest.of(final, precision, onnx_path), trial).manifest
     else:
         manifest = produce(run, final, write, trial).manifest
-    console.say(f"{final} ({manifest.bytes / 1e6:.1f} MB with its .bin), manifest {manifest_path(final).name}")
+    console.say(f"{final} ({file_size(manifest.bytes)} with its .bin), manifest {manifest_path(final).name}")
     return manifest

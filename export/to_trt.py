@@ -29,6 +29,7 @@ from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import write_json
+from ..distill.units import file_size
 from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
 from .trt_manifest import EngineManifest, describe
 from .trt_shapes import plan_profile
@@ -138,8 +139,8 @@ def build_engine(
         hand_on(onnx_path, path)
         manifest = _first_run(path, engine_path, manifest, device)
         ran = manifest.proof.line() if manifest.proof else "not run here"
-        size, seconds = manifest.bytes / 2**20, manifest.build_seconds
-        console.say(f"{path.name}: {info.precision}, {size:.1f} MiB, built in {seconds:.1f} s ({ran})")
+        facts = f"{info.precision}, {file_size(manifest.bytes)}, built in {manifest.build_seconds:.1f} s ({ran})"
+        console.say(f"{path.name}: {facts}")
         return manifest
 
     return produce(run, engine_path, write, trial).manifest

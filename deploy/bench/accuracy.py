@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from ...distill import console
+from ...distill import console, units
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.evaluation.evaluate import evaluate
 from ...distill.evaluation.metrics import Scores
@@ -224,7 +224,7 @@ def show_accuracy(result: AccuracyRecord) -> None:
         evaluation, scores = row.evaluation, row.evaluation.scores
         each = (scores.miou, scores.miou_present, scores.boundary_miou, scores.pixel_accuracy)
         line = [row.name, evaluation.ran.precision or "fp32", evaluation.ran.ran_on, *map(percent, each)]
-        cells.append([*line, f"{100 * row.change:+.2f}"])
+        cells.append([*line, units.points(row.change)])
 
     title = f"accuracy in per cent on {result.data} {result.split}, {result.images} images"
     columns = ["network", "precision", "ran on", "mIoU", "mIoU present", "boundary", "pixels", "mIoU change"]
@@ -234,4 +234,4 @@ def show_accuracy(result: AccuracyRecord) -> None:
 
 def percent(value: float | None) -> str:
     """Return a fraction in per cent; None is not measured."""
-    return "not measured" if value is None else f"{100 * value:.2f}"
+    return "not measured" if value is None else units.percent(value)

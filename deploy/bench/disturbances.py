@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ...distill.units import milliseconds
 from ..machine.gpu_meter import meter_flags
 from ..machine.passport import Passport, gpu_flags
 from .latency_record import LatencyRow
@@ -94,8 +95,8 @@ def _part_flags(row: LatencyRow) -> list[str]:
     flags = []
     if parts["enqueue"] > 0.8 * parts["compute"]:
         flags.append(
-            f"{row.name}: handing the network over takes the host {parts['enqueue']:.2f} ms of its "
-            f"{parts['compute']:.2f}: the host, not the GPU, may be what is measured"
+            f"{row.name}: handing the network over takes the host {milliseconds(parts['enqueue'])} of its "
+            f"{milliseconds(parts['compute'])}: the host, not the GPU, may be what is measured"
         )
     if parts["h2d"] + parts["d2h"] >= parts["compute"]:
         flags.append(f"{row.name}: transfers take as long as the network: a uint8 argmax head sends less")

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from ...distill import console
 from ...distill.run.records import Record
+from ...distill.units import file_size, milliseconds
 from ..machine.gpu_meter import GpuUse
 from ..machine.passport import Gpu, Passport
 from ..machine.roofline import Roofline
@@ -91,12 +92,14 @@ def show_latency(result: LatencyRecord) -> None:
     cells = []
     for row in result.backends:
         name = f"{row.name} ({row.backend.head})" if mixed else row.name
-        times = [f"{ms:.2f}" for ms in (row.times.p50, row.times.p90, row.times.p95, row.times.p99)]
+        times = [milliseconds(ms) for ms in (row.times.p50, row.times.p90, row.times.p95, row.times.p99)]
         ratio = row.ratio
         speed = f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio.to != row.name else "1.00x"
-        cells.append([name, row.backend.precision, row.backend.ran_on, *times, speed, f"{row.backend.size_mb:.1f}"])
+        cells.append(
+            [name, row.backend.precision, row.backend.ran_on, *times, speed, file_size(1e6 * row.backend.size_mb)]
+        )
 
-    columns = ["backend", "precision", "ran on", "p50 ms", "p90", "p95", "p99", "speed [95 % CI]", "MB"]
+    columns = ["backend", "precision", "ran on", "p50", "p90", "p95", "p99", "speed [95 % CI]", "file"]
     setting = conditions(result.device, result.size, result.threads, result.passport, result.batch)
     console.table(f"latency, {MODES[result.mode]}, {setting}", columns, cells)
     _show_parts(result.backends)
@@ -112,8 +115,8 @@ def _show_parts(rows: Sequence[LatencyRow]) -> None:
     cells = []
     for row in rows:
         parts = row.parts or {}
-        cells.append([row.name, *(f"{parts[name].p50:.2f}" if name in parts else "-" for name in names)])
-    console.table("parts of a query, p50 ms", ["backend", *names], cells)
+        cells.append([row.name, *(milliseconds(parts[name].p50) if name in parts else "-" for name in names)])
+    console.table("parts of a query, p50", ["backend", *names], cells)
 
 
 def _show_gpu(rows: Sequence[LatencyRow]) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ...distill import console
 from ...distill.errors import ExportError
 from ...distill.run.records import Record
+from ...distill.units import file_size, mebibytes
 from ..machine.gpu_meter import Meter, Readings, open_meter
 from ..machine.passport import Passport, cores, passport
 from ..runtimes.options import CPU, RuntimeOptions
@@ -152,15 +153,15 @@ def _measure(backend: Backend, plan: Plan, task: Task, runs: int, meter: Meter |
 def show_memory(result: MemoryRecord) -> None:
     """Print a measurement for people."""
     on_gpu = result.device == "cuda"
-    columns = ["backend", "precision", "ran on", "batch", "opened MiB", "peak MiB", "file MB"]
-    columns += ["GPU peak MiB", "of it torch's"] if on_gpu else []
+    columns = ["backend", "precision", "ran on", "batch", "opened", "peak", "file"]
+    columns += ["GPU peak", "of it torch's"] if on_gpu else []
     cells = []
     for row in result.rows:
         backend = row.backend
         line = [backend.name, backend.precision, backend.ran_on, row.batch]
-        line += [f"{row.opened_mib:.0f}", f"{row.peak_mib:.0f}", f"{backend.size_mb:.1f}"]
+        line += [mebibytes(row.opened_mib), mebibytes(row.peak_mib), file_size(1e6 * backend.size_mb)]
         for mib in (row.gpu_peak_mib, row.cuda_peak_mib) if on_gpu else ():
-            line.append("not measured" if mib is None else f"{mib:.0f}")
+            line.append("not measured" if mib is None else mebibytes(mib))
         cells.append(line)
 
     setting = conditions(result.device, result.size, result.threads, result.passport)

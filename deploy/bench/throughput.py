@@ -14,6 +14,7 @@ import numpy as np
 from ...distill import console
 from ...distill.errors import ExportError, UsageError
 from ...distill.run.records import Record
+from ...distill.units import number
 from ..machine.gpu_meter import GpuUse, Meter, Readings, meter_flags, open_meter, summary
 from ..machine.passport import Passport, cores, passport
 from ..runtimes.options import CPU, RuntimeOptions
@@ -236,7 +237,7 @@ def show_throughput(result: ThroughputRecord) -> None:
     for row in result.rows:
         best, backend, rates = result.best[row.name], row.backend, row.rates
         mark = "best" if (best.batch, best.streams) == (row.batch, row.streams) else ""
-        each = [f"{rates.images_per_s:.2f}", f"{rates.least:.2f} to {rates.most:.2f}", mark]
+        each = [number(rates.images_per_s), f"{number(rates.least)} to {number(rates.most)}", mark]
         cells.append([row.name, backend.precision, backend.ran_on, row.batch, row.streams, *each])
 
     columns = ["backend", "precision", "ran on", "batch", "streams", "images/s", "over the rounds", ""]

@@ -14,6 +14,7 @@ from ...distill import console
 from ...distill.run.files import write_bytes, write_json
 from ...distill.run.folder import Run, find_run, relative
 from ...distill.run.records import Record
+from ...distill.units import file_size
 from ..machine.passport import Passport, passport
 from ..runtimes.options import CPU, RuntimeOptions
 from .accuracy import Evaluation, evaluate_plan, percent
@@ -174,12 +175,12 @@ def show_tradeoff(result: TradeoffRecord) -> None:
     cells = []
     for row in result.rows:
         costs = [
-            "not measured" if value is None else f"{value:.2f}{' *' if row.pareto[cost] else '  '}"
+            "not measured" if value is None else f"{COSTS[cost].write(value)}{' *' if row.pareto[cost] else '  '}"
             for cost, value in row.costs.items()
         ]
-        cells.append([row.name, row.precision, row.ran_on, percent(row.miou), *costs, f"{row.size_mb:.1f}"])
+        cells.append([row.name, row.precision, row.ran_on, percent(row.miou), *costs, file_size(1e6 * row.size_mb)])
 
-    columns = ["network", "precision", "ran on", "mIoU %", *(f"{name} {unit}" for name, unit in COSTS.values()), "MB"]
+    columns = ["network", "precision", "ran on", "mIoU %", *(cost.name for cost in COSTS.values()), "file"]
     console.table(f"trade-off, {_conditions(result)}, {result.data} {result.split}", columns, cells)
     console.say("*: no other is as accurate for less of that cost (the Pareto front)")
     files = ", ".join((result.files or {}).values())

@@ -2,14 +2,28 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...distill.charts.svg import MOST_SERIES, Scale, below, dot, file, fitted, log_ticks, rows, rule, short, text
+from ...distill.charts.svg import MOST_SERIES, Scale, below, dot, file, fitted, log_ticks, rows, rule, text
 from ...distill.run.records import Record
+from ...distill.units import count, milliseconds, percent
 
-#: the costs that accuracy is set against: field of a row, what it is called, and its unit
-COSTS = {"latency_ms": ("latency, p50", "ms"), "gflops": ("FLOPs", "G"), "params_m": ("parameters", "M")}
+
+@dataclass(frozen=True)
+class CostKind:
+    """A cost that accuracy is set against: what it is called, and how a value of its field is written."""
+
+    name: str
+    write: Callable[[float], str]
+
+
+#: by the field of a row
+COSTS = {
+    "latency_ms": CostKind("latency, p50", milliseconds),
+    "gflops": CostKind("FLOPs", lambda value: count(1e9 * value)),
+    "params_m": CostKind("parameters", lambda value: count(1e6 * value)),
+}
 _PANEL, _LEFT, _GAP, _TOP, _BOTTOM = 250.0, 52.0, 34.0, 46.0, 276.0
 #: a cost that spans more than this factor is drawn on a logarithmic scale
 _WIDE = 8.0
@@ -72,17 +86,17 @@ def tradeoff_chart(points: Sequence[TradeoffRow], conditions: str) -> str:
     if scores:
         room = max(0.06 * (max(scores) - min(scores)), 0.05)
         y = fitted([max(0.0, min(scores) - room), min(100.0, max(scores) + room)], (_BOTTOM, _TOP))
-        for i, (cost, (name, unit)) in enumerate(COSTS.items()):
+        for i, cost in enumerate(COSTS):
             left = _LEFT + i * (_PANEL + _GAP)
             parts += rows(y, left, left + _PANEL, numbers=not i)
-            parts += _panel(points, cost, f"{name}, {unit}", y, left, colours)
+            parts += _panel(points, cost, y, left, colours)
 
     width = _LEFT + len(COSTS) * (_PANEL + _GAP)
     for i, row in enumerate(points):
         line, kind = _BOTTOM + 62 + 20 * i, colours[row.network]
-        values = ["mIoU not measured" if row.miou is None else f"{100 * row.miou:.2f} %"]
-        for (_, unit), value in zip(COSTS.values(), row.costs.values(), strict=True):
-            values.append(f"{unit} not measured" if value is None else f"{short(value)} {unit}")
+        values = ["mIoU not measured" if row.miou is None else f"{percent(row.miou)} %"]
+        for cost, value in row.costs.items():
+            values.append(f"{COSTS[cost].name} not measured" if value is None else COSTS[cost].write(value))
         label = row.name if row.network in row.name else f"{row.name} of {row.network}"
         parts += [
             dot(_LEFT - 24, line - 4, 4.5, kind),
@@ -93,20 +107,21 @@ def tradeoff_chart(points: Sequence[TradeoffRow], conditions: str) -> str:
     return file("Accuracy against cost", width, _BOTTOM + 70 + 20 * len(points), parts)
 
 
-def _panel(
-    points: Sequence[TradeoffRow], cost: str, title: str, y: Scale, left: float, colours: Mapping[str, str]
-) -> list[str]:
-    right = left + _PANEL
+def _panel(points: Sequence[TradeoffRow], cost: str, y: Scale, left: float, colours: Mapping[str, str]) -> list[str]:
+    kind, right = COSTS[cost], left + _PANEL
     known = {i: point for i, row in enumerate(points) if (point := row.point(cost))}
     if not known:
-        return [text((left + right) / 2, (_TOP + _BOTTOM) / 2, f"{title}: not measured", "soft", "middle")]
+        return [text((left + right) / 2, (_TOP + _BOTTOM) / 2, f"{kind.name}: not measured", "soft", "middle")]
 
     values, inset = [value for _, value in known.values()], (left + 10, right - 10)
     log = min(values) > 0 and max(values) > _WIDE * min(values)
     x = Scale(log_ticks(min(values), max(values)), inset, True) if log else fitted([0.0, *values], inset)
     parts = [rule(x(tick), _BOTTOM, x(tick), _BOTTOM + 4, "soft") for tick in x.ticks]
     parts += below(
-        [(x(tick), short(tick)) for tick in x.ticks], f"{title}, log scale" if log else title, right, _BOTTOM
+        [(x(tick), kind.write(tick) if tick else "0") for tick in x.ticks],
+        f"{kind.name}, log scale" if log else kind.name,
+        right,
+        _BOTTOM,
     )
 
     places = {i: (x(value), y(100 * miou)) for i, (miou, value) in known.items()}

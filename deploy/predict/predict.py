@@ -15,6 +15,7 @@ from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run.folder import LAST, RUNS, Run, find_run
 from ...distill.run.records import Record
 from ...distill.training.signals import Signals
+from ...distill.units import milliseconds, number
 from ..artefacts.beside import MODEL_FILES
 from ..runtimes.options import CPU, RuntimeOptions
 from .inputs import Frame, Source, is_source, open_sources
@@ -214,8 +215,8 @@ def _show_prediction(prediction: Prediction, table: ClassTable) -> None:
     written = ", ".join(f"{count} of {kind}/" for kind, count in prediction.written.items() if count)
     console.say(f"{out}: {written + ', ' if written else ''}classes.csv")
     console.say(
-        f"{prediction.frames} in {work.seconds:.1f} s: {work.frames_per_second:.1f} frames/s; of each, "
-        f"{work.network_ms:.0f} ms from pixels to mask ({prediction.ran.ran_on})"
+        f"{prediction.frames} in {work.seconds:.1f} s: {number(work.frames_per_second)} frames/s; of each, "
+        f"{milliseconds(work.network_ms or 0.0)} from pixels to mask ({prediction.ran.ran_on})"
     )
     if prediction.earlier:
         files = f"{console.plural(prediction.earlier, 'file')} of earlier predictions"

@@ -1,8 +1,11 @@
-"""How the report writes its numbers; what is missing is never a number."""
+"""How the report writes its numbers: as ``units`` does, but what is missing is never a number."""
 
+from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup
+
+from ...distill import units
 
 NOT_MEASURED = Markup('<span class="nm">not measured</span>')
 
@@ -11,17 +14,13 @@ def _known(value: Any) -> bool:
     return isinstance(value, int | float)
 
 
-def pct(value: Any, digits: int = 1) -> str:
-    """Format a share in per cent."""
-    return f"{100 * value:.{digits}f}" if _known(value) else NOT_MEASURED
+def measured(write: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that writes what is missing as "not measured", and passes the "inf" of a failed gate on."""
 
+    def written(value: Any, *args: Any) -> str:
+        return write(value, *args) if _known(value) else value if isinstance(value, str) else NOT_MEASURED
 
-def points(value: Any, digits: int = 1) -> str:
-    """Format a change in percentage points, signed."""
-    if not _known(value):
-        return NOT_MEASURED
-    # a real minus sign, so that columns of signed numbers line up, and no sign for a number that is shown as 0
-    return f"{100 * value:+.{digits}f}".replace("-", "\u2212") if sign(value) else f"{0:.{digits}f}"
+    return written
 
 
 def sign(value: Any) -> str:
@@ -31,31 +30,20 @@ def sign(value: Any) -> str:
     return "up" if value > 0 else "down"
 
 
-def number(value: Any, form: str = ".3g") -> str:
-    """Format a number; the text "inf" of a failed gate passes through."""
-    if isinstance(value, str):
-        return value
-    if not _known(value):
-        return NOT_MEASURED
+def _form(value: float, form: str) -> str:
+    """Write a number in a form of Python's; one that shows as 0 has no sign."""
     text = format(value, form)
-    # a number that is shown as 0 has no sign
-    return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", "\u2212", 1) if value < 0 else text
-
-
-def size(value: Any) -> str:
-    """Format bytes as megabytes of a million."""
-    return f"{value / 1e6:.1f} MB" if _known(value) else NOT_MEASURED
-
-
-def si(value: Any) -> str:
-    """Format a count with its thousands' letter."""
-    if not _known(value):
-        return NOT_MEASURED
-    scale, letter = next(
-        ((s, c) for s, c in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")) if value >= s), (1, "")
-    )
-    return f"{value / scale:.4g}{letter}"
+    return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", units.MINUS, 1) if value < 0 else text
 
 
 #: by the name they have in the page's template
-FILTERS = {"pct": pct, "points": points, "number": number, "size": size, "si": si}
+FILTERS = {
+    "pct": measured(lambda value, digits=1: units.percent(value, digits)),
+    "points": measured(lambda value, digits=1: units.points(value, digits)),
+    "form": measured(_form),
+    "number": measured(units.number),
+    "file_size": measured(units.file_size),
+    "mib": measured(units.mebibytes),
+    "ms": measured(units.milliseconds),
+    "count": measured(units.count),
+}

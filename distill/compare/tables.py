@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import console
+from .. import console, units
 from ..run.files import write_bytes, write_json
 from ..settings.config import Config
 from .difference_chart import difference_chart
@@ -87,12 +87,12 @@ def cells(row: SummaryRow) -> list[str]:
 
 def percent(value: float | None) -> str:
     """Write a share in per cent."""
-    return "-" if value is None else f"{100 * value:.2f}"
+    return "-" if value is None else units.percent(value)
 
 
 def points(value: float | None) -> str:
     """Write a change in percentage points, signed."""
-    return "-" if value is None else f"{100 * value:+.2f}".replace("-", "\u2212")
+    return "-" if value is None else units.points(value)
 
 
 def show_results(results: Results) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..console import say, table, warn
 from ..training.teacher import CHECK_FACTOR
+from ..units import quantity
 from .records import Probe, Spread
 
 #: stands at terms that depend on what is still to be trained
@@ -111,10 +112,10 @@ def _show_forecast(probe: Probe) -> None:
     forecast = probe.forecast
     reading = f"{forecast.workers} loader processes" if forecast.workers else "no loader process"
     apart = ", phases apart" if any(not phase.ready for phase in probe.phases) else ""
-    rows = [(part, f"{1000 * value:.1f} ms") for part, value in forecast.seconds.items() if part != "reading"]
+    rows = [(part, quantity(value, "s")) for part, value in forecast.seconds.items() if part != "reading"]
     rows += [
-        ("reading a batch", f"{1000 * forecast.seconds['reading']:.1f} ms in one process; {reading}"),
-        ("a step", f"{forecast.step:.3f} s, without optimiser, critics and validation"),
+        ("reading a batch", f"{quantity(forecast.seconds['reading'], 's')} in one process; {reading}"),
+        ("a step", f"{quantity(forecast.step, 's')}, without optimiser, critics and validation"),
         (f"{forecast.iters} steps", f"about {_time(forecast.step * forecast.iters)}{apart}"),
         ("memory", f"about {forecast.memory_mib.total:,} MiB a device by estimate"),
     ]

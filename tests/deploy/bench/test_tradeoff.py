@@ -230,14 +230,20 @@ def test_chart_has_a_dot_for_each_and_names_missing_ones():
     assert len([kind for kind in kinds if kind != "paper"]) == 3 + 3 + 4 + 4
     assert kinds.count("paper") == off > 0
     words = [text.text or "" for text in page.iter(f"{space}text")]
-    assert "latency, p50, ms, log scale" in words
+    assert "latency, p50, log scale" in words
     assert any("a<b>.onnx of one" in word for word in words)
-    assert any("ms not measured, G not measured" in word for word in words)
+    assert any("latency, p50 not measured, FLOPs not measured" in word for word in words)
     assert "1, 2" in words  # the two of one network share a label over FLOPs
     box = [float(v) for v in (page.get("viewBox") or "").split()]
     for dot in page.iter(f"{space}circle"):
         assert box[0] <= float(dot.get("cx", -1)) <= box[2] and box[1] <= float(dot.get("cy", -1)) <= box[3]
     assert "prefers-color-scheme:dark" in tradeoff_chart(rows, "")
+
+
+def test_chart_writes_no_unit_twice():
+    words = [text.text or "" for text in drawn([row("a", 0.5, 1757.0), row("b", 0.4, 560.0)]).iter()]
+    assert any("1.76 s, 2 G, 1.5 M" in word for word in words) and any("560 ms" in word for word in words)
+    assert {"0", "500 ms", "1 s", "1.5 s", "2 s"} <= set(words)
 
 
 def test_chart_without_any_accuracy_is_still_a_chart():

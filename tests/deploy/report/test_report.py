@@ -349,7 +349,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
         "The limits still do not hold", "stem+0.125not measuredleft high", "layer1.0+0.125",
         "113 nodes in bfloat16", "Kept in float32 for their range: conv_9", "set to its end: w",
         "tensorrt 10.16, sm90", "fp16 87.5 %, fp32 12.5 %", "export/model.int8.openvino.xml2.4 MB",
-        "4212.50", "the machine was busy", "471133",
+        "4212.5", "the machine was busy", "471.2 MiB133 MiB",
     ):  # fmt: skip
         assert wanted in text, wanted
     assert "ranges by lost" not in text
