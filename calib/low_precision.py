@@ -216,13 +216,14 @@ class LowPrecisionWriter:
         """Return the quantised graph, and whether its weights have 7 bits."""
         form = self.form
         assert form.grid is not None
-        kept = ranges(self.calibration.statistics.tensors, calibrator, form.grid) | self._trained_ranges()
+        kept, trained = ranges(self.calibration.statistics.tensors, calibrator, form.grid), self._trained_ranges()
         if form.target == "ort":
-            model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=self._aware and self._aware.narrow)
+            narrow = self._aware and self._aware.narrow
+            model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=narrow, trained=trained)
             return finished(model, form.precision, keep), narrow
         model = ModelProto()
         model.CopyFrom(self.model)
-        place(model, kept, grid=form.grid, keep=keep, high=form.high)
+        place(model, kept, grid=form.grid, keep=keep, high=form.high, trained=trained)
         if form.high == "fp16":
             cast_model(model, largest=self._largest())
         return finished(model, form.precision, keep), False

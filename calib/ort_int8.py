@@ -2,7 +2,7 @@
 
 x86's 8-bit dot products (VNNI) take unsigned activations: signed ones run 2.7 times slower there at the same accuracy.
 The scheme is that of Jacob et al., CVPR 2018 (arXiv:1712.05877), the placement is ONNX Runtime's, which fuses its own
-kernels by it; the ranges are kdc's.
+kernels by it; the ranges are kdc's: all that is concatenated has one, as in every other form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,12 @@ from ..deploy.machine.passport import has_vnni
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
 from .onnx_graph import before_network, tail
+from .shared_ranges import shared_ranges
 
 #: operators worth quantising in a convolutional network
 OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+#: what comes out of these has the scale of what goes in, in ONNX Runtime's placement
+_PASSING_ON = ("MaxPool", "AveragePool", "Resize")
 
 
 def quantise_for_ort(
@@ -26,6 +29,7 @@ def quantise_for_ort(
     *,
     keep: Sequence[str] = (),
     narrow: bool | None = None,
+    trained: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[ModelProto, bool]:
     """Return the INT8 form of a float32 graph, and whether its weights have 7 bits.
 
@@ -34,15 +38,19 @@ def quantise_for_ort(
         ranges: of its activations.
         keep: names of nodes left in float32; the classifier and the normalisation of the image always are.
         narrow: 7-bit weights, for CPUs whose 8-bit products saturate (default: where this CPU has no VNNI).
+        trained: the ranges with which the network was trained, see ``shared_ranges``.
 
     Raises:
         ExportError: ONNX Runtime cannot quantise it.
     """
     quantization = need("onnxruntime.quantization", "cpu")
     quantizer = need("onnxruntime.quantization.qdq_quantizer", "cpu").QDQQuantizer
+    left_out = [*keep, *tail(model.graph), *before_network(model.graph)]
+    joining = [n for n in model.graph.node if n.op_type in ("Concat", *_PASSING_ON) and n.name not in left_out]
+    passed_on = {n.output[0]: ranges[n.input[0]] for n in joining if n.op_type != "Concat" and n.input[0] in ranges}
     tensors = {
         name: quantization.TensorData(lowest=np.float32(low), highest=np.float32(high))
-        for name, (low, high) in ranges.items()
+        for name, (low, high) in shared_ranges(joining, {**ranges, **passed_on}, trained or {}).items()
     }
 
     narrow = has_vnni() is False if narrow is None else narrow
@@ -59,7 +67,7 @@ def quantise_for_ort(
                 quantization.QuantType.QUInt8,
                 quantization.TensorsData(quantization.CalibrationMethod.MinMax, tensors),
                 [],
-                [*keep, *tail(model.graph), *before_network(model.graph)],
+                left_out,
                 list(OPERATORS),
                 {"ActivationSymmetric": False, "WeightSymmetric": True},
             )

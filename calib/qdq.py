@@ -17,11 +17,12 @@ from ..distill.run.records import Record
 from ..distill.training.fake_quantise import TOP
 from ..distill.units import file_size
 from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
+from .shared_ranges import shared_ranges
 
 #: operators that pass quantised values on or reduce them; FP8 has no such kernels
 _PASSING = ("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Resize")
 #: operators that keep the range or narrow it a little: with one scale on both sides they cost nothing
-_SAME_RANGE = ("MaxPool", "Resize")
+_SAME_RANGE = ("Concat", "MaxPool", "Resize")
 #: the smallest scale: a normal float16 number, the type of scales in a half graph; else far below any real scale
 _FLOOR = {"fp16": 2.0**-14, "fp32": 2.0**-60}
 #: the first opset with 8-bit floats, and with scales in float16
@@ -76,6 +77,7 @@ def place(
     grid: str = "s8",
     keep: Sequence[str] = (),
     high: str = "fp32",
+    trained: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Put Q/DQ pairs into a float32 graph, in place.
 
@@ -85,6 +87,7 @@ def place(
         grid: "s8" or "e4m3".
         keep: names of nodes whose inputs stay high; those of the classifier and of the normalisation always do.
         high: "fp32" or "fp16", to which the rest will be cast: the scales are exact in it.
+        trained: the ranges with which the network was trained, see ``shared_ranges``.
 
     Raises:
         ExportError: the opset is too old.
@@ -99,7 +102,12 @@ def place(
     graph = model.graph
     left_out = {*keep, *tail(graph), *before_network(graph)}
     quantised = _quantised_inputs(graph, left_out, grid, set(ranges))
-    shared = _shared_ranges(graph, quantised, ranges, left_out)
+    joining = [
+        node
+        for node in graph.node
+        if node.op_type in _SAME_RANGE and node.output[0] in quantised and node.name not in left_out
+    ]
+    shared = shared_ranges(joining, {name: ranges[name] for name in quantised}, trained or {})
     readers = {(node.output[0], position) for name in quantised for node, position in quantised[name]}
 
     # each pair behind the node that computes its tensor
@@ -181,34 +189,6 @@ def _depths(graph: GraphProto) -> dict[str, int]:
         before = max((depth.get(name, 0) for name in node.input), default=0)
         depth |= dict.fromkeys(node.output, before + (node.op_type in WEIGHTED))
     return depth
-
-
-def _shared_ranges(
-    graph: GraphProto, quantised: Readers, ranges: Mapping[str, tuple[float, float]], left_out: set[str]
-) -> dict[str, tuple[float, float]]:
-    """Give one range to all tensors that share a scale: those of a concatenation, both sides of a pooling."""
-    parent = {name: name for name in quantised}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    for node in graph.node:
-        if node.name in left_out or node.output[0] not in quantised:
-            continue
-        joined = (
-            list(node.input) if node.op_type == "Concat" else [node.input[0]] if node.op_type in _SAME_RANGE else []
-        )
-        for name in joined:
-            if name in quantised:
-                parent[root(name)] = root(node.output[0])
-
-    union: dict[str, tuple[float, float]] = {}
-    for name in quantised:
-        low, high = union.get(root(name), (0.0, 0.0))
-        union[root(name)] = min(low, ranges[name][0]), max(high, ranges[name][1])
-    return {name: union[root(name)] for name in quantised}
 
 
 class _Writer:

@@ -3,6 +3,7 @@
 Gradients pass through the rounding where the value is within its range (the straight-through estimator, Bengio et
 al., arXiv:1308.3432). Ranges of activations are calibrated once and stay, as Wu et al. advise (arXiv:2004.09602,
 section 5.2); those of weights follow the weights. Nothing is added to the state: plain weights are trained.
+What is concatenated is rounded once, behind the concatenation, as in the file, where all of it has one scale.
 A file for ONNX Runtime or TensorRT also rounds residual sums and poolings; that is not modelled.
 """
 
@@ -64,7 +65,7 @@ class QuantisedConv2d(nn.Conv2d):
             return torch.fake_quantize_per_tensor_affine(x, step, round(-self.low / step), 0, 255)
         step = max(-self.low, self.high, _LEAST) / TOP[self.grid]
         if self.grid == "s8":
-            return torch.fake_quantize_per_tensor_affine(x, step, 0, -127, 127)
+            return torch.fake_quantize_per_tensor_affine(x, step, 0, -128, 127)  # as QuantizeLinear
         return _eighth(x, x.new_tensor(step))
 
     def rounded_weight(self) -> Tensor:

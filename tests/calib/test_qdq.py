@@ -174,7 +174,8 @@ def test_scales_are_exact_in_the_type_of_the_rest(built: Built) -> None:
 def test_an_old_opset_is_refused_where_it_lacks_the_types(tmp_path: Path, network: Any, images: Any) -> None:
     path = network(tmp_path / "m.onnx", opset=18)
     kept = ranges(collect(path, images(1)).tensors, "minmax", "s8")
-    for wrong in ({"grid": "e4m3"}, {"high": "fp16"}):
+    cases: list[dict[str, Any]] = [{"grid": "e4m3"}, {"high": "fp16"}]
+    for wrong in cases:
         with pytest.raises(ExportError, match=r"of opset 18, this needs 19.*kdc export onnx --opset 20"):
             place(load_named(str(path)), kept, **wrong)
     model = load_named(str(path))

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import pytest
+
 from kdc.deploy.doctor import doctor
 from kdc.deploy.machine import passport
 
@@ -33,6 +35,14 @@ def test_cpu_features(monkeypatch):
     assert passport.cpu_features() == ["avx2", "avx512_vnni", "amx_int8"]
     monkeypatch.setattr(passport, "_read", lambda path: "flags\t: fpu avx2\n")
     assert passport.has_vnni() is False
+
+
+@pytest.mark.parametrize(("said", "has"), [("1", False), ("0", True), ("", True)])
+def test_vnni_can_be_hidden(monkeypatch: pytest.MonkeyPatch, said: str, has: bool) -> None:
+    monkeypatch.setattr(passport, "_read", lambda path: "flags\t: avx512_vnni\n")
+    monkeypatch.setattr(passport.Path, "exists", lambda path: True)
+    monkeypatch.setenv("KDC_NO_VNNI", said)
+    assert passport.has_vnni() is has
 
 
 SMI = "NVIDIA H200, 570.1, 143771, 5, 345, 1980, 3201, 76.2, 700.00, 30, Enabled, Enabled, Disabled, 9.0, GPU-7, 0x{:x}"

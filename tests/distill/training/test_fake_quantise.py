@@ -41,7 +41,7 @@ def expected(values: np.ndarray, low: float, high: float, grid: str) -> np.ndarr
         zero = np.rint(-low / step)
         return (np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step
     step = max(-low, high) / TOP[grid]
-    inside = np.clip(values / step, -TOP[grid], TOP[grid])
+    inside = np.clip(values / step, -128 if grid == "s8" else -TOP[grid], TOP[grid])  # QuantizeLinear uses all of int8
     kept = np.rint(inside) if grid == "s8" else inside.astype(np.float32).astype(ml_dtypes.float8_e4m3fn)
     return kept.astype(np.float64) * step
 
