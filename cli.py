@@ -12,10 +12,12 @@ from . import __version__
 from .calib import commands as calib
 from .deploy import commands as deploy
 from .distill import commands as distill
+from .distill import console
+from .distill.commands.command import group
 from .distill.errors import KdcError, UsageError, closest
 from .export import commands as export
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True)
+app = group("Distil, calibrate, export, prove and measure semantic-segmentation networks.")
 for room in (distill, deploy):
     room.register(app)
 calib.register(app, export.export_like)  # --qat writes its network by the exporter of the room above
@@ -37,7 +39,7 @@ def options(
         bool, typer.Option("--debug", help="Print the traceback of an error; anywhere on the line.")
     ] = False,
 ) -> None:
-    """Distil, calibrate, export, prove and measure semantic-segmentation networks."""
+    """Take the flags that go with every command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -46,16 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0, or that of its error, which is printed as one line on stderr."""
-    debug = "--debug" in arguments
+    """Run one command and return its exit code: 0, or that of its error.
+
+    An error is printed as one line on stderr; with ``--json`` also as an object with ``error`` and ``exit_code`` on
+    stdout, beside what the command ends with all the same.
+    """
     try:
         code = typer.main.get_command(app).main(_spelt_out(arguments), prog_name="kdc", standalone_mode=False)
     except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong gets its line and its code
         message, code = _verdict(error)
-        if debug:
+        if "--debug" in arguments:
             traceback.print_exception(error)
         if message:
             print(f"kdc: error: {message}", file=sys.stderr)
+        if "--json" in arguments:
+            record = getattr(error, "record", None)
+            console.emit((record.to_dict() if record else {}) | {"error": message or "stopped", "exit_code": code})
     return code if isinstance(code, int) else 0
 
 

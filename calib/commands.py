@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[
     str | None,
-    typer.Argument(
-        metavar="[RUN]", help="Run folder or name; or one of its float32 ONNX files [default: the last run]"
-    ),
+    typer.Argument(metavar="RUN", help="Run folder or name; or one of its float32 ONNX files [default: the last run]"),
 ]
 To = Annotated[str, typer.Option("--to", help="int8, fp8, fp16 or bf16")]
 Target = Annotated[

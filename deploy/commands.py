@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     source: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN|FILE]", help="Run, checkpoint or ONNX file; the last run if not named."),
+        typer.Argument(metavar="RUN|FILE", help="Run, checkpoint or ONNX file; the last run if not named."),
     ] = None,
     *,
     data: EvaluationData,
@@ -68,7 +68,7 @@ class ReportPage(Record):
 
 def report(
     run: Annotated[
-        str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")
+        str | None, typer.Argument(metavar="RUN", help="Run folder or name; the last run if not named.")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="RUN", help="Compare with this run (default: the run's own baseline).")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TextIO, TypeVar
 
+from . import text_table
 from .errors import UsageError
 
 T = TypeVar("T")
@@ -27,14 +28,14 @@ def door(call: str, *, silent: bool) -> Iterator[None]:
 
     With ``silent`` nothing is printed; notes and warnings are still kept for the report.
     """
-    global _silent, _call, json_mode
-    state = _silent, _call, json_mode
-    _silent, _call, json_mode = silent, call, False
+    global _silent, _call, json_mode, _said
+    state = _silent, _call, json_mode, _said
+    _silent, _call, json_mode, _said = silent, call, False, set()
     earlier, notes[:] = notes[:], []
     try:
         yield
     finally:
-        _silent, _call, json_mode = state
+        _silent, _call, json_mode, _said = state
         notes[:] = earlier
 
 
@@ -61,7 +62,8 @@ def _mute() -> bool:
 
 
 def _console() -> Any:
-    return _console_of(sys.stderr if json_mode else sys.stdout)
+    stream = sys.stderr if json_mode else sys.stdout
+    return _console_of(getattr(stream, "rich_proxied_file", stream))  # a running bar puts itself in its place
 
 
 @lru_cache(maxsize=2)
@@ -76,6 +78,8 @@ def _console_of(stream: TextIO) -> Any:
 _bars: list[str] = []
 #: lines that the report of the run repeats: choices, skips, downgrades
 notes: list[str] = []
+#: those that were printed: a second run, file or step that meets the same is told nothing new
+_said: set[str] = set()
 
 
 def say(text: str = "") -> None:
@@ -85,16 +89,25 @@ def say(text: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """Print one line that the report repeats."""
-    notes.append(text)
-    say(text)
+    """Print one line that the report repeats; once, however often it holds."""
+    _keep(text, text)
 
 
 def warn(text: str) -> None:
-    """Print one line that must not be missed; the report repeats it."""
+    """Print one line that must not be missed, as ``note``."""
+    _keep(text, f"! {text}", style="bold yellow")
+
+
+def notes_since(first: int) -> list[str]:
+    """Return the notes and warnings from the ``first`` on, each once."""
+    return list(dict.fromkeys(notes[first:]))
+
+
+def _keep(text: str, line: str, style: str | None = None) -> None:
     notes.append(text)
-    if not _mute():
-        _console().print(f"! {text}", style="bold yellow", markup=False)
+    if not _mute() and line not in _said:
+        _said.add(line)
+        _console().print(line, style=style, markup=False)
 
 
 def plural(count: int, noun: str) -> str:
@@ -103,24 +116,13 @@ def plural(count: int, noun: str) -> str:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; the first column is left-aligned, the others right-aligned unless they have no heading."""
+    """Print a table that fits the screen, and after it an empty line; a file gets every row on one line."""
     if _mute():
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
-    for i, column in enumerate(columns):
-        grid.add_column(column, justify="right" if i and column else "left")
-    for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
-
-    if title:
-        say(title)  # as a separate line: the title of a table is wrapped to the table's width
     console = _console()
-    # wider than the terminal if need be: a wide table may wrap there, but loses no digit
-    Console(file=console.file, highlight=False, width=max(console.width, 160)).print(grid)
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    for line in [*text_table.wrap(title, width), *text_table.lines(columns, rows, width), ""]:
+        say(line)
 
 
 def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:

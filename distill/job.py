@@ -81,7 +81,7 @@ def run_job(
         say(f"run {run.path}")
         for line in parts.method.notes():
             note(f"method: {line}")
-        run.record(notes=console.notes[first_note:])
+        run.record(notes=console.notes_since(first_note))
     run = _shared(fabric, run)
     return _train(parts, run, fabric, root, resume=False)
 
@@ -171,8 +171,8 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         run.unlock()
 
         privileged = ", privileged: it is shown the label" if parts.student.in_channels == 4 else ""
-        result = f": best val mIoU {100 * scores.miou:.2f} %{privileged}" if scores else ""
-        say(f"{run.path.name} finished{result}; weights in {student_file(run)}")
+        result = f": val mIoU {100 * scores.miou:.2f} % on all {scores.images} images{privileged}" if scores else ""
+        say(f"{run.path.name} finished{result}; the best weights are {student_file(run)}")
     fabric.barrier()
     return run
 
@@ -187,8 +187,7 @@ def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None
     options = config.data.options()
     data = open_data(config.data.source, "train", **options)
     for line in data.notes:
-        if line not in console.notes:
-            warn(line)
+        warn(line)
 
     val: Dataset | None = None
     try:

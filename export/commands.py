@@ -9,7 +9,7 @@ import typer
 
 from ..calib.commands import calib_with
 from ..distill import console
-from ..distill.commands.command import command
+from ..distill.commands.command import command, group
 from ..distill.commands.flags import takes
 from ..distill.errors import ExportError, UsageError
 from ..distill.run.records import Record
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add ``kdc export`` to the command line."""
-    group = typer.Typer(
-        help="Write a network for other runtimes, each file through a gate.",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-    )
-    group.command("onnx")(command(export_onnx))
-    group.command("trt")(command(export_trt))
-    add_targets(group)
-    app.add_typer(group, name="export")
+    exporting = group("Write a network for other runtimes, each file through a gate.")
+    exporting.command("onnx")(command(export_onnx))
+    exporting.command("trt")(command(export_trt))
+    add_targets(exporting)
+    app.add_typer(exporting, name="export")
     app.command("demo")(command(demo))
 
 

@@ -10,11 +10,11 @@ import typer
 from ..distill.errors import UsageError, closest
 from .settings import BuildFlags, ExportSettings, SizeRange
 
-Source = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Run folder or name; the last run if not named.")]
+Source = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN|FILE.onnx]", help="Run folder or name, the last run if not named; or an ONNX file to build from."
+        metavar="RUN|FILE.onnx", help="Run folder or name, the last run if not named; or an ONNX file to build from."
     ),
 ]
 SizeFlag = Annotated[

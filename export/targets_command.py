@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RunOrFile = Annotated[
     str | None,
-    typer.Argument(metavar="[RUN|FILE]", help="Run folder or name, the last run if not named; or one of its files."),
+    typer.Argument(metavar="RUN|FILE", help="Run folder or name, the last run if not named; or one of its files."),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where to write it (default: export/ of the run).")]
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}

@@ -19,8 +19,9 @@ def state_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(autouse=True)
 def for_people(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put back what a command with ``--json`` sets for its process."""
+    """Put back what a command with ``--json`` sets for its process; no test has heard what another was told."""
     monkeypatch.setattr(console, "json_mode", False)
+    monkeypatch.setattr(console, "_said", set())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

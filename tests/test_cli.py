@@ -1,15 +1,19 @@
 """The command line as a user meets it: what help lists, what errors say, which code each exit has."""
 
 import errno
+import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import typer
 
 from kdc import __version__, cli
 from kdc.distill import errors
+from kdc.distill.commands.command import command
+from kdc.distill.run.records import Record
 
 COMMANDS = [
     "distill",
@@ -46,9 +50,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_command_and_option_is_explained() -> None:
     def unexplained(command, path: str) -> list[str]:
         here = [] if command.help else [path]
-        here += [
-            f"{path} {option.opts[0]}" for option in command.params if option.opts[0][:1] == "-" and not option.help
-        ]
+        here += [f"{path} {parameter.opts[0]}" for parameter in command.params if not parameter.help]
         return here + [
             line
             for name, sub in getattr(command, "commands", {}).items()
@@ -56,6 +58,17 @@ def test_every_command_and_option_is_explained() -> None:
         ]
 
     assert not unexplained(typer.main.get_command(cli.app), "kdc")
+
+
+def test_help_cuts_no_summary_and_fits_eighty_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ("", "bench", "export", "data"):
+        assert cli.run([*group.split(), "--help"]) == 0
+        listed = capsys.readouterr().out.partition("Commands:")[2]
+        assert "..." not in listed and max(map(len, listed.splitlines())) <= 80
+        assert listed.count(".\n") == len([line for line in listed.splitlines() if line[2:3].strip()])
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -98,6 +111,13 @@ def test_a_group_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Commands:" in out and err == ""
 
 
+@dataclass(frozen=True)
+class Answer(Record):
+    """What a command found before it failed."""
+
+    value: int
+
+
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Replace the command line by one whose command ``fail`` raises the given error."""
@@ -108,9 +128,10 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         @app.callback()
         def group() -> None: ...
 
-        @app.command()
-        def fail() -> None:
+        def fail() -> Answer:
             raise error
+
+        app.command()(command(fail))
 
         monkeypatch.setattr(cli, "app", app)
 
@@ -149,6 +170,36 @@ def test_errors_and_exit_codes(
     assert cli.run(["fail"]) == code
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("distil --json", 2, "did you mean 'distill'"),
+        ("bench latency --json --nonsense", 2, "no such option: --nonsense"),
+        ("distill --json --iters many", 2, "invalid value for '--iters'"),
+        ("models info --json", 2, "missing argument"),
+        ("methods info nothing --json", 2, "nothing"),
+        ("eval nothing --json", 2, "nothing"),
+        ("data check nothing --json", 3, "nothing"),
+        ("parity nothing.onnx --json", 4, "nothing.onnx"),
+    ],
+)
+def test_a_failure_with_json_is_one_object(line: str, code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(line.split()) == code
+    out, err = capsys.readouterr()
+    answer = json.loads(out)
+    assert out.count("\n") == 1 and said in answer["error"] and answer["exit_code"] == code
+    assert answer["error"] in err
+
+
+@pytest.mark.parametrize("error", [errors.DataError("what came", Answer(3)), KeyboardInterrupt(), ValueError("odd")])
+def test_whatever_ends_it_json_says_it(failing, error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(error)
+    code = cli.run(["fail", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["exit_code"] == code > 0 and answer["error"]
+    assert answer.get("value") == (3 if isinstance(error, errors.DataError) else None)
 
 
 def test_debug_anywhere_adds_the_traceback(failing, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...distill.commands.command import command
+from ...distill.commands.command import command, group
 from ...distill.commands.flags import takes
 from ...distill.run.records import Record
 from ..flags import SizeFlag, read_numbers, read_size, read_sizes, takes_runtime_options
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from .tradeoff import TradeoffRecord
 
 Sources = Annotated[
-    list[str] | None, typer.Argument(metavar="[RUN|FILE]...", help="Runs and files; the last run if not named.")
+    list[str] | None, typer.Argument(metavar="RUN|FILE", help="Runs and files; the last run if not named.")
 ]
 Networks = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[RUN|MODEL|FILE]...", help="Runs, model names and files; the last run if not named."),
+    typer.Argument(metavar="RUN|MODEL|FILE", help="Runs, model names and files; the last run if not named."),
 ]
 Sizes = Annotated[str | None, typer.Option("--size", metavar="HxW[,HxW]", help="Input size, or several.")]
 Batches = Annotated[str, typer.Option("--batch", metavar="N[,N]", help="Images per query, or several.")]
@@ -47,14 +47,10 @@ Stride = Annotated[
 
 def register_bench(app: typer.Typer) -> None:
     """Add ``kdc bench`` to the command line."""
-    group = typer.Typer(
-        help="Measure latency, throughput, memory and accuracy; count parameters and FLOPs.",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-    )
+    bench = group("Measure latency, throughput, memory and accuracy; count parameters and FLOPs.")
     for function in (latency, throughput, memory, flops, params, accuracy, tradeoff):
-        group.command(function.__name__)(command(function))
-    app.add_typer(group, name="bench")
+        bench.command(function.__name__)(command(function))
+    app.add_typer(bench, name="bench")
 
 
 @dataclass(frozen=True)

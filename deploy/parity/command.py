@@ -43,13 +43,13 @@ def parity(
     first: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN|FILE]",
+            metavar="RUN|FILE",
             help="A run: every file in its export/, each against what it was made from (the last run if not named). "
             "A file alone: against the golden image that travels with it.",
         ),
     ] = None,
     second: Annotated[
-        str | None, typer.Argument(metavar="[RUN|FILE]", help="What is compared with the first, which is trusted.")
+        str | None, typer.Argument(metavar="RUN|FILE", help="What is compared with the first, which is trusted.")
     ] = None,
     images: Annotated[
         int | None, typer.Option(min=1, help="Images of every comparison, evenly spread (default 16).")

@@ -2,7 +2,7 @@
 
 import typer
 
-from .command import command
+from .command import command, group
 from .compare import compare
 from .data import data_check, data_info, data_ls
 from .methods import methods_info, methods_ls
@@ -24,10 +24,10 @@ def register(app: typer.Typer) -> None:
         ("methods", "Look at distillation methods.", (("ls", methods_ls), ("info", methods_info))),
         ("runs", "Look at runs and remove them.", (("ls", runs_ls), ("info", runs_info), ("rm", runs_rm))),
     ):
-        group = typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None)
+        nouns = group(text)
         for verb, function in commands:
-            group.command(verb)(command(function))
-        app.add_typer(group, name=name)
+            nouns.command(verb)(command(function))
+        app.add_typer(nouns, name=name)
 
     app.command("probe")(command(probe))
     app.command("compare")(command(compare))

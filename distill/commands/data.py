@@ -1,13 +1,17 @@
 """``kdc data``: list, describe and check data sets."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ..run.records import Record
 from .flags import Classes, Ignore, Sets, print_table
 
 if TYPE_CHECKING:
     from ..data._check import CheckReport
+
+Source = Annotated[str, typer.Argument(metavar="DATA|DIR", help="A data set by name, or a folder of images and masks.")]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def data_ls() -> DataSets:
     return DataSets(sets)
 
 
-def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None) -> DataInfo:
+def data_info(source: Source, classes: Classes = None, ignore_index: Ignore = None) -> DataInfo:
     """Show the classes, splits and sizes of a data set or folder."""
     from ..data import open_data, splits
 
@@ -79,7 +83,9 @@ def data_info(source: str, classes: Classes = None, ignore_index: Ignore = None)
     )
 
 
-def data_check(source: str, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None) -> "CheckReport":
+def data_check(
+    source: Source, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None
+) -> "CheckReport":
     """Decode every image and mask, list every problem and count the classes."""
     from ..data._check import check_data
     from ..settings.config import resolve

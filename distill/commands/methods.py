@@ -44,7 +44,7 @@ def methods_ls() -> Methods:
 
 
 def methods_info(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="METHOD", help="A method, as kdc methods ls lists it.")],
     size: Annotated[str, typer.Option(metavar="HxW", help="Crop of the cost.")] = "512x1024",
     classes: Annotated[int, typer.Option(min=2, max=255, help="Number of classes of the cost.")] = 19,
     teacher: Annotated[str, typer.Option(metavar="NAME", help="Teacher of the cost.")] = "deeplabv3-r101",

@@ -1,5 +1,6 @@
 """``kdc models``: list and describe networks."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,14 +42,15 @@ def models_ls() -> Models:
     from .. import models
 
     rows = [models.describe(name) for name in models.names()]
-    cells = [(r.name, f"{r.params:,}", r.imagenet or "none", r.stem) for r in rows]
+    stems = [re.split("[:,]", row.stem)[0] for row in rows]
+    cells = [(r.name, f"{r.params:,}", r.imagenet or "none", stem) for r, stem in zip(rows, stems, strict=True)]
     title = "networks (parameters at 19 classes, aux head included)"
     print_table(title, ("name", "params", "ImageNet start", "stem"), cells)
     return Models(rows)
 
 
 def models_info(
-    name: str,
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A network, such as deeplabv3-r18, or r18.")],
     classes: Annotated[int, typer.Option(help="Number of classes.")] = 19,
     size: Annotated[str, typer.Option(metavar="HxW", help="Input size of the MACs.")] = "512x1024",
     output_stride: Annotated[int | None, typer.Option(help="8 or 16; the architecture's own if not given.")] = None,

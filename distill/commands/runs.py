@@ -70,7 +70,9 @@ def runs_ls() -> Runs:
     return Runs(rows)
 
 
-def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None) -> RunInfo:
+def runs_info(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Its name or folder; the last if not named.")] = None,
+) -> RunInfo:
     """Show the settings of a run and how it ended."""
     from ..run.folder import find_run
 
@@ -95,7 +97,7 @@ def runs_info(run: Annotated[str | None, typer.Argument(metavar="[RUN]")] = None
 
 
 def runs_rm(
-    run: str,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name or folder.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove a run folder."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import methods
-from ..console import note, notes
+from ..console import note
 from ..errors import UsageError, closest
 from ..network_spec import NetworkSpec
 from ..run.baseline import INDIFFERENT
@@ -272,7 +272,7 @@ def _with_a_teacher_to_train(config: Config, choice: Choice) -> Config:
         changed = changed.changed(model__teacher=spec.name, model__teacher_stride=spec.output_stride)
 
     line = f"{choice.label}: the teacher must be shown the label, so a phase of each run trains its architecture anew"
-    if changed is not config and line not in notes:
+    if changed is not config:
         note(line)
     return changed
 

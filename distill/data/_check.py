@@ -39,6 +39,11 @@ class CheckReport:
         """The exit code of ``kdc data check``."""
         return 0 if self.ok else DataError.exit_code
 
+    @property
+    def error(self) -> str:
+        """The problems, in a line."""
+        return f"{console.plural(len(self.problems), 'problem')} in {self.source}; the first: {self.problems[0]}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return asdict(self) | {"ok": self.ok}

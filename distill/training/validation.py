@@ -18,13 +18,14 @@ def validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None
     """Score the network as it is now, log the scores, and keep its weights if they are the best so far."""
     scores = _scores(config, fabric, state.evaluated, val, config.train.val_images)
     privileged = " (privileged: it is shown the label)" if state.student.in_channels == 4 else ""
-    text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %{privileged}"
+    part = f" on {scores.images} of {len(val)} images" if scores.images < len(val) else ""
+    text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %{part}{privileged}"
     if fabric.is_global_zero:
         state.log("metrics", step=state.step, stage="main", val=_short(scores))
         if state.best is None or scores.miou > state.best.miou:
             state.best = Best(state.step, scores.miou)
             _save(state, "best", miou=scores.miou)
-            text += " (best)"
+            text += f" (best so far{part and ' on these'})"
         console.say(text)
 
 

@@ -77,6 +77,16 @@ def test_both_phases_of_kt_are_logged_and_the_run_is_complete(unbroken: Run, roo
     assert {"config.yaml", "metrics.jsonl", "checkpoints/best.safetensors"} <= set(unbroken.card.files)
 
 
+def test_the_best_of_some_images_is_not_called_that_of_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = job.run_job(config(train__val_images=3, train__iters=4), root=root)
+    first, last = (line for line in capsys.readouterr().out.splitlines() if "val mIoU" in line)
+    assert first.startswith("step 4: ") and first.endswith(" % on 3 of 4 images (best so far on these)")
+    assert f"finished: val mIoU {100 * (run.card.miou or 0):.2f} % on all 4 images" in last
+
+    job.run_job(config(train__iters=4), root=root)
+    assert " % (best so far)\n" in capsys.readouterr().out
+
+
 def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -> Run:
     """Run the same configuration in a process of its own (with workers by the true command line) and kill it."""
     settings = folder / "config.yaml"
