@@ -8,7 +8,7 @@ from typing import Any
 #: a column of words is made no narrower than this, and a word is broken only beyond the second
 NARROW, LONG_WORD = 14, 24
 _GAP = "  "
-_NUMBER = re.compile(r"[-+~]?[\d.,]*\d(e[-+]?\d+)?[x%]?(\s|$)")
+_NUMBER = re.compile(r"[-+~\u2212]?[\d.,]*\d(e[-+]?\d+)?[x%]?(\s|$)")
 
 
 def lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None) -> list[str]:

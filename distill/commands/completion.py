@@ -50,9 +50,9 @@ def methods() -> list[str]:
 def models() -> list[str]:
     """Return names of networks, ``architecture-backbone``; the table of backbones is read, not imported."""
     tree = ast.parse((_HOME / "models" / "_backbones.py").read_text(encoding="utf-8"))
-    tables = [node for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict)]
-    table = next(node.value for node in tables if ast.unparse(node.targets[0]) == "BACKBONES")
-    backbones = [ast.literal_eval(key) for key in table.keys]
+    tables = [(ast.unparse(node.targets[0]), node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    keys = next(table.keys for name, table in tables if name == "BACKBONES" and isinstance(table, ast.Dict))
+    backbones = [key.value for key in keys if isinstance(key, ast.Constant)]
     return [f"{arch}-{backbone}" for arch in _files("models") for backbone in backbones]
 
 
