@@ -23,14 +23,16 @@ from ..deploy.gpu.device import Gpu, gpu
 from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
+from ..deploy.parity.trt_first_run import FirstRun, FirstRunRequest
 from ..deploy.runtimes.ort_runtime import read_info
-from ..deploy.runtimes.trt.inspector import PrecisionShares
 from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.files import write_json
+from ..distill.run.records import Record
 from ..distill.units import file_size
 from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
+from .trt_builder import BuildReport, BuildRequest
 from .trt_manifest import EngineManifest, describe
 from .trt_shapes import plan_profile
 
@@ -128,8 +130,12 @@ def build_engine(
                 single = Path(folder) / onnx_path.name
                 single.write_bytes(whole(onnx_path))
             request = _request(single, path, name, flags, profile)
-            built = _in_child("export.trt_builder", request, f"the {name} builder died on {onnx_path}")
-        _say_notes(built, name, path)
+            subject = f"the {name} builder died on {onnx_path}"
+            built = BuildReport.from_dict(_in_child("export.trt_builder", request, subject))
+        for text in built.notes:
+            console.warn(text)
+        if built.warnings:
+            console.warn(f"{name} warned {built.warnings} times; see notes in {manifest_path(path).name}")
         manifest = describe(onnx_path, path, built, flags, info, device, target)
 
         # where it first runs it needs its manifest, its golden image, and the weights that it was stripped of
@@ -139,37 +145,31 @@ def build_engine(
         hand_on(onnx_path, path)
         manifest = _first_run(path, engine_path, manifest, device)
         ran = manifest.proof.line() if manifest.proof else "not run here"
-        facts = f"{info.precision}, {file_size(manifest.bytes)}, built in {manifest.build_seconds:.1f} s ({ran})"
+        facts = f"{info.precision}, {file_size(manifest.bytes)}, built in {built.build_seconds:.1f} s ({ran})"
         console.say(f"{path.name}: {facts}")
         return manifest
 
     return produce(run, engine_path, write, trial).manifest
 
 
-def _request(onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: Any) -> dict[str, Any]:
+def _request(
+    onnx_path: Path, path: Path, name: str, flags: BuildFlags, profile: dict[str, list[int]] | None
+) -> BuildRequest:
     """Tell the builder what to build."""
-    return {
-        "flavour": name,
-        "targets": [each.lower() for each in flags.targets],
-        "profile": profile,
-        "workspace_mib": flags.workspace_mib,
-        "opt_level": flags.opt_level,
-        "timing_cache": flags.timing_cache and str(flags.timing_cache),
-        "parent": os.getpid(),
-        "flags": list(flags.builder_flags.values()),
-        "tf32": flags.tf32,
-        "hardware": flags.hardware and HARDWARE[flags.hardware],
-        "onnx": str(onnx_path),
-        "engine": str(path),
-    }
-
-
-def _say_notes(built: dict[str, Any], name: str, path: Path) -> None:
-    """Print the notes of a build, and how many warnings it gave."""
-    for text in built["notes"]:
-        console.warn(text)
-    if built["warnings"]:
-        console.warn(f"{name} warned {built['warnings']} times; see notes in {manifest_path(path).name}")
+    return BuildRequest(
+        flavour=name,
+        targets=[each.lower() for each in flags.targets],
+        profile=profile,
+        workspace_mib=flags.workspace_mib,
+        opt_level=flags.opt_level,
+        timing_cache=str(flags.timing_cache) if flags.timing_cache else None,
+        parent=os.getpid(),
+        flags=list(flags.builder_flags.values()),
+        tf32=flags.tf32,
+        hardware=HARDWARE[flags.hardware] if flags.hardware else None,
+        onnx=str(onnx_path),
+        engine=str(path),
+    )
 
 
 def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | None) -> EngineManifest:
@@ -182,22 +182,22 @@ def _first_run(path: Path, final: Path, manifest: EngineManifest, device: Gpu | 
     if device is None:
         return manifest
     try:
-        check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.version, device)
+        check_fits(EngineCard.from_dict(manifest.to_dict()), final, manifest.built.version, device)
     except ExportError as error:
         console.warn(f"{path.name} was built but not run: {error}")
         return manifest
     try:
         subject = f"{path.name} was built and died when it ran"
-        answer = _in_child("deploy.parity.trt_first_run", {"engine": str(path)}, subject)
+        order = FirstRunRequest(str(path))
+        first = FirstRun.from_dict(_in_child("deploy.parity.trt_first_run", order, subject))
     except ResourceError as error:  # of this moment: the engine is not to blame
         console.warn(f"{path.name} was built but not run: {error}; gate it later with kdc parity")
         return manifest
     except KdcError as error:
         raise ExportError(f"{error}; {path.name} {not_kept(final)}") from error
-    proof, golden = PrecisionShares(**answer["proof"]), answer["golden"]
-    if reasons := [*proof.reasons, *(golden["reasons"] if golden else ())]:
+    if reasons := [*first.proof.reasons, *(first.golden.reasons if first.golden else ())]:
         raise NumbersError(f"{path.name} {not_kept(final)}: {'; '.join(reasons)}; {CURE}")
-    return replace(manifest, proof=proof, golden=golden)
+    return replace(manifest, proof=first.proof, golden=first.golden)
 
 
 def check_flags(flags: BuildFlags = NO_FLAGS) -> tuple[str, str]:
@@ -250,10 +250,10 @@ def _check_rtx(flags: BuildFlags) -> None:
         raise UsageError(f"{word}: tensorrt_rtx builds such engines on a GPU only, and there is none here")
 
 
-def _in_child(module: str, request: dict[str, Any], subject: str) -> dict[str, Any]:
+def _in_child(module: str, request: Record, subject: str) -> dict[str, Any]:
     """Do as ``call`` does; a child that dies is told of with ``subject``, and one that is killed ran out of memory."""
     try:
-        return call(module, request)
+        return call(module, request.to_dict())
     except ChildDiedError as error:
         message = f"{subject} ({error.end}); its last message: {error.last_words}"
         if error.code == -signal.SIGKILL:

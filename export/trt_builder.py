@@ -10,21 +10,22 @@ import signal
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..deploy.child import serve
 from ..deploy.runtimes.trt.logger import make_logger
 from ..distill.errors import ExportError
 from ..distill.run.files import write_bytes
+from ..distill.run.records import Record
 
 #: prctl option: be killed when the parent dies
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class BuildRequest:
+class BuildRequest(Record):
     """What to build, and how: ``BuildFlags`` in TensorRT's names, for a file with its weights inside.
 
     Attributes:
@@ -47,7 +48,7 @@ class BuildRequest:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(Record):
     """An input or output of the network; None in its shape is free."""
 
     name: str
@@ -56,8 +57,16 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class BuildReport:
-    """How the engine was really built, with the builder's notes, warnings and messages."""
+class BuildReport(Record):
+    """How an engine was really built.
+
+    Attributes:
+        notes: for the user.
+        warnings: how many the builder gave.
+        said: its messages; in a manifest they follow the notes.
+    """
+
+    OPTIONAL: ClassVar = ("said",)
 
     flavour: str
     version: str
@@ -71,7 +80,7 @@ class BuildReport:
     profile: dict[str, list[int]] | None
     notes: list[str]
     warnings: int
-    said: list[str]
+    said: list[str] | None
 
 
 def build(request: BuildRequest) -> BuildReport:
@@ -182,12 +191,12 @@ def _problem(error: Any) -> str:
 
 def _build(values: dict[str, Any]) -> dict[str, Any]:
     """Build, and end with the parent."""
-    request = BuildRequest(**values)
+    request = BuildRequest.from_dict(values)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != request.parent:
             sys.exit("the parent is gone")
-    return asdict(build(request))
+    return build(request).to_dict()
 
 
 def main() -> None:

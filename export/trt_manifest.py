@@ -1,7 +1,7 @@
 """The manifest of a TensorRT engine."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +9,14 @@ from ..deploy.artefacts.beside import Origin, manifest_of
 from ..deploy.artefacts.manifest import Manifest
 from ..deploy.gpu.device import Gpu
 from ..deploy.machine.passport import gpus
-from ..deploy.runtimes.file_info import FileInfo, Port
+from ..deploy.parity.golden import GoldenResult
+from ..deploy.runtimes.file_info import FileInfo
 from ..deploy.runtimes.trt.inspector import PrecisionShares
 from ..deploy.runtimes.trt.manifest import this_platform
 from ..distill.run.files import sha256, versions
 from ..distill.run.records import Record
 from .settings import BuildFlags
+from .trt_builder import BuildReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,7 @@ class EngineManifest(Manifest):
     Attributes:
         target: what it runs on, in words.
         targets: compute capabilities that it was built for.
-        notes: what the builder said.
-        warnings: how many it gave.
+        built: what the builder reported.
         network: what kdc wrote into the ONNX file.
         calibration: how that file was made, where it is a low-precision one.
         flags: of the command line, to build it again.
@@ -33,24 +34,13 @@ class EngineManifest(Manifest):
         golden: see ``GoldenResult``; None where it did not run here, or no golden image came along.
     """
 
-    MERGED: ClassVar = ("network", "calibration")
+    MERGED: ClassVar = ("built", "network", "calibration")
 
     kind: str = "engine"
     bytes: int
     target: str
     targets: list[str]
-    flavour: str
-    version: str
-    build_seconds: float
-    tf32: bool
-    opt_level: int
-    workspace_mib: int
-    layers: int
-    inputs: list[Port]
-    outputs: list[Port]
-    profile: dict[str, list[int]] | None
-    notes: list[str]
-    warnings: int
+    built: BuildReport
     network: dict[str, Any]
     calibration: dict[str, Any]
     precision: str
@@ -69,7 +59,7 @@ class EngineManifest(Manifest):
     host: str
     versions: dict[str, str]
     proof: PrecisionShares | None = None
-    golden: dict[str, Any] | None = None
+    golden: GoldenResult | None = None
     ran: Record | None = None
     gate: Record | None = None
 
@@ -82,7 +72,7 @@ class EngineManifest(Manifest):
 def describe(
     onnx_path: Path,
     path: Path,
-    built: dict[str, Any],
+    built: BuildReport,
     flags: BuildFlags,
     info: FileInfo,
     device: Gpu | None,
@@ -101,16 +91,13 @@ def describe(
     """
     made_from = manifest_of(onnx_path)
     calibration = ("calibration", "sensitivity", "left_high", "qat")
-    built = built | {key: [Port(**each) for each in built[key]] for key in ("inputs", "outputs")}
-    built["notes"] += built.pop("said")
-
     return EngineManifest(
         file=path.name,
         sha256=sha256(path),
         bytes=path.stat().st_size,
         target=target,
         targets=[each.lower() for each in flags.targets],
-        **built,
+        built=replace(built, notes=built.notes + (built.said or []), said=None),
         network={key.removeprefix("kdc."): value for key, value in info.metadata.items()},
         calibration={key: made_from.values[key] for key in calibration if key in made_from.values},
         precision=info.precision,

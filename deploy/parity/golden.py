@@ -4,7 +4,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ...distill import console
 from ...distill.errors import WeightsError, one_line
 from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
+from ...distill.run.records import Record
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
 from ..runtimes.options import CPU, RuntimeOptions
@@ -28,7 +29,7 @@ GRID = 8
 
 
 @dataclass(frozen=True)
-class GoldenFacts:
+class GoldenFacts(Record):
     """What a golden image says of itself.
 
     Attributes:
@@ -68,10 +69,8 @@ class GoldenFacts:
                 raise ValueError(f"it does not say {name}")
         if not 0 <= float(values["agreement"]) <= 1:
             raise ValueError(f"an agreement of {values['agreement']}")
-        known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         limits = Tolerances.read(values["tolerances"], path, "export the file again")
-        prepare, size = Preprocess.from_dict(values["preprocess"]), [int(length) for length in values["size"]]
-        return cls(**known | {"tolerances": limits, "preprocess": prepare, "size": size})
+        return replace(cls.from_dict(values), tolerances=limits, size=[int(length) for length in values["size"]])
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Golden:
 
 
 @dataclass(frozen=True)
-class GoldenResult:
+class GoldenResult(Record):
     """How a file did on its golden image."""
 
     passed: bool
@@ -113,7 +112,7 @@ class GoldenResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
-        return asdict(self) | ({"max_relative": "inf"} if self.max_relative == float("inf") else {})
+        return super().to_dict() | ({"max_relative": "inf"} if self.max_relative == float("inf") else {})
 
     def line(self) -> str:
         """Say it in one line."""
@@ -168,7 +167,7 @@ def write_golden(artefact: Path, golden: Golden, home: Path | None = None) -> Pa
     path, facts = golden_path(artefact), replace(golden.facts, artefact=artefact.name, sha256=sha256(artefact))
     pictures = {"image": golden.image[..., ::-1], "mask": golden.mask, "second": golden.second}
     arrays = {key: cv2.imencode(".png", picture)[1] for key, picture in pictures.items()}
-    arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(asdict(facts)).encode(), np.uint8)}
+    arrays |= {"logits": golden.logits, "facts": np.frombuffer(json.dumps(facts.to_dict()).encode(), np.uint8)}
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     write_bytes(path, buffer.getvalue())

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run
+from ...distill.run.records import Record
 from ...distill.settings.config import Config
 
 #: of TF32: four roundings, as the ties of FP16 are; and a sum of many
@@ -14,7 +15,7 @@ TF32_TIE, _TF32_DIFF = 2**-9, 2**-5
 
 
 @dataclass(frozen=True)
-class Tolerances:
+class Tolerances(Record):
     """What a gate lets pass; None = measured, not limited. Defaults by precision: ``config.Gates``."""
 
     #: largest ``|d| / max(1, |z|)`` over all logits ``z`` of the reference
