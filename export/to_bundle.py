@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, owner
+from ..deploy.artefacts.beside import GateRow, Origin, golden_path, manifest_of, manifest_path, owner
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import Manifest
@@ -26,6 +26,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.folder import Run
+from ..distill.run.records import plain
 from . import bundle_runner
 
 RUNNER = Path(__file__).with_name("bundle_runner.py")
@@ -90,7 +91,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         "preprocess.json": _json(spec.preprocess.to_dict()),
         "palette.json": _json([list(colour) for colour in spec.palette]),
         "labels.txt": "".join(f"{label}\n" for label in spec.classes).encode(),
-        "gates.json": _json(_gates(run, source)),
+        "gates.json": _json(plain(_gates(run, source))),
         "golden.ppm": _pnm(golden.image),
         "golden_mask.pgm": _pnm(golden.mask),
         "golden_second.pgm": _pnm(golden.second),
@@ -170,11 +171,11 @@ def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runn
     )
 
 
-def _gates(run: Run | None, source: Path) -> list[dict[str, Any]]:
+def _gates(run: Run | None, source: Path) -> list[GateRow]:
     """Return the ledger of the run, of files that are still there; for a file of no run, the gate of its manifest."""
-    gate = manifest_of(source).values.get("gate")
     if run:
-        return [row.values for row in read_gates(run) if row.fits(run.export)]
+        return [row for row in read_gates(run) if row.fits(run.export)]
+    gate = manifest_of(source).gate
     return [gate] if gate else []
 
 

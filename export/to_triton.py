@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..deploy.artefacts.beside import ENGINES, manifest_of, owner, weights_beside
+from ..deploy.artefacts.beside import ENGINES, GateRow, StoredManifest, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.runtimes.file_info import FileInfo, Port, file_info
@@ -72,7 +72,9 @@ class Served:
     #: smallest, usual and largest batch of an engine's profile; None where any batch will do, or one is fixed
     profile: tuple[int, int, int] | None
     classes: tuple[str, ...]
-    manifest: dict[str, Any]
+    #: flavour and version of the TensorRT that built an engine
+    builder: str
+    manifest: StoredManifest
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class TritonFacts(Record):
     max_batch_size: int
     file: str
     sha256: str
-    proved: Any
-    source: dict[str, Any]
+    proved: GateRow | None
+    source: StoredManifest
     versions: dict[str, str]
 
 
@@ -160,19 +162,19 @@ def export_triton(
         max_batch_size=max_batch,
         file=source.name,
         sha256=sha256(source),
-        proved=manifest.get("gate"),
+        proved=manifest.gate,
         source=manifest,
         versions=versions(),
     )
     write_json(folder / "kdc.json", facts.to_dict())
 
-    if not (facts.proved or {}).get("passed"):
+    if not manifest.gated:
         console.warn(f"{source.name} has passed no gate: the served network may differ from the trained one")
     if backend == "openvino":
         console.warn("on a CPU with bfloat16, Triton's OpenVINO may use that; kdc's gate ran in float32")
     if backend == "tensorrt":
-        built = f"{manifest.get('flavour', 'TensorRT')} {manifest.get('version', 'of unknown version')}"
-        console.warn(f"the server needs the TensorRT that built the engine ({built}): choose a container that has it")
+        built = f"the server needs the TensorRT that built the engine ({served.builder})"
+        console.warn(f"{built}: choose a container that has it")
     return TritonModel(folder, config, facts)
 
 
@@ -249,7 +251,7 @@ def _read_served(source: Path, trust: bool) -> Served:
         return _read_engine(source, trust)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_input_of(info), info.output_port, None, classes, manifest_of(source).values)
+    return Served(_input_of(info), info.output_port, None, classes, "", manifest_of(source))
 
 
 def _read_engine(source: Path, trust: bool) -> Served:
@@ -267,7 +269,8 @@ def _read_engine(source: Path, trust: bool) -> Served:
     batches = None
     if card.profile:
         batches = int(card.profile["min"][0]), int(card.profile["opt"][0]), int(card.profile["max"][0])
-    return Served(_input_of(info), info.output_port, batches, classes, manifest_of(source).values)
+    builder = f"{card.flavour} {card.version}"
+    return Served(_input_of(info), info.output_port, batches, classes, builder, manifest_of(source))
 
 
 def _input_of(info: FileInfo) -> Port:

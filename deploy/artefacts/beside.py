@@ -45,6 +45,53 @@ class Origin(Record):
 
 
 @dataclass(frozen=True)
+class GateRow(Record):
+    """A line of the ledger, or the gate in a manifest, of any age.
+
+    ``values`` is the whole of it, so that it is written back as it was read.
+    """
+
+    MERGED: ClassVar = ("values",)
+
+    values: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """What was gated: ``onnx model.fp16``."""
+        return self.values["stage"]
+
+    @property
+    def file(self) -> str | None:
+        """Name of the file that was gated."""
+        return self.values.get("file")
+
+    @property
+    def passed(self) -> bool:
+        """Whether it passed."""
+        return bool(self.values.get("passed"))
+
+    @property
+    def agreement(self) -> float:
+        """Share of pixels with the same class."""
+        return self.values["agreement"]
+
+    @property
+    def left_high(self) -> list[str] | None:
+        """Nodes and groups that were asked to keep a higher precision; None for a file that is not calibrated."""
+        return self.values.get("left_high")
+
+    @property
+    def tolerances(self) -> Any:
+        """What it was allowed to differ by, as it was read; see ``Tolerances.read``."""
+        return self.values.get("tolerances")
+
+    def fits(self, folder: Path) -> bool:
+        """Whether it is about the file of its name in ``folder``; True if there is none, or no hash is known."""
+        digest, path = self.values.get("sha256"), folder / str(self.file or "")
+        return not digest or not path.is_file() or digest == sha256(path)
+
+
+@dataclass(frozen=True)
 class StoredManifest(Record):
     """A manifest as it was read, of any kind and age; ``values`` is the whole of it, empty where there is none."""
 
@@ -69,10 +116,20 @@ class StoredManifest(Record):
         return Origin.from_dict(self.values.get("onnx"))
 
     @property
+    def kind(self) -> str | None:
+        """See ``Manifest``."""
+        return self.values.get("kind")
+
+    @property
+    def gate(self) -> GateRow | None:
+        """The gate that the file went through."""
+        gate = self.values.get("gate")
+        return GateRow(gate) if isinstance(gate, dict) else None
+
+    @property
     def gated(self) -> bool:
         """Whether the file passed its gate."""
-        gate = self.values.get("gate")
-        return isinstance(gate, dict) and bool(gate.get("passed"))
+        return self.gate is not None and self.gate.passed
 
     def describes(self, path: Path) -> bool:
         """Whether it was written for this very file, and for the weights beside it."""

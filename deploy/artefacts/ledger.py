@@ -3,58 +3,17 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
 
 from ...distill.errors import WeightsError, one_line
-from ...distill.run.files import sha256, write_json
+from ...distill.run.files import write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
-from .beside import ENGINES, remove
+from .beside import ENGINES, GateRow, remove
 from .lock import held
 
 LEDGER = "gates.json"
 LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
-
-
-@dataclass(frozen=True)
-class GateRow(Record):
-    """A line of the ledger, of any age; ``values`` is the whole of it, so that it is written back as it was read."""
-
-    MERGED: ClassVar = ("values",)
-
-    values: dict[str, Any]
-
-    @property
-    def stage(self) -> str:
-        """What was gated: ``onnx model.fp16``."""
-        return self.values["stage"]
-
-    @property
-    def file(self) -> str | None:
-        """Name of the file that was gated."""
-        return self.values.get("file")
-
-    @property
-    def passed(self) -> bool:
-        """Whether it passed."""
-        return bool(self.values.get("passed"))
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with the same class."""
-        return self.values["agreement"]
-
-    @property
-    def left_high(self) -> list[str] | None:
-        """Nodes and groups that were asked to keep a higher precision; None for a file that is not calibrated."""
-        return self.values.get("left_high")
-
-    def fits(self, folder: Path) -> bool:
-        """Whether it is about the file of its name in ``folder``; True if there is none, or no hash is known."""
-        digest, path = self.values.get("sha256"), folder / str(self.file or "")
-        return not digest or not path.is_file() or digest == sha256(path)
 
 
 def write_gate(
@@ -125,4 +84,4 @@ def stage_of(path: Path) -> str:
 
 
 def _write(folder: Path, rows: Sequence[GateRow]) -> None:
-    write_json(folder / LEDGER, [row.values for row in rows])
+    write_json(folder / LEDGER, [row.to_dict() for row in rows])

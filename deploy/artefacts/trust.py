@@ -1,7 +1,6 @@
 """Files that hold native code run only with the manifest that kdc wrote for them, or when they are trusted by name."""
 
 from pathlib import Path
-from typing import Any
 
 from ...distill import console
 from ...distill.errors import ExportError, WeightsError
@@ -9,7 +8,7 @@ from ...distill.run.files import sha256
 from .beside import StoredManifest, load_manifest, manifest_path
 
 
-def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
+def vouched(path: Path, kind: str, *, trust: bool = False) -> StoredManifest:
     """Return the manifest of a file, if it is one of ``kind`` and of this very file.
 
     Args:
@@ -26,7 +25,7 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
     manifest, beside = StoredManifest({}), manifest_path(path).name
     try:
         manifest = load_manifest(path)
-        why = "" if manifest.values.get("kind") == kind else f"{beside} is of another kind"
+        why = "" if manifest.kind == kind else f"{beside} is of another kind"
         if not why and manifest.sha256 != sha256(path):
             why = f"it is not the file that {beside} was written for (its sha256 is another)"
     except FileNotFoundError:
@@ -35,10 +34,10 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> dict[str, Any]:
         why = f"{beside} cannot be read ({error})"
 
     if not why:
-        return manifest.values
+        return manifest
     if not trust:
         raise ExportError(
             f"{path} holds native code and {why}: it is not run; export it again, or say --trust if you know its maker"
         )
     console.warn(f"{path.name} holds native code that nothing vouches for ({why}); it runs since you trust it")
-    return {}
+    return StoredManifest({})

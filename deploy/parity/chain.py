@@ -219,7 +219,7 @@ def _measure(
 
 def _limits_of(row: GateRow, run: Run) -> Tolerances:
     """Return the limits of the gate that a file passed: flags may have set others than the configuration's."""
-    return Tolerances.read(row.values.get("tolerances"), run.path / LEDGER, LEDGER_CURE)
+    return Tolerances.read(row.tolerances, run.path / LEDGER, LEDGER_CURE)
 
 
 @contextlib.contextmanager

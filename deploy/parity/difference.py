@@ -7,11 +7,12 @@ import numpy as np
 
 from ...distill.errors import NumbersError
 from ...distill.evaluation.metrics import Scores, iou_of
+from ...distill.run.records import Record
 from .tolerances import Tolerances
 
 
 @dataclass(frozen=True)
-class WorstClass:
+class WorstClass(Record):
     """The labelled class that lost most IoU, and how much, in points of 100."""
 
     name: str

@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from .golden import Golden
 
 
-@dataclass
+@dataclass(kw_only=True)
 class GateResult(Record):
-    """One comparison of the ledger: a candidate, what it was compared with, and how far apart they are."""
+    """One comparison of the ledger: a candidate, what it was compared with, and how far apart they are.
+
+    What older ledgers lack has a default.
+    """
 
     passed: bool
     #: why not, in words; empty when passed
@@ -24,9 +27,9 @@ class GateResult(Record):
     tied: float
     max_diff: float | None
     max_relative: float | None
-    mean_diff: float | None
+    mean_diff: float | None = None
     #: logits that are NaN or infinite, of the reference and of the candidate
-    not_finite: tuple[int, int]
+    not_finite: tuple[int, int] = (0, 0)
     #: fractions; None on unlabelled images
     miou_reference: float | None
     miou_candidate: float | None
@@ -37,9 +40,9 @@ class GateResult(Record):
     reference: str
     candidate: str
     #: of the candidate
-    precision: str
+    precision: str = ""
     #: sha256 of how each side prepares an image
-    preprocess: dict[str, str]
+    preprocess: dict[str, str] = field(default_factory=dict)
     data: str
     #: as they were asked for; where either side computes in TF32 those of ``in_tf32`` were allowed
     tolerances: Tolerances

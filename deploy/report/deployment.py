@@ -10,6 +10,7 @@ from ..artefacts.beside import manifest_beside
 from ..bench.memory import MemoryRecord
 from ..bench.record import newest
 from ..bench.throughput import ThroughputRecord
+from ..runtimes.trt.inspector import PrecisionShares
 
 #: groups of nodes that the report names
 _NAMED = 12
@@ -44,7 +45,7 @@ class EngineRow(Record):
     bytes: int | None = None
     layers: int | None = None
     gpu: str | None = None
-    proof: Any = None
+    proof: PrecisionShares | None = None
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ class Deployment:
 def deployment(run: Run) -> Deployment:
     """Collect what became of a run's network on its way to a target."""
     files = sorted(path for kind in ("*.onnx", "*.xml") for path in run.export.glob(kind))
-    manifests = [(path, manifest_beside(path).values) for path in sorted(run.export.glob("*.engine"))]
+    engines = [(path, manifest_beside(path).to_dict()) for path in sorted(run.export.glob("*.engine"))]
     return Deployment(
         quantised=[row for path in files if (row := _quantised(path))],
-        engines=[EngineRow.from_dict(manifest | {"name": path.name}) for path, manifest in manifests if manifest],
+        engines=[EngineRow.from_dict(manifest | {"name": path.name}) for path, manifest in engines if manifest],
         throughput=newest(run, "throughput-*.json", ThroughputRecord),
         memory=newest(run, "memory-*.json", MemoryRecord),
         files=_files(run),

@@ -7,8 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
+from ..artefacts.ledger import GateRow
 from ..bench.latency_record import LatencyRecord
 from ..bench.tradeoff import TradeoffRecord
+from ..parity.result import GateResult
 from .charts import Chart
 from .deployment import Deployment
 from .strips import Strip
@@ -79,6 +81,15 @@ class History:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A row of the ledger, and whether it is about the file that is there."""
+
+    row: GateRow
+    fits: bool
+    result: GateResult
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything the page shows; None is "not measured"."""
 
@@ -108,7 +119,7 @@ class Page:
     heat: Markup
     why_no_strips: str
     error_colours: dict[str, str]
-    gates: list[Any]
+    gates: list[Gate]
     benches: list[LatencyRecord]
     tradeoff: TradeoffRecord | None
     #: as a data URI

@@ -1,9 +1,6 @@
 """What the report reads from a run's files, as records; a key that an older file lacks is the field's default."""
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from ...distill.run.card import FinalScores, RunCard
 from ...distill.run.folder import Run
@@ -24,14 +21,6 @@ class Line(Record):
     features: dict[str, dict[str, float]] = field(default_factory=dict)
     #: of the validation
     val: FinalScores | None = None
-
-
-def read_json(path: Path) -> Any:
-    """Return what a file holds; None where it is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def read_lines(run: Run | None) -> list[Line]:

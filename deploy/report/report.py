@@ -10,25 +10,26 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from ...distill import cost
-from ...distill.errors import UsageError
+from ...distill import console, cost
+from ...distill.errors import UsageError, WeightsError, one_line
 from ...distill.models import SegmentationModel
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
-from ..artefacts.ledger import LEDGER, GateRow
+from ..artefacts.ledger import read_gates
 from ..bench.latency_record import LatencyRecord
 from ..bench.record import newest, records
 from ..bench.tradeoff import TradeoffRecord
 from ..machine.passport import Passport
+from ..parity.result import GateResult
 from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts
 from .deployment import deployment
 from .formats import FILTERS, sign
 from .networks import further_runs, networks, picture
-from .page import Best, ClassRow, Cost, History, Page, Row
-from .records import Line, read_json, read_lines, scores_of
+from .page import Best, ClassRow, Cost, Gate, History, Page, Row
+from .records import Line, read_lines, scores_of
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -203,10 +204,12 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
     return rows
 
 
-def _gates(run: Run) -> list[dict[str, Any]]:
-    """Return the rows of the ledger, and of each whether it ``fits`` the file that is there."""
-    rows = read_json(run.path / LEDGER) or []
-    return [row | {"fits": GateRow(row).fits(run.export)} for row in rows if isinstance(row, dict)]
+def _gates(run: Run) -> list[Gate]:
+    try:
+        return [Gate(row, row.fits(run.export), GateResult.from_dict(row.to_dict())) for row in read_gates(run)]
+    except (WeightsError, TypeError) as error:
+        console.warn(f"the gates are left out: {one_line(error)}")
+        return []
 
 
 def _benches(run: Run) -> list[LatencyRecord]:

@@ -102,7 +102,7 @@ class AotiRuntime(Runtime):
         info, target = _read(path)
         self.info, self.source, self.device, self.precision = info, path, device, info.precision
         self.spec = spec_of(info, path, size)
-        _check_target(path, target, device, manifest.get("versions", {}).get("torch"))
+        _check_target(path, target, device, manifest.values.get("versions", {}).get("torch"))
 
         import torch
 

@@ -87,7 +87,7 @@ def read_manifest(path: Path, trust: bool = False) -> EngineCard | None:
     """
     again = f"kdc export trt {path.stem.removesuffix('.fp32')}.onnx"
     try:
-        values = vouched(path, "engine", trust=trust)
+        values = vouched(path, "engine", trust=trust).values
     except ExportError as error:
         raise ExportError(f"{error}; an engine is built by: {again}") from error
     if not values:

@@ -82,9 +82,11 @@ def scores(offset: float) -> dict[str, Any]:
 
 
 def gate(stage: str, passed: bool = True) -> dict[str, Any]:
+    """Return a row of an early ledger, which lacks what came later."""
     values = {"stage": stage, "file": f"{stage}.onnx", "passed": passed, "reasons": [] if passed else ["too far apart"]}
-    values |= {"agreement": 0.99995, "max_diff": 3.1e-6 if passed else "inf", "max_relative": 2e-7, "images": 4}
-    values |= {"miou_reference": 0.612, "miou_candidate": 0.6118, "miou_drop": 0.02}
+    values |= {"agreement": 0.99995, "tied": 0.0, "max_diff": 3.1e-6 if passed else "inf", "max_relative": 2e-7}
+    values |= {"miou_reference": 0.612, "miou_candidate": 0.6118, "miou_drop": 0.02, "images": 4, "seconds": 1.0}
+    values |= {"reference": "torch (cpu)", "candidate": "onnxruntime (CPU)", "data": "builtin val"}
     return values | {"tolerances": {"max_diff": 1e-4, "agreement": 0.9999, "miou_drop": None}}
 
 
@@ -263,6 +265,15 @@ def test_a_gate_of_another_file_is_not_shown_as_passed(tmp_path: Path) -> None:
     assert (text.count("✓ passed"), text.count("of another file")) == (1, 1)
 
 
+@pytest.mark.parametrize("text", ["{", '[{"stage": "onnx model"}]'])
+def test_a_damaged_ledger_is_left_out_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "gates.json").write_text(text)
+    assert collect(Run(tmp_path)).gates == []
+    said = capsys.readouterr()
+    assert "the gates are left out" in said.out + said.err
+
+
 def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None:
     card = run.read()
     card["baseline"] = None
@@ -331,6 +342,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     (folder / "export" / "model.bf16.trt.onnx.json").write_text(json.dumps(facts | {"cast": cast}))
     (folder / "export" / "model.fp16.engine").write_bytes(b"x" * 1500000)
     proof = {"by_time": {"fp16": 0.875, "fp32": 0.125}, "by_flops": None, "by_layers": {"fp16": 1.0}, "reasons": []}
+    proof |= {"layers": 7, "reformat_layers": 0, "total_ms": 1.5}
     engine = {"precision": "fp16", "flavour": "tensorrt", "version": "10.16", "target": "sm90", "bytes": 1500000}
     (folder / "export" / "model.fp16.engine.json").write_text(json.dumps(engine | {"layers": 7, "proof": proof}))
     (folder / "export" / "model.int8.openvino.xml").write_bytes(b"x" * 2400000)
