@@ -21,6 +21,7 @@ from ..output import Output
 from ..settings.config import Config
 from ..training.learner import Learner
 from ..training.optimisers import rng_state, set_rng_state
+from .records import PhaseState, TapShape
 
 
 @dataclass
@@ -47,12 +48,10 @@ class Rehearsal:
     #: by method, as `Composite.magnitudes` gives them
     magnitudes: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    #: by tap, (C, H, W) of student and teacher
-    shapes: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    shapes: list[TapShape] = field(default_factory=list)
     #: the terms that depend on a critic
     with_critic: set[str] = field(default_factory=set)
-    #: the method's phases, and whether the result of each exists already
-    phases: list[tuple[Phase, bool]] = field(default_factory=list)
+    phases: list[PhaseState] = field(default_factory=list)
     #: largest memory of one step on a GPU, without the optimiser's state
     peak_mib: float | None = None
 
@@ -108,7 +107,7 @@ def rehearse(
         if config.train.channels_last:
             learner.to(memory_format=torch.channels_last)
         for phase in learner.method.phases(teacher):
-            rehearsal.phases.append((phase, ready(phase)))
+            rehearsal.phases.append(PhaseState(phase.name, phase.iters, ready(phase)))
             phase.module.requires_grad_(False).eval()
 
         learner.train()
@@ -235,9 +234,8 @@ def _measure(rehearsal: Rehearsal, one: _Pass) -> None:
     method = one.learner.method
     for name, values in method.magnitudes(one.output.detached(), one.shown).items():
         rehearsal.magnitudes.setdefault(name, []).append(values)
-    rehearsal.shapes = {
-        tap: (list(one.output.tap(tap).shape[1:]), list(one.shown.tap(tap).shape[1:])) for tap in method.taps
-    }
+    shapes = [(tap, list(one.output.tap(tap).shape[1:]), list(one.shown.tap(tap).shape[1:])) for tap in method.taps]
+    rehearsal.shapes = [TapShape(tap, own, its, own[1:] != its[1:]) for tap, own, its in shapes]
 
 
 def _dot(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> float:

@@ -29,13 +29,11 @@ from .records import (
     ClassScores,
     Forecast,
     Knowledge,
-    PhaseState,
     Probe,
-    ProbedTeacher,
     Spread,
-    StartingStudent,
-    TapShape,
+    Student,
     Task,
+    TeacherSource,
     Term,
 )
 from .suggested_weights import advise
@@ -83,17 +81,17 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
 
     terms = _terms(parts.method, rehearsal)
     advice = advise(terms)
-    taught = teacher.trained or all(ready for _, ready in rehearsal.phases)
+    taught = teacher.trained or all(phase.ready for phase in rehearsal.phases)
     knowledge = _knowledge(parts, teacher.model if taught else None, images, fabric.device)
     result = Probe(
-        student=StartingStudent(parts.student.name, cost.params(parts.student)[0], _start(config)),
-        teacher=ProbedTeacher(teacher.model.name, teacher.card.source, teacher.trained),
+        student=Student(parts.student.name, cost.params(parts.student)[0], _start(config)),
+        teacher=TeacherSource(teacher.model.name, teacher.card.source, teacher.trained),
         knowledge=knowledge if isinstance(knowledge, Knowledge) else None,
         skipped=knowledge if isinstance(knowledge, str) else None,
-        shapes=[TapShape(tap, own, its, own[1:] != its[1:]) for tap, (own, its) in rehearsal.shapes.items()],
+        shapes=rehearsal.shapes,
         method=parts.method.describe(),
         notes=parts.method.notes(),
-        phases=[PhaseState(phase.name, phase.iters, ready) for phase, ready in rehearsal.phases],
+        phases=rehearsal.phases,
         critics=sorted(parts.method.critics()),
         magnitudes={
             name: {key: Spread.of([value[key] for value in values]) for key in values[0]}
@@ -178,7 +176,7 @@ def _knowledge(parts: Parts, teacher: SegmentationModel | None, images: int, dev
 
 def _terms(method: Composite, rehearsal: Rehearsal) -> list[Term]:
     terms = []
-    coming = {phase.name.partition(".")[0] for phase, ready in rehearsal.phases if not ready}
+    coming = {phase.name.partition(".")[0] for phase in rehearsal.phases if not phase.ready}
     for name, pulls in rehearsal.terms.items():
         weight, schedule = method.weight(name, 0), method.schedules[name]
         value = Spread.of([pull.value for pull in pulls])

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..methods import Description
 from ..run.records import Record
@@ -34,33 +34,25 @@ class DataSummary:
 
 
 @dataclass(frozen=True)
-class Student:
-    """The student's network."""
+class Student(Record):
+    """The student's network; a probe says its initial weights, too, in words."""
+
+    OPTIONAL: ClassVar = ("start",)
 
     name: str
     params: int
+    start: str | None = None
 
 
 @dataclass(frozen=True)
-class StartingStudent(Student):
-    """The student and its initial weights, in words."""
+class TeacherSource(Record):
+    """The teacher's network and where its weights come from; a probe says whether it is trained, or a phase does so."""
 
-    start: str
-
-
-@dataclass(frozen=True)
-class TeacherSource:
-    """The teacher's network and where its weights come from."""
+    OPTIONAL: ClassVar = ("trained",)
 
     name: str
     source: str
-
-
-@dataclass(frozen=True)
-class ProbedTeacher(TeacherSource):
-    """The teacher; ``trained`` is False where a phase of the method trains it."""
-
-    trained: bool
+    trained: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -203,8 +195,8 @@ class BatchSummary:
 class Probe(Record):
     """Everything that a probe measured."""
 
-    student: StartingStudent
-    teacher: ProbedTeacher
+    student: Student
+    teacher: TeacherSource
     #: None where it was not measured, for the reason in ``skipped``
     knowledge: Knowledge | None
     skipped: str | None

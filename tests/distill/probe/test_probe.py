@@ -22,7 +22,7 @@ from kdc.distill.losses import task_loss
 from kdc.distill.methods import Critic, Method
 from kdc.distill.probe.gradients import Rehearsal, rehearse
 from kdc.distill.probe.probe import forecast, probe
-from kdc.distill.probe.records import PhaseState
+from kdc.distill.probe.records import PhaseState, TapShape
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config, resolve
 from kdc.distill.training.batches import Batches
@@ -200,7 +200,7 @@ def test_magnitudes_and_shapes(root: Path) -> None:
     settings = config(method__name="lad", model__output_stride=16)
     parts, fabric = ready(settings, root)
     found = rehearsal_of(settings, parts, fabric, batches=1)
-    assert found.shapes == {"bb": ([112, 2, 4], [160, 4, 8])}
+    assert found.shapes == [TapShape("bb", [112, 2, 4], [160, 4, 8], resized=True)]
     assert parts.teacher
     with torch.no_grad():
         image = next(Batches(parts.data, settings, fabric).stream("main", 0, 1))["image"]
