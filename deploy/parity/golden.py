@@ -110,10 +110,6 @@ class GoldenResult(Record):
     ran_on: str
     facts: GoldenFacts
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
-        return super().to_dict() | ({"max_relative": "inf"} if self.max_relative == float("inf") else {})
-
     def line(self) -> str:
         """Say it in one line."""
         text = f"{100 * self.agreement:.3f} % of pixels agree"

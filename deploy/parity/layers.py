@@ -5,7 +5,7 @@ compared at every convolution, which the exporter names after the module: its in
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
 from ...distill.errors import UsageError, need
+from ...distill.run.records import Record
 from ..artefacts.safe_onnx import load_checked
 from ..runtimes.base import Runtime
 from ..runtimes.simulate import COMPUTED, twin
@@ -42,7 +43,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Record):
     """Which layer is the first to part, and which contribute most."""
 
     first: Layer | None
@@ -54,10 +55,6 @@ class Explanation:
     compared: int
     factor: float
     floor: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON (an infinite error as the text "inf")."""
-        return _plain(asdict(self))
 
     def line(self) -> str:
         """Say it in one line."""
@@ -283,11 +280,3 @@ def _error(reference: np.ndarray, candidate: np.ndarray) -> float:
     if not np.isfinite(b).all():
         return float("inf")
     return float(np.sqrt(((a - b) ** 2).mean()) / max(np.sqrt((a**2).mean()), 1e-12))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    return "inf" if value == float("inf") else value

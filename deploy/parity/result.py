@@ -63,10 +63,10 @@ class GateResult(Record):
         return 100 * (self.miou_reference - self.miou_candidate)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON (an infinite difference as the text "inf")."""
+        """Return plain values, ready for JSON."""
         values = super().to_dict() | {"miou_drop": self.miou_drop}
         del values["golden"]
-        return {key: "inf" if value == float("inf") else value for key, value in values.items()}
+        return values
 
     def line(self) -> str:
         """Say it in one line."""

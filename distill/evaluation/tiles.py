@@ -40,10 +40,6 @@ class Tiling:
         if self.blend not in BLENDS:
             raise UsageError(f"--blend {self.blend} is not known; accepted: {', '.join(BLENDS)}")
 
-    def to_dict(self) -> dict[str, list[int] | float | str]:
-        """Return plain values, ready for JSON."""
-        return {"size": list(self.size), "overlap": self.overlap, "blend": self.blend}
-
     @property
     def stride(self) -> tuple[int, int]:
         """Rows and columns from one window to the next."""

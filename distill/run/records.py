@@ -1,5 +1,6 @@
 """Records: dataclasses that are kept as JSON objects."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import NoneType, UnionType
@@ -53,7 +54,10 @@ class Record:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with its dataclasses, and all else that has a ``to_dict``, as dictionaries at any depth."""
+    """Return a value with its dataclasses, and all else that has a ``to_dict``, as dictionaries at any depth.
+
+    JSON has no infinity: it becomes the text "inf".
+    """
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if is_dataclass(value):
@@ -62,7 +66,7 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value
+    return "inf" if isinstance(value, float) and value == math.inf else value
 
 
 def _kinds(kind: Any) -> tuple[Any, ...]:
