@@ -30,9 +30,11 @@ from .distill.probe.records import Probe, RunPlan
 from .distill.run.folder import Run
 from .export.commands import EnginePlan, Engines
 from .export.demo import DemoResult
-from .export.targets_command import ExportedFiles, PackedBundle, ServedModel
+from .export.targets_command import ExportedFiles
 from .export.to_aoti import AotiManifest
+from .export.to_bundle import PackedBundle
 from .export.to_onnx import ExportPlan
+from .export.to_triton import TritonModel
 
 progress: bool
 
@@ -479,7 +481,7 @@ def export_triton(
     cuda_graph: bool = False,
     warmup: bool = True,
     trust: bool = False,
-) -> ServedModel:
+) -> TritonModel:
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.

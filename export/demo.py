@@ -136,7 +136,9 @@ def _show_summary(result: DemoResult, student: Run) -> None:
         rows.append((row.name, f"{milliseconds(row.times.p50)} median, {file_size(1e6 * row.backend.size_mb)}"))
     if result.engine:
         ran = "run" if result.engine.proof else "not run here"
-        rows.append((f"TensorRT engine ({result.engine.built.flavour})", f"{file_size(result.engine.bytes)}, built, {ran}"))
+        rows.append(
+            (f"TensorRT engine ({result.engine.built.flavour})", f"{file_size(result.engine.bytes)}, built, {ran}")
+        )
 
     console.say()
     console.table(f"measured here in {result.seconds:.0f} s on generated scenes (seed {result.seed})", ("", ""), rows)

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from ..deploy.artefacts.manifest import Manifest
     from ..distill.run.folder import Run
     from .to_aoti import AotiManifest
-    from .to_bundle import BundleManifest
-    from .to_triton import TritonFacts
+    from .to_bundle import PackedBundle
+    from .to_triton import TritonModel
 
 RunOrFile = Annotated[
     str | None,
@@ -55,27 +55,6 @@ class ExportedFiles(Record):
     """The manifests of the files that were written, each gated."""
 
     files: "Sequence[Manifest | StoredManifest]"
-
-
-@dataclass(frozen=True)
-class ServedModel(Record):
-    """A model in a repository of Triton's; ``config`` is the text of its config.pbtxt."""
-
-    MERGED = ("facts",)
-
-    facts: "TritonFacts"
-    path: Path
-    config: str
-
-
-@dataclass(frozen=True)
-class PackedBundle(Record):
-    """A zip file with a network and its runner."""
-
-    MERGED = ("manifest",)
-
-    manifest: "BundleManifest"
-    path: Path
 
 
 def export_openvino(
@@ -152,7 +131,7 @@ def export_triton(
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Run an engine as CUDA graphs.")] = False,
     warmup: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run zeros before the server is ready.")] = True,
     trust: Annotated[bool, typer.Option("--trust", help="Serve an engine that no manifest vouches for.")] = False,
-) -> ServedModel:
+) -> "TritonModel":
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
     Of a run, the ONNX file with the mask inside and a free batch is served; it is exported first if it is missing.
@@ -170,7 +149,7 @@ def export_triton(
     console.say(f"{model.path}: {model.facts.backend}, max_batch_size {model.facts.max_batch_size}")
     console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
     _seal(file)
-    return ServedModel(model.facts, model.path, model.config)
+    return model
 
 
 def export_bundle(
@@ -182,7 +161,7 @@ def export_bundle(
             "--golden-image/--no-golden-image", help="Put in a validation image, or a generated scene instead."
         ),
     ] = True,
-) -> PackedBundle:
+) -> "PackedBundle":
     """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
 
     It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
@@ -192,9 +171,9 @@ def export_bundle(
 
     place = _file_or_run(source)
     file = place if isinstance(place, Path) else gated_onnx(place)
-    product = export(file, out, golden_image=golden_image)
-    console.say(f"{product.path} ({file_size(product.manifest.bytes)}): unzip it, then python run.py --check")
-    return PackedBundle(product.manifest, product.path)
+    bundle = export(file, out, golden_image=golden_image)
+    console.say(f"{bundle.path} ({file_size(bundle.manifest.bytes)}): unzip it, then python run.py --check")
+    return bundle
 
 
 def _file_or_run(source: str | None) -> "Path | Run":

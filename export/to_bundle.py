@@ -6,7 +6,7 @@ import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.manifest import Manifest
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
-from ..deploy.parity.produce import Product
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.base import Runtime, answers
 from ..deploy.runtimes.file_info import FileInfo
@@ -26,7 +25,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.folder import Run
-from ..distill.run.records import plain
+from ..distill.run.records import Record, plain
 from . import bundle_runner
 
 RUNNER = Path(__file__).with_name("bundle_runner.py")
@@ -45,8 +44,18 @@ class BundleManifest(Manifest):
     versions: dict[str, str]
 
 
+@dataclass(frozen=True)
+class PackedBundle(Record):
+    """A zip file with a network and its runner."""
+
+    MERGED: ClassVar = ("manifest",)
+
+    manifest: BundleManifest
+    path: Path
+
+
 @alone
-def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> Product[BundleManifest]:
+def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> PackedBundle:
     """Write the zip and its manifest.
 
     Args:
@@ -124,7 +133,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     if run and out.resolve().is_relative_to(run.path):
         run.remember_command()
         run.seal()
-    return Product(out, manifest, None)
+    return PackedBundle(manifest, out)
 
 
 def _golden(source: Path, runtime: Runtime, own: bool) -> Golden:

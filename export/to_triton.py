@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..deploy.artefacts.beside import ENGINES, GateRow, StoredManifest, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
@@ -94,12 +94,14 @@ class TritonFacts(Record):
 
 
 @dataclass(frozen=True)
-class TritonModel:
+class TritonModel(Record):
     """A model in the repository; ``config`` is the text of its config.pbtxt."""
 
+    MERGED: ClassVar = ("facts",)
+
+    facts: TritonFacts
     path: Path
     config: str
-    facts: TritonFacts
 
 
 DEFAULTS = Serving()
@@ -175,7 +177,7 @@ def export_triton(
     if backend == "tensorrt":
         built = f"the server needs the TensorRT that built the engine ({served.builder})"
         console.warn(f"{built}: choose a container that has it")
-    return TritonModel(folder, config, facts)
+    return TritonModel(facts, folder, config)
 
 
 def render(name: str, backend: str, file_name: str, served: Served, serving: Serving, max_batch: int) -> str:
