@@ -649,6 +649,7 @@ def predict(
     device: str = "cpu",
     provider: str | None = None,
     size: str | tuple[int, int] | None = None,
+    bits: int | None = None,
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,

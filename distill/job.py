@@ -9,8 +9,7 @@ from lightning_fabric import Fabric
 
 from . import console, methods, models
 from .console import note, say, warn
-from .data import Dataset, open_data
-from .data._check import check_data
+from .data import Dataset
 from .errors import DataError, KdcError, NumbersError, UsageError, WeightsError
 from .methods import Composite, Sizes
 from .models import SegmentationModel
@@ -22,6 +21,7 @@ from .run.phase_results import Artefacts, Lineage
 from .settings.config import Config
 from .train import train
 from .training.batches import Batches
+from .training.dataset import open_checked
 from .training.devices import launch
 from .training.state import Stopped
 from .training.student import build_student
@@ -105,7 +105,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
         config = config.changed(train__workers=workers)
 
     # the same data and networks as before
-    data, val, data_card = _open(config)
+    data, val, data_card = open_checked(config)
     if data_card.fingerprint != run.card.data.fingerprint:
         raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
     teacher = reopen_teacher(run.card.teacher) if run.card.teacher else None
@@ -122,8 +122,10 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
 
 def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
     """Open the data, build the student, find the teacher, compose the method; write nothing but a teacher's run."""
-    data, val, data_card = _open(config, decode=not dry)
-    student = build_student(config, data_card.num_classes)
+    if config.method.name == "none" and not config.task.weight:
+        raise UsageError("task.weight = 0 leaves nothing to learn without a teacher; distil with: kdc distill")
+    data, val, data_card = open_checked(config, decode=not dry)
+    student = build_student(config, data_card.num_classes, data.bits)
     teacher = None
     if config.method.name != "none":
         teacher = find_teacher(config, data_card, root, methods.assisted(config.method.name))
@@ -181,45 +183,6 @@ def _record(run: Run, fabric: Fabric, **values: Any) -> None:
     if fabric.is_global_zero:
         run.record(**values)
         run.unlock()
-
-
-def _open(config: Config, decode: bool = False) -> tuple[Dataset, Dataset | None, DataCard]:
-    options = config.data.options()
-    data = open_data(config.data.source, "train", **options)
-    for line in data.notes:
-        warn(line)
-
-    val: Dataset | None = None
-    try:
-        val = open_data(config.data.source, config.data.split, **options)
-    except DataError as error:
-        if config.data.split != "val":  # named by the user
-            raise
-        warn(f"no validation: {error}")
-    if val is not None and not val.labelled:
-        warn(f"{data.name} {val.split} has no labels: nothing is validated, the last weights are kept")
-        val = None
-
-    if decode and data.name != "builtin":
-        report = check_data(config.data.source, **options)
-        if report.problems:
-            more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
-            raise DataError(f"{report.problems[0]}{more}; see all with: kdc data check {config.data.source}")
-
-    card = DataCard(
-        name=data.name,
-        source=data.source,
-        options=data.options,
-        classes=list(data.classes),
-        palette=[list(colour) for colour in data.palette],
-        num_classes=data.num_classes,
-        size=(val or data).size(),
-        train_images=len(data),
-        val_images=len(val) if val else 0,
-        fingerprint=data.fingerprint(),
-        notes=list(data.notes),
-    )
-    return data, val, card
 
 
 def lineage(parts: Parts, fabric: Fabric) -> Lineage:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,15 +11,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """``(channel - mean) / std`` on the 0-255 scale, channels in ``order`` ("rgb" or "bgr")."""
+    """``(channel - mean) / std`` on the 0-255 scale, channels in ``order`` ("rgb" or "bgr").
+
+    ``bits`` is the depth of the 16-bit images, if any, that the network learned from: the highest eight are the scale.
+    """
 
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
     order: str = "rgb"
+    bits: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {"mean": list(self.mean), "std": list(self.std), "order": self.order}
+        values: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std), "order": self.order}
+        return values | ({"bits": self.bits} if self.bits else {})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
@@ -29,11 +34,11 @@ class Preprocess:
             first, second, third = (float(v) for v in values[key])
             return first, second, third
 
-        return cls(triple("mean"), triple("std"), values["order"])
+        return cls(triple("mean"), triple("std"), values["order"], values.get("bits"))
 
     def sha(self) -> str:
         """Return the sha256 of the values: two files with the same hash prepare images alike."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
     def apply(self, images: "np.ndarray") -> "np.ndarray":
         """Turn uint8 RGB ``(N, H, W, 3)`` into float32 ``(N, 3, H, W)``."""

@@ -114,8 +114,8 @@ class Network:
         return np.ascontiguousarray(out.reshape(height, width)[:h, :w].astype(np.uint8))
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return an image as uint8 RGB ``(H, W, 3)``."""
+def read_image(path: Path, bits: int = 16) -> np.ndarray:
+    """Return an image as uint8 RGB ``(H, W, 3)``; of 16-bit values that use ``bits``, the highest eight."""
     if not path.is_file():
         raise SystemExit(f"run.py: {path} does not exist")
     if path.suffix == ".npy":
@@ -130,9 +130,11 @@ def read_image(path: Path) -> np.ndarray:
     try:
         import cv2
 
-        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
         if picture is None:
             raise SystemExit(f"run.py: {path} cannot be read as an image")
+        if picture.dtype == np.uint16:
+            picture = np.minimum(np.asarray(picture) // 2 ** (bits - 8), 255).astype(np.uint8)
         return np.ascontiguousarray(picture[..., ::-1])
     except ImportError:
         pass
@@ -143,6 +145,10 @@ def read_image(path: Path) -> np.ndarray:
         raise SystemExit(
             f"run.py: {path.suffix or 'this'} files need opencv-python or pillow; without them give .npy or .ppm"
         ) from None
+    if bits < 16:
+        raise SystemExit(
+            f"run.py: this network learned from images of {bits} bits; to read them it needs opencv-python"
+        )
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -244,7 +250,7 @@ def run() -> None:
             sys.exit(6)
 
     if arguments.image is not None:
-        mask = network.mask(read_image(arguments.image))
+        mask = network.mask(read_image(arguments.image, network.preprocess.get("bits", 16)))
         write_mask(arguments.out, mask)
         labels = (HERE / "labels.txt").read_text().splitlines()
         shares = np.bincount(mask.ravel(), minlength=len(labels)) / mask.size

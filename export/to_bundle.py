@@ -225,7 +225,7 @@ It runs with numpy and ONNX Runtime alone.
 |---|---|
 | `model.onnx` | the network, weights inside; sha256 in `network.json` |
 | `network.json` | its input and output: {network.dtype} {network.layout}, head {network.head} |
-| `preprocess.json` | mean and deviation of the channels (0 to 255) and their order |
+| `preprocess.json` | mean and deviation of the channels (0 to 255), order; bits of 16-bit images |
 | `labels.txt`, `palette.json` | the classes, one a line, and their colours |
 | `gates.json` | the comparisons that it passed before it was bundled, with their differences |
 | `golden.ppm` | {picture} ({golden.key} of {golden.data}) |

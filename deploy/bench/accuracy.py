@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ...distill import console, units
+from ...distill.data._labels import LabelCounts, label_warnings
 from ...distill.errors import DataError, ExportError, KdcError, UsageError
 from ...distill.evaluation.evaluate import evaluate
 from ...distill.evaluation.metrics import Scores
@@ -120,6 +121,7 @@ def _evaluate(
         scores = evaluate(segmenter.predict, dataset, indices=indices, label="evaluating")
     finally:
         segmenter.close()
+    _check_labels(scores, dataset)
 
     return Evaluation(
         source=str(network.path if isinstance(network, Run) else network),
@@ -131,6 +133,20 @@ def _evaluate(
         scores=scores,
         seconds=round(time.perf_counter() - start, 2),
     )
+
+
+def _check_labels(scores: Scores, dataset: "Dataset") -> None:
+    """Warn of labels that make the scores say little, once for a data set.
+
+    Raises:
+        DataError: nothing is labelled.
+    """
+    part = dataset.split if scores.images == len(dataset) else f"the first {scores.images} images of {dataset.split}"
+    if not scores.labelled:
+        raise DataError(f"no pixel of {part} of {dataset.name} is labelled: there is nothing to score")
+    counts = LabelCounts.of(scores.confusion.sum(1).tolist(), scores.ignored)
+    for line in label_warnings(scores.classes, {part: counts}):
+        console.warn(line)
 
 
 def bench_accuracy(

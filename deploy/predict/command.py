@@ -58,6 +58,12 @@ def predict(
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Input size, for an ONNX file that leaves it free.")
     ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(
+            min=8, max=16, metavar="N", help="Bits that 16-bit images use (default: as those that were learned from)."
+        ),
+    ] = None,
 ) -> "Prediction":
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
     from .predict import predict as run_prediction
@@ -79,6 +85,7 @@ def predict(
         options=options,
         size=read_size(size),
         windows=Windows.from_flags(tile, overlap, blend),
+        bits=bits,
     )
     raise_early_end(prediction)
     return prediction

@@ -40,17 +40,17 @@ class Frame:
 
 
 class Picture:
-    """An image file: one frame."""
+    """An image file: one frame; ``bits`` is what its values have if it is of 16 bits, None for all of them."""
 
     live, total = False, 1
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.path, self.name, self.problem = path, name, ""
+    def __init__(self, path: Path, name: str, bits: int | None = None) -> None:
+        self.path, self.name, self.bits, self.problem = path, name, bits, ""
 
     def frames(self) -> Generator[Frame]:
         """Yield the image; where it cannot be read, ``problem`` says why."""
         try:
-            pixels = read_image(self.path)
+            pixels = read_image(self.path, self.bits)
         except BadSample as error:
             self.problem = str(error)
             return

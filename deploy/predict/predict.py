@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ...distill import console
-from ...distill.data._files import default_palette
+from ...distill.data._codes import default_palette
+from ...distill.data._depth import find_bits
 from ...distill.errors import DataError, KdcError, ResourceError, UsageError
 from ...distill.run.folder import LAST, RUNS, Run, find_run
 from ...distill.run.records import Record
@@ -18,7 +19,7 @@ from ...distill.training.signals import Signals
 from ...distill.units import milliseconds, number
 from ..artefacts.beside import MODEL_FILES
 from ..runtimes.options import CPU, RuntimeOptions
-from .inputs import Frame, Source, is_source, open_sources
+from .inputs import Frame, Picture, Source, is_source, open_sources
 from .outputs import ClassTable, Drawings
 from .pipeline import Ahead, Behind
 from .segmenter import Ran, Segmenter, Windows, locate, open_segmenter
@@ -143,6 +144,7 @@ def predict(
     options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
+    bits: int | None = None,
 ) -> Prediction:
     """Segment images, videos, cameras and streams.
 
@@ -160,6 +162,7 @@ def predict(
         options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
         windows: take larger images in tiles.
+        bits: that the values of 16-bit images have (default: those that the network learned from, else 16).
 
     Returns:
         The result, of the part that was done where it ended early; see ``raise_early_end``.
@@ -173,6 +176,7 @@ def predict(
     source, _ = locate(network)
     inputs = open_sources(sources, every, limit)
     segmenter = open_segmenter(source, options=options, size=size, windows=windows, resize=True)
+    _set_bits(inputs, bits, segmenter.bits)
 
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))
     folder = out or (source.path / "predict" if isinstance(source, Run) else Path("predict"))
@@ -204,6 +208,23 @@ def predict(
     )
     _show_prediction(prediction, table)
     return prediction
+
+
+def _set_bits(inputs: list[Source], asked: int | None, learned: int | None) -> None:
+    """Read 16-bit images as those that the network learned from; warn where that is not known and may be wrong."""
+    pictures = [each for each in inputs if isinstance(each, Picture)]
+    bits = asked or learned
+    for each in pictures:
+        each.bits = bits
+    if bits is None:
+        used, line = find_bits([each.path for each in pictures])
+        if used and used < 16:
+            console.warn(
+                f"{line.partition(':')[0]}, and the network does not say what it learned from: they are read as 16 "
+                f"bits, which may be too dark; --bits {used} reads them as {used}"
+            )
+    elif find_bits([each.path for each in pictures])[0]:
+        console.note(f"images of 16 bits are read as {bits} bits, {'as asked' if asked else 'as the network learned'}")
 
 
 def _show_prediction(prediction: Prediction, table: ClassTable) -> None:

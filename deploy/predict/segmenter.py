@@ -94,6 +94,8 @@ class Segmenter:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     close: Callable[[], None]
+    #: of the 16-bit images that it learned from, if any
+    bits: int | None = None
 
 
 def locate(source: str | Path | Run | None) -> tuple[Path | Run, Run | None]:
@@ -156,7 +158,9 @@ def open_segmenter(
         raise UsageError(f"--tile {windows.tile}: {source} is made for {height}x{width}; --tile auto takes that")
     ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling)
     predict = _announcing(_fitted(runtime, tiling, resize), tiling)
-    return Segmenter(predict, ran, len(classes), classes, runtime.spec.palette, runtime.close)
+    return Segmenter(
+        predict, ran, len(classes), classes, runtime.spec.palette, runtime.close, runtime.spec.preprocess.bits
+    )
 
 
 def _of_torch(
@@ -186,7 +190,8 @@ def _of_torch(
     predict = _announcing(model_predictor(model, device, tiling=tiling), tiling)
     palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
     ran = Ran(f"torch {device}", tiling=tiling)
-    return Segmenter(predict, ran, model.num_classes, tuple(data.classes), palette, lambda: None)
+    bits = model.preprocess.bits
+    return Segmenter(predict, ran, model.num_classes, tuple(data.classes), palette, lambda: None, bits)
 
 
 def _announcing(predict: "Predict", tiling: "Tiling | None") -> "Predict":

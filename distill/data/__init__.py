@@ -31,6 +31,22 @@ class Problem:
         return f"{self.file}: {self.kind}: {self.value}" + (f" ({self.hint})" if self.hint else "")
 
 
+@dataclass(frozen=True)
+class Examined:
+    """One sample as the checker sees it: its label, everything wrong with it, and a hash of its image's pixels."""
+
+    label: "np.ndarray | None"
+    problems: list[Problem]
+    content: bytes | None
+
+
+def content_of(image: "np.ndarray | None") -> bytes | None:
+    """Return a hash that images of equal pixels share, whatever their files."""
+    if image is None:
+        return None
+    return hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.shape).encode()).digest()
+
+
 class Dataset:
     """One split: images and, where ``labelled``, their class maps.
 
@@ -47,6 +63,8 @@ class Dataset:
     options: dict[str, Any]
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    #: of the values in 16-bit images, where there are any
+    bits: int | None = None
 
     @property
     def num_classes(self) -> int:
@@ -67,12 +85,17 @@ class Dataset:
         """
         raise TypeError(f"{type(self).__name__} does not read")
 
-    def examine(self, i: int) -> "tuple[np.ndarray | None, list[Problem]]":
-        """Return the label, and everything wrong with sample ``i`` where ``read`` stops at the first."""
+    def examine(self, i: int) -> Examined:
+        """Return sample ``i`` with everything that is wrong with it, where ``read`` stops at the first."""
         try:
-            return self.read(i)[1], []
+            image, label = self.read(i)
         except BadSample as bad:
-            return None, [bad.problem]
+            return Examined(None, [bad.problem], None)
+        return Examined(label, [], content_of(image))
+
+    def why_unlabelled(self) -> list[Problem]:
+        """Return the likely reasons why no labels were found; at least one."""
+        return [Problem(self.source, "no labels found", f"{self.split} holds images alone")]
 
     def size(self) -> tuple[int, int]:
         """Return height and width of the first image."""

@@ -1,15 +1,17 @@
 """Reading a whole dataset and listing everything that is wrong with it."""
 
+import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
 from .. import console
 from ..errors import DataError
-from . import IGNORE, Problem, open_leniently, splits
+from . import IGNORE, Dataset, Problem, open_leniently, splits
+from ._labels import LabelCounts, label_warnings, some
 
 
 @dataclass
@@ -28,6 +30,8 @@ class CheckReport:
     ignored: int = 0
     #: images that hold each class
     present: list[int] = field(default_factory=list)
+    #: of each labelled split
+    labels: dict[str, LabelCounts] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -46,7 +50,8 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return asdict(self) | {"ok": self.ok}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "labels"}
+        return values | {"problems": [asdict(problem) for problem in self.problems], "ok": self.ok}
 
     def show(self) -> None:
         """Print notes, histogram, warnings and problems for people."""
@@ -77,40 +82,63 @@ def check_data(name_or_dir: str, **options: Any) -> CheckReport:
     opened = [open_leniently(name_or_dir, split, **options) for split in splits(name_or_dir, **options)]
     first = opened[0]
     report = CheckReport(first.name, first.source, first.classes)
-    counted = {}
+    contents: dict[str, dict[bytes, str]] = {}
     for dataset in opened:
-        pixels, present = np.zeros(256, np.int64), np.zeros(256, np.int64)
         report.images[dataset.split] = len(dataset)
         report.notes += [note for note in dataset.notes if note not in report.notes]
         report.problems += [problem for problem in dataset.problems if problem not in report.problems]
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
-            results = pool.map(dataset.examine, range(len(dataset)))
-            for i, (label, problems) in enumerate(console.progress(results, len(dataset), f"check {dataset.split}")):
-                report.problems += problems
-                if label is None:
-                    continue
-                counts = np.bincount(label.ravel(), minlength=256)
-                pixels += counts
-                present += counts > 0
-                if counts[IGNORE] == label.size:
-                    report.warnings.append(f"{dataset.split} {dataset.key(i)}: every pixel is ignored")
-
-        if dataset.problems or dataset.labelled:
-            counted[dataset.split] = (pixels, present)
-        else:
-            report.notes.append(f"{dataset.split} has no labels: it can be predicted, not trained on or evaluated")
+        contents[dataset.split] = _examine(dataset, report)
+    report.problems += _no_labels(opened)
+    report.warnings += [*_in_both(contents), *label_warnings(report.classes, report.labels)]
 
     # of all labelled splits together
     k = len(report.classes)
-    pixels = sum((p for p, _ in counted.values()), np.zeros(256, np.int64))
-    report.histogram, report.ignored = pixels[:k].tolist(), int(pixels[IGNORE])
-    report.present = sum((p for _, p in counted.values()), np.zeros(256, np.int64))[:k].tolist()
-
-    for number, name in enumerate(report.classes if counted else ()):
-        missing = [split for split, (p, _) in counted.items() if p[number] == 0]
-        if len(missing) == len(counted):
-            report.warnings.append(f"class {number} ({name}) is never seen")
-        elif "train" in missing:
-            report.warnings.append(f"class {number} ({name}) is never seen in train")
+    total = sum((counts.pixels for counts in report.labels.values()), np.zeros(256, np.int64))
+    report.histogram, report.ignored = total[:k].tolist(), int(total[IGNORE])
+    report.present = sum((counts.images for counts in report.labels.values()), np.zeros(256, np.int64))[:k].tolist()
     return report
+
+
+def _examine(dataset: Dataset, report: CheckReport) -> dict[bytes, str]:
+    """Decode a split into the report; return the names of its images by content."""
+    counts, blank, contents = LabelCounts(), [], {}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter's lock
+        results = pool.map(dataset.examine, range(len(dataset)))
+        for i, sample in enumerate(console.progress(results, len(dataset), f"check {dataset.split}")):
+            report.problems += sample.problems
+            if sample.content is not None:
+                contents[sample.content] = dataset.key(i)
+            if sample.label is not None and not counts.add(sample.label):
+                blank.append(dataset.key(i))
+    if counts.pixels.any() and not counts.labelled:
+        report.warnings.append(f"no pixel of {dataset.split} is labelled: every pixel is ignored")
+    elif blank:
+        report.warnings.append(f"{dataset.split}: every pixel is ignored in {some(blank)}")
+
+    if dataset.labelled or counts.pixels.any():
+        report.labels[dataset.split] = counts
+    else:
+        report.notes.append(f"{dataset.split} has no labels: it can be predicted, not trained on or evaluated")
+    return contents
+
+
+def _in_both(contents: dict[str, dict[bytes, str]]) -> list[str]:
+    """Warn of images that two splits share, whatever their names."""
+    lines = []
+    for first, second in itertools.combinations(contents, 2):
+        shared = [f"{second} {contents[second][image]} = {first} {contents[first][image]}"
+                  for image in contents[second] if image in contents[first]]  # fmt: skip
+        if shared:
+            lines.append(
+                f"{console.plural(len(shared), 'image')} of {second} {'is' if len(shared) == 1 else 'are'} in {first} "
+                f"too: {some(shared)}; scores on images that were trained on say nothing"
+            )
+    return lines
+
+
+def _no_labels(opened: list[Dataset]) -> list[Problem]:
+    """Return why the data cannot be trained on, where the training split or everything lacks labels."""
+    unlabelled = {dataset.split: dataset for dataset in opened if not dataset.labelled and not dataset.problems}
+    if len(unlabelled) == len(opened) or "train" in unlabelled:
+        return unlabelled.get("train", next(iter(unlabelled.values()))).why_unlabelled()
+    return []

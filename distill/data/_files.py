@@ -3,7 +3,6 @@
 import io
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from . import IGNORE, BadSample, Dataset, Problem
+from . import BadSample, Dataset, Examined, Problem, content_of
+from ._codes import Code, Colour
 
-Colour = tuple[int, int, int]
 IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 # JPEG is among them so that such masks are refused by name, not overlooked
 MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_BAD = 254  # the value of a mask pixel that is no class; classes are fewer
 
 
 def _load(path: Path) -> bytes:
@@ -51,17 +49,36 @@ def _whole_jpeg(data: bytes) -> bool:
     return False
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Decode an image to uint8 H,W,3 RGB (16-bit and grey ones are converted; an EXIF orientation is applied).
+def read_image(path: Path, bits: int | None = None) -> np.ndarray:
+    """Decode an image to uint8 H,W,3 RGB (grey ones become three channels; an EXIF orientation is applied).
+
+    Args:
+        path: the file.
+        bits: what a value of a 16-bit image has, of which the highest eight are kept; None for all 16.
+
+    Raises:
+        BadSample: missing, truncated or unreadable, or values that need more than ``bits``.
+    """
+    image = decode_image(path, cv2.IMREAD_COLOR if bits in (None, 16) else cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if bits is not None and image.dtype == np.uint16:
+        if (most := int(image.max())) >> bits:
+            hint = f"more bits: --set data.bits={most.bit_length()}, and in kdc predict --bits"
+            raise BadSample(Problem(str(path), "too deep", f"values up to {most}, which {bits} bits do not hold", hint))
+        image = (image >> (bits - 8)).astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def decode_image(path: Path, flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) -> np.ndarray:
+    """Decode an image to H,W,3 BGR as OpenCV's ``flags`` say, by default at the depth of the file.
 
     Raises:
         BadSample: missing, truncated or unreadable.
     """
     data = _load(path)
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise BadSample(Problem(str(path), "unreadable", f"{len(data)} bytes that do not decode as an image"))
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return image
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -122,95 +139,6 @@ def palette_of(path: Path) -> tuple[Colour, ...]:
     return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))
 
 
-def default_palette(count: int) -> tuple[Colour, ...]:
-    """Return ``count`` distinct colours by the bit rule of the VOC colour map."""
-    colours = []
-    for number in range(count):
-        r = g = b = 0
-        bits = number + 1  # black is left to the ignored pixels
-        for shift in range(7, -1, -1):
-            r, g, b = r | (bits & 1) << shift, g | (bits >> 1 & 1) << shift, b | (bits >> 2 & 1) << shift
-            bits >>= 3
-        colours.append((r, g, b))
-    return tuple(colours)
-
-
-@dataclass(frozen=True)
-class Code:
-    """Which stored value means which class: whole numbers (grey or palette masks), or RGB colours."""
-
-    values: tuple[int, ...] | tuple[Colour, ...]
-    ignored: tuple[int, ...] | tuple[Colour, ...] = (IGNORE,)
-
-    @staticmethod
-    def numbered(count: int, ignored: tuple[int, ...] = (IGNORE,)) -> "Code":
-        """Classes in the order of the whole numbers from 0, the ignored ones left out."""
-        free = (value for value in range(65536) if value not in ignored)
-        return Code(tuple(next(free) for _ in range(count)), ignored)
-
-    @property
-    def coloured(self) -> bool:
-        return any(isinstance(value, tuple) for value in self.values)
-
-    @cached_property
-    def _table(self) -> np.ndarray:
-        table = np.full(1 << 24 if self.coloured else 65536, _BAD, np.uint8)
-        for value in self.ignored:
-            table[_packed(value)] = IGNORE
-        for number, value in enumerate(self.values):
-            table[_packed(value)] = number
-        return table
-
-    def classes(self, mask: np.ndarray, path: Path) -> np.ndarray:
-        """Return the uint8 class map of stored values, 255 = ignored.
-
-        Raises:
-            BadSample: values that are no class, with the likely cause; or colours where numbers were expected.
-        """
-        if not self.coloured and mask.ndim == 3:
-            hint = "RGB-coded masks need their colours: codes in kdc.yaml, one [r, g, b] a class"
-            raise BadSample(Problem(str(path), "encoding", "an RGB mask where class numbers were expected", hint))
-        if self.coloured:
-            channels = mask if mask.ndim == 3 else np.repeat(mask[..., None], 3, axis=2)
-            mask = packed(channels)
-            label = self._table[mask]
-        else:
-            label = cv2.LUT(mask, self._table[:256]) if mask.dtype == np.uint8 else self._table[mask]
-        wrong = label == _BAD
-        if wrong.any():
-            values, counts = np.unique(mask[wrong], return_counts=True)
-            raise BadSample(self._explain(path, values.tolist(), counts.tolist()))
-        return label
-
-    def _explain(self, path: Path, values: list[int], counts: list[int]) -> Problem:
-        def shown(value: int) -> str:
-            return str((value >> 16, value >> 8 & 255, value & 255)) if self.coloured else str(value)
-
-        listed = ", ".join(f"{shown(v)} in {n} pixels" for v, n in list(zip(values, counts, strict=True))[:4])
-        listed += ", ..." if len(values) > 4 else ""
-        count = len(self.values)
-        if self.coloured:
-            hint = "a colour that no class has: add it to codes, or to ignore_codes"
-        elif len(values) == 1 and values[0] in (0, 254, 255, count):
-            hint = f"an ignore id? --ignore-index {values[0]}" + (
-                f"; or one class more? --classes {count + 1}" if values[0] == count else ""
-            )
-        else:
-            span = f"{min(self.values)} to {max(self.values)}"  # pyright: ignore[reportArgumentType]
-            hint = f"{count} classes are {span}: more classes (--classes), or ignore ids (--ignore-index)?"
-        return Problem(str(path), "label out of range", listed, hint)
-
-
-def packed(mask: np.ndarray) -> np.ndarray:
-    """Turn H,W,3 RGB into one uint32 number a pixel, 0xRRGGBB; a 16-bit value too large for a colour becomes white."""
-    r, g, b = (np.minimum(mask[..., i], 255).astype(np.uint32) for i in range(3))
-    return r << 16 | g << 8 | b
-
-
-def _packed(value: int | Colour) -> int:
-    return value if isinstance(value, int) else value[0] << 16 | value[1] << 8 | value[2]
-
-
 @dataclass(frozen=True)
 class Sample:
     """One image file, its mask file (None in an unlabelled split) and the name shown for both."""
@@ -246,10 +174,12 @@ class FileDataset(Dataset):
         options: dict[str, Any],
         notes: tuple[str, ...] = (),
         problems: tuple[Problem, ...] = (),
+        bits: int | None = None,
     ) -> None:
         self.name, self.split, self.samples, self.code = name, split, samples, code
         self.classes, self.palette = classes, palette
         self.source, self.options, self.notes, self.problems = source, options, notes, problems
+        self.bits = bits
         self.labelled = bool(samples) and all(sample.mask is not None for sample in samples)
 
     def __len__(self) -> int:
@@ -271,24 +201,25 @@ class FileDataset(Dataset):
         return self.code.classes(mask, sample.mask)
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
-        image = read_image(self.samples[i].image)
+        image = read_image(self.samples[i].image, self.bits)
         return image, self._label(i, image.shape) if self.labelled else None
 
-    def examine(self, i: int) -> tuple[np.ndarray | None, list[Problem]]:
-        problems, shape, label = [], None, None
+    def examine(self, i: int) -> Examined:
+        problems, image, label = [], None, None
         try:
-            shape = read_image(self.samples[i].image).shape
+            image = read_image(self.samples[i].image, self.bits)
         except BadSample as bad:
             problems.append(bad.problem)
         if self.samples[i].mask is not None:
             try:
-                label = self._label(i, shape)
+                label = self._label(i, None if image is None else image.shape)
             except BadSample as bad:
                 problems.append(bad.problem)
-        return label, problems
+        return Examined(label, problems, content_of(image))
 
     def fingerprint(self) -> str:
         files = []
         for sample in self.samples:
             files.append([sample.key, *(_print_of(path) for path in (sample.image, sample.mask) if path is not None)])
-        return self._hash([files, self.code.values, self.code.ignored])
+        depth = [] if self.bits in (None, 16) else [self.bits]
+        return self._hash([files, self.code.values, self.code.ignored, *depth])

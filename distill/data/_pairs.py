@@ -92,8 +92,12 @@ def pair(
                 problems.append(Problem(str(mask), "two masks for one image", str(twin), "remove one of them"))
 
     samples, used = [], set()
+    by_image: dict[Path, Path] = {}
     for image in images:
         name = _name(image, image_base)
+        if (twin := by_image.setdefault(name, image)) is not image and by_name:
+            problems.append(Problem(str(image), "two images of one name", str(twin), "remove one of them"))
+            continue
         candidates = by_name.get(name) or by_name.get(name.with_name(_without(name.name, IMAGE_SUFFIXES)[0])) or {}
         mask = candidates[min(candidates)] if candidates else None
         used.update(candidates.values())

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from ..errors import DataError
-from ._files import IMAGE_TYPES, MASK_TYPES, Code, FileDataset
+from ._codes import Code
+from ._files import IMAGE_TYPES, MASK_TYPES, FileDataset
 from ._pairs import files, pair
 
 RECIPE = {

@@ -5,183 +5,21 @@ Options, or the keys of a ``kdc.yaml`` (or ``dataset.yaml``) beside the data: ``
 that are ignored), ``palette`` (for pictures), ``images``, ``labels``, ``val_fraction``, ``split_seed``.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from ..errors import DataError, UsageError, closest
-from . import IGNORE, BadSample, Problem
-from ._files import Code, Colour, FileDataset, Sample, default_palette, packed, palette_of, read_mask
+from ..errors import DataError, UsageError
+from . import Problem
+from ._card import Options, class_names, code_value, find_card, given_code, given_names
+from ._codes import Code, Colour, default_palette
+from ._depth import check_bits, find_bits
+from ._files import FileDataset, Sample, palette_of
 from ._pairs import Files, discover, pair
+from ._values import read_code
 
 RECIPE = {}
-_CARDS = ("kdc.yaml", "kdc.yml", "dataset.yaml", "dataset.yml")
-_MOST_COLOURS = 256
-_GREY_STEP = 32  # masks whose few values all lie at least this far apart are grey-coded, not numbered
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a folder, each None where it is to be inferred."""
-
-    images: str | None = None
-    labels: str | None = None
-    classes: Any = None
-    ignore_index: int | list[int] | None = None
-    codes: Any = None
-    ignore_codes: Any = None
-    palette: Any = None
-    val_fraction: float | None = None
-    split_seed: int | None = None
-
-    @property
-    def ignored(self) -> tuple[int, ...]:
-        """The ids that are ignored in numbered masks."""
-        ids = IGNORE if self.ignore_index is None else self.ignore_index
-        return tuple(map(int, ids)) if isinstance(ids, list | tuple) else (int(ids),)
-
-
-def _card(root: Path) -> tuple[dict[str, Any], list[str]]:
-    """Read the YAML beside the data, if there is one."""
-    accepted = [field.name for field in fields(Options)]
-    for name in _CARDS:
-        if not (root / name).is_file():
-            continue
-        try:
-            card = yaml.safe_load((root / name).read_text()) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DataError(f"{root / name}: not readable as YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(card, dict):
-            raise DataError(f"{root / name}: expected keys and values; accepted keys: {', '.join(accepted)}")
-        for key in card:
-            if key not in accepted:
-                near = closest(str(key), accepted)
-                raise DataError(f"{root / name}: unknown key {key!r}{near}; accepted: {', '.join(accepted)}")
-        return card, [f"settings read from {root / name}"]
-    return {}, []
-
-
-def _names(classes: Any) -> tuple[str, ...] | None:
-    """Turn names, a comma-separated line of names, a number, or {id: name} into class names."""
-    if classes is None:
-        return None
-    if isinstance(classes, str) and not classes.isdigit():
-        classes = [name.strip() for name in classes.split(",")]
-    if isinstance(classes, dict):
-        if sorted(classes) != list(range(len(classes))):
-            raise UsageError(f"data.classes: expected ids 0 to {len(classes) - 1}, got {sorted(classes)}")
-        classes = [classes[i] for i in range(len(classes))]
-    names = (
-        tuple(map(str, classes))
-        if isinstance(classes, list | tuple)
-        else tuple(f"class{i}" for i in range(int(classes)))
-    )
-    if not 1 <= len(names) <= 253 or len(set(names)) < len(names):
-        raise UsageError(
-            f"data.classes: expected 1 to 253 different names, got {len(names)}, {len(set(names))} of them different"
-        )
-    return names
-
-
-def _value(code: Any) -> int | Colour:
-    whole = code if isinstance(code, list | tuple) else [code]
-    if len(whole) not in (1, 3) or not all(isinstance(v, int) and 0 <= v <= 65535 for v in whole):
-        raise UsageError(f"data.codes: {code!r} is neither a grey value nor a colour [r, g, b]")
-    return int(whole[0]) if len(whole) == 1 else (int(whole[0]), int(whole[1]), int(whole[2]))
-
-
-def _code(options: Options, names: tuple[str, ...] | None) -> tuple[Code | None, tuple[str, ...] | None]:
-    """Return the code and the names that the options give; None where they leave it to the masks."""
-    ignored, codes = options.ignored, options.codes
-    if codes is None:
-        return (Code.numbered(len(names), ignored) if names else None), names
-
-    if isinstance(codes, dict):
-        names, codes = names or _names(list(codes)), list(codes.values())
-    values = [_value(code) for code in codes]
-    extra = [_value(code) for code in options.ignore_codes or []]
-    if len({isinstance(value, tuple) for value in [*values, *extra]}) != 1:
-        raise UsageError("data.codes mixes grey values and colours; expected one kind")
-    if names is not None and len(values) != len(names):
-        raise UsageError(f"data.codes holds {len(values)} values for {len(names)} classes; expected one for each")
-    if not values:
-        raise UsageError("data.codes is empty; expected a grey value or a colour [r, g, b] for each class")
-
-    if not isinstance(values[0], int):
-        if options.ignore_index:
-            raise UsageError("data.ignore_index is for numbered masks; RGB-coded ones take ignore_codes")
-    else:
-        extra += [value for value in ignored if value not in values]
-    return Code(tuple(values), tuple(extra)), names or _names(len(values))  # pyright: ignore[reportArgumentType]
-
-
-@lru_cache(maxsize=8)
-def _values_of(masks: tuple[Path, ...]) -> tuple[bool, tuple[int, ...], tuple[Problem, ...]]:
-    """Decode all masks: whether any is coloured, their values (colours as 0xRRGGBB), and the unreadable files."""
-
-    def values(path: Path) -> tuple[bool, np.ndarray] | Problem:
-        try:
-            mask = read_mask(path)
-        except BadSample as bad:
-            return bad.problem
-        if mask.ndim == 3:
-            mask = packed(mask)
-        present = np.zeros(int(mask.max()) + 1, bool)
-        present[mask.ravel()] = True
-        return mask.dtype == np.uint32, np.flatnonzero(present)
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(values, masks))
-    decoded = [result for result in results if not isinstance(result, Problem)]
-    coloured = any(colour for colour, _ in decoded)
-    together: set[int] = set()
-    for colour, some in decoded:
-        together.update((some if colour or not coloured else some * 0x010101).tolist())
-    return coloured, tuple(sorted(together)), tuple(result for result in results if isinstance(result, Problem))
-
-
-def _inferred(root: Path, masks: tuple[Path, ...], options: Options) -> tuple[Code, str]:
-    """Infer classes from the values in the masks; return the code, and the inference in one line."""
-    coloured, values, unread = _values_of(masks)
-    cure = "say which with --classes, or with classes and codes in kdc.yaml"
-    seen = f"inferred from {len(masks) - len(unread)} masks in {root}"
-    if not values:
-        raise DataError(f"none of the {len(masks)} masks can be read; {unread[0]}")
-
-    if coloured:
-        if options.ignore_index:
-            raise UsageError(
-                f"data.ignore_index is for numbered masks; those in {root} are RGB-coded: give ignore_codes"
-            )
-        if len(values) > _MOST_COLOURS:
-            raise DataError(
-                f"the masks in {root} hold {len(values)} colours: photographs, or masks saved with smoothing? {cure}"
-            )
-        colours = tuple((v >> 16, v >> 8 & 255, v & 255) for v in values)
-        return Code(colours, ()), f"{len(colours)} classes {seen}, a colour each: {', '.join(map(str, colours[:8]))}"
-    # grey-coded: black and white, or values far apart
-    if set(values) == {0, 255} and options.ignore_index is None:
-        return Code((0, 255), ()), f"2 classes {seen}: grey 0 and 255"
-    ignored = options.ignored
-    rest = [value for value in values if value not in ignored]
-    if len(rest) > 1 and min(np.diff(rest)) >= _GREY_STEP:
-        return Code(tuple(rest), ignored), f"{len(rest)} classes {seen}, grey-coded: {', '.join(map(str, rest))}"
-
-    # numbered
-    if not rest or rest[-1] > 252:
-        content = f"values up to {rest[-1]}" if rest else "nothing but the ignored id"
-        raise DataError(f"the masks in {root} hold {content}: instance ids, or photographs? {cure}")
-    count = rest[-1] + 1 - sum(value < rest[-1] for value in ignored)
-    absent = count - len(rest)
-    unseen = f" ({absent} of them in no mask)" if absent else ""
-    ids = ", ".join(map(str, ignored))
-    return Code.numbered(count, ignored), f"{count} classes{unseen} {seen}: values up to {rest[-1]}, {ids} ignored"
 
 
 def _cut(samples: list[Sample], split: str, fraction: float, seed: int) -> list[Sample]:
@@ -201,17 +39,20 @@ def _paired(part: Files) -> tuple[list[Sample], list[Problem], list[str]]:
     return [Sample(image.with_suffix("").name, image, mask) for image, mask in rows], [], []
 
 
-def _open(root: Path, **options: Any) -> tuple[dict[str, Any], dict[str, Files], list[str]]:
-    """Return the options with those of the YAML beside the data, the files by split, and notes."""
-    card, notes = _card(root)
+def _open(where: Path, **options: Any) -> tuple[Path, dict[str, Any], dict[str, Files], list[str]]:
+    """Return the folder, the options with those of its card, the files by split, and notes."""
+    root, card, notes = find_card(where)
     values = card | {key: value for key, value in options.items() if value is not None}
+    for key in ("images", "labels"):
+        if values.get(key) is not None:
+            values[key] = str(values[key])
     layout = discover(root, values.get("images"), values.get("labels"))
-    return values, layout.splits, notes + layout.notes
+    return root, values, layout.splits, notes + layout.notes
 
 
 def splits(root: str, **options: Any) -> list[str]:
     """Return the splits of the folder, or train and val where it has none: they are drawn by seed."""
-    parts = _open(Path(root), **options)[1]
+    parts = _open(Path(root), **options)[2]
     return ["train", "val"] if list(parts) == ["all"] else list(parts)
 
 
@@ -225,6 +66,7 @@ def open_split(
     codes: Any = None,
     ignore_codes: Any = None,
     palette: Any = None,
+    bits: int | None = None,
     val_fraction: float | None = None,
     split_seed: int | None = None,
 ) -> FileDataset:
@@ -236,19 +78,12 @@ def open_split(
     """
     if root is None:
         raise DataError("folder: which one? Give its directory: --data DIR")
-    where = Path(root)
-    values, files, notes = _open(
-        where,
-        images=images,
-        labels=labels,
-        classes=classes,
-        ignore_index=ignore_index,
-        codes=codes,
-        ignore_codes=ignore_codes,
-        palette=palette,
-        val_fraction=val_fraction,
-        split_seed=split_seed,
-    )
+    given = {
+        "images": images, "labels": labels, "classes": classes, "ignore_index": ignore_index, "codes": codes,
+        "ignore_codes": ignore_codes, "palette": palette, "bits": bits, "val_fraction": val_fraction,
+        "split_seed": split_seed,
+    }  # fmt: skip
+    where, values, files, notes = _open(Path(root), **given)
     options = Options(**values)
 
     cut = list(files) == ["all"] and split != "all"
@@ -266,21 +101,34 @@ def open_split(
         samples = _cut(samples, split, fraction, seed)
         notes.append(f"no splits given: {fraction:.0%} of the images drawn for val by seed {seed}")
 
-    # the classes are those of all splits
-    code, names = _code(options, _names(options.classes))
-    masks = tuple(s.mask for part in files.values() for s in _paired(part)[0] if s.mask is not None)
+    # the classes and the depth are those of all splits
+    everything = [sample for part in files.values() for sample in _paired(part)[0]]
+    masks = tuple(sample.mask for sample in everything if sample.mask is not None)
+    code, class_list = given_code(options), given_names(options)
     if code is None and masks:
-        code, note = _inferred(where, masks, options)
-        names = _names(len(code.values))
-        notes.append(note)
-    code, names = code or Code(()), names or ()
+        named = class_list is not None and not str(options.classes).isdigit()
+        reading = read_code(where, masks, options.ignored, class_list, named)
+        code, problems = reading.code, (*problems, *reading.problems)
+        notes += [reading.note] if reading.note else []
+    if code is None and class_list is not None:
+        code = Code.numbered(len(class_list))
+    code = code or Code(())
+    class_list = class_list or (class_names(len(code.values)) if code.values else None) or ()
     colours = _palette(options.palette, code, masks)
+    depth, note = check_bits(options.bits), ""
+    if depth is None:
+        depth, note = find_bits([sample.image for sample in everything])
+    notes += [note] if note else []
 
     # everything that was inferred is written out
-    inferred = ("classes", "ignore_index", "codes", "ignore_codes", "palette")
+    inferred = ("classes", "ignore_index", "codes", "ignore_codes", "palette", "bits")
     resolved = {key: value for key, value in values.items() if key not in inferred}
-    if names:
-        resolved |= {"classes": list(names), "codes": [list(v) if isinstance(v, tuple) else v for v in code.values]}
+    resolved |= {"bits": depth} if depth else {}
+    if class_list:
+        resolved |= {
+            "classes": list(class_list),
+            "codes": [list(v) if isinstance(v, tuple) else v for v in code.values],
+        }
         resolved |= {"ignore_codes": [list(v) if isinstance(v, tuple) else v for v in code.ignored], "ignore_index": []}
         resolved["palette"] = [list(colour) for colour in colours]
     return FileDataset(
@@ -288,12 +136,13 @@ def open_split(
         split,
         samples,
         code,
-        names,
+        class_list,
         colours,
         source=str(where),
         options=resolved,
         notes=tuple(notes),
         problems=problems,
+        bits=depth,
     )
 
 
@@ -301,7 +150,7 @@ def _palette(palette: Any, code: Code, masks: tuple[Path, ...]) -> tuple[Colour,
     """Return a colour for each class: ``palette``, else the codes, else the first mask's palette, else made up."""
     count = len(code.values)
     if palette is not None:
-        colours = [_value(colour) for colour in palette]
+        colours = [code_value(colour) for colour in palette]
         if len(colours) != count or not all(isinstance(colour, tuple) for colour in colours):
             raise UsageError(f"data.palette: expected {count} colours [r, g, b], got {len(colours)}")
         return tuple(colour for colour in colours if isinstance(colour, tuple))

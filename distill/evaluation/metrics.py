@@ -99,6 +99,8 @@ class Scores:
     images: int = 0
     #: half width of the boundary band in pixels
     radius: int = 3
+    #: pixels without a label
+    ignored: int = 0
 
     @classmethod
     def empty(cls, classes: tuple[str, ...], radius: int = 3) -> "Scores":
@@ -109,7 +111,9 @@ class Scores:
     def add(self, pred: np.ndarray, label: np.ndarray) -> None:
         """Count one image; see ``confusion``."""
         k = len(self.classes)
-        self.confusion += confusion(pred, label, k)
+        counts = confusion(pred, label, k)
+        self.confusion += counts
+        self.ignored += label.size - int(counts.sum())
         band = boundary_band(label, self.radius)
         self.band_confusion += confusion(pred, np.where(band, label, np.uint8(IGNORE)), k)
         self.images += 1
@@ -119,7 +123,12 @@ class Scores:
         if (self.classes, self.radius) != (other.classes, other.radius):
             raise ValueError("scores over different classes or band widths do not add up")
         both = self.confusion + other.confusion, self.band_confusion + other.band_confusion
-        return Scores(*both, self.classes, self.images + other.images, self.radius)
+        return Scores(*both, self.classes, self.images + other.images, self.radius, self.ignored + other.ignored)
+
+    @property
+    def labelled(self) -> int:
+        """Pixels that have a label; where there are none, the scores say nothing."""
+        return int(self.confusion.sum())
 
     @property
     def iou(self) -> list[float]:
@@ -156,6 +165,7 @@ class Scores:
             "pixel_accuracy": self.pixel_accuracy,
             "iou": self.iou,
             "label_pixels": self.confusion.sum(1).tolist(),
+            "ignored_pixels": self.ignored,
             "classes": list(self.classes),
             "images": self.images,
         }

@@ -117,4 +117,5 @@ def _adopt_normalisation(model: nn.Module, _incompatible: Any) -> None:
     # float32 holds about 7 digits: 123.67500305 was written as 123.675
     mean, std = ([float(f"{v:.7g}") for v in loaded[key].flatten().tolist()] for key in ("mean", "std"))
     order = "bgr" if int(loaded["channels"][0]) == 2 else "rgb"
-    model.preprocess = Preprocess.from_dict({"mean": mean, "std": std, "order": order})
+    bits = model.preprocess.bits
+    model.preprocess = Preprocess.from_dict({"mean": mean, "std": std, "order": order, "bits": bits})

@@ -6,7 +6,7 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
 
     if _deep_without_weights(kind) and not report.complete():
         note = _joined(note, f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights")
-    elif model.preprocess != IMAGENET:
+    elif replace(model.preprocess, bits=None) != IMAGENET:
         note = _joined(note, "the model's input normalisation is not ImageNet's, which such weights expect")
     report.note = note
     _copy(model.backbone, fitting)

@@ -74,6 +74,7 @@ class FinalScores(Record):
     pixel_accuracy: float | None = None
     iou: list[float] = field(default_factory=list)
     label_pixels: list[int] = field(default_factory=list)
+    ignored_pixels: int | None = None
     classes: list[str] = field(default_factory=list)
     images: int | None = None
 

@@ -142,6 +142,8 @@ class Train(Section):
 class Task(Section):
     """The supervised loss."""
 
+    #: of the whole loss beside the terms of the method; 0 learns from the teacher alone, and needs no labels
+    weight: float = Field(default=1.0, ge=0)
     aux_weight: float = Field(default=0.4, ge=0)
     #: divide the task loss once more by the images of a micro-batch, as AmirMansurian/AICSD does
     divide_by_batch: bool = False

@@ -66,6 +66,8 @@ class Learner(nn.Module):
             task = task_loss(output, batch.labels, self.task.aux_weight, valid / ranks)
             if self.task.divide_by_batch:
                 task = {name: value * share / len(batch.images) for name, value in task.items()}
+            if self.task.weight != 1:
+                task = {name: value * self.task.weight for name, value in task.items()}
             total = torch.stack(list(task.values())).sum()
 
             terms = self.method.losses(output, target.raised(), batch) if target is not None else {}

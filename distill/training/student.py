@@ -7,13 +7,17 @@ from ..console import note
 from ..errors import UsageError, WeightsError
 from ..models import SegmentationModel
 from ..models._weights import load_backbone
+from ..network_spec import NetworkSpec
 from ..preprocess import NAMED
 from ..run.checkpoint import load_student
 from ..settings.config import Config
 
 
-def build_student(config: Config, classes: int) -> SegmentationModel:
-    """Build the student from its seed, then put in the weights that the configuration names."""
+def build_student(config: Config, classes: int, bits: int | None = None) -> SegmentationModel:
+    """Build the student from its seed, then put in the weights that the configuration names.
+
+    It remembers the ``bits`` of the 16-bit images that it learns from.
+    """
     options = config.model
     if options.hint and config.method.name != "none":
         raise UsageError(
@@ -27,14 +31,14 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
         classes,
         output_stride=options.output_stride,
         dropout=options.dropout,
-        preprocess=NAMED[options.preprocess],
+        preprocess=replace(NAMED[options.preprocess], bits=bits),
         seed=config.train.seed,
         in_channels=4 if options.hint else 3,
     )
 
     if options.init:
         start = load_student(options.init)
-        if replace(start.spec(), dropout=None) != replace(student.spec(), dropout=None):
+        if _network(start) != _network(student):
             raise WeightsError(
                 f"--init {options.init} is {start.name} for {start.num_classes} classes, the student {name} for "
                 f"{classes}"
@@ -49,3 +53,9 @@ def build_student(config: Config, classes: int) -> SegmentationModel:
             "a trained backbone"
         )
     return student
+
+
+def _network(model: SegmentationModel) -> NetworkSpec:
+    """Return what two networks must share for one to take the other's weights."""
+    spec = model.spec()
+    return replace(spec, dropout=None, preprocess=replace(spec.preprocess, bits=None))

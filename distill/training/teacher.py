@@ -128,6 +128,9 @@ def check_teacher(teacher: Teacher, data: Dataset, device: torch.device) -> None
 
     indices = spread(data, CHECK_IMAGES)
     scores = evaluate(model_predictor(teacher.model.to(device), device), data, indices=indices)
+    if not scores.labelled:
+        note(f"teacher check: skipped, no pixel of {len(indices)} {data.split} images is labelled")
+        return
     lucky = chance(scores)
     teacher.card = replace(teacher.card, check=TeacherCheck(scores.miou_present, lucky, len(indices)))
     text = f"mIoU {100 * scores.miou_present:.1f} % on {len(indices)} {data.split} images, chance {100 * lucky:.1f} %"

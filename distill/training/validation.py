@@ -17,6 +17,9 @@ from .state import Best, State
 def validate(config: Config, fabric: Fabric, state: State, val: Dataset) -> None:
     """Score the network as it is now, log the scores, and keep its weights if they are the best so far."""
     scores = _scores(config, fabric, state.evaluated, val, config.train.val_images)
+    if not scores.labelled:
+        console.say(f"step {state.step}: no pixel of {val.split} is labelled: no score")
+        return
     privileged = " (privileged: it is shown the label)" if state.student.in_channels == 4 else ""
     part = f" on {scores.images} of {len(val)} images" if scores.images < len(val) else ""
     text = f"step {state.step}: val mIoU {100 * scores.miou:.2f} %{part}{privileged}"
@@ -40,7 +43,8 @@ def finish(config: Config, fabric: Fabric, state: State, val: Dataset | None) ->
     fabric.barrier()
     if val is None:
         return None
-    return _scores(config, fabric, load_student(state.run), val, None)
+    scores = _scores(config, fabric, load_student(state.run), val, None)
+    return scores if scores.labelled else None
 
 
 def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Dataset, limit: int | None) -> Scores:
@@ -56,6 +60,8 @@ def _scores(config: Config, fabric: Fabric, model: SegmentationModel, val: Datas
             total = reduced(fabric, torch.from_numpy(getattr(scores, name)).to(fabric.device), "sum")
             setattr(scores, name, total.cpu().numpy())
         scores.images = count
+        ignored = torch.tensor(scores.ignored, dtype=torch.int64, device=fabric.device)
+        scores.ignored = int(reduced(fabric, ignored, "sum"))
     return scores
 
 

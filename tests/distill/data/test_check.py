@@ -11,6 +11,8 @@ from kdc.distill.data._check import check_data
 from kdc.distill.data._loader import Order, TrainSamples, loader
 from kdc.distill.errors import DataError
 
+from ._drawn import circles, write
+
 
 def make(root: Path, count: int = 4, size: tuple[int, int] = (24, 32)) -> Path:
     rng = np.random.default_rng(0)
@@ -129,3 +131,40 @@ def test_the_report_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_the_built_in_data_is_sound() -> None:
     report = check_data("builtin", size=(32, 64), count=20, val_count=5)
     assert report.ok and report.images == {"train": 20, "val": 5, "test": 5}
+
+
+def test_images_in_two_splits_are_seen_whatever_their_file(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path, circles(), images=f"images/{split}", labels=f"labels/{split}", seed=len(split))
+    assert not check_data(str(tmp_path)).warnings
+    picture = cv2.imread(str(tmp_path / "images/train/2.png"))
+    assert picture is not None
+    cv2.imwrite(str(tmp_path / "images/val/4.png"), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    (warning,) = check_data(str(tmp_path)).warnings
+    assert warning.startswith("1 image of val is in train too: val 4 = train 2")
+
+
+def test_two_images_of_one_name_are_a_problem(tmp_path: Path) -> None:
+    make(tmp_path, 2)
+    cv2.imwrite(str(tmp_path / "images/1.png"), np.zeros((24, 32, 3), np.uint8))
+    (problem,) = check_data(str(tmp_path), classes=3).problems
+    assert problem.kind == "two images of one name" and {Path(problem.file).name, Path(problem.value).name} == {
+        "1.jpg",
+        "1.png",
+    }
+    Path(problem.file).unlink()  # the cure
+    assert check_data(str(tmp_path), classes=3).ok
+
+
+@pytest.mark.parametrize(("share", "warned"), [(0.002, True), (0.05, False)])
+def test_one_class_with_nearly_all_pixels_is_a_warning(tmp_path: Path, share: float, warned: bool) -> None:
+    def rare(mask: np.ndarray) -> np.ndarray:
+        return (np.arange(mask.size).reshape(mask.shape) < share * mask.size).astype(np.uint8)
+
+    warnings = check_data(write(tmp_path, circles(), rare), classes=2).warnings
+    assert warnings == (["class 0 (class0) has 99.8 % of the labelled pixels of train", "class 0 (class0) has 99.8 % of the labelled pixels of val"] if warned else [])  # fmt: skip  # noqa: E501
+
+
+def test_many_unseen_classes_are_one_line(tmp_path: Path) -> None:
+    (warning,) = check_data(write(tmp_path, circles()), classes=20).warnings
+    assert warning.startswith("17 of 20 classes are never seen: 3 (class3), 4 (class4)")
