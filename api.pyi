@@ -17,6 +17,7 @@ from .deploy.doctor.doctor import Examination
 from .deploy.parity.command import GoldenCheck, ParityResult
 from .deploy.predict.predict import Prediction
 from .deploy.runtimes.base import Runtime
+from .deploy.runtimes.said import Said
 from .distill.commands.data import DataInfo, DataSets
 from .distill.commands.methods import MethodCard, Methods
 from .distill.commands.models import ModelCost, Models
@@ -51,6 +52,13 @@ def bench_accuracy(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     out: str | Path | None = None,
 ) -> AccuracyRecord:
     """Evaluate torch and every exported file of a run on the same images: mIoU, boundaries, pixel accuracy."""
@@ -79,6 +87,13 @@ def bench_latency(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     torch_mode: str = "channels-last",
     out: str | Path | None = None,
     seed: int = 0,
@@ -96,6 +111,13 @@ def bench_memory(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     out: str | Path | None = None,
     seed: int = 0,
 ) -> MemoryRecord:
@@ -121,6 +143,13 @@ def bench_throughput(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     torch_mode: str = "channels-last",
     out: str | Path | None = None,
     seed: int = 0,
@@ -145,6 +174,13 @@ def bench_tradeoff(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     out: str | Path | None = None,
     seed: int = 0,
 ) -> TradeoffRecord:
@@ -383,6 +419,13 @@ def evaluate(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> Evaluation:
     """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
 
@@ -592,6 +635,7 @@ def open_runtime(
     buffers: str = "auto",
     cuda_graph: bool = False,
     torch_mode: str = "channels-last",
+    said: Said | None = None,
 ) -> Runtime:
     """Open a run, a kdc checkpoint, or a file by its suffix.
 
@@ -609,6 +653,7 @@ def open_runtime(
         buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.
+        said: what is known of an exported file that it does not say itself.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
@@ -630,6 +675,13 @@ def parity(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> ParityResult | GoldenCheck:
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
 
@@ -653,6 +705,13 @@ def predict(
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> Prediction:
     """Segment images, videos, cameras and streams: masks, overlays and the share of each class."""
 

@@ -14,7 +14,7 @@ from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.file_info import FileInfo
 from ..deploy.runtimes.open import open_runtime
-from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.openvino_file import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.data import Dataset, open_data

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from ..deploy.artefacts.onnx_order import put_right
 from ..distill.errors import ExportError, UsageError, closest
 
 #: layers with weights
@@ -14,8 +15,10 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def load_named(path: str) -> ModelProto:
-    """Read a file, infer its shapes and name the nodes that have no name."""
-    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    """Read a file, sort its nodes, infer its shapes and name the nodes that have no name."""
+    model = onnx.load(path)
+    put_right(model)
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
     return model

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..distill.commands.flags import takes
-from ..distill.errors import UsageError
+from ..distill.errors import UsageError, closest
 
 if TYPE_CHECKING:
     from .runtimes.options import RuntimeOptions
+    from .runtimes.said import Said
 
 R = TypeVar("R")
 
@@ -55,6 +56,49 @@ Blend = Annotated[
     ),
 ]
 
+OutputName = Annotated[
+    str | None, typer.Option("--output-name", metavar="NAME", help="Output of a file that holds the answer.")
+]
+Layout = Annotated[
+    str | None, typer.Option(metavar="nchw|nhwc", help="Of a file's output: classes before rows and columns, or after.")
+]
+ScoresFlag = Annotated[
+    str | None, typer.Option("--scores", metavar="logits|probs|labels", help="What a file's output holds.")
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="A,B,C", help="What a file wants subtracted from its colours, after --scale.")
+]
+Std = Annotated[str | None, typer.Option(metavar="A,B,C", help="What it wants its colours divided by after that.")]
+Scale = Annotated[
+    str | None, typer.Option(metavar="X", help="What it wants bytes multiplied by first, such as 1/255 (default 1).")
+]
+Bgr = Annotated[bool | None, typer.Option("--bgr/--rgb", help="Order of the colours that a file wants.")]
+
+
+def said(
+    output_name: OutputName = None,
+    layout: Layout = None,
+    scores: ScoresFlag = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    bgr: Bgr = None,
+) -> "Said":
+    """Read what is said of a file (UsageError)."""
+    from .runtimes.said import LAYOUTS, SCORES, Said, preprocess_of
+
+    for flag, value, accepted in (("--layout", layout, LAYOUTS), ("--scores", scores, SCORES)):
+        if value is not None and value not in accepted:
+            raise UsageError(f"{flag} {value!r}: accepted are {', '.join(accepted)}{closest(value, accepted)}")
+    order = None if bgr is None else "bgr" if bgr else "rgb"
+    preprocess = preprocess_of(mean, std, scale, order or "rgb")
+    return Said(output_name, layout, scores, preprocess, None if preprocess else order)
+
+
+def takes_said(function: Callable[..., R]) -> Callable[..., R]:
+    """Give a command the flags of ``said`` where its parameter ``said`` is, which gets their value."""
+    return takes("said", said)(function)
+
 
 def runtime_options(
     device: Device = "cpu",
@@ -62,12 +106,20 @@ def runtime_options(
     trust: Trust = False,
     buffers: Buffers = "auto",
     cuda_graph: CudaGraph = False,
+    output_name: OutputName = None,
+    layout: Layout = None,
+    scores: ScoresFlag = None,
+    mean: Mean = None,
+    std: Std = None,
+    scale: Scale = None,
+    bgr: Bgr = None,
     torch_mode: TorchModes = "channels-last",
 ) -> "RuntimeOptions":
     """Build the options from their flags."""
     from .runtimes.options import RuntimeOptions
 
-    return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode)
+    known = said(output_name, layout, scores, mean, std, scale, bgr)
+    return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode, known)
 
 
 def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[[Callable[..., R]], Callable[..., R]]:

@@ -13,7 +13,8 @@ ERROR_COLOURS = {"wrong": (213, 94, 0), "mended": (0, 114, 178), "spoilt": (204,
 def colour_mask(mask: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     """Paint a uint8 class mask ``(H, W)`` as RGB ``(H, W, 3)``; ids without a colour, 255 among them, become grey."""
     table = np.full((256, 3), ERROR_COLOURS["ignored"], np.uint8)
-    table[: len(palette)] = np.asarray(palette, np.uint8).reshape(-1, 3)[:255]
+    colours = np.asarray(palette, np.uint8).reshape(-1, 3)[:255]
+    table[: len(colours)] = colours
     return table[mask]
 
 

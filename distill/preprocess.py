@@ -36,6 +36,12 @@ class Preprocess:
 
         return cls(triple("mean"), triple("std"), values["order"], values.get("bits"))
 
+    @property
+    def reversed(self) -> "Preprocess":
+        """The same for channels in the other order."""
+        (a, b, c), (d, e, f) = self.mean, self.std
+        return Preprocess((c, b, a), (f, e, d), "rgb" if self.order == "bgr" else "bgr")
+
     def sha(self) -> str:
         """Return the sha256 of the values: two files with the same hash prepare images alike."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -167,7 +167,7 @@ def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runn
     spec = runtime.spec
     return bundle_runner.Facts(
         input=info.input,
-        output=info.output,
+        output=spec.answer.name,
         dtype=spec.dtype,
         layout=spec.layout,
         head=spec.head,

@@ -18,7 +18,7 @@ from ..deploy.artefacts.manifest import Manifest
 from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtimes.file_info import Port
+from ..deploy.runtimes.answer import Port
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console

@@ -11,8 +11,8 @@ from ..deploy.artefacts.manifest import Manifest, run_of
 from ..deploy.machine.passport import version
 from ..deploy.parity.produce import Trial, gate_present, produce
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtimes.file_info import Port
-from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.answer import Port
+from ..deploy.runtimes.openvino_file import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest, need

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 from ..deploy.artefacts.beside import ENGINES, GateRow, StoredManifest, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.runtimes.file_info import FileInfo, Port, file_info
-from ..deploy.runtimes.openvino_runtime import read_ir
+from ..deploy.runtimes.answer import Port
+from ..deploy.runtimes.file_info import FileInfo, file_info
+from ..deploy.runtimes.openvino_file import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.manifest import read_manifest
 from ..distill import console

@@ -106,7 +106,7 @@ def _try_corners(path: Path, info: FileInfo, three: list[list[int]]) -> None:
     for height, width in dict.fromkeys(_size(info, shape) for shape in _corners(three)):
         zeros = np.zeros(_with_size(info, three[0], height, width), info.dtype)
         try:
-            out = session.run([info.output], {info.input: zeros})[0]
+            out = session.run([info.output_port.name], {info.input: zeros})[0]
         except Exception as error:
             raise UsageError(_refused(path, zeros.shape, error)) from error
         if (height % out.shape[-2], width % out.shape[-1]) != (0, 0):

@@ -20,7 +20,8 @@ from onnx import ModelProto, inliner, shape_inference
 from ... import __version__
 from ...distill.errors import WeightsError, one_line
 from ..child import ChildDiedError, call, serve
-from . import onnx_rules, verdicts
+from . import onnx_order, onnx_rules, verdicts
+from .onnx_order import put_right
 from .onnx_rules import bodies, locations, refuse, refuse_shapes
 
 #: protocol buffers end here; a larger network has external data
@@ -33,6 +34,8 @@ COPIES = 7
 
 def load_checked(path: Path) -> ModelProto:
     """Read an ONNX file that may be anybody's, without its external data, and refuse what is not fit to be run.
+
+    Its nodes are in order and its outputs have a shape, whether or not they had in the file; see ``put_right``.
 
     Raises:
         WeightsError: the file is missing, broken, cut off, or holds something that kdc does not trust; see ``refuse``.
@@ -55,6 +58,7 @@ def load_checked(path: Path) -> ModelProto:
             _vet(path.absolute(), key)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    put_right(model)
     return model
 
 
@@ -119,7 +123,7 @@ def _sha256(path: Path) -> str:
 @lru_cache
 def _rules() -> str:
     """Return a digest of what a verdict depends on besides the file: this very code, its limits, what it calls."""
-    code = [_sha256(Path(str(file))) for file in (__file__, onnx_rules.__file__)]
+    code = [_sha256(Path(str(file))) for file in (__file__, onnx_order.__file__, onnx_rules.__file__)]
     parts = (__version__, onnx.__version__, google.protobuf.__version__, *code)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -161,6 +165,7 @@ def _fault(model: ModelProto, content: bytes, path: Path) -> str:
     """Say why a model is refused; empty where it is not."""
     try:
         refuse(model, path)
+        content = model.SerializeToString() if put_right(model) else content
         # a small graph may make huge values (ConstantOfShape, Expand, Resize): inferring the shapes tells
         flat = inliner.inline_local_functions(model) if model.functions else model
         if flat.functions:  # of another opset than the graph's: what they make stays unknown

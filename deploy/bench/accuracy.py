@@ -108,7 +108,7 @@ def _evaluate(
     size: tuple[int, int] | None,
     windows: Windows | None = None,
 ) -> Evaluation:
-    segmenter = open_segmenter(network, options=options, size=size, windows=windows, assisted=True)
+    segmenter = open_segmenter(network, options=options.for_data(dataset), size=size, windows=windows, assisted=True)
     try:
         classes = segmenter.num_classes
         if classes and classes != dataset.num_classes:

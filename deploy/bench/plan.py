@@ -253,7 +253,7 @@ def info_of(source: Path | Run) -> "FileInfo | None":
     if suffix == ".onnx":
         from ..runtimes.ort_runtime import read_info as read
     elif suffix == ".xml":
-        from ..runtimes.openvino_runtime import read_ir as read
+        from ..runtimes.openvino_file import read_ir as read
     elif suffix == ".pt2":
         from ..runtimes.aoti_runtime import read_package as read
     else:

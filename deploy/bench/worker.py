@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...distill import console
@@ -49,7 +49,7 @@ class Worker:
         for _ in range(task.streams):
             self._runtimes.append(
                 open_runtime(
-                    order.source, size=order.size, threads=task.threads, head=order.head, **asdict(order.options)
+                    order.source, size=order.size, threads=task.threads, head=order.head, **vars(order.options)
                 )
             )
         runtime, self._batch = self._runtimes[0], order.batch

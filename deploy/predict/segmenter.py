@@ -14,6 +14,7 @@ from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
 from ...distill.settings.config import parse_size
 from ..artefacts.beside import MODEL_FILES, owner
+from ..runtimes.answer import Contract
 from ..runtimes.base import Runtime, enlarged, export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_torch
 
@@ -75,13 +76,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class Ran(Record):
-    """What ran a network: runtime and device, the precision of a file, and the tiling if there is one."""
+    """What ran a network: runtime and device, precision and contract of a file, and the tiling if there is one."""
 
-    OPTIONAL = ("precision", "tiling")
+    OPTIONAL = ("precision", "tiling", "contract")
 
     ran_on: str
     precision: str | None = None
     tiling: "Tiling | None" = None
+    contract: Contract | None = None
 
 
 @dataclass
@@ -156,7 +158,7 @@ def open_segmenter(
     if tiling is not None and tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
         raise UsageError(f"--tile {windows.tile}: {source} is made for {height}x{width}; --tile auto takes that")
-    ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling)
+    ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling, runtime.spec.contract)
     predict = _announcing(_fitted(runtime, tiling, resize), tiling)
     return Segmenter(
         predict, ran, len(classes), classes, runtime.spec.palette, runtime.close, runtime.spec.preprocess.bits

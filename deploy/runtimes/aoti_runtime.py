@@ -18,8 +18,10 @@ from ...distill.errors import ExportError, UsageError, WeightsError, one_line
 from ...distill.run.files import versions
 from ..artefacts.trust import vouched
 from ..machine.passport import cpu_features
+from .answer import Port
 from .base import Runtime
-from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
+from .file_info import FileInfo, file_info, metadata_of, spec_of
+from .said import NOTHING, Said
 
 #: largest metadata of a package of kdc's, in bytes
 _LONGEST = 1 << 20
@@ -96,12 +98,13 @@ class AotiRuntime(Runtime):
         size: tuple[int, int] | None = None,
         threads: int | None = None,
         trust: bool = False,
+        said: Said = NOTHING,
     ) -> None:
         """See ``open_runtime``."""
         manifest = vouched(path, "aoti", trust=trust)
         info, target = _read(path)
         self.info, self.source, self.device, self.precision = info, path, device, info.precision
-        self.spec = spec_of(info, path, size)
+        self.spec = spec_of(info, path, size, said)
         _check_target(path, target, device, manifest.values.get("versions", {}).get("torch"))
 
         import torch
@@ -127,8 +130,8 @@ class AotiRuntime(Runtime):
         import torch
 
         with torch.inference_mode():
-            out = self._run(torch.from_numpy(x).to(self.device))
-            return as_output(out.contiguous().cpu().numpy(), self.spec.head)
+            out = self._run(torch.from_numpy(x).to(self.device)).contiguous().cpu().numpy()
+            return self.spec.answer.read(out, self.spec.size)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone, by the wall clock from the call to the end of its stream."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...distill.errors import UsageError
 from ...distill.preprocess import Preprocess
+from .answer import LOGITS, Answer, Contract
 
 DEVICES = ("cpu", "cuda")
 #: The provider that hands an ONNX file to OpenVINO itself, not to ONNX Runtime.
@@ -19,7 +20,10 @@ OPENVINO = "openvino"
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network takes and gives; ``shape`` is in ``layout``, its first entry None where any batch will do."""
+    """What a network takes and gives; ``shape`` is in ``layout``, its first entry None where any batch will do.
+
+    ``answer`` says how its raw output is read, and ``order`` in which order bytes go in.
+    """
 
     shape: tuple[int | None, int, int, int]
     dtype: str
@@ -28,11 +32,18 @@ class Spec:
     preprocess: Preprocess
     classes: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    answer: Answer = LOGITS
+    order: str = "rgb"
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the input."""
         return (self.shape[1], self.shape[2]) if self.layout == "NHWC" else (self.shape[2], self.shape[3])
+
+    @property
+    def contract(self) -> Contract:
+        """The same for a record."""
+        return Contract(list(self.shape), self.dtype, self.layout, self.preprocess, self.answer)
 
     @property
     def batch(self) -> int | None:
@@ -150,9 +161,10 @@ class Runtime(ABC):
             UsageError: the images are larger than the network's input.
         """
         images = self.pad(images)
-        if self.spec.dtype == "float32":
-            x = self.spec.preprocess.apply(images)
+        if self.spec.dtype != "uint8":
+            x = self.spec.preprocess.apply(images).astype(self.spec.dtype, copy=False)
             return x if self.spec.layout == "NCHW" else np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+        images = images[..., ::-1] if self.spec.order == "bgr" else images
         return np.ascontiguousarray(images if self.spec.layout == "NHWC" else images.transpose(0, 3, 1, 2))
 
     def masks(self, images: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import ENGINES, TORCH_FILES
 from .base import DEVICES, OPENVINO, Runtime
+from .said import NOTHING, Said
 from .torch_mode import TorchMode
 
 
@@ -21,6 +22,7 @@ def open_runtime(
     buffers: str = "auto",
     cuda_graph: bool = False,
     torch_mode: str = str(TorchMode()),
+    said: Said | None = None,
 ) -> Runtime:
     """Open a run, a kdc checkpoint, or a file by its suffix.
 
@@ -38,6 +40,7 @@ def open_runtime(
         buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.
+        said: what is known of an exported file that it does not say itself.
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
@@ -47,6 +50,7 @@ def open_runtime(
     if device not in DEVICES:
         raise UsageError(f"device '{device}' is not known; accepted: {', '.join(DEVICES)}")
 
+    said = said or NOTHING
     suffix = "" if isinstance(source, Run) else Path(source).suffix.lower()
     path = Path(str(source))
     if provider is not None and suffix != ".onnx":
@@ -55,20 +59,22 @@ def open_runtime(
     if suffix in ENGINES:
         from .trt.trt_runtime import TrtRuntime
 
-        return TrtRuntime(path, device=device, size=size, buffers=buffers, cuda_graph=cuda_graph, trust=trust)
+        return TrtRuntime(
+            path, device=device, size=size, buffers=buffers, cuda_graph=cuda_graph, trust=trust, said=said
+        )
     in_openvino = provider is not None and provider.lower() == OPENVINO
     if suffix == ".onnx" and not in_openvino:
         from .ort_runtime import OrtRuntime
 
-        return OrtRuntime(path, device=device, provider=provider, size=size, threads=threads)
+        return OrtRuntime(path, device=device, provider=provider, size=size, threads=threads, said=said)
     if suffix == ".xml" or (suffix == ".onnx" and in_openvino):
         from .openvino_runtime import OpenvinoRuntime
 
-        return OpenvinoRuntime(path, device=device, size=size, threads=threads)
+        return OpenvinoRuntime(path, device=device, size=size, threads=threads, said=said)
     if suffix == ".pt2":
         from .aoti_runtime import AotiRuntime
 
-        return AotiRuntime(path, device=device, size=size, threads=threads, trust=trust)
+        return AotiRuntime(path, device=device, size=size, threads=threads, trust=trust, said=said)
 
     if suffix in TORCH_FILES and not isinstance(source, Run) and not Path(source).is_file():
         raise WeightsError(f"{source} does not exist")

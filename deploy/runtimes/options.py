@@ -1,9 +1,9 @@
 """The options of a runtime: one value that every measurement, evaluation and comparison takes."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 from ...distill.errors import UsageError, closest
 from ...distill.run.folder import Run
@@ -13,7 +13,11 @@ from ..gpu.open import KINDS
 from .base import Runtime
 from .open import open_runtime
 from .providers import check_provider
+from .said import NOTHING, Said
 from .torch_mode import TorchMode
+
+if TYPE_CHECKING:
+    from ...distill.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class RuntimeOptions(Record):
         buffers: library for the GPU memory of engines: "auto" or one of ``gpu.open.KINDS``.
         cuda_graph: start engines as one CUDA graph.
         torch_mode: how torch is timed, see ``TorchMode``; several, separated by commas, are timed side by side.
+        said: what is known of exported files that they do not say themselves.
     """
 
     device: str = "cpu"
@@ -35,6 +40,7 @@ class RuntimeOptions(Record):
     buffers: str = "auto"
     cuda_graph: bool = False
     torch_mode: str = str(TorchMode())
+    said: Said = NOTHING
 
     def __post_init__(self) -> None:
         """Refuse unknown buffers and torch modes, and a provider of another device (UsageError)."""
@@ -54,6 +60,10 @@ class RuntimeOptions(Record):
             raise UsageError(f"{flag} is for TensorRT engines, and none is run here; name one, with --device cuda")
         if self.torch_mode != CPU.torch_mode and not any(is_torch(source) for source in sources):
             raise UsageError(f"--torch {self.torch_mode} is for runs and checkpoints, and none is run here")
+        if self.said.flags and all(is_torch(source) for source in sources):
+            raise UsageError(
+                f"{self.said.flags[0]} is for exported files, and none is run here: kdc knows its own runs"
+            )
 
     def refuse_torch_modes(self) -> None:
         """Refuse torch modes where masks are evaluated, which torch always runs as in validation (UsageError)."""
@@ -64,7 +74,8 @@ class RuntimeOptions(Record):
         """Return the options that apply to a source, once for every torch mode that it runs in."""
         if is_engine(source):
             return [replace(self, device="cuda", provider=None, torch_mode=CPU.torch_mode)]
-        applying = RuntimeOptions(self.device, self.provider if is_onnx(source) else None, self.trust)
+        provider, said = self.provider if is_onnx(source) else None, NOTHING if is_torch(source) else self.said
+        applying = RuntimeOptions(self.device, provider, self.trust, said=said)
         if is_torch(source):
             return [replace(applying, torch_mode=mode) for mode in self.torch_mode.split(",")]
         return [applying]
@@ -73,10 +84,15 @@ class RuntimeOptions(Record):
         """Return the options that apply to a source, in the first torch mode."""
         return self.per_mode(source)[0]
 
+    def for_data(self, dataset: "Dataset") -> "RuntimeOptions":
+        """Return the options with what the data say of a network: how many classes it has."""
+        void = dataset.num_classes in dataset.ignored
+        return replace(self, said=replace(self.said, classes=dataset.num_classes, void=void))
+
     def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
         """Open a source with the options that apply to it; see ``open_runtime``."""
         path = source if isinstance(source, Run) else Path(source)
-        return open_runtime(source, size=size, **asdict(self.for_source(path)))
+        return open_runtime(source, size=size, **vars(self.for_source(path)))
 
 
 #: this machine's CPU, each file in its own runtime

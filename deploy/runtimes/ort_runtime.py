@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from ...distill.errors import ExportError, WeightsError, closest, need, one_line
 from ..artefacts.safe_onnx import load_checked
 from ..gpu.device import gpu
 from ..gpu.open import open_buffers
+from .answer import Port
 from .base import Runtime
-from .file_info import FileInfo, Port, as_output, file_info, metadata_of, spec_of
+from .file_info import FileInfo, file_info, fixed_size, input_shape, metadata_of, spec_of
 from .ort_on_gpu import OrtOnGpu
 from .providers import CPU_EP, CUDA_EP, CURES, LACKS, ON_GPU, OPTIONS, TENSORRT_EP, check_provider
+from .said import NOTHING, Said
 from .simulate import COMPUTED, twin
+from .trail import Nodes
 
 
 def read_info(path: Path) -> FileInfo:
@@ -34,7 +37,10 @@ def read_info(path: Path) -> FileInfo:
     inputs = [_port(value) for value in model.graph.input if value.name not in stored]
     outputs = [_port(value) for value in model.graph.output]
     metadata = metadata_of((entry.key, entry.value) for entry in model.metadata_props)
-    return file_info(path, inputs, outputs, _precision(model.graph), metadata)
+    nodes = Nodes.of(model.graph)
+    trails = {port.name: nodes.trail(port.name) for port in outputs}
+    colours = nodes.image_axis(inputs[0].name) if inputs else None
+    return file_info(path, inputs, outputs, _precision(model.graph), metadata, trails=trails, colours=colours)
 
 
 class OrtRuntime(Runtime):
@@ -51,12 +57,13 @@ class OrtRuntime(Runtime):
         provider: str | None = None,
         size: tuple[int, int] | None = None,
         threads: int | None = None,
+        said: Said = NOTHING,
     ) -> None:
         """See ``open_runtime``."""
         self.source, self.device = path, device
         check_provider(provider, device)
         info = self.info = read_info(path)
-        self.spec = spec_of(info, path, size)
+        size = fixed_size(info, path, size)
         self.precision = info.precision
 
         provider = provider or (CUDA_EP if device == "cuda" else CPU_EP)
@@ -72,13 +79,15 @@ class OrtRuntime(Runtime):
                     f"{provider} was asked for, ONNX Runtime fell back to {self.provider}: "
                     f"{LACKS.get(provider, LACKS[CUDA_EP])}; kdc doctor says which, --device cpu measures the CPU"
                 )
+            self.spec = spec_of(info, path, size, said, lambda: self._shapes(input_shape(info, size, 1)))
         except BaseException:
             self._session = None
             if buffers:
                 buffers.close()
             raise
 
-        self._on_gpu = OrtOnGpu(self._session, info.input, info.output, buffers) if buffers else None
+        output = self.spec.answer.name
+        self._on_gpu = OrtOnGpu(self._session, info.input, output, buffers) if buffers else None
         if simulated:
             self.provider = f"{CPU_EP}, {self.precision} simulated in float32"
         if self.provider in (CUDA_EP, TENSORRT_EP) and self.precision == "fp32":
@@ -86,20 +95,29 @@ class OrtRuntime(Runtime):
             self.tf32 = self._session.get_provider_options()[self.provider].get("use_tf32", "1") == "1"
 
     def _infer(self, x: np.ndarray) -> np.ndarray:
+        out = self._run([self.spec.answer.name], x)[0]
+        return self.spec.answer.read(out, self.spec.size)
+
+    def _shapes(self, shape: Sequence[int | None]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all outputs for an input of a shape, by running zeros."""
+        names = [port.name for port in self.info.outputs]
+        outs = self._run(names, np.zeros([n or 1 for n in shape], self.info.dtype))
+        return {name: out.shape for name, out in zip(names, outs, strict=True)}
+
+    def _run(self, names: list[str], x: np.ndarray) -> list[np.ndarray]:
         try:
-            out = self._session.run([self.info.output], {self.info.input: x})[0]
+            return self._session.run(names, {self.info.input: x})
         except _failures() as error:
             if "allocate" in str(error).lower():
                 raise MemoryError(one_line(error)) from error
             raise WeightsError(f"{self.source} cannot be run: {one_line(error)}") from error
-        return as_output(out, self.spec.head)
 
     def staged(self, x: np.ndarray) -> Callable[[], float]:
         """Time the network alone; on a GPU input and output stay on the device (IO binding)."""
         self.check(x)
         if self._on_gpu:
             return self._on_gpu.staged(x)
-        feed, names = {self.info.input: x}, [self.info.output]
+        feed, names = {self.info.input: x}, [self.spec.answer.name]
 
         def step() -> float:
             start = time.perf_counter_ns()

@@ -59,6 +59,8 @@ class Dataset:
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     labelled: bool = True
+    #: values in the label files that count nowhere
+    ignored: tuple[Any, ...] = (IGNORE,)
     source: str
     options: dict[str, Any]
     notes: tuple[str, ...] = ()

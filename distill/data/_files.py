@@ -177,7 +177,7 @@ class FileDataset(Dataset):
         bits: int | None = None,
     ) -> None:
         self.name, self.split, self.samples, self.code = name, split, samples, code
-        self.classes, self.palette = classes, palette
+        self.classes, self.palette, self.ignored = classes, palette, code.ignored
         self.source, self.options, self.notes, self.problems = source, options, notes, problems
         self.bits = bits
         self.labelled = bool(samples) and all(sample.mask is not None for sample in samples)

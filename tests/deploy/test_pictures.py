@@ -62,3 +62,9 @@ def test_strips_look_at_the_whole_split() -> None:
     drawn = strips(data, {"after": predict_with(2)}, {"after": "network"})
     assert len(set(asked)) == 5
     assert [p.name for p in drawn[0].panels] == ["image", "truth", "network", "errors"]
+
+
+def test_a_palette_for_every_byte_leaves_255_grey() -> None:
+    mask = np.array([[0, 254, 255]], np.uint8)
+    painted = colour_mask(mask, [(1, 2, 3)] * 256)
+    assert painted[0].tolist() == [[1, 2, 3], [1, 2, 3], list(ERROR_COLOURS["ignored"])]

@@ -8,7 +8,7 @@ from typing import Any
 from ....distill.errors import ExportError, ResourceError, need
 from ....distill.run.files import sha256
 from ...gpu.buffers import NO_ROOM
-from ..file_info import Port
+from ..answer import Port
 from .logger import make_logger
 from .manifest import FLAVOURS, EngineCard, OnnxSource
 

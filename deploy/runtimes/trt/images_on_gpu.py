@@ -8,7 +8,6 @@ import numpy as np
 from ...gpu.buffers import DeviceBuffers
 from ...gpu.kernels import levels
 from ..base import Spec, labels
-from ..file_info import as_output
 
 if TYPE_CHECKING:
     from .lane import Lane
@@ -52,7 +51,8 @@ class Frames:
             self._table = buffers.alloc(table.nbytes)
             buffers.upload(self._table, table)
         # logits of another size are enlarged first, by OpenCV
-        if spec.head == "logits" and lane.host_out.shape[2:] == spec.size:
+        plain = spec.answer.axes == "NCHW" and lane.host_out.shape[1] == spec.answer.classes
+        if spec.head == "logits" and plain and lane.host_out.shape[2:] == spec.size:
             self._after = buffers.kernel(_typed("argmax", lane.host_out))
             self._mask = buffers.pinned((count, height, width), "uint8")
             self._device_out = buffers.alloc(self._mask.nbytes)
@@ -77,7 +77,8 @@ class Frames:
             return self._mask
         buffers.download(lane.host_out, lane.device_out)
         buffers.synchronize()
-        return labels(lane.host_out, spec.size) if spec.head == "logits" else as_output(lane.host_out, "argmax")
+        out = spec.answer.read(lane.host_out, spec.size)
+        return labels(out, spec.size) if spec.head == "logits" else out
 
 
 def _typed(kernel: str, array: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from ....distill.errors import ExportError
 from ...artefacts.beside import manifest_beside
 from ...artefacts.trust import vouched
 from ...gpu.device import Gpu
-from ..file_info import Port
+from ..answer import Port
 
 #: flavour -> the extra that installs it, in the order in which they are taken
 FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
@@ -19,6 +19,8 @@ FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 #: has it: these compute capabilities, and all from 12.0
 PORTABLE_SM = ((8, 0), (8, 6), (8, 9))
 _PORTS = ("inputs", "outputs")
+#: what the manifest keeps of the metadata of the ONNX file, without their ``kdc.``
+_NETWORK = ("preprocess", "classes", "palette", "head", "answer")
 #: what a manifest must hold to be compared with a machine
 _KEYS = {"flavour": str, "version": str, "onnx": dict, "inputs": list, "outputs": list}
 
@@ -68,7 +70,7 @@ class EngineCard:
         known = {each.name: values[each.name] for each in fields(cls) if values.get(each.name) is not None}
         known |= {key: [Port(p["name"], p["dtype"], tuple(p["shape"])) for p in values[key]] for key in _PORTS}
         known["onnx"] = OnnxSource(values["onnx"]["file"], values["onnx"].get("sha256"))
-        known["network"] = {f"kdc.{key}": values[key] for key in ("preprocess", "classes", "palette") if key in values}
+        known["network"] = {f"kdc.{key}": values[key] for key in _NETWORK if key in values}
         return cls(**known)
 
     def rebuild(self, path: Path) -> str:

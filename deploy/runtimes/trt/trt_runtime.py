@@ -12,8 +12,10 @@ from ....distill.errors import ExportError, UsageError
 from ...gpu.buffers import DeviceBuffers
 from ...gpu.device import gpu
 from ...gpu.open import open_buffers
+from ..answer import Port
 from ..base import Runtime
-from ..file_info import Port, as_output, file_info, spec_of
+from ..file_info import file_info, spec_of
+from ..said import NOTHING, Said
 from .engine import Engine, load_tensorrt
 from .images_on_gpu import Frames
 from .inspector import PrecisionShares, check_precision, read_layers
@@ -41,6 +43,7 @@ class TrtRuntime(Runtime):
         buffers: str | DeviceBuffers = "auto",
         cuda_graph: bool = False,
         trust: bool = False,
+        said: Said = NOTHING,
     ) -> None:
         """Check the manifest, then open the engine; see ``open_runtime``.
 
@@ -51,6 +54,7 @@ class TrtRuntime(Runtime):
             buffers: "auto", "pycuda", "cuda-python", "torch", or opened ones, which the runtime then closes.
             cuda_graph: start the network as one CUDA graph.
             trust: open an engine that no manifest vouches for.
+            said: what is known of it that it does not say itself.
 
         Raises:
             WeightsError: no such engine, or it is no segmentation network.
@@ -70,7 +74,7 @@ class TrtRuntime(Runtime):
         try:
             self.buffers.use()
             self._engine = Engine(path, self.card, trt)
-            self._describe(path, size)
+            self._describe(path, size, said)
         except BaseException:
             self.buffers.close()
             raise
@@ -86,7 +90,7 @@ class TrtRuntime(Runtime):
         """See ``Runtime.facts``: what keeps the GPU's memory, and how the engine is started."""
         return {"buffers": self.buffers.name, "cuda_graph": self._graphs}
 
-    def _describe(self, path: Path, size: tuple[int, int] | None) -> None:
+    def _describe(self, path: Path, size: tuple[int, int] | None, said: Said) -> None:
         card, engine = self.card, self._engine
         self.precision = card.precision if card else "unknown"
         if card and self.precision == "fp32":
@@ -98,7 +102,7 @@ class TrtRuntime(Runtime):
         if engine.profile is not None and None in info.size and size is None:
             first = 1 if info.layout == "NHWC" else 2
             size = (engine.profile[1][first], engine.profile[1][first + 1])
-        self.spec = spec_of(info, path, size)
+        self.spec = spec_of(info, path, size, said)
 
     def check(self, x: np.ndarray) -> None:
         """Refuse what does not fit ``spec``, or lies outside the shapes that the engine was built for."""
@@ -169,7 +173,8 @@ class TrtRuntime(Runtime):
         self.buffers.download(lane.host_out, lane.device_out)
         self.buffers.synchronize()
         # copied, since the pinned memory is used again
-        return as_output(lane.host_out.astype(np.float32 if self.spec.head == "logits" else np.uint8), self.spec.head)
+        out = lane.host_out.astype(np.float32) if lane.host_out.dtype.kind == "f" else lane.host_out.copy()
+        return self.spec.answer.read(out, self.spec.size)
 
     def masks(self, images: np.ndarray) -> np.ndarray:
         """Segment uint8 RGB images; they are normalised, and their classes chosen, on the GPU."""

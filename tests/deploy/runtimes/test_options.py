@@ -6,6 +6,7 @@ import pytest
 
 from kdc.deploy.runtimes import options as module
 from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
+from kdc.deploy.runtimes.said import NOTHING, Said
 from kdc.distill.errors import UsageError
 
 
@@ -21,8 +22,9 @@ def test_each_network_uses_the_options_of_its_kind(monkeypatch: pytest.MonkeyPat
     options = RuntimeOptions("cpu", "openvino", True, "torch", True)
     for name in ("a.onnx", "a.engine", "a.pt2"):
         options.open(name, (4, 6))
-    common = {"size": (4, 6), "trust": True}
+    common: dict[str, object] = {"size": (4, 6), "trust": True}
     idle = {"buffers": "auto", "cuda_graph": False, "torch_mode": "channels-last"}
+    common["said"] = NOTHING
     assert asked == [
         ("a.onnx", common | idle | {"device": "cpu", "provider": "openvino"}),
         (
@@ -78,3 +80,12 @@ def test_torch_is_run_once_in_every_form_that_was_typed() -> None:
 def test_forms_that_torch_has_not_are_refused(mode: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         RuntimeOptions(torch_mode=mode)
+
+
+def test_what_is_said_of_files_goes_to_them_and_to_no_run() -> None:
+    options = RuntimeOptions(said=Said(scores="probs"))
+    assert options.for_source(Path("a.onnx")).said.scores == "probs"
+    assert options.for_source(Path("a.safetensors")).said == NOTHING
+    assert RuntimeOptions.from_dict(options.to_dict()) == options  # as it travels to a worker
+    with pytest.raises(UsageError, match="--scores is for exported files, and none is run here"):
+        options.refuse_unused([Path("a.safetensors")])

@@ -224,7 +224,9 @@ def test_precision_is_read_from_the_graph(tmp_path):
 
 
 def test_not_an_image_network(tmp_path):
-    with pytest.raises(WeightsError, match="accepted: a float32 or uint8 image batch"):
+    with pytest.raises(
+        WeightsError, match="takes float32 1x7x16x24; accepted: a batch of RGB images, Nx3xHxW or NxHxWx3"
+    ):
         OrtRuntime(network(tmp_path / "a.onnx", shape=(1, 7, H, W)))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kdc.deploy.gpu import buffers as gpu_buffers
 from kdc.deploy.gpu.buffers import DeviceBuffers
-from kdc.deploy.runtimes.file_info import Port
+from kdc.deploy.runtimes.answer import Port
 from kdc.deploy.runtimes.trt import trt_runtime
 from kdc.deploy.runtimes.trt.trt_runtime import TrtRuntime
 
