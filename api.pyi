@@ -30,7 +30,7 @@ from .distill.papers.claims import Verification
 from .distill.probe.records import Probe, RunPlan
 from .distill.run.folder import Run
 from .export.commands import EnginePlan, Engines
-from .export.demo import DemoResult
+from .export.demo import DemoPlan, DemoResult
 from .export.targets_command import ExportedFiles
 from .export.to_aoti import AotiManifest
 from .export.to_bundle import PackedBundle
@@ -324,10 +324,20 @@ def data_info(
 def data_ls() -> DataSets:
     """List the data sets that kdc knows by name."""
 
+@overload
 def demo(
     seed: int = 0,
+    dry_run: Literal[False] = False,
 ) -> DemoResult:
     """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
+
+@overload
+def demo(
+    seed: int = 0,
+    *,
+    dry_run: Literal[True],
+) -> DemoPlan:
+    """Return the plan; write nothing."""
 
 @overload
 def distill(

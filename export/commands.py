@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..calib.calibrate import LowPrecisionManifest
     from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
-    from .demo import DemoResult
+    from .demo import DemoPlan, DemoResult
     from .to_onnx import ExportPlan, OnnxManifest
     from .trt_manifest import EngineManifest
 
@@ -158,8 +158,9 @@ calibrate = calib_with(export_like)
 
 def demo(
     seed: Annotated[int, typer.Option(help="Seed of weights, sample order and augmentation.")] = 0,
-) -> "DemoResult":
+    dry_run: Dry = False,
+) -> "DemoResult | DemoPlan":
     """Do the whole job on generated scenes, say at the start how long it takes, and end with what was measured."""
-    from .demo import run_demo
+    from .demo import plan_demo, run_demo
 
-    return run_demo(seed)
+    return plan_demo(seed) if dry_run else run_demo(seed)

@@ -28,7 +28,26 @@ TEACHER, STUDENT = "deeplabv3-r18", "deeplabv3-mv2_050"
 ITERS = 120
 #: seconds of measuring for each of the three backends
 BENCH_SECONDS = 3.0
-STEPS = 8
+STEPS = (
+    f"fit the teacher, {TEACHER}",
+    f"fit the student alone, {STUDENT}: the baseline",
+    "distil the teacher into the student with kt: same start, same data order, same budget",
+    "export to ONNX and check parity with torch",
+    "quantise to INT8 for ONNX Runtime and check it",
+    "build a TensorRT engine",
+    "measure latency: torch, ONNX, ONNX INT8",
+    "write the report",
+)
+
+
+@dataclass(frozen=True)
+class DemoPlan(Record):
+    """The steps of a demo, and about how many seconds it takes on this machine."""
+
+    data: str
+    seed: int
+    steps: list[str]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -58,28 +77,25 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
         KdcError: whatever the step that failed raises; TensorRT's absence alone does not end the demo.
     """
     start = time.perf_counter()
-    console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
-    seconds, step = expected_seconds(_config(seed, TEACHER), _config(seed, STUDENT))
-    minutes = max(round(seconds / 60), 1)
-    console.say(f"about {console.plural(minutes, 'minute')} on this machine (one teacher step takes {step:.2f} s)")
+    _forecast(seed)
 
-    _step(1, f"fit the teacher, {TEACHER}")
+    _step(1)
     teacher = run_job(_config(seed, TEACHER), root=root, kind="teacher")
-    _step(2, f"fit the student alone, {STUDENT}: the baseline")
+    _step(2)
     baseline = run_job(_config(seed, STUDENT), root=root)
-    _step(3, "distil the teacher into the student with kt: same start, same data order, same budget")
+    _step(3)
     student = run_job(_config(seed, STUDENT, method="kt", teacher=str(teacher.path)), root=root)
 
-    _step(4, "export to ONNX and check parity with torch")
+    _step(4)
     exported = export_run(student)[0]
-    _step(5, "quantise to INT8 for ONNX Runtime and check it")
+    _step(5)
     int8 = _int8(student)
-    _step(6, "build a TensorRT engine")
+    _step(6)
     engine = _engine(exported.path)
 
-    _step(7, "measure latency: torch, ONNX, ONNX INT8")
+    _step(7)
     latency = bench_latency([student, exported.path, *int8], Effort(seconds=BENCH_SECONDS))
-    _step(8, "write the report")
+    _step(8)
     report = write_report(student, collect(student, baseline))
 
     runs = {"teacher": teacher, "baseline": baseline, "distilled": student}
@@ -98,13 +114,30 @@ def run_demo(seed: int = 0, root: Path | None = None) -> DemoResult:
     return result
 
 
+def plan_demo(seed: int = 0) -> DemoPlan:
+    """Say what ``run_demo`` would do and how long it would take; write nothing."""
+    seconds = _forecast(seed)
+    for number, text in enumerate(STEPS, 1):
+        console.say(f"[{number}/{len(STEPS)}] {text}")
+    console.say("three runs would be written to runs/, with the exported files and report.html in the last of them")
+    return DemoPlan("builtin (generated scenes)", seed, list(STEPS), round(seconds, 1))
+
+
+def _forecast(seed: int) -> float:
+    console.say("THE DEMO RUNS ON GENERATED SCENES: its numbers say nothing about real images")
+    seconds, step = expected_seconds(_config(seed, TEACHER), _config(seed, STUDENT))
+    minutes = max(round(seconds / 60), 1)
+    console.say(f"about {console.plural(minutes, 'minute')} on this machine (one teacher step takes {step:.2f} s)")
+    return seconds
+
+
 def _config(seed: int, network: str, method: str = "none", teacher: str | None = None) -> Config:
     networks = {"model.student": network, "model.teacher": teacher, "method.name": method}
     return resolve({**networks, "train.iters": ITERS, "train.seed": seed}, layers=[recipe("builtin")])
 
 
-def _step(number: int, text: str) -> None:
-    console.say(f"\n[{number}/{STEPS}] {text}")
+def _step(number: int) -> None:
+    console.say(f"\n[{number}/{len(STEPS)}] {STEPS[number - 1]}")
 
 
 def _int8(run: Run) -> list[Path]:

@@ -32,7 +32,7 @@ Sizes = Annotated[str | None, typer.Option("--size", metavar="HxW[,HxW]", help="
 Batches = Annotated[str, typer.Option("--batch", metavar="N[,N]", help="Images per query, or several.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads of every backend (default: all cores).")]
 Seconds = Annotated[float, typer.Option(help="Measuring time of each backend.")]
-Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to ten times --seconds.")]
+Runs = Annotated[int, typer.Option(min=1, help="Runs of each backend at least, up to twice --seconds.")]
 Rounds = Annotated[int, typer.Option(min=1, help="How often the backends take turns.")]
 Out = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where to write the record (default: bench/ of the run).")

@@ -7,10 +7,11 @@ adds interleaving: on a machine that others use too, sequential measurements dri
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...distill import console
+from ...distill.units import number
 from ..machine.gpu_meter import Meter, Readings, open_meter, summary
 from ..machine.passport import Passport, cores, first_gpu, passport
 from ..machine.roofline import share
@@ -26,7 +27,7 @@ from .statistics import parts_summary, percentiles, ratio
 from .worker import INPUTS
 
 #: a backend that is too slow for ``runs`` may take so many times ``seconds``
-PATIENCE = 10
+PATIENCE = 2
 
 
 @dataclass
@@ -64,7 +65,7 @@ def bench_latency(
 
     Args:
         sources: runs or files; None is the last run. The first backend is what the others are compared with.
-        effort: warm-up takes at most twice its ``seconds``, at most 10 s; ``runs`` ends at ten times ``seconds``.
+        effort: warm-up takes at most twice its ``seconds``, at most 10 s; ``runs`` ends at twice ``seconds``.
         size: input height and width (default: what the files were exported for, else the run's image size).
         batch: images per query; a file made for another batch is listed as not measured.
         options: what runs them, and on which device.
@@ -88,11 +89,14 @@ def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | N
     on_gpu = plan.options.device == "cuda"
     meter, no_meter = open_meter() if on_gpu else (None, "")
 
+    task = Task(effort.mode, threads, effort.seed, codec=effort.codec)
     with started(plan, threads, effort.in_process) as backends:
-        available = open_all(backends, plan, Task(effort.mode, threads, effort.seed, codec=effort.codec))
-        timings = [Timing(backend, backend.warm(min(10.0, 2 * seconds))) for backend in available]
-        rounds = min(effort.rounds, *(_rounds_of(timing.warmup.ms / 1e3, seconds, runs) for timing in timings))
-        cap = PATIENCE * seconds / rounds if runs > 1 else None
+        timings = _warmed(backends, plan, task, seconds)
+        typical = [timing.warmup.ms / 1e3 for timing in timings]
+        rounds = min(effort.rounds, *(_rounds_of(each, seconds, runs) for each in typical))
+        cap = PATIENCE * seconds / rounds
+        expected = sum(max(_budget(each, seconds, runs), 2 * rounds * each) for each in typical)
+        console.say(f"measuring takes about {number(expected, 2)} s, in {console.plural(rounds, 'round')}")
         for _ in console.progress(range(rounds), rounds, "measuring"):
             for timing in timings:
                 timing.turn(meter, seconds / rounds, math.ceil(runs / rounds), cap)
@@ -127,13 +131,33 @@ def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | N
     return keep(record, plan.home, out, samples_ms=samples, parts_ms=parts)
 
 
+def _warmed(backends: list[Backend], plan: Plan, task: Task, seconds: float) -> list[Timing]:
+    """Open every backend and warm it up, after a forecast of what is to come."""
+    cap, count = min(10.0, 2 * seconds), len(backends)
+    console.say(
+        f"{console.plural(count, 'backend')}: opening and compiling first, then at most {number(count * cap)} s to "
+        f"warm up and {number(count * seconds)} to {number(count * PATIENCE * seconds)} s of measuring"
+    )
+    available = open_all(backends, plan, task)
+    timings = []
+    for backend in console.progress(available, len(available), "warming up"):
+        timings.append(Timing(backend, replace(backend.warm(cap), opened_s=backend.opened_s)))
+    return timings
+
+
+def _budget(typical: float, seconds: float, runs: int) -> float:
+    """Return the seconds that a backend of ``typical`` seconds a run is measured."""
+    return max(seconds, min(runs * typical, PATIENCE * seconds))
+
+
 def _rounds_of(typical: float, seconds: float, runs: int) -> int:
     """Return how many rounds a backend of ``typical`` seconds a run can be measured in.
 
-    A turn must hold a few runs, or the run that opens it and is not counted costs too much.
+    A turn must hold a few runs, or the run that opens it and is not counted costs too much; of a slow backend there
+    are three turns of one counted run, or as many as the time allows.
     """
-    budget = max(seconds, min(runs * typical, PATIENCE * seconds))
-    return max(3, int(budget / (4 * typical)))
+    shortest = min(3, int(PATIENCE * seconds / (2 * typical)))
+    return max(1, shortest, int(_budget(typical, seconds, runs) / (4 * typical)))
 
 
 def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyRow:

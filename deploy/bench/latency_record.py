@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ...distill import console
 from ...distill.run.records import Record
-from ...distill.units import file_size, milliseconds
+from ...distill.units import file_size, milliseconds, quantity
 from ..machine.gpu_meter import GpuUse
 from ..machine.passport import Gpu, Passport
 from ..machine.roofline import Roofline
@@ -102,10 +102,20 @@ def show_latency(result: LatencyRecord) -> None:
     columns = ["backend", "precision", "ran on", "p50", "p90", "p95", "p99", "speed [95 % CI]", "file"]
     setting = conditions(result.device, result.size, result.threads, result.passport, result.batch)
     console.table(f"latency, {MODES[result.mode]}, {setting}", columns, cells)
+    _show_start(result.backends)
     _show_parts(result.backends)
     if result.device == "cuda":
         _show_gpu(result.backends)
     show_rest(result.not_measured, result.flags, f"record with raw samples: {result.record}")
+
+
+def _show_start(rows: Sequence[LatencyRow]) -> None:
+    cells = []
+    for row in rows:
+        warm = row.warmup
+        opened = "-" if warm.opened_s is None else quantity(warm.opened_s, "s")
+        cells.append([row.name, opened, milliseconds(warm.first_ms), quantity(warm.seconds, "s"), warm.runs])
+    console.table("before that, not measured", ["backend", "opened in", "first run", "warm-up", "its runs"], cells)
 
 
 def _show_parts(rows: Sequence[LatencyRow]) -> None:

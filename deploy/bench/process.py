@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,11 @@ class Backend:
         label: the name of its rows.
         options: those that apply to the candidate, with one torch mode.
         opened: what really runs, once it is open.
+        opened_s: how long that took, in seconds, imports and compiling included.
     """
 
     opened: Opened
+    opened_s: float
 
     def __init__(
         self, candidate: Candidate, label: str, options: RuntimeOptions, threads: int, in_process: bool = False
@@ -49,7 +52,9 @@ class Backend:
         """Open the network as planned."""
         source = str(self.candidate.path)
         order = Opening(self.label, source, plan.size, plan.batch, plan.head, self.options, task)
+        started = time.perf_counter()
         self.opened = Opened.from_dict(self._ask("open", **order.to_dict()))
+        self.opened_s = round(time.perf_counter() - started, 3)
 
     def idle(self) -> MemoryUse:
         """See ``Worker.idle``."""
@@ -141,7 +146,8 @@ def open_all(backends: list[Backend], plan: Plan, task: Task) -> list[Backend]:
     Raises:
         KdcError: as ``open_one``, or nothing is left.
     """
-    available = [backend for backend in backends if open_one(backend, plan, task)]
+    waiting = console.progress(backends, len(backends), "opening")
+    available = [backend for backend in waiting if open_one(backend, plan, task)]
     if not available:
         raise ExportError(nothing_left(plan.missing))
     return available

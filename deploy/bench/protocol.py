@@ -87,13 +87,16 @@ class Identity(Opened):
 
 @dataclass(frozen=True)
 class Warmup(Record):
-    """How a network warmed up: its first run, and the median ``ms`` of the last five."""
+    """How a network warmed up: its first run, and the median ``ms`` of the last five; ``opened_s`` is before it."""
+
+    OPTIONAL: ClassVar = ("opened_s",)
 
     first_ms: float
     runs: int
     seconds: float
     stable: bool
     ms: float
+    opened_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ class Effort:
 
     Attributes:
         seconds: measuring time of each backend, warm-up apart.
-        runs: how many runs each backend does at least, unless that takes ten times ``seconds``.
+        runs: how many runs each backend does at least, unless that takes twice ``seconds``.
         rounds: how often the backends take turns.
         mode: one of ``MODES``.
         codec: of the images in mode "e2e": "jpg" or "png".

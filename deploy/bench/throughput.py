@@ -155,6 +155,11 @@ def bench_throughput(
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")
 
+    turns = len(streams) * sum(len(plan.candidates) for plan in plans)
+    console.say(
+        f"{console.plural(turns, 'setting')}: about {number(turns * effort.seconds)} s of measuring, warm-up apart"
+    )
+
     # every batch in processes of its own, every number of streams in the same
     rows: list[ThroughputRow] = []
     missing: list[NotMeasured] = []

@@ -114,18 +114,21 @@ class Worker:
         return Warmup(round(first, 3), len(times), round(time.perf_counter() - start, 3), stable, self._typical)
 
     def round(self, seconds: float, runs: int = 1, cap_s: float | None = None) -> Turn:
-        """Run for ``seconds`` and ``runs`` times, at least once, but no longer than ``cap_s``.
+        """Run for ``seconds`` and ``runs`` times, at least once; no run begins that would not end within ``cap_s``.
 
-        One run before them is not counted, since others have just had the caches.
+        One run before them is not counted, since others have just had the caches; the cap counts it.
         """
+        opened = time.perf_counter()
         _total(next(self._queries[0])())
 
         times: list[float] = []
         parts: list[dict[str, float]] = []
         start = time.perf_counter()
         while True:
-            spent = time.perf_counter() - start + self._typical / 2e3
-            if times and ((spent >= seconds and len(times) >= runs) or (cap_s is not None and spent >= cap_s)):
+            now = time.perf_counter()
+            enough = now - start + self._typical / 2e3 >= seconds and len(times) >= runs
+            late = cap_s is not None and now - opened + self._typical / 1e3 > cap_s
+            if times and (enough or late):
                 break
             taken = next(self._queries[0])()
             times.append(_total(taken))

@@ -1,12 +1,15 @@
 """The demo says how long it takes: from steps that are really taken, and without touching what follows."""
 
+import json
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from kdc import cli
 from kdc.distill import console
 from kdc.distill.data import recipe
 from kdc.distill.settings.config import Config, resolve
@@ -61,3 +64,17 @@ def test_the_demo_says_it_before_its_first_step(
         demo.run_demo()
     lines = capsys.readouterr().out.splitlines()
     assert f"{said} on this machine (one teacher step takes 0.21 s)" in lines[:2]
+
+
+def test_a_dry_run_says_what_the_demo_would_do_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "expected_seconds", lambda *_: (170.0, 0.214))
+    assert cli.run(["demo", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "about 3 minutes" in out and all(f"[{i}/8] {text}" in out for i, text in enumerate(demo.STEPS, 1))
+    assert cli.run(["demo", "--dry-run", "--seed", "3", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["seed"] == 3 and plan["seconds"] == 170.0 and plan["steps"] == list(demo.STEPS)
+    assert not [*tmp_path.iterdir()]

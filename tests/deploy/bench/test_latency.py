@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +16,13 @@ import pytest
 from kdc import cli
 from kdc.deploy.bench import end_to_end, latency, onnx_cost, process
 from kdc.deploy.bench import plan as planning
+from kdc.deploy.bench import worker as worker_file
 from kdc.deploy.bench.disturbances import latency_flags
 from kdc.deploy.bench.latency import bench_latency
 from kdc.deploy.bench.latency_record import OnGpu, show_latency
 from kdc.deploy.bench.plan import Candidate, NotMeasured
 from kdc.deploy.bench.process import Backend
-from kdc.deploy.bench.protocol import Task
+from kdc.deploy.bench.protocol import Task, Turn, Warmup
 from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.statistics import Ratio, parts_summary, percentiles, ratio
 from kdc.deploy.bench.worker import Worker
@@ -110,7 +113,7 @@ def test_side_by_side_in_their_own_processes(network, tmp_path):
         *("images_per_s", "warmup", "ratio"),
     ]
     assert list(record["backends"][0]["ratio"]) == ["to", "value", "low", "high"]
-    assert list(record["backends"][0]["warmup"]) == ["first_ms", "runs", "seconds", "stable", "ms"]
+    assert list(record["backends"][0]["warmup"]) == ["first_ms", "runs", "seconds", "stable", "ms", "opened_s"]
 
 
 def test_run_lists_what_it_cannot_measure(network, tmp_path, capsys):
@@ -269,6 +272,45 @@ def test_enough_runs_but_not_for_ever():
     assert len(worker.round(0.03, runs=2).ms) > 5  # seconds count, too
 
 
+@pytest.mark.parametrize("typical", [0.001, 0.03, 0.3, 1.0, 2.0, 3.0, 5.0])
+def test_a_backend_is_measured_for_at_most_twice_the_seconds(
+    typical: float, network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a clock of its own: only a query takes time."""
+    now, turns = [0.0], []
+
+    def query() -> float:
+        now[0] += typical
+        return 1e3 * typical
+
+    def timed_round(self: Worker, *arguments: Any, **named: Any) -> Turn:
+        before = now[0]
+        self._queries = [itertools.repeat(query)]
+        answer = genuine(self, *arguments, **named)
+        turns.append(now[0] - before)
+        return answer
+
+    genuine = Worker.round
+    monkeypatch.setattr(worker_file, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setitem(worker_file.ORDERS, "round", timed_round)
+
+    def warm(self: Worker, cap_s: float) -> Warmup:
+        self._typical = 1e3 * typical
+        return Warmup(1e3 * typical, 10, 1.0, True, 1e3 * typical)
+
+    monkeypatch.setitem(worker_file.ORDERS, "warm", warm)
+    files = [network(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    result = bench_latency(files, Effort(seconds=6, runs=100, threads=1, in_process=True), out=tmp_path / "bench")
+    per_backend = sum(turns) / 2
+    assert min(6, 100 * typical) - 1e-6 <= per_backend <= 12 + 1e-6
+    said = capsys.readouterr().out
+    assert said.startswith("2 backends: opening and compiling first, then at most 20 s to warm up and 12 to 24 s")
+    expected = float(said.partition("measuring takes about ")[2].split()[0])
+    assert abs(expected - sum(turns)) <= 0.35 * expected + 1
+    show_latency(result)
+    assert "before that, not measured" in capsys.readouterr().out and result.backends[0].warmup.opened_s is not None
+
+
 def test_parts_by_the_devices_clock_come_beside_the_runs():
     worker = Worker()
     worker._queries = [itertools.repeat(lambda: 2.0)]
@@ -282,7 +324,7 @@ def test_parts_by_the_devices_clock_come_beside_the_runs():
     row = latency_row(identity("a"), parts=parts, on_gpu=OnGpu(None, None))
     card = machine(load=0.0)
     text = "\n".join(latency_flags([row], card, card, "cuda", 10))
-    assert "handing the network over takes the host 1.40 ms of its 1.50" in text
+    assert "handing the network over takes the host 1.4 ms of its 1.5 ms" in text
     assert "transfers take as long as the network" in text
     quick = replace(row, parts=parts_summary({"h2d": [0.1], "compute": [9.0], "d2h": [0.1], "enqueue": [1.0]}))
     assert latency_flags([quick], card, card, "cuda", 10) == []
