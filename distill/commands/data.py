@@ -53,7 +53,7 @@ def data_ls() -> DataSets:
     """List the data sets that kdc knows by name."""
     from ..data import load, names
 
-    sets = [DataSet(name, (load(name).__doc__ or "").splitlines()[0]) for name in names()]
+    sets = [DataSet(name, (load(name).__doc__ or name).splitlines()[0]) for name in names()]
     print_table("data sets", ("name", "what it is"), [(each.name, each.summary) for each in sets])
     return DataSets(sets)
 

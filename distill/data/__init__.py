@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import pkgutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -123,14 +124,20 @@ class BadSample(DataError):
 
 def names() -> list[str]:
     """Return the dataset kinds: the files of this folder."""
-    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def load(name: str) -> ModuleType:
     """Import the module of one dataset kind."""
     if name not in names():
         raise UsageError(f"no dataset called {name!r}{closest(name, names())}; accepted: {', '.join(names())}")
-    return import_module(f".{name}", __package__)
+    module = import_module(f".{name}", __package__)
+    if lacking := [part for part in ("open_split", "splits", "RECIPE") if not hasattr(module, part)]:
+        raise UsageError(
+            f"distill/data/{name}.py holds no {' and no '.join(lacking)}; CONTRIBUTING.md shows a whole one, and a "
+            "helper's file begins with an underscore"
+        )
+    return module
 
 
 def _kind(name_or_dir: str, **options: Any) -> tuple[ModuleType, dict[str, Any]]:

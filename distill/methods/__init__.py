@@ -185,16 +185,18 @@ def load(name: str) -> type[Method]:
     """Return the method class of that name, hyphen or underscore.
 
     Raises:
-        UsageError: there is no such method; the message names the nearest.
+        UsageError: there is no such method, and the message names the nearest; or its file holds none.
     """
     name = hyphen(name)
     if name not in names():
         raise UsageError(f"no method '{name}'{closest(name, names())}; there are: {', '.join(names())}, and none")
     module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
-    return next(
-        thing
-        for thing in vars(module).values()
-        if inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.__name__
+    for thing in vars(module).values():
+        if inspect.isclass(thing) and issubclass(thing, Method) and thing.__module__ == module.__name__:
+            return thing
+    raise UsageError(
+        f"distill/methods/{name.replace('-', '_')}.py holds no subclass of Method; CONTRIBUTING.md shows a whole one, "
+        "and a helper's file begins with an underscore"
     )
 
 

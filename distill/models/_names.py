@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-from pathlib import Path
 from types import ModuleType
 
 from ..errors import UsageError, closest
@@ -12,13 +11,13 @@ from ._backbones import ALIASES, BACKBONES, Backbone
 
 def architectures() -> list[str]:
     """Return the names of the architectures: the files of this folder."""
-    folder = str(Path(__file__).parent)
-    return sorted(m.name for m in pkgutil.iter_modules([folder]) if not m.name.startswith("_"))
+    package = importlib.import_module(str(__package__))
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
 def names() -> list[str]:
     """Return the names of all models, ``architecture-backbone``."""
-    return [f"{arch}-{backbone}" for arch in architectures() for backbone in _file(arch).Head.backbones]
+    return [f"{arch}-{backbone}" for arch in architectures() for backbone in _head(arch).backbones]
 
 
 def expand(name: str, arch: str = "deeplabv3") -> str:
@@ -49,13 +48,28 @@ def expand(name: str, arch: str = "deeplabv3") -> str:
 def find(name: str) -> tuple[type[Architecture], Backbone]:
     """Return the architecture and the backbone of a full name."""
     arch, backbone = name.split("-")
-    head: type[Architecture] = _file(arch).Head
+    head = _head(arch)
     return head, head.backbones[backbone]
 
 
 def stride_of(name: str, stride: int | None = None) -> int:
     """Return the output stride of a model: ``stride``, or the one that its architecture was published with."""
     return find(expand(name))[0].stride if stride is None else stride
+
+
+def _head(arch: str) -> type[Architecture]:
+    """Return the class of an architecture.
+
+    Raises:
+        UsageError: its file has none.
+    """
+    head = getattr(_file(arch), "Head", None)
+    if not (isinstance(head, type) and issubclass(head, Architecture)):
+        raise UsageError(
+            f"distill/models/{arch}.py holds no class Head(Architecture); CONTRIBUTING.md shows a whole one, and a "
+            "helper's file begins with an underscore"
+        )
+    return head
 
 
 def _file(arch: str) -> ModuleType:
@@ -65,4 +79,4 @@ def _file(arch: str) -> ModuleType:
 def _spelled(name: str) -> str:
     """Resolve other spellings of an architecture; unknown names come back as they are."""
     name = name.strip().lower().replace("+", "plus")
-    return next((arch for arch in architectures() if name in _file(arch).ALIASES), name)
+    return next((arch for arch in architectures() if name in getattr(_file(arch), "ALIASES", ())), name)

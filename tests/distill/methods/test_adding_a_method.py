@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "(Method)" in block)
     (tmp_path / "mine.py").write_text(code)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
 
