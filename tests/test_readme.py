@@ -1,13 +1,17 @@
-"""Every command that the documents show exists, with those options and values of the right kind."""
+"""What the documents show: commands that exist, with options and values of the right kind, and that run."""
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import typer
 
 from kdc import cli
+from kdc.distill.data._street import scene
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,3 +84,70 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_a_wrong_command_would_be_seen(line: str) -> None:
     with pytest.raises((typer.TyperException, AssertionError)):
         parse(line)
+
+
+def test_what_pip_is_told_to_install_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [shlex.split(line, comments=True)[2:] for line in commands(ROOT / "README.md", "pip")]
+    needed = {re.split(r"[<>=\[]", each)[0] for each in project["dependencies"]}
+    assert lines[0] == ["torch", "torchvision", "--index-url", "https://download.pytorch.org/whl/cpu"]
+    assert {"torch", "torchvision"} <= needed  # before kdc, which would bring other builds of them
+    assert lines[1] and set(re.findall(r"[\w-]+", lines[1][0])) <= set(project["optional-dependencies"])
+
+
+#: what makes a command of the README a matter of seconds, by its first words; the rest is as it stands there
+_SMALL = "--crop 32x64 --batch 2 --iters 1 --set train.threads=1 --set model.teacher_check=false"
+_SCENES = "--size 32x64 --set data.count=4 --set data.val_count=2 --set train.teacher_iters=1"
+SMALLER = {
+    "kdc distill": _SMALL,
+    "kdc train": _SMALL,
+    "kdc probe": f"{_SMALL} {_SCENES} --images 2 --batches 1",
+    "kdc compare": f"{_SMALL} {_SCENES} --seeds 1",
+    "kdc calib": "--images 2",
+    "kdc bench latency": "--seconds 0.1 --rounds 2",
+    "kdc bench tradeoff": "--seconds 0.1 --rounds 2",
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README speaks of: DIR, a picture, a film, more pictures."""
+    for i in range(6):
+        image, label = scene((32, 64), (0, 0, i))
+        split = "train" if i < 4 else "val"
+        for kind, pixels in (("images", image[..., ::-1]), ("labels", label)):
+            (tmp_path / "DIR" / kind / split).mkdir(parents=True, exist_ok=True)
+            assert pixels is not None and cv2.imwrite(str(tmp_path / "DIR" / kind / split / f"{i}.png"), pixels)
+    (tmp_path / "more").mkdir()
+    picture = np.ascontiguousarray(scene((32, 64), (0, 1, 0))[0][..., ::-1])
+    for name in ("street.jpg", "more/a.png", "more/b.png"):
+        cv2.imwrite(str(tmp_path / name), picture)
+    film = cv2.VideoWriter(str(tmp_path / "drive.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5, (64, 32))
+    for _ in range(3):
+        film.write(picture)
+    film.release()
+    assert (tmp_path / "drive.mp4").stat().st_size
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_do_what_they_say(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Typed from top to bottom in one folder, on small images and for one step."""
+    blocks = re.findall(
+        r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines() if line[:4] == "kdc "]
+    assert len(lines) > 30
+    failed = []
+    for line in lines:
+        words = shlex.split(line)[1:]
+        small = next((more for start, more in SMALLER.items() if line.startswith(start)), "")
+        small += f" {_SCENES}" if line.startswith(("kdc distill", "kdc train")) and "--data" not in line else ""
+        code = cli.run(words if "--help" in words else [*words, *small.split()])
+        said = capsys.readouterr()
+        gate = line.startswith("kdc calib") and "gate" in said.err  # one step trains no network that survives INT8
+        if code and not (code == 6 and gate):
+            failed.append((line, code, said.err[-300:]))
+    assert not failed
+    assert (desk / "runs" / "last" / "export" / "model.onnx").is_file()
