@@ -141,4 +141,6 @@ def _no_labels(opened: list[Dataset]) -> list[Problem]:
     unlabelled = {dataset.split: dataset for dataset in opened if not dataset.labelled and not dataset.problems}
     if len(unlabelled) == len(opened) or "train" in unlabelled:
         return unlabelled.get("train", next(iter(unlabelled.values()))).why_unlabelled()
+    if "val" in unlabelled:
+        return [problem for problem in unlabelled["val"].why_unlabelled() if problem.kind != "no labels found"]
     return []

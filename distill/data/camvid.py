@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..errors import DataError
 from ._codes import Code
-from ._files import IMAGE_TYPES, MASK_TYPES, FileDataset
+from ._file_dataset import FileDataset
+from ._files import IMAGE_TYPES, MASK_TYPES
 from ._pairs import files, pair
 
 RECIPE = {

@@ -15,8 +15,10 @@ from . import Problem
 from ._card import Options, class_names, code_value, find_card, given_code, given_names
 from ._codes import Code, Colour, default_palette
 from ._depth import check_bits, find_bits
-from ._files import FileDataset, Sample, palette_of
-from ._pairs import Files, discover, pair
+from ._file_dataset import FileDataset
+from ._files import Sample, palette_of
+from ._layouts import discover
+from ._pairs import Files, pair
 from ._values import read_code
 
 RECIPE = {}
