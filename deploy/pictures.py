@@ -38,13 +38,15 @@ def error_map(image: np.ndarray, truth: np.ndarray, pred: np.ndarray, before: np
     return canvas
 
 
-def data_uri(image: np.ndarray, *, photo: bool = False, width: int = 480) -> str:
+def data_uri(image: np.ndarray, *, photo: bool = False, width: int = 960) -> str:
     """Encode uint8 RGB ``(H, W, 3)``, at most ``width`` pixels wide, as a JPEG (``photo``) or PNG data URI."""
     if image.shape[1] > width:
         size = (width, max(1, round(image.shape[0] * width / image.shape[1])))
         # nearest keeps the classes' colours pure; area averaging is the right filter for shrinking a photograph
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if photo else cv2.INTER_NEAREST)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, 88] if photo else [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    # no colour is spread over its neighbours: an error may be one pixel wide
+    sharp = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 88, *sharp] if photo else [cv2.IMWRITE_PNG_COMPRESSION, 9]
     _, data = cv2.imencode(".jpg" if photo else ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     kind = "jpeg" if photo else "png"
     return f"data:image/{kind};base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -1,6 +1,7 @@
 """The networks that the report shows, opened, and their masks on a few validation images."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 from ...distill.errors import KdcError, UsageError
 from ...distill.evaluation.evaluate import model_predictor
@@ -9,7 +10,9 @@ from ...distill.run.card import TeacherCard
 from ...distill.run.checkpoint import load_student
 from ...distill.run.folder import Run
 from ...distill.training.teacher import reopen_teacher
+from ..predict.segmenter import Segmenter, open_segmenter
 from .activations import activations
+from .shipped import low_precision_files
 from .strips import Strip, strips
 
 
@@ -44,10 +47,28 @@ def networks(
     return nets, notes
 
 
+@contextlib.contextmanager
+def low_precision(run: Run, notes: list[str]) -> Iterator[dict[str, Segmenter]]:
+    """Open the first INT8 or FP8 file of a run that this machine can run, by the name it has on the page."""
+    for path in low_precision_files(run):
+        try:
+            segmenter = open_segmenter(path, resize=True)
+        except KdcError as error:
+            notes.append(f"{path.name} is not pictured: {error}")
+            continue
+        with contextlib.closing(segmenter):
+            yield {f"{path.name.split('.')[1].upper()} file": segmenter}
+        return
+    yield {}
+
+
 def picture(
     run: Run, nets: dict[str, SegmentationModel], names: dict[str, str], device: str, notes: list[str], tap: str | None
 ) -> tuple[list[Strip], list[Strip], str]:
-    """Return the strips and the maps of ``tap``, or none and the reason; note data that is no longer what it was."""
+    """Return the strips and the maps of ``tap``, or none and the reason; note data that is no longer what it was.
+
+    Beside the networks the run's INT8 or FP8 file is shown, where this machine can run one.
+    """
     if "after" not in nets:
         return [], [], "there is no checkpoint"
     try:
@@ -59,7 +80,10 @@ def picture(
             notes.append(
                 "the data has changed since this run: the pictures show it as it is now, the scores are from then"
             )
-        drawn = strips(dataset, {role: model_predictor(net, device) for role, net in nets.items()}, names)
+        with low_precision(run, notes) as files:
+            predicts = {role: model_predictor(net, device) for role, net in nets.items()}
+            predicts |= {name: segmenter.predict for name, segmenter in files.items()}
+            drawn = strips(dataset, predicts, names | {name: name for name in files})
     except KdcError as error:
         return [], [], f"the data cannot be opened ({error})"
     indices = [(strip.index, strip.why) for strip in drawn]

@@ -1,18 +1,18 @@
 """What the report's page shows: ``report.html.jinja`` sees the fields of ``Page`` by their names."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
-from ..artefacts.ledger import GateRow
-from ..bench.latency_record import LatencyRecord
 from ..bench.tradeoff import TradeoffRecord
-from ..parity.result import GateResult
 from .charts import Chart
 from .deployment import Deployment
+from .latencies import Bench
+from .records import Gate
+from .shipped import Shipped
 from .strips import Strip
 
 
@@ -81,15 +81,6 @@ class History:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A row of the ledger, and whether it is about the file that is there."""
-
-    row: GateRow
-    fits: bool
-    result: GateResult
-
-
-@dataclass(frozen=True)
 class Page:
     """Everything the page shows; None is "not measured"."""
 
@@ -109,6 +100,8 @@ class Page:
     #: whether the baseline has the same student and settings
     equal: bool
     baseline: str | None
+    #: what the page calls the runs of its roles, by the name of their folder
+    folders: dict[str, str]
     best: Best | None
     charts: list[Chart]
     strips: list[Strip]
@@ -120,7 +113,8 @@ class Page:
     why_no_strips: str
     error_colours: dict[str, str]
     gates: list[Gate]
-    benches: list[LatencyRecord]
+    benches: list[Bench]
+    shipped: list[Shipped]
     tradeoff: TradeoffRecord | None
     #: as a data URI
     tradeoff_chart: str | None
@@ -133,6 +127,17 @@ class Page:
     device: list[tuple[str, str]]
     notes: list[str]
     commands: list[History]
+
+    def roles(self, rows: Iterable[Row]) -> list[str]:
+        """Return the roles that any of the rows has a score of, so that no column is empty; "after" always has one."""
+        known = {role for row in rows for role, score in row.scores.items() if score is not None}
+        return [role for role in self.names if role == "after" or role in known]
+
+    def short(self, name: str, network: str = "") -> str:
+        """Name a row of a measurement by its role: ``distilled, model.int8.onnx`` for the file of this run."""
+        row, _, spec = name.partition(" of ")
+        role = self.folders.get(spec or network)
+        return f"{role}, {row}" if role else name
 
     @property
     def measured(self) -> bool:

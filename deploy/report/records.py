@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from ...distill.run.card import FinalScores, RunCard
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
+from ..artefacts.ledger import GateRow
+from ..parity.result import GateResult
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,15 @@ class Line(Record):
     features: dict[str, dict[str, float]] = field(default_factory=dict)
     #: of the validation
     val: FinalScores | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A row of the ledger, and whether it is about the file that is there."""
+
+    row: GateRow
+    fits: bool
+    result: GateResult
 
 
 def read_lines(run: Run | None) -> list[Line]:

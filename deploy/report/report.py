@@ -1,24 +1,23 @@
 """One self-contained HTML page about a run: settings, results, gates, and the commands that repeat it."""
 
-import base64
 import operator
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
 from ...distill import console, cost
+from ...distill.charts.svg import data_uri
 from ...distill.errors import UsageError, WeightsError, one_line
 from ...distill.models import SegmentationModel
+from ...distill.pages.render import render
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative
 from ..artefacts.ledger import read_gates
-from ..bench.latency_record import LatencyRecord
-from ..bench.record import newest, records
+from ..bench.record import newest
 from ..bench.tradeoff import TradeoffRecord
 from ..machine.passport import Passport
 from ..parity.result import GateResult
@@ -26,10 +25,11 @@ from ..pictures import ERROR_COLOURS
 from .activations import default_tap, legend
 from .charts import charts
 from .deployment import deployment
-from .formats import FILTERS, sign
+from .latencies import benches
 from .networks import further_runs, networks, picture
-from .page import Best, ClassRow, Cost, Gate, History, Page, Row
-from .records import Line, read_lines, scores_of
+from .page import Best, ClassRow, Cost, History, Page, Row
+from .records import Gate, Line, read_lines, scores_of
+from .shipped import shipped
 
 METRICS = (
     ("miou", "mIoU, all classes"),
@@ -41,12 +41,9 @@ METRICS = (
 
 def write_report(run: Run, page: Page) -> Path:
     """Write a page of ``collect`` to ``report.html`` in the run folder; what is missing is "not measured" there."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= FILTERS
-    html = environment.get_template("report.html.jinja").render(
-        vars(page), page=page, bench_titles={"net": "The network alone", "e2e": "Image to mask"}, sign=sign
-    )
+    titles = {"net": "The network alone", "e2e": "Image to mask"}
+    template = Path(__file__).with_name("report.html.jinja")
+    html = render(template, vars(page) | {"page": page, "bench_titles": titles})
 
     path = run.path / "report.html"
     write_bytes(path, html.encode())
@@ -83,7 +80,8 @@ def collect(
     builtin = "builtin" in (data.name, data.source)
     baseline = baseline or relative(run, card.tuned_from if tuned else card.baseline)
     teacher_run = relative(run, teacher.run)
-    names = _names(card, teacher)
+    names = _names(card, teacher, baseline)
+    family = {"teacher": teacher_run, "before": baseline, "after": run}
 
     lines, alone = read_lines(run), read_lines(baseline)
     scores = {"after": scores_of(card, lines)}
@@ -101,7 +99,7 @@ def collect(
         pictured = names | {name: name for name in further}
         drawn, maps, why_not = picture(run, nets, pictured, device, trouble, tap)
 
-    benches, timings = _benches(run), run.records("timing")
+    timings, ledger, measured = run.records("timing"), _gates(run), benches(run)
     rates = sorted(timing["images_per_s"] for timing in timings if timing.get("images_per_s"))
     settings = _settings(run)
     same = baseline is not None and settings == _settings(baseline) and card.student == baseline.card.student
@@ -121,6 +119,7 @@ def collect(
         classes=_classes(data, scores),
         equal=same,
         baseline=baseline.path.name if baseline else None,
+        folders={each.path.name: names[role] for role, each in family.items() if each and role in names},
         best=_best(lines),
         charts=charts(lines, alone, teacher_miou, names),
         strips=drawn,
@@ -130,22 +129,26 @@ def collect(
         heat=Markup(legend()) if maps else Markup(),
         why_no_strips=why_not,
         error_colours={name: _hex(rgb) for name, rgb in ERROR_COLOURS.items()},
-        gates=_gates(run),
-        benches=benches,
+        gates=ledger,
+        benches=measured,
+        shipped=shipped(run, ledger, [bench.shown for bench in measured]),
         tradeoff=newest(run, "tradeoff.json", TradeoffRecord),
         tradeoff_chart=_chart(run),
         costs=_costs(nets, data, names),
         deployment=deployment(run),
         rate=rates[len(rates) // 2] if rates else None,
         memory=max((timing["memory_mib"] for timing in timings if timing.get("memory_mib")), default=None),
-        device=_device(benches[0].passport) if benches else [],
+        device=_device(measured[0].shown.passport) if measured else [],
         notes=list(dict.fromkeys([*card.notes, *([] if builtin else data.notes), *trouble])),
         commands=_commands(run, baseline, teacher_run),
     )
 
 
-def _names(card: RunCard, teacher: TeacherCard) -> dict[str, str]:
-    """Return what the page calls each role, in the order of every table, chart and strip; a plain training has one."""
+def _names(card: RunCard, teacher: TeacherCard, baseline: Run | None) -> dict[str, str]:
+    """Return what the page calls each role, in the order of every table, chart and strip.
+
+    A plain training has one, and what has no baseline has no role for it.
+    """
     if card.kind not in (None, "distill", "qat"):
         return {"after": "network"}
 
@@ -155,6 +158,8 @@ def _names(card: RunCard, teacher: TeacherCard) -> dict[str, str]:
     for role, spec in (("teacher", teacher.spec), ("after", card.student)):
         if spec.in_channels == 4:  # such a network's scores are no student's
             names[role] += " (shown the label)"
+    if baseline is None:
+        del names["before"]
     return names
 
 
@@ -212,17 +217,10 @@ def _gates(run: Run) -> list[Gate]:
         return []
 
 
-def _benches(run: Run) -> list[LatencyRecord]:
-    """Return the newest latency record of each mode, device, size and batch."""
-    measured = records(run, "latency-*.json", LatencyRecord)
-    return list({(bench.mode, bench.device, bench.size, bench.batch): bench for bench in measured}.values())
-
-
 def _chart(run: Run) -> str | None:
     """Return the chart of ``kdc bench tradeoff`` as a data URI, since inline its style would reach others."""
     chart = run.bench / "tradeoff.svg"
-    svg = base64.b64encode(chart.read_bytes()).decode() if chart.is_file() else None
-    return svg and f"data:image/svg+xml;base64,{svg}"
+    return data_uri(chart.read_text()) if chart.is_file() else None
 
 
 def _device(passport: Passport) -> list[tuple[str, str]]:

@@ -32,6 +32,8 @@ class Strip:
     panels: list[Panel] = field(default_factory=list)
     #: of the image in its split
     index: int = 0
+    #: width and height of every panel
+    shape: tuple[int, int] = (2, 1)
 
 
 def strips(dataset: Dataset, predicts: dict[str, Predict], names: dict[str, str]) -> list[Strip]:
@@ -72,7 +74,7 @@ def _draw(
         grade = None if mask is None else score(mask, truth, dataset.num_classes)
         strip.panels.append(Panel(name, uri, f"{key} as seen by: {name}", grade))
     errors = error_map(image, truth, masks["after"], masks.get("before"))
-    strip.panels.append(Panel("errors", data_uri(errors), f"where {names['after']} is wrong on {key}"))
+    strip.panels.append(Panel("errors", data_uri(errors, photo=True), f"where {names['after']} is wrong on {key}"))
     return strip
 
 
@@ -86,7 +88,7 @@ def start_strip(dataset: Dataset, i: int, why: str) -> tuple[Strip, np.ndarray, 
         Panel("image", data_uri(image, photo=True), f"validation image {key}"),
         Panel("truth", labels, f"labels of {key}"),
     ]
-    return Strip(key, why, panels, i), image, truth
+    return Strip(key, why, panels, i, image.shape[1::-1]), image, truth
 
 
 def score(pred: np.ndarray, truth: np.ndarray | None, num_classes: int) -> float:

@@ -1,5 +1,6 @@
 """Charts as SVG by hand: scales with round ticks, marks, labels that keep apart, colours for light and dark."""
 
+import base64
 import itertools
 import math
 from collections.abc import Iterable, Sequence
@@ -171,3 +172,8 @@ def file(title: str, width: float, height: float, parts: Iterable[str]) -> str:
         f'height="{height:.0f}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{_STYLE}'
         f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
     )
+
+
+def data_uri(svg: str) -> str:
+    """Return a file as an address for the ``src`` of a picture, where its style reaches nothing else of the page."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"

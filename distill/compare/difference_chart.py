@@ -41,25 +41,31 @@ def difference_chart(summary: Sequence[SummaryRow], teachers: Sequence[TeacherRo
     elif ahead is not None:
         parts.append(text(right, _TOP - 24, f"teacher {signed(ahead)}, off the scale", "teacher", "end"))
 
+    numbers = [_numbers(row) for row in rows]
+    aside = right + 30 + 6.8 * max(map(len, numbers))
     marks = []
     for i, (row, each) in enumerate(zip(rows, changes, strict=True)):
         y, kind, middle = _TOP + _PITCH * (i + 0.5), _KINDS[row.verdict], 100 * (row.difference or 0.0)
-        numbers = signed(middle)
         if row.interval:
             low, high = _percent(row.interval)
             marks.append(rule(x(low), y, x(high), y, kind))
             marks += [rule(x(end), y - 4, x(end), y + 4, kind) for end in (low, high)]
-            numbers += f" [{signed(low)}, {signed(high)}]"
         marks += [*(dot(x(change), y, 3, f"seed {kind}") for change in each), dot(x(middle), y, 4.5, kind)]
         parts.append(text(left - 12, y + 4, row.label, "ink name", "end"))
-        parts.append(text(right + 12, y + 4, numbers))
-        parts.append(text(right + 170, y + 4, row.verdict, f"{kind} name"))
+        parts.append(text(right + 12, y + 4, numbers[i]))
+        parts.append(text(aside, y + 4, row.verdict, f"{kind} name"))
     parts.append(clipped(marks, left, _TOP, right, bottom))
     title = "Paired difference of mIoU against the student without a teacher: seeds, mean, 95 % interval"
-    return file(title, right + 250, bottom + 46, parts)
+    return file(title, aside + 80, bottom + 46, parts)
 
 
 _KINDS = {"gain": "gain", "loss": "loss", "not shown": "soft"}
+
+
+def _numbers(row: SummaryRow) -> str:
+    """Write the difference and its interval."""
+    ends = f" [{', '.join(signed(end) for end in _percent(row.interval))}]" if row.interval else ""
+    return signed(100 * (row.difference or 0.0)) + ends
 
 
 def _percent(interval: tuple[float, float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The output of a comparison: tables on the terminal, CSV, JSON and a Markdown page with its plots beside it."""
+"""The output of a comparison: tables on the terminal, CSV, JSON, a Markdown page with its plots, and an HTML page."""
 
 import csv
 import io
@@ -13,14 +13,17 @@ from ..settings.config import Config
 from .difference_chart import difference_chart
 from .folder import Comparison
 from .grid_chart import grid_charts
+from .page import comparison_page
 from .results import Results, SummaryRow
 
+#: the page that shows all of it
+PAGE = "comparison.html"
 #: methods that a table by class can show side by side; the CSV holds all
 _MOST_COLUMNS = 10
 
 
 def write(folder: Comparison, results: Results) -> list[Path]:
-    """Write results.json, the CSV files, the plots and summary.md; return their paths."""
+    """Write results.json, the CSV files, the plots, summary.md and the HTML page; return their paths."""
     charts = {"comparison.svg": difference_chart(results.summary, results.teachers)}
     charts |= grid_charts(results.summary, results.teachers)
     charts = {name: text for name, text in charts.items() if text}
@@ -32,6 +35,7 @@ def write(folder: Comparison, results: Results) -> list[Path]:
         "per_class.csv": _csv(values["classes"]),
         **charts,
         "summary.md": markdown(results, list(charts)),
+        PAGE: comparison_page(results, _title(results), charts),
     }
 
     write_json(folder.path / "results.json", values)
@@ -102,7 +106,7 @@ def show_results(results: Results) -> None:
         console.say(line)
     for name, error in results.failed.items():
         console.say(f"{name} failed: {error}")
-    console.say(f"tables and plots: {Path(results.out) / 'summary.md'}")
+    console.say(f"tables and plots: {Path(results.out) / 'summary.md'}, {PAGE}")
 
 
 def _title(results: Results) -> str:

@@ -34,7 +34,7 @@ def test_pictures_survive_the_encoding() -> None:
     painted = colour_mask(np.array([[0, 1], [255, 1]], np.uint8), [(10, 20, 30), (200, 100, 0)])
     np.testing.assert_array_equal(decoded(data_uri(painted)), painted)
     assert painted[0, 1].tolist() == [200, 100, 0] and len(set(painted[1, 0].tolist())) == 1
-    assert decoded(data_uri(np.zeros((50, 1000, 3), np.uint8))).shape == (24, 480, 3)
+    assert decoded(data_uri(np.zeros((50, 1000, 3), np.uint8))).shape == (48, 960, 3)
 
 
 def test_choice_of_images() -> None:

@@ -20,12 +20,15 @@ from kdc.distill.compare import compare as comparing
 from kdc.distill.compare.difference_chart import difference_chart
 from kdc.distill.compare.folder import Comparison, Facts, default_folder
 from kdc.distill.compare.grid_chart import axis_places, grid_charts
+from kdc.distill.compare.page import comparison_page
 from kdc.distill.compare.plan import Entry, make_entries, parse_grid, parse_methods, parse_seeds, split
 from kdc.distill.compare.results import Results, SummaryRow, TeacherRow, collect
 from kdc.distill.errors import UsageError
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 from kdc.distill.training.state import Stopped
+
+from ..._page import Page
 
 TINY = (
     "--size 32x64 --crop 32x64 --batch 2 --iters 2 --lr 0.01 --student pspnet-mv2_035 --teacher pspnet-mv2_050 "
@@ -274,7 +277,8 @@ def test_the_files_are_there_and_readable(made: tuple[Path, dict[str, Any]]) -> 
         "grid-weight.svg", "runs",
     }  # fmt: skip
     assert [Path(file).name for file in result["files"]] == [
-        "results.json", "results.csv", "summary.csv", "per_class.csv", "comparison.svg", "grid-weight.svg", "summary.md"
+        "results.json", "results.csv", "summary.csv", "per_class.csv", "comparison.svg", "grid-weight.svg",
+        "summary.md", "comparison.html",
     ]  # fmt: skip
     page = (folder / "summary.md").read_text()
     for words in (
@@ -486,6 +490,30 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert car.low and car.difference and car.high and car.low < car.difference < car.high
     assert results.states == {"finished": 12, "missing": 3}
     assert any("3 comparisons are made at once" in note for note in results.notes)
+
+
+def test_the_page_shows_the_table_without_a_script(tmp_path: Path) -> None:
+    scores = {"none": [0.40, 0.44, 0.48], "kd": [0.48, 0.52, 0.60], "pad": [0.5]}
+    results = replace(collected(tmp_path, scores), failed={"pad-s1": "it's <b>broken</b>"})
+    page = Page(comparison_page(results, "r101 to <r18>", {"comparison.svg": difference_chart(results.summary, [])}))
+    assert all(address.startswith(("#", "data:")) for address in page.addresses)
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert [str(image["src"]).partition(";")[0] for image in page.images] == ["data:image/svg+xml"]
+    text = " ".join(page.text.split())
+    for words in (
+        "+7.00 points of mIoU for kd over no teacher, the mean of 3 pairs of seeds; 95 % interval +2.70 to +11.30",
+        "A gain: the interval leaves out 0. It is the best of several",
+        "kd3 of 340.00",
+        "r101 to <r18>",
+        "pad1 of 3",
+        "sddifference95 % intervalpp (Holm)verdict",
+        "Generated images.",
+        "Student's t",
+    ):
+        assert words in text, (words, text)
+    alone = collected(tmp_path / "alone", {"none": [0.4]})
+    text = " ".join(Page(comparison_page(alone, "alone", {})).text.split())
+    assert "No run has a finished baseline yet" in text and "sddifference" not in text
 
 
 def summary_row(method: str, grid: dict[str, str], miou: float, **changes: Any) -> SummaryRow:

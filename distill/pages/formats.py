@@ -1,11 +1,11 @@
-"""How the report writes its numbers: as ``units`` does, but what is missing is never a number."""
+"""How pages write their numbers: as ``units`` does, but what is missing is never a number."""
 
 from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup
 
-from ...distill import units
+from .. import units
 
 NOT_MEASURED = Markup('<span class="nm">not measured</span>')
 

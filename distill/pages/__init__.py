@@ -1,0 +1,1 @@
+"""Pages: one HTML file each, of one style, without scripts and without anything from outside."""
