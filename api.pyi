@@ -702,6 +702,7 @@ def predict(
     overlay: bool = True,
     colour: bool = False,
     alpha: float = 0.5,
+    legend: bool = True,
     stream: bool = False,
     every: int = 1,
     limit: int | None = None,

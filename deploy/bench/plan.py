@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
-from ...distill.run.folder import Run, find_run
+from ...distill.run.folder import Run, find_run, unstamped
 from ...distill.run.records import Record
 from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
@@ -317,9 +317,13 @@ def agreed_size(candidates: Sequence[Candidate], *, trust: bool = False) -> Size
 def row_names(candidates: Sequence[Candidate]) -> list[str]:
     """Give the rows short and unique names."""
     short = ["torch" if is_torch(candidate.source) else candidate.path.name for candidate in candidates]
+    folders = {candidate.run.path.name for candidate in candidates if candidate.run}
+    bare = [unstamped(folder) for folder in folders]
     names = []
     for candidate, name in zip(candidates, short, strict=True):
         home = candidate.run.path.name if candidate.run else candidate.path
+        if candidate.run and bare.count(unstamped(candidate.run.path.name)) == 1:
+            home = unstamped(candidate.run.path.name)
         names.append(name if short.count(name) == 1 else f"{name} of {home}")
     return [
         name if names.count(name) == 1 else str(candidate.path)

@@ -38,6 +38,9 @@ def predict(
     overlay: Annotated[bool, typer.Option("--overlay/--no-overlay", help="The picture under its colours.")] = True,
     colour: Annotated[bool, typer.Option("--colour/--no-colour", help="The colours alone.")] = False,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Share of the colours in the overlay.")] = 0.5,
+    legend: Annotated[
+        bool, typer.Option("--legend/--no-legend", help="Names of the classes below each overlay.")
+    ] = True,
     stream: Annotated[
         bool,
         typer.Option(
@@ -79,6 +82,7 @@ def predict(
         overlay=overlay,
         colour=colour,
         alpha=alpha,
+        legend=legend,
         stream=stream,
         every=every,
         limit=limit,

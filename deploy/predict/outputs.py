@@ -13,6 +13,7 @@ from ...distill import console
 from ...distill.errors import ExportError
 from ..pictures import colour_mask
 from .inputs import Frame, quiet
+from .legend import FILM_ROWS, Legend
 
 Colour = tuple[int, int, int]
 #: codecs from the most to the least widely played, and the container each goes into
@@ -26,27 +27,40 @@ class Drawings:
     """The files of one prediction, beneath ``folder``.
 
     ``masks/NAME.png`` holds class numbers with the classes' colours as its palette, ``overlay/NAME.jpg`` the picture
-    under them, ``colour/NAME.png`` the colours alone; of a video ``overlay/NAME.mp4``, ``colour/NAME.mp4`` and
-    ``masks/NAME/000000.png``, numbered as its frames.
+    under them with a legend below, ``colour/NAME.png`` the colours alone; of a video ``overlay/NAME.mp4``,
+    ``colour/NAME.mp4`` and ``masks/NAME/000000.png``, numbered as its frames.
     """
 
     def __init__(
-        self, folder: Path, palette: Sequence[Colour], *, masks: bool | None, overlay: bool, colour: bool, alpha: float
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        palette: Sequence[Colour],
+        *,
+        masks: bool | None,
+        overlay: bool,
+        colour: bool,
+        alpha: float,
+        legend: bool = True,
     ) -> None:
         """Choose what is drawn.
 
         Args:
             folder: where; folders are made when the first file is.
+            classes: the name of each class.
             palette: a colour for each class.
             masks: write them; None for those of images, but not of videos.
             overlay: draw it.
             colour: draw it.
             alpha: share of the class colour in the overlay.
+            legend: name the classes below each overlay.
         """
-        self.folder, self.palette, self.masks, self.alpha = folder, palette, masks, alpha
+        self.folder, self.classes, self.palette, self.masks, self.alpha = folder, classes, palette, masks, alpha
+        self.legend = legend
         self.kinds = [kind for kind, on in (("overlay", overlay), ("colour", colour)) if on]
         self.counts = {"masks": 0, **dict.fromkeys(self.kinds, 0)}
         self._films: dict[str, Film] = {}
+        self._legends: dict[int, Legend] = {}
         self._source = ""
 
     def draw(self, frame: Frame, mask: np.ndarray) -> None:
@@ -66,6 +80,8 @@ class Drawings:
             picture = colour_mask(mask, self.palette)
             if kind == "overlay":
                 picture = cv2.addWeighted(frame.pixels, 1 - self.alpha, picture, self.alpha, 0)
+                if self.legend:
+                    picture = np.vstack([picture, self._legend_of(mask, still=still)])
             picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
             place = self.folder / kind / frame.name
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +95,15 @@ class Drawings:
                     self._films[kind] = Film(place, frame.rate, picture.shape[:2])
                 self._films[kind].add(picture)
             self.counts[kind] += 1
+
+    def _legend_of(self, mask: np.ndarray, *, still: bool) -> np.ndarray:
+        """Draw the legend of a mask; below the frames of a video, of one height for all of them."""
+        width = mask.shape[1]
+        if width not in self._legends:
+            self._legends[width] = Legend(self.classes, self.palette, width)
+        legend = self._legends[width]
+        rows = len(legend.rows(range(len(self.classes))))
+        return legend.draw(mask, None if still else min(rows, FILM_ROWS))
 
     def older_than(self, born: int) -> int:
         """Count the masks and pictures in the folder that were written before ``born``, by its clock in nanoseconds."""

@@ -138,6 +138,7 @@ def predict(
     overlay: bool = True,
     colour: bool = False,
     alpha: float = 0.5,
+    legend: bool = True,
     stream: bool = False,
     every: int = 1,
     limit: int | None = None,
@@ -156,6 +157,7 @@ def predict(
         overlay: write the picture under its classes' colours.
         colour: write the colours alone.
         alpha: share of the colours in the overlay.
+        legend: name the classes below each overlay.
         stream: read ahead and write behind in threads of their own; cameras and streams always do.
         every: take every so many-th image of a folder and frame of a video.
         limit: at most so many of each source.
@@ -186,7 +188,9 @@ def predict(
         raise UsageError(f"{folder} is no folder and none can be made there; name another --out") from error
     # an index without a colour would be cut off in the PNG
     palette = (*segmenter.palette, *default_palette(len(classes))[len(segmenter.palette) :])
-    drawings = Drawings(folder, palette, masks=masks, overlay=overlay, colour=colour, alpha=alpha)
+    drawings = Drawings(
+        folder, classes, palette, masks=masks, overlay=overlay, colour=colour, alpha=alpha, legend=legend
+    )
 
     try:
         work = _segment(inputs, segmenter, table, drawings, stream or any(each.live for each in inputs))

@@ -136,7 +136,7 @@ class Page:
     def short(self, name: str, network: str = "") -> str:
         """Name a row of a measurement by its role: ``distilled, model.int8.onnx`` for the file of this run."""
         row, _, spec = name.partition(" of ")
-        role = self.folders.get(spec or network)
+        role = self.folders.get(network or spec)
         return f"{role}, {row}" if role else name
 
     @property

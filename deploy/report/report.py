@@ -15,7 +15,7 @@ from ...distill.models import SegmentationModel
 from ...distill.pages.render import render
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
-from ...distill.run.folder import Run, relative
+from ...distill.run.folder import Run, relative, unstamped
 from ..artefacts.ledger import read_gates
 from ..bench.record import newest
 from ..bench.tradeoff import TradeoffRecord
@@ -119,7 +119,12 @@ def collect(
         classes=_classes(data, scores),
         equal=same,
         baseline=baseline.path.name if baseline else None,
-        folders={each.path.name: names[role] for role, each in family.items() if each and role in names},
+        folders={
+            name: names[role]
+            for role, each in family.items()
+            if each and role in names
+            for name in (unstamped(each.path.name), each.path.name)
+        },
         best=_best(lines),
         charts=charts(lines, alone, teacher_miou, names),
         strips=drawn,

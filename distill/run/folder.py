@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 from datetime import datetime
@@ -281,3 +282,8 @@ def relative(run: Run, spec: str | None) -> Run | None:
         with contextlib.suppress(WeightsError):
             return Run(path)
     return None
+
+
+def unstamped(name: str) -> str:
+    """Return the name of a run's folder without the time that it begins with."""
+    return re.sub(r"^\d{8}-\d{6}(-\d+)?_", "", name)

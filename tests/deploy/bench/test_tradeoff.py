@@ -21,7 +21,7 @@ from kdc.deploy.bench.evaluation_data import EvaluationData
 from kdc.deploy.bench.onnx_cost import count_onnx
 from kdc.deploy.bench.record import Effort
 from kdc.deploy.bench.tradeoff import bench_tradeoff, family, on_front, show_tradeoff
-from kdc.deploy.bench.tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
+from kdc.deploy.bench.tradeoff_chart import COSTS, TradeoffRow, short_names, tradeoff_chart
 from kdc.deploy.report.report import collect, write_report
 from kdc.deploy.runtimes.options import RuntimeOptions
 from kdc.distill import cost, models
@@ -233,11 +233,26 @@ def test_chart_has_a_dot_for_each_and_names_missing_ones():
     assert "latency, p50, log scale" in words
     assert any("a<b>.onnx of one" in word for word in words)
     assert any("latency, p50 not measured, FLOPs not measured" in word for word in words)
-    assert "1, 2" in words  # the two of one network share a label over FLOPs
+    assert "one torch, one fp32" in words  # the two of one network share a label over FLOPs
+    assert {"one torch", "one fp32", "two fp32"} <= set(words)
     box = [float(v) for v in (page.get("viewBox") or "").split()]
     for dot in page.iter(f"{space}circle"):
         assert box[0] <= float(dot.get("cx", -1)) <= box[2] and box[1] <= float(dot.get("cy", -1)) <= box[3]
     assert "prefers-color-scheme:dark" in tradeoff_chart(rows, "")
+
+
+def test_points_have_short_names_that_do_not_touch_or_else_numbers():
+    rows = [
+        row(f"torch of 20261201-12211{i}_kt_r{i}_builtin", 0.5, 8.0, f"20261201-12211{i}_kt_r{i}_builtin")
+        for i in range(3)
+    ]
+    assert short_names(rows) == ["kt_r0 torch", "kt_r1 torch", "kt_r2 torch"]
+    assert short_names([row("torch", 0.5, 1.0), row("a.onnx", 0.5, 1.0)]) == ["torch", "fp32"]
+    assert short_names([row("a.onnx", 0.5, 1.0), row("b.onnx", 0.5, 1.0)]) == ["a.onnx", "b.onnx"]
+    crowd = [row(f"file-{i}.onnx", 0.5 + 0.001 * i, 8.0 + 0.9 * i) for i in range(14)]
+    words = [text.text or "" for text in drawn(crowd).iter("{http://www.w3.org/2000/svg}text")]
+    named = [word for word in words if word.startswith("file-") and "(" not in word]
+    assert named and any(word.isdigit() for word in words)
 
 
 def test_chart_writes_no_unit_twice():

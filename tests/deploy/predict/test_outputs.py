@@ -43,7 +43,7 @@ def test_odd_sides_keep_their_last_row_and_column(tmp_path):
 
 
 def test_files_of_earlier_predictions_are_counted(tmp_path):
-    made = outputs.Drawings(tmp_path, [(0, 0, 0)], masks=True, overlay=True, colour=False, alpha=0.5)
+    made = outputs.Drawings(tmp_path, ["a"], [(0, 0, 0)], masks=True, overlay=True, colour=False, alpha=0.5)
     assert made.older_than(10**18) == 0
     for i, name in enumerate(("masks/a.png", "masks/film/000000.png", "overlay/a.jpg", "colour/a.png", "a.png")):
         path = tmp_path / name
@@ -51,6 +51,47 @@ def test_files_of_earlier_predictions_are_counted(tmp_path):
         path.write_bytes(b"")
         os.utime(path, (i, i))
     assert [made.older_than(10**9 * s) for s in (0, 2, 9)] == [0, 2, 4]
+
+
+def colours_of(picture: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(colour) for colour in picture.reshape(-1, 3).tolist()}
+
+
+def test_a_legend_names_the_classes_that_are_there(tmp_path):
+    palette = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    mask = np.zeros((40, 320), np.uint8)
+    mask[:, 200:] = 2
+    made = outputs.Legend(["road", "car", "\u6a39"], palette, 320)
+    drawn = colours_of(made.draw(mask))
+    assert palette[0] in drawn and palette[2] in drawn and palette[1] not in drawn
+    assert [k for row in made.rows([2, 0]) for k, _ in row] == [2, 0]
+    # narrow pictures and long names take more rows, and no entry begins outside
+    many = outputs.Legend([f"a long name of class {k}" for k in range(40)], [(k, k, k) for k in range(40)], 200)
+    rows = many.rows(range(40))
+    assert len(rows) > 10 and sum(map(len, rows)) == 40 and all(0 <= x < 200 for row in rows for _, x in row)
+
+
+def test_overlays_have_a_legend_below_and_every_frame_is_of_one_size(tmp_path):
+    palette = [(k * 5, 255 - k * 5, 60) for k in range(40)]
+    classes = [f"class name {k}" for k in range(40)]
+    flags = {"masks": True, "overlay": True, "colour": True, "alpha": 0.5}
+    made = outputs.Drawings(tmp_path, classes, palette, **flags)
+    pixels = np.full((48, 96, 3), 90, np.uint8)
+    few, many = np.zeros((48, 96), np.uint8), (np.arange(48 * 96) % 40).astype(np.uint8).reshape(48, 96)
+    made.draw(Frame("a.png", "a", pixels), few)
+    made.draw(Frame("b.png", "b", pixels), many)
+    one, other = (cv2.imread(str(tmp_path / "overlay" / f"{name}.jpg")) for name in "ab")
+    assert 48 < one.shape[0] < other.shape[0] and one.shape[1] == other.shape[1] == 96
+    assert cv2.imread(str(tmp_path / "colour" / "a.png")).shape == (48, 96, 3)
+    for number, mask in enumerate((few, many)):
+        made.draw(Frame("film.mp4", "film", pixels, number=number, rate=10), mask)
+    made.close()
+    (film,) = (tmp_path / "overlay").glob("film.*")
+    shapes = {frame.shape for frame in frames_of(film)}
+    assert len(shapes) == 1 and 48 < shapes.pop()[0] < other.shape[0]
+
+    outputs.Drawings(tmp_path / "bare", classes, palette, legend=False, **flags).draw(Frame("a.png", "a", pixels), few)
+    assert cv2.imread(str(tmp_path / "bare" / "overlay" / "a.jpg")).shape == (48, 96, 3)
 
 
 @pytest.mark.parametrize("count", [2, 5, 17, 255])
