@@ -36,14 +36,19 @@ def _form(value: float, form: str) -> str:
     return text.lstrip("-") if not text.strip("-+0.e%") else text.replace("-", units.MINUS, 1) if value < 0 else text
 
 
+def _whole(write: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that keeps a number and its unit on one line."""
+    return lambda *args: write(*args).replace(" ", "\u00a0")
+
+
 #: by the name they have in the page's template
 FILTERS = {
     "pct": measured(lambda value, digits=1: units.percent(value, digits)),
     "points": measured(lambda value, digits=1: units.points(value, digits)),
     "form": measured(_form),
     "number": measured(units.number),
-    "file_size": measured(units.file_size),
-    "mib": measured(units.mebibytes),
-    "ms": measured(units.milliseconds),
-    "count": measured(units.count),
+    "file_size": measured(_whole(units.file_size)),
+    "mib": measured(_whole(units.mebibytes)),
+    "ms": measured(_whole(units.milliseconds)),
+    "count": measured(_whole(units.count)),
 }

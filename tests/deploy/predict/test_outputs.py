@@ -2,6 +2,7 @@
 
 import csv
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -71,6 +72,12 @@ def test_a_legend_names_the_classes_that_are_there(tmp_path):
     assert len(rows) > 10 and sum(map(len, rows)) == 40 and all(0 <= x < 200 for row in rows for _, x in row)
 
 
+def shape_of(path: Path) -> tuple[int, ...]:
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    return picture.shape
+
+
 def test_overlays_have_a_legend_below_and_every_frame_is_of_one_size(tmp_path):
     palette = [(k * 5, 255 - k * 5, 60) for k in range(40)]
     classes = [f"class name {k}" for k in range(40)]
@@ -80,18 +87,18 @@ def test_overlays_have_a_legend_below_and_every_frame_is_of_one_size(tmp_path):
     few, many = np.zeros((48, 96), np.uint8), (np.arange(48 * 96) % 40).astype(np.uint8).reshape(48, 96)
     made.draw(Frame("a.png", "a", pixels), few)
     made.draw(Frame("b.png", "b", pixels), many)
-    one, other = (cv2.imread(str(tmp_path / "overlay" / f"{name}.jpg")) for name in "ab")
-    assert 48 < one.shape[0] < other.shape[0] and one.shape[1] == other.shape[1] == 96
-    assert cv2.imread(str(tmp_path / "colour" / "a.png")).shape == (48, 96, 3)
+    one, other = (shape_of(tmp_path / "overlay" / f"{name}.jpg") for name in "ab")
+    assert 48 < one[0] < other[0] and one[1] == other[1] == 96
+    assert shape_of(tmp_path / "colour" / "a.png") == (48, 96, 3)
     for number, mask in enumerate((few, many)):
         made.draw(Frame("film.mp4", "film", pixels, number=number, rate=10), mask)
     made.close()
     (film,) = (tmp_path / "overlay").glob("film.*")
     shapes = {frame.shape for frame in frames_of(film)}
-    assert len(shapes) == 1 and 48 < shapes.pop()[0] < other.shape[0]
+    assert len(shapes) == 1 and 48 < shapes.pop()[0] < other[0]
 
     outputs.Drawings(tmp_path / "bare", classes, palette, legend=False, **flags).draw(Frame("a.png", "a", pixels), few)
-    assert cv2.imread(str(tmp_path / "bare" / "overlay" / "a.jpg")).shape == (48, 96, 3)
+    assert shape_of(tmp_path / "bare" / "overlay" / "a.jpg") == (48, 96, 3)
 
 
 @pytest.mark.parametrize("count", [2, 5, 17, 255])
