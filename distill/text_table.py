@@ -8,40 +8,62 @@ from typing import Any
 #: a column of words is made no narrower than this, and a word is broken only beyond the second
 NARROW, LONG_WORD = 14, 24
 _GAP = "  "
-_NUMBER = re.compile(r"[-+~\u2212]?[\d.,]*\d(e[-+]?\d+)?[x%]?(\s|$)")
+_NUMBER = re.compile(r"[-+~\u2212]?[\d.,]*\d(e[-+]?\d+)?[x%kMGT]?(\s|$)")
 
 
 def lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None) -> list[str]:
     """Return the lines of a table.
 
     Columns of numbers stand to the right, those of words, the first one and those without a heading to the left.
-    Where even wrapped words make the table too wide, every row becomes a block of lines, one for each cell.
+    Columns that find no room become a further table below, which begins with the first column again.
 
     Args:
         columns: the headings; if all are empty, none are shown.
         rows: the cells, shown by ``str``.
         width: the most characters of a line; None where lines may be as long as they like.
     """
-    cells = [[str(cell) for cell in row] for row in rows]
-    table = [list(columns), *cells]
-    right = [bool(i and name) and _numeric([row[i] for row in cells]) for i, name in enumerate(columns)]
+    table = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    parts = [_Column(name, [row[i] for row in table[1:]], first=i == 0) for i, name in enumerate(columns)]
+    groups = [parts[:1]]
+    for part in parts[1:]:
+        needed = sum(len(_GAP) + each.least for each in (*groups[-1], part)) - len(_GAP)
+        if width is not None and needed > width and len(groups[-1]) > 1:
+            groups.append(parts[:1])
+        groups[-1] = [*groups[-1], part]
 
-    whole = [max(map(_length, column)) for column in zip(*table, strict=True)]
-    widths = [_least([row[i] for row in cells], name, right[i]) for i, name in enumerate(columns)]
-    spare = (sum(whole) if width is None else width - len(_GAP) * (len(columns) - 1)) - sum(widths)
-    if spare < 0:
-        return _blocks(columns, cells, width or 0)
+    text = _lines(groups[0], width, heading=any(columns))
+    for group in groups[1:]:
+        text += ["", *_lines(group, width, heading=any(columns))]
+    return text
 
-    for _ in range(spare):  # to the column that is wrapped most
+
+class _Column:
+    """A column, whether it holds numbers, and the widths that it needs and that it would like."""
+
+    def __init__(self, name: str, cells: Sequence[str], *, first: bool) -> None:
+        self.name, self.cells = name, cells
+        self.right = bool(name) and not first and _numeric(cells)
+        self.whole = max(map(_length, (name, *cells)))
+        self.least = _least(cells, name, self.right)
+
+
+def _lines(columns: Sequence[_Column], width: int | None, *, heading: bool) -> list[str]:
+    """Return the lines of one table."""
+    widths = [column.least if width is not None else column.whole for column in columns]
+    whole = [column.whole for column in columns]
+    room = sum(widths) if width is None else max(width - len(_GAP) * (len(columns) - 1), len(columns))
+    while sum(widths) > room:  # a very narrow screen: numbers are broken after all
+        widths[widths.index(max(widths))] -= 1
+    while sum(widths) < room and widths != whole:  # to the column that is wrapped most
         most = max(range(len(columns)), key=lambda i: whole[i] / max(widths[i], 1))
-        if widths[most] >= whole[most]:
-            break
         widths[most] += 1
 
+    right = [column.right for column in columns]
+    cells = zip(*(column.cells for column in columns), strict=True)
     text = [line for row in cells for line in _row(row, widths, right)]
-    if any(columns):
+    if heading:
         rule = "─" * (sum(widths) + len(_GAP) * (len(widths) - 1))
-        text = [*_row(columns, widths, right), rule, *text]
+        text = [*_row([column.name for column in columns], widths, right), rule, *text]
     return text
 
 
@@ -69,20 +91,6 @@ def _row(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> 
         ).rstrip()
         for parts in zip_longest(*wrapped, fillvalue="")
     ]
-
-
-def _blocks(columns: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return every row as a block: its first cell, then the other headings with their cells, indented."""
-    names = max(map(_length, columns[1:]), default=0)
-    text = []
-    for first, *rest in cells:
-        text += wrap(first, width)
-        for name, cell in zip(columns[1:], rest, strict=True):
-            head, room = f"  {name}{' ' * (names - _length(name))}  ", max(width - names - 4, 8)
-            for part in wrap(cell, room):
-                text.append((head + part).rstrip())
-                head = " " * len(head)
-    return text
 
 
 def wrap(text: str, width: int | None) -> list[str]:

@@ -18,7 +18,7 @@ from .verdicts import STATUSES, Verdict, compare_runs, recount
 #: points of mIoU that a trained run may be off: two or three standard deviations between seeds of these recipes
 WITHIN = 1.0
 #: columns of a terminal that every line keeps within
-WIDTH = 100
+WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -155,44 +155,31 @@ def _show_table(table: str, verdicts: Sequence[Verdict]) -> None:
     """Print the counted numbers of a table, then its mIoU: those compared with runs, and those only reported."""
     data = f"{verdicts[0].claim.dataset} {verdicts[0].claim.split}"
     if counted := [verdict for verdict in verdicts if verdict.claim.metric != "miou"]:
-        _say(table, 2)
-        _columns("row", "metric", "printed", "recomputed", "convention", "status")
-        for verdict in counted:
-            metric = "params" if verdict.claim.metric == "params" else "FLOPs"
-            _claim_columns(verdict, metric, verdict.how)
+        rows = [_cells(each, "params" if each.claim.metric == "params" else "FLOPs", each.how) for each in counted]
+        console.table(table, ("row", "metric", "printed", "recomputed", "convention", "status"), rows)
 
     if checked := [verdict for verdict in verdicts if verdict.runs]:
-        _say(f"{table}: mIoU on {data}, with the trained runs", 2)
-        _columns("row", "", "reported", "measured", "method", "status")
+        rows = []
         for verdict in checked:
-            runs = "1 run" if len(verdict.runs) == 1 else f"{len(verdict.runs)} runs"
-            _claim_columns(verdict, "mIoU", f"{name_method(verdict.claim.method)}: {verdict.difference:+.2f}, {runs}")
+            runs = console.plural(len(verdict.runs), "run")
+            how = f"{name_method(verdict.claim.method)}: {verdict.difference:+.2f}, {runs}"
+            rows.append(_cells(verdict, "mIoU", how))
+        title = f"{table}: mIoU on {data}, with the trained runs"
+        console.table(title, ("row", "", "reported", "measured", "method", "status"), rows)
 
     if reported := [verdict for verdict in verdicts if verdict.status == "reported"]:
-        _say(f"{table}: mIoU on {data}, as reported", 2)
+        rows = []
         for _, row in groupby(reported, key=lambda verdict: verdict.claim.line):
             same = list(row)
             values = ", ".join(f"{name_method(verdict.claim.method)} {verdict.claim.printed}" for verdict in same)
-            values += f" (the row is {same[0].row_is})" if same[0].row_is else ""
-            _say(f"{_short(same[0].claim.row, 34):34}  {values}", 4, 40)
+            rows.append((same[0].claim.row, values + (f" (the row is {same[0].row_is})" if same[0].row_is else "")))
+        console.table(f"{table}: mIoU on {data}, as reported", ("row", "mIoU %"), rows)
 
 
-def _claim_columns(verdict: Verdict, metric: str, how: str) -> None:
-    _columns(verdict.claim.row, metric, verdict.claim.printed, verdict.recomputed_text, how, verdict.status)
-
-
-def _columns(row: str, metric: str, printed: str, recomputed: str, how: str, status: str) -> None:
-    """Print one line of a table of claims; a long convention continues below."""
-    first, *more = textwrap.wrap(how, 28) or [""]
-    console.say(f"    {_short(row, 24):24} {metric:6} {printed:>10} {recomputed:>10}  {first:28} {status}".rstrip())
-    for line in more:
-        console.say(" " * 59 + line)
+def _cells(verdict: Verdict, metric: str, how: str) -> tuple[str, ...]:
+    return verdict.claim.row, metric, verdict.claim.printed, verdict.recomputed_text, how, verdict.status
 
 
 def _say(text: str, indent: int = 0, further: int = 0) -> None:
     for line in textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (further or indent)):
         console.say(line)
-
-
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width - 1]}\u2026"
