@@ -342,6 +342,7 @@ def test_strict_json_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert cli.run(["verify", "--paper", "kt", "--strict", "--json", "--out", str(file)]) == 6
     out, err = capsys.readouterr()
     result = json.loads(out)
+    assert result.pop("exit_code") == 6 and result.pop("error").startswith("12 of 51 claims fail")
     assert result == json.loads(file.read_text()) and result["kind"] == "verify" and result["failed"] == 12
     assert err.endswith("kdc: error: 12 of 51 claims fail; without --strict they are only listed\n")
     assert cli.run(["verify", "--paper", "label-assisted", "--strict"]) == 0
