@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import ClassVar
 
 from ...distill import console
-from ...distill.errors import KdcError, UsageError, WeightsError
+from ...distill.errors import KdcError, UsageError, WeightsError, one_line
 from ...distill.network_spec import NetworkSpec
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
-from ..artefacts.beside import ENGINES, owner
+from ..artefacts.beside import ENGINES, manifest_of, owner
 from ..predict.segmenter import locate
 from ..runtimes.options import is_onnx
 from ..runtimes.trt.manifest import engine_size
 from .plan import Size, info_of
 
 CONVENTIONS = {
-    "true": "multiply-adds (MACs) of every convolution at its real output size; FLOPs = 2 x MACs",
+    "true": "multiply-adds (MACs) of every convolution and matrix product (attention too); FLOPs = 2 x MACs",
     "cirkd": "as the CIRKD family of papers prints them: MACs that ignore dilation, auxiliary head included",
 }
 
@@ -146,26 +146,51 @@ def _networks_of(run: Run) -> Iterator[_Network]:
         yield _Network(replace(student, name=models.expand(teacher.name), aux=True), role="teacher")
 
 
-def deployed(source: Path | Run, size: tuple[int, int]) -> tuple[int | None, int | None]:
-    """Return parameters and MACs of what is deployed, without the auxiliary head; None where they are unknown.
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployed network costs, without auxiliary head; what is None is not known, for the reason ``why``."""
 
-    Every file of a run costs what the run's student costs: a file that was folded or quantised is the same network.
+    params: int | None
+    macs: int | None
+    why: str = ""
+
+
+def deployed(source: Path | Run, size: tuple[int, int]) -> Deployed:
+    """Count what is deployed: the network of a run and of all that kdc exported from it, else the ONNX file itself.
+
     Nothing is raised for a file that cannot be counted: a measurement is worth keeping without its cost.
     """
     import torch
 
     from ...distill import cost, models
+    from .onnx_cost import onnx_macs, onnx_params
 
-    with contextlib.suppress(UsageError, WeightsError):
+    params = None
+    try:
+        if isinstance(source, Path) and (file := _foreign(source)):
+            params = onnx_params(file)
+            return Deployed(params, onnx_macs(file, size)[0])
         with torch.device("meta"):
             model = models.rebuild(_spec_of(source))
-        return cost.params(model)[1], cost.macs(model, size, aux=False)
-    if is_onnx(source):
-        from .onnx_cost import count_onnx
+        return Deployed(cost.params(model)[1], cost.macs(model, size, aux=False))
+    except (UsageError, WeightsError) as error:
+        return Deployed(params, None, one_line(error))
 
-        with contextlib.suppress(UsageError, WeightsError):
-            return count_onnx(Path(str(source)), size)[:2]
-    return None, None
+
+def _foreign(path: Path) -> Path | None:
+    """Return the ONNX file that a file is or was made from, where kdc did not export it from a checkpoint.
+
+    A file that was folded or quantised is the same network: the manifests tell where it came from.
+    """
+    seen: list[Path] = []
+    while path.is_file() and path not in seen:
+        seen.append(path)
+        manifest = manifest_of(path)
+        origin = manifest.onnx or manifest.source
+        if origin is not None and origin.checkpoint:
+            return None
+        path = path.with_name(origin.name if origin else path.name)
+    return next((each for each in reversed(seen) if is_onnx(each)), None)
 
 
 def _own_size(path: Path) -> Size | None:
@@ -200,14 +225,16 @@ def _spec_of(source: Path | Run) -> NetworkSpec:
 
 def _onnx_cost(path: Path, size: Size | None, counter: str | None) -> Cost:
     from ..runtimes.ort_runtime import read_info
-    from .onnx_cost import count_onnx
+    from .onnx_cost import onnx_macs, onnx_params
 
     if counter == "cirkd":
         raise UsageError(f"--flops-counter cirkd is for models and runs; {path} is counted as it is")
-    info = read_info(path)
-    # a file of one size is counted at it; the others follow the first run
-    params, macs, shape = count_onnx(path, size if None in info.size else None)
-    arithmetic = Arithmetic.of(shape, counter, macs, macs) if counter else None
+    info, params = read_info(path), onnx_params(path)
+    arithmetic = None
+    if counter:
+        # a file of one size is counted at it; the others follow the first run
+        macs, shape = onnx_macs(path, size if None in info.size else None)
+        arithmetic = Arithmetic.of(shape, counter, macs, macs)
     return Cost(path.name, "", info.num_classes, None, params, params, arithmetic)
 
 

@@ -19,7 +19,7 @@ from ..runtimes.options import CPU, RuntimeOptions
 from .costs import deployed
 from .disturbances import latency_flags
 from .latency_record import LatencyRecord, LatencyRow, OnGpu
-from .plan import Plan, Source, make_plan
+from .plan import NotMeasured, Plan, Source, make_plan
 from .process import Backend, open_all, started
 from .protocol import Task, Warmup
 from .record import EFFORT, Effort, Protocol, keep
@@ -167,12 +167,13 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
 
     on_gpu = None
     if plan.options.device == "cuda":
-        macs = deployed(timing.backend.candidate.source, plan.size)[1]
+        cost = deployed(timing.backend.candidate.source, plan.size)
         ms = parts["compute"].p50 if parts and "compute" in parts else times.p50
-        on_gpu = OnGpu(
-            summary(timing.readings, plan.batch * timing.queries),
-            share(gpu, backend.precision, backend.tf32, macs, plan.batch, ms),
-        )
+        reached = share(gpu, backend.precision, backend.tf32, cost.macs, plan.batch, ms)
+        if isinstance(reached, str):
+            plan.missing.append(NotMeasured(backend.name, f"share of peak not measured: {cost.why or reached}"))
+        roofline = None if isinstance(reached, str) else reached
+        on_gpu = OnGpu(summary(timing.readings, plan.batch * timing.queries), roofline)
 
     return LatencyRow(
         backend=backend,

@@ -149,4 +149,4 @@ def _show_gpu(rows: Sequence[LatencyRow]) -> None:
     columns = ["backend", "power W", "SM MHz", "at most C", "J per image", "share of peak TFLOP/s"]
     console.table("the GPU meanwhile", columns, cells)
     if sources:
-        console.say(f"peak: {', '.join(sorted(sources))}; FLOPs = 2 x MACs of the convolutions")
+        console.say(f"peak: {', '.join(sorted(sources))}; FLOPs = 2 x MACs")

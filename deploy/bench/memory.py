@@ -160,8 +160,9 @@ def show_memory(result: MemoryRecord) -> None:
         backend = row.backend
         line = [backend.name, backend.precision, backend.ran_on, row.batch]
         line += [mebibytes(row.opened_mib), mebibytes(row.peak_mib), file_size(1e6 * backend.size_mb)]
-        for mib in (row.gpu_peak_mib, row.cuda_peak_mib) if on_gpu else ():
-            line.append("not measured" if mib is None else mebibytes(mib))
+        if on_gpu:  # the flags say why the first is not known; only torch has the second
+            line.append("not measured" if row.gpu_peak_mib is None else mebibytes(row.gpu_peak_mib))
+            line.append("-" if row.cuda_peak_mib is None else mebibytes(row.cuda_peak_mib))
         cells.append(line)
 
     setting = conditions(result.device, result.size, result.threads, result.passport)

@@ -18,7 +18,7 @@ from ...distill.units import file_size
 from ..machine.passport import Passport, passport
 from ..runtimes.options import CPU, RuntimeOptions
 from .accuracy import Evaluation, evaluate_plan, percent
-from .costs import deployed
+from .costs import Deployed, deployed
 from .evaluation_data import OWN_DATA, EvaluationData
 from .latency import time_plan
 from .latency_record import LatencyRow
@@ -96,7 +96,11 @@ def bench_tradeoff(
     timed = time_plan(plan, effort, out, before)
 
     candidates = {candidate.label: candidate for candidate in plan.candidates}
-    rows = [_row(row, candidates[row.name], evaluations.get(row.name), plan.size) for row in timed.backends]
+    costs = {row.name: deployed(candidates[row.name].source, plan.size) for row in timed.backends}
+    lacking = [
+        NotMeasured(name, f"parameters or FLOPs not measured: {each.why}") for name, each in costs.items() if each.why
+    ]
+    rows = [_row(row, candidates[row.name], evaluations.get(row.name), costs[row.name]) for row in timed.backends]
     rows = [replace(row, pareto={cost: on_front(row, rows, cost) for cost in COSTS}) for row in rows]
     rows.sort(key=lambda row: -(row.miou if row.miou is not None else -1.0))
 
@@ -106,7 +110,7 @@ def bench_tradeoff(
         size=timed.size,
         batch=timed.batch,
         threads=timed.threads,
-        not_measured=timed.not_measured,
+        not_measured=[*timed.not_measured, *lacking],
         flags=timed.flags,
         passport=timed.passport,
         data=first.data,
@@ -125,9 +129,8 @@ def bench_tradeoff(
     return replace(result, files={kind: str(path) for kind, path in files.items()}, record=str(record))
 
 
-def _row(timed: LatencyRow, candidate: Candidate, evaluation: Evaluation | None, size: Size) -> TradeoffRow:
+def _row(timed: LatencyRow, candidate: Candidate, evaluation: Evaluation | None, cost: Deployed) -> TradeoffRow:
     run, scores = candidate.run, evaluation.scores if evaluation else None
-    params, macs = deployed(candidate.source, size)
     return TradeoffRow(
         name=timed.name,
         network=run.path.name if run else str(candidate.source),
@@ -140,8 +143,8 @@ def _row(timed: LatencyRow, candidate: Candidate, evaluation: Evaluation | None,
         latency_ms=timed.times.p50,
         latency_p95_ms=timed.times.p95,
         images_per_s=timed.images_per_s,
-        gflops=None if macs is None else round(2 * macs / 1e9, 4),
-        params_m=None if params is None else round(params / 1e6, 4),
+        gflops=None if cost.macs is None else round(2 * cost.macs / 1e9, 4),
+        params_m=None if cost.params is None else round(cost.params / 1e6, 4),
         size_mb=timed.backend.size_mb,
         pareto={},
     )

@@ -42,8 +42,8 @@ class Roofline(Record):
 
 def share(
     device: str | None, precision: str, tf32: bool | None, macs: int | None, batch: int, ms: float
-) -> Roofline | None:
-    """Return the arithmetic rate of a query and its share of the device's peak; None where either is not known.
+) -> Roofline | str:
+    """Return the arithmetic rate of a query and its share of the device's peak, or why they are not known.
 
     Args:
         device: the GPU's name.
@@ -55,7 +55,9 @@ def share(
     """
     peaks, source = PEAKS.get(device or "", ({}, ""))
     kind = "tf32" if precision == "fp32" and tf32 and "tf32" in peaks else precision
-    if macs is None or kind not in peaks or ms <= 0:
-        return None
+    if macs is None:
+        return "its multiply-adds are not known"
+    if kind not in peaks or ms <= 0:
+        return f"no peak of {kind} is known for {device or 'this device'}" if ms > 0 else "it took no time"
     rate = 2 * macs * batch / (ms * 1e-3) / 1e12
     return Roofline(round(rate, 3), peaks[kind], kind, round(rate / peaks[kind], 4), source)

@@ -61,7 +61,9 @@ def _rounded(node: NodeProto, stored: dict[str, TensorProto]) -> list[NodeProto]
     inner, name = f"{node.output[0]}_inner", node.output[0]
     if value in stored:
         weights, steps = (numpy_helper.to_array(stored[each]).astype(np.float32) for each in (value, scale))
-        stored[name] = numpy_helper.from_array(weights * steps.reshape(-1, *[1] * (weights.ndim - 1)), name)
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 1)
+        along = [-1 if i == axis else 1 for i in range(weights.ndim)]
+        stored[name] = numpy_helper.from_array(weights * steps.reshape(along if steps.ndim else ()), name)
         return []
     if node.op_type == "QuantizeLinear":
         return [

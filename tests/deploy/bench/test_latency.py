@@ -347,6 +347,7 @@ def test_a_record_outlives_a_file_that_cannot_be_counted(network, tmp_path, monk
     (row,) = json.loads(Path(str(result.record)).read_text())["backends"]
     assert row["p50"] > 0 and row["roofline"] is None
     assert list(row)[-4:] == ["warmup", "ratio", "gpu", "roofline"]
+    assert result.not_measured == [planning.NotMeasured("foreign.onnx", "share of peak not measured: any size")]
     show_latency(result)
 
 

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from kdc.deploy.machine.gpu_meter import Meter, Readings, Spread, meter_flags, open_meter, summary
-from kdc.deploy.machine.roofline import PEAKS, share
+from kdc.deploy.machine.roofline import PEAKS, Roofline, share
 
 
 class NVMLError(Exception):
@@ -119,16 +119,17 @@ def test_without_nvml_it_says_so(monkeypatch):
 def test_roofline_share_by_hand():
     # 50 G MACs x 2 FLOPs x 8 images in 10 ms are 80 TFLOP/s
     result = share("NVIDIA H200", "fp16", None, 50_000_000_000, 8, 10.0)
+    assert isinstance(result, Roofline)
     assert result is not None
     assert (result.tflops, result.peak_tflops) == (80.0, 989.5)
     assert result.share == pytest.approx(80 / 989.5, abs=1e-4)
     fp32, tf32 = (share("NVIDIA H200", "fp32", on, 10**9, 1, 1.0) for on in (False, True))
-    assert fp32 is not None and tf32 is not None
+    assert isinstance(fp32, Roofline) and isinstance(tf32, Roofline)
     assert (fp32.kind, tf32.kind) == ("fp32", "tf32")
-    assert share("Some GPU", "fp32", False, 10**9, 1, 1.0) is None
-    assert share("NVIDIA H200", "int8+fp16", False, 10**9, 1, 1.0) is None
-    assert share("NVIDIA H200", "fp16", False, None, 1, 1.0) is None
-    assert share(None, "fp16", False, 10**9, 1, 1.0) is None
+    assert share("Some GPU", "fp32", False, 10**9, 1, 1.0) == "no peak of fp32 is known for Some GPU"
+    assert share("NVIDIA H200", "int8+fp16", False, 10**9, 1, 1.0) == "no peak of int8+fp16 is known for NVIDIA H200"
+    assert share("NVIDIA H200", "fp16", False, None, 1, 1.0) == "its multiply-adds are not known"
+    assert share(None, "fp16", False, 10**9, 1, 1.0) == "no peak of fp16 is known for this device"
 
 
 def test_peaks_are_ordered_as_hardware_is():
