@@ -27,7 +27,7 @@ from .calibration import Calibration
 from .cast import CastReport
 from .heldout import HeldOut, held_out
 from .images import CalibrationSet, choose
-from .low_precision import CALIBRATOR, CASTERS, Form, LowPrecisionWriter, check_caster
+from .low_precision import CALIBRATOR, CASTERS, Form, LowPrecisionWriter, check_caster, refuse_partial
 from .onnx_graph import resolve
 from .openvino_int8 import tools
 from .sensitivity import best, compare, rescue
@@ -106,6 +106,7 @@ class Settings:
         gate_images: validation images of the gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
         max_drop: replaces the gate's largest loss of mIoU in points.
+        allow_partial: write a file that has less than half of its multiply-adds in low precision, too.
     """
 
     to: str = "int8"
@@ -124,6 +125,7 @@ class Settings:
     gate_images: int | None = 16
     agreement: float | None = None
     max_drop: float | None = None
+    allow_partial: bool = False
 
 
 DEFAULTS = Settings()
@@ -141,7 +143,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
         UsageError: a flag that is not accepted, an image larger than the network's input.
         DataError: too few images, or data of other classes.
         ExportError: the run has no float32 ONNX file yet, or an extra is missing.
-        NumbersError: the gate failed; the new file is not kept.
+        NumbersError: the gate failed, or less than half of the file is in low precision; it is not kept.
     """
     # what can be refused
     form, full = checked(run, settings)
@@ -178,6 +180,8 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
 
     def write(path: Path) -> LowPrecisionManifest:
         report = writer.write(path, calibrator=calibrator, keep=names)
+        if not settings.allow_partial:
+            refuse_partial(report, form)
         console.say(report.line())
         facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
         return LowPrecisionManifest.of(path, full, form, facts, left_high)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference, version_converter
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper, shape_inference
 
 from ..deploy.artefacts.safe_onnx import save_own
 from ..distill.errors import ExportError, WeightsError, closest
 from ..distill.run.records import Record
-from .onnx_graph import consumers, finished, short
+from .onnx_graph import consumers, finished, load_named, short
 
 #: sums over thousands of pixels, which overflow or lose precision in float16
 BLOCKED = frozenset({"ReduceMean", "ReduceSum", "GlobalAveragePool"})
@@ -51,6 +51,9 @@ class CastReport(Record):
     #: nodes computed in the low type, and the names of floating-point nodes that were not
     half_nodes: int = 0
     float_nodes: list[str] = field(default_factory=list)
+    #: of the multiply-adds that are computed in the low type, and the products that are not
+    share: float = 1.0
+    products_high: list[str] = field(default_factory=list)
     initializers: int = 0
     casts: int = 0
     #: initialiser -> how many of its values were beyond the range and were clamped to it
@@ -67,6 +70,9 @@ class CastReport(Record):
         name = {"fp16": "float16", "bf16": "bfloat16"}[self.low]
         by = "" if self.caster == "kdc" else f" ({self.caster})"
         text = f"{self.half_nodes} nodes in {name}{by}, {len(self.float_nodes)} in float32, {self.casts} casts"
+        text += f"; {self.share:.0%} of the multiply-adds in {name}"
+        if self.products_high:
+            text += f", left in float32: {', '.join(self.products_high)}"
 
         if self.largest:
             node, value = next(iter(self.largest.items()))
@@ -103,20 +109,13 @@ def cast_half(
         ExportError: it has control flow, or the cast graph does not pass ONNX's checker.
     """
     try:
-        model = onnx.load(source)
+        model = load_named(str(source), BF16_OPSET if low == "bf16" else 0)
     except (OSError, DecodeError) as error:
         raise WeightsError(f"{source} is not a readable ONNX file ({error})") from error
-    model = raised(model, low)
     report = cast_model(model, low=low, block_nodes=block_nodes, largest=largest)
     model = finished(model, low)
     save_own(model, target)
     return report
-
-
-def raised(model: ModelProto, low: str) -> ModelProto:
-    """Return the graph in an opset with convolutions of the low type: bfloat16 needs opset 22."""
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    return version_converter.convert_version(model, BF16_OPSET) if low == "bf16" and opset < BF16_OPSET else model
 
 
 def cast_model(

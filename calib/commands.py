@@ -81,6 +81,12 @@ Keep = Annotated[
     list[str] | None,
     typer.Option("--keep", metavar="NODE", help="Node or block left in high precision; may be repeated"),
 ]
+Partial = Annotated[
+    bool,
+    typer.Option(
+        "--allow-partial", help="Write the file even if less than half of its multiply-adds are in low precision"
+    ),
+]
 High = Annotated[
     str | None,
     typer.Option(help="What the rest of an INT8 or FP8 file for trt computes in: fp16 or fp32 [default: fp16]"),
@@ -126,6 +132,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
         qat_iters: QatIters = None,
         qat_lr: QatLr = None,
         keep: Keep = None,
+        allow_partial: Partial = False,
         high: High = None,
         caster: Caster = "kdc",
         seed: Seed = 0,
@@ -162,6 +169,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
             seed=seed,
             agreement=agreement,
             max_drop=max_drop,
+            allow_partial=allow_partial,
         )
 
         if dry_run:

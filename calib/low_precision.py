@@ -11,8 +11,11 @@ from onnx import ModelProto, numpy_helper
 
 from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.safe_onnx import save_own
+from ..deploy.bench.onnx_cost import node_macs
 from ..deploy.runtimes.open import open_runtime
-from ..distill.errors import UsageError, WeightsError, closest
+from ..deploy.runtimes.ort_runtime import read_info
+from ..distill import console
+from ..distill.errors import NumbersError, UsageError, WeightsError, closest
 from ..distill.settings.config import Quantise
 from ..distill.training.fake_quantise import TOP
 from .autocast import autocast, tool
@@ -20,10 +23,10 @@ from .calibration import Calibration
 from .calibrators import CALIBRATORS, check_calibrator, ranges
 from .cast import CastReport, cast_half, cast_model
 from .heldout import HeldOut, Outcome
-from .onnx_graph import WEIGHTED, finished, inputs, load_named, makers, tail
+from .onnx_graph import finished, inputs, layers, load_named, makers, products, short, tail
 from .openvino_int8 import quantise_for_openvino
 from .ort_int8 import quantise_for_ort
-from .qdq import Quantised, inspect, place, precision_of
+from .qdq import Quantised, inspect, least_opset, place, precision_of, share_of
 
 Grid = Literal["u8", "s8", "e4m3"]
 #: precision -> the runtimes that read a file of it, the default first
@@ -32,6 +35,10 @@ TARGETS = {"int8": ("ort", "trt", "openvino"), "fp8": ("trt",), "fp16": ("trt", 
 _GRIDS: dict[tuple[str, str], Grid] = {("int8", "ort"): "u8", ("int8", "trt"): "s8", ("fp8", "trt"): "e4m3"}
 #: the smallest squared error on the grid: of the four it agreed best for a student trained on CamVid
 CALIBRATOR = "mse"
+#: least share of the multiply-adds that a low-precision file has in low precision
+HALF = 0.5
+#: height and width at which the layers of a file for any size are weighed against each other
+ANY_SIZE = 512
 #: what casts to FP16 and BF16, the default first
 CASTERS = ("kdc", "modelopt")
 
@@ -111,6 +118,21 @@ class Form:
             raise UsageError(f"--calibrator {calibrator} does nothing here ({why}): leave it out")
 
 
+def refuse_partial(report: Quantised | CastReport, form: Form) -> None:
+    """Refuse a file that is less than half of what it is called.
+
+    Raises:
+        NumbersError: less than ``HALF`` of the multiply-adds are in low precision.
+    """
+    if report.share < HALF:
+        high = report.products_high if isinstance(report, CastReport) else report.left_high
+        raise NumbersError(
+            f"only {report.share:.0%} of the multiply-adds would be in {form.to.upper()}, at least {HALF:.0%} are "
+            f"needed: left in {'fp32' if form.is_cast else form.high} are {short(high, 8)}; --allow-partial writes "
+            "the file all the same"
+        )
+
+
 class LowPrecisionWriter:
     """Writes files of one form of one float32 file."""
 
@@ -130,8 +152,20 @@ class LowPrecisionWriter:
 
     @cached_property
     def model(self) -> ModelProto:
-        """The float32 graph, every node named; not to be changed."""
-        return load_named(str(self.source))
+        """The float32 graph, every node named, in an opset that the form can be written in; not to be changed."""
+        return load_named(str(self.source), least_opset(self.form.grid, self.form.high))
+
+    @cached_property
+    def work(self) -> dict[str, int]:
+        """The multiply-adds of each product of the float32 graph, by the name of its node."""
+        names = products(self.model.graph)
+        size = read_info(self.source).size
+        try:
+            counts = node_macs(self.source, (size[0] or ANY_SIZE, size[1] or ANY_SIZE))[0]
+        except WeightsError as error:
+            console.warn(f"what is in low precision is counted in layers, not in multiply-adds: {error}")
+            counts = {node.output[0]: 1 for node in self.model.graph.node if node.name in names}
+        return {node.name: counts.get(node.output[0], 0) for node in self.model.graph.node if node.name in names}
 
     def write(self, out: Path, *, calibrator: str = CALIBRATOR, keep: Sequence[str] = ()) -> Quantised | CastReport:
         """Write a file and report on it.
@@ -144,15 +178,18 @@ class LowPrecisionWriter:
         form = self.form
         if form.is_cast:
             cast = autocast if self._caster == "modelopt" else cast_half
-            return cast(self.source, out, low=form.to, block_nodes=keep, largest=self._largest())
+            report = cast(self.source, out, low=form.to, block_nodes=keep, largest=self._largest())
+            report.products_high = [name for name in self.work if name in report.float_nodes]
+            report.share = share_of([name for name in self.work if name not in report.float_nodes], self.work)
+            return report
 
         if form.target == "openvino":
-            report = quantise_for_openvino(self.source, out, self.calibration.images, graph=self.model.graph, keep=keep)
+            report = quantise_for_openvino(self.source, out, self.calibration.images, named=self.model, keep=keep)
         else:
             model, narrow = self._quantised(calibrator, keep)
             save_own(model, out)
             report = replace(
-                inspect(model.graph),
+                inspect(model.graph, self.work),
                 precision=form.to,
                 target=form.target,
                 calibrator=calibrator,
@@ -163,8 +200,8 @@ class LowPrecisionWriter:
 
         return replace(
             report,
-            left_high=[*keep, *(name for name in tail(self.model.graph) if name not in keep)],
-            bytes_before=self.source.stat().st_size,
+            left_high=list(dict.fromkeys([*report.left_high, *keep, *tail(self.model.graph)])),
+            bytes_before=artefact_bytes(self.source),
             bytes_after=artefact_bytes(out),
         )
 
@@ -184,12 +221,12 @@ class LowPrecisionWriter:
         grid = self.form.grid
         assert grid is not None
         graph = self._quantised(calibrator, keep)[0].graph
-        maker = makers(graph)
+        maker, weighted = makers(graph), layers(self.model.graph)
         stored = {tensor.name: tensor for tensor in graph.initializer}
 
         input_ranges = {}
         for node in graph.node:
-            source = maker.get(node.input[0]) if node.op_type in WEIGHTED else None
+            source = maker.get(node.input[0]) if node.name in weighted else None
             if source is not None and source.op_type == "Cast":
                 source = maker.get(source.input[0])
             if source is None or source.op_type != "DequantizeLinear":

@@ -9,16 +9,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
 from ..deploy.machine.passport import has_vnni
 from ..distill.errors import ExportError, need
 from ..distill.quiet import quiet
-from .onnx_graph import before_network, tail
+from .onnx_graph import before_network, layers, makers, tail
 from .shared_ranges import shared_ranges
 
-#: operators worth quantising in a convolutional network
-OPERATORS = ("Conv", "Relu", "Clip", "Add", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
+#: operators worth quantising
+OPERATORS = (
+    *("Conv", "MatMul", "Gemm", "Relu", "Clip", "Add", "Concat"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "Resize"),
+)
 #: what comes out of these has the scale of what goes in, in ONNX Runtime's placement
 _PASSING_ON = ("MaxPool", "AveragePool", "Resize")
 
@@ -45,7 +48,7 @@ def quantise_for_ort(
     """
     quantization = need("onnxruntime.quantization", "cpu")
     quantizer = need("onnxruntime.quantization.qdq_quantizer", "cpu").QDQQuantizer
-    left_out = [*keep, *tail(model.graph), *before_network(model.graph)]
+    left_out = [*keep, *tail(model.graph), *before_network(model.graph), *_unfit(model.graph)]
     joining = [n for n in model.graph.node if n.op_type in ("Concat", *_PASSING_ON) and n.name not in left_out]
     passed_on = {n.output[0]: ranges[n.input[0]] for n in joining if n.op_type != "Concat" and n.input[0] in ranges}
     tensors = {
@@ -69,7 +72,11 @@ def quantise_for_ort(
                 [],
                 left_out,
                 list(OPERATORS),
-                {"ActivationSymmetric": False, "WeightSymmetric": True},
+                {
+                    "ActivationSymmetric": False,
+                    "WeightSymmetric": True,
+                    "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"],  # their sums are given in float32
+                },
             )
             work.quantize_model()
             work.model.topological_sort()
@@ -79,3 +86,18 @@ def quantise_for_ort(
     result = work.model.model
     assert isinstance(result, onnx.ModelProto)
     return result, narrow
+
+
+def _unfit(graph: GraphProto) -> list[str]:
+    """Name what would lose more than it gains: products of activations, and sums that are no convolution's shortcut.
+
+    The sums of a transformer carry its state past all layers; 8 bits would be all that is left of it.
+    """
+    weighted, maker = layers(graph), makers(graph)
+    unfit = []
+    for node in graph.node:
+        product = node.op_type in ("MatMul", "Gemm") and node.name not in weighted
+        sum_ = node.op_type == "Add" and not any(name in maker and maker[name].op_type == "Conv" for name in node.input)
+        if product or sum_:
+            unfit.append(node.name)
+    return unfit

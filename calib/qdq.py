@@ -1,22 +1,21 @@
 """Explicit Q/DQ pairs for TensorRT: INT8 and FP8, symmetric, weights per output channel, activations per tensor.
 
 The scheme is that of Wu et al., "Integer quantization for deep learning inference" (arXiv:2004.09602); the places are
-those of NVIDIA's page "Working with Quantized Types": in front of convolutions, on one branch of a residual sum, with
-one scale for all that is concatenated, in front of pooling and resizing, never between a convolution and its
-activation.
+those of NVIDIA's page "Working with Quantized Types": in front of convolutions and of products with weights, on one
+branch of a residual sum, with one scale for all that is concatenated, in front of pooling and resizing, never between a
+convolution and its activation. Products of two activations stay high: TensorRT fuses attention so.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ..distill.errors import ExportError
 from ..distill.run.records import Record
 from ..distill.training.fake_quantise import TOP
 from ..distill.units import file_size
-from .onnx_graph import WEIGHTED, before_network, consumers, makers, short, tail
+from .onnx_graph import PER_CHANNEL, before_network, consumers, layers, makers, products, tail
 from .shared_ranges import shared_ranges
 
 #: operators that pass quantised values on or reduce them; FP8 has no such kernels
@@ -37,13 +36,16 @@ class Quantised(Record):
     target: str
     calibrator: str
     images: int
-    convolutions: int
-    quantised_convolutions: int
+    #: nodes that multiply: convolutions, matrix products, attention
+    products: int
+    quantised_products: int
+    #: of the multiply-adds
+    share: float
     quantize_nodes: int
     dequantize_nodes: int
     #: type in which the other nodes compute
     high: str = "fp32"
-    #: nodes left high on purpose: the classifier, the nodes after it, those of --keep
+    #: all products that are not quantised, and other nodes left high on purpose: those of --keep, and the last ones
     left_high: list[str] = field(default_factory=list)
     bytes_before: int = 0
     bytes_after: int = 0
@@ -55,19 +57,35 @@ class Quantised(Record):
         sizes = f"{file_size(self.bytes_before)} -> {file_size(self.bytes_after)}"
         bits = ", 7-bit weights (no VNNI here)" if self.reduced_range else ""
         return (
-            f"{self.quantised_convolutions} of {self.convolutions} convolutions in {self.precision.upper()} from "
-            f"{self.images} images ({self.calibrator}){bits}, {sizes}; left in {self.high}: {short(self.left_high)}"
+            f"{self.quantised_products} of {self.products} convolutions and matrix products, {self.share:.0%} of the "
+            f"multiply-adds, in {self.precision.upper()} from {self.images} images ({self.calibrator}){bits}, {sizes}; "
+            f"left in {self.high}: {', '.join(self.left_high) or 'none'}"
         )
 
 
-def inspect(graph: GraphProto) -> Quantised:
-    """Count the quantised parts of a graph: a convolution is one if its input and its weights come from a DQ."""
+def inspect(graph: GraphProto, work: Mapping[str, int]) -> Quantised:
+    """Count the quantised parts of a graph: a product is one if both its factors come from a DQ.
+
+    Args:
+        graph: with Q/DQ pairs.
+        work: the multiply-adds of each product, by the name of its node.
+    """
     origins = {name: node.op_type for node in graph.node for name in node.output}
-    convolutions = [node for node in graph.node if node.op_type in WEIGHTED]
-    quantised = [n for n in convolutions if all(origins.get(name) == "DequantizeLinear" for name in n.input[:2])]
+    low = [
+        node.name
+        for node in graph.node
+        if node.name in work and all(origins.get(name) == "DequantizeLinear" for name in node.input[:2])
+    ]
     kinds = [node.op_type for node in graph.node]
-    counts = len(convolutions), len(quantised), kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")
-    return Quantised("", "", "", 0, *counts)
+    pairs = kinds.count("QuantizeLinear"), kinds.count("DequantizeLinear")
+    high = [name for name in work if name not in low]
+    return Quantised("", "", "", 0, len(work), len(low), share_of(low, work), *pairs, left_high=high)
+
+
+def share_of(low: Iterable[str], work: Mapping[str, int]) -> float:
+    """Return the share of the multiply-adds that some products have; all of none is all."""
+    whole = sum(work.values())
+    return sum(work[name] for name in low) / whole if whole else 1.0
 
 
 def place(
@@ -82,24 +100,15 @@ def place(
     """Put Q/DQ pairs into a float32 graph, in place.
 
     Args:
-        model: every node named.
+        model: every node named, of ``least_opset``.
         ranges: of the graph's activations.
         grid: "s8" or "e4m3".
         keep: names of nodes whose inputs stay high; those of the classifier and of the normalisation always do.
         high: "fp32" or "fp16", to which the rest will be cast: the scales are exact in it.
         trained: the ranges with which the network was trained, see ``shared_ranges``.
-
-    Raises:
-        ExportError: the opset is too old.
     """
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if opset < OPSET and (grid == "e4m3" or high == "fp16"):
-        raise ExportError(
-            f"the file is of opset {opset}, this needs {OPSET}; write it again: kdc export onnx --opset 20"
-        )
-
     # which inputs, by which scales
-    graph = model.graph
+    graph, axes = model.graph, layers(model.graph)
     left_out = {*keep, *tail(graph), *before_network(graph)}
     quantised = _quantised_inputs(graph, left_out, grid, set(ranges))
     joining = [
@@ -117,8 +126,8 @@ def place(
         if name in quantised:
             nodes += writer.pair(name, shared[name])
     for node in graph.node:
-        if node.op_type == "Conv" and (node.output[0], 0) in readers:
-            nodes += writer.weights(node)
+        if node.name in axes and (node.output[0], 0) in readers:
+            nodes += writer.weights(node, axes[node.name])
         for position, name in enumerate(node.input):
             if (node.output[0], position) in readers:
                 node.input[position] = f"{name}_dequantized"
@@ -141,7 +150,7 @@ def _quantised_inputs(graph: GraphProto, left_out: set[str], grid: str, known: s
     """Find which inputs are quantised: tensor -> (node, position) of its readers."""
     stored = {tensor.name for tensor in graph.initializer}
     maker, read = makers(graph), consumers(graph)
-    depth = _depths(graph)
+    depth, weighted = _depths(graph), layers(graph)
     inputs: Readers = {}
 
     def quantise(node: NodeProto, positions: Sequence[int]) -> None:
@@ -152,7 +161,7 @@ def _quantised_inputs(graph: GraphProto, left_out: set[str], grid: str, known: s
     for node in reversed(graph.node):  # from the end, so that it is known whether an output is quantised
         if node.name in left_out:
             continue
-        if node.op_type == "Conv" and node.input[1] in stored:
+        if node.name in weighted:
             quantise(node, [0])
         elif grid == "e4m3":
             continue
@@ -183,11 +192,12 @@ def _other_branch(
 
 
 def _depths(graph: GraphProto) -> dict[str, int]:
-    """Count the convolutions on the longest path from the input to each value."""
+    """Count the products on the longest path from the input to each value."""
     depth: dict[str, int] = {}
+    kinds = products(graph)
     for node in graph.node:
         before = max((depth.get(name, 0) for name in node.input), default=0)
-        depth |= dict.fromkeys(node.output, before + (node.op_type in WEIGHTED))
+        depth |= dict.fromkeys(node.output, before + (node.name in kinds))
     return depth
 
 
@@ -199,7 +209,9 @@ class _Writer:
         self._scale_type = np.float16 if high == "fp16" else np.float32
         self._kind = TensorProto.INT8 if grid == "s8" else TensorProto.FLOAT8E4M3FN
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
-        self._done: set[str] = set()
+        #: the axis of the scales of each weight, and the names that are written
+        self._done: dict[str, int] = {}
+        self._written: set[str] = set()
 
     def pair(self, name: str, kept: tuple[float, float]) -> list[NodeProto]:
         """Return Q and DQ of an activation."""
@@ -211,22 +223,27 @@ class _Writer:
             helper.make_node("DequantizeLinear", [inner, scale[0], zero], [outer], name=f"dequantize_{name}"),
         ]
 
-    def weights(self, node: NodeProto) -> list[NodeProto]:
-        """Quantise the weights of a convolution, once where several share them; return their DQ."""
-        name = node.input[1]
+    def weights(self, node: NodeProto, axis: int) -> list[NodeProto]:
+        """Quantise the weights of a layer, once where several share them; return their DQ.
+
+        ``axis`` is that of the output channels, which have a scale each.
+        """
+        source = node.input[1]
+        name = source if self._done.setdefault(source, axis) == axis else f"{source}_of_axis_{axis}"
         node.input[1] = f"{name}_dequantized"
-        if name in self._done:
+        if name in self._written:
             return []
-        self._done.add(name)
-        values = numpy_helper.to_array(self._stored[name]).astype(np.float64)
-        amax = np.abs(values).reshape(len(values), -1).max(1)
+        self._written.add(name)
+
+        values = numpy_helper.to_array(self._stored[source]).astype(np.float64)
+        channels = [-1 if i == axis else 1 for i in range(values.ndim)]
+        amax = np.abs(values).max(tuple(i for i in range(values.ndim) if i != axis))
         scale, steps = self._scales(f"{name}_scale", amax)
-        levels = values / steps.reshape(-1, *[1] * (values.ndim - 1))
-        self._store(f"{name}_quantized", levels)
-        zero = self._zeros(f"{name}_zero", (len(values),))
+        self._store(f"{name}_quantized", values / steps.reshape(channels))
+        zero = self._zeros(f"{name}_zero", amax.shape)
         inputs = [f"{name}_quantized", scale, zero]
         return [
-            helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"dequantize_{name}", axis=0)
+            helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantized"], name=f"dequantize_{name}", axis=axis)
         ]
 
     def _scales(self, name: str, amax: np.ndarray | np.float64) -> tuple[str, np.ndarray]:
@@ -245,6 +262,11 @@ class _Writer:
         self._graph.initializer.append(
             helper.make_tensor(name, self._kind, list(levels.shape), values.tobytes(), raw=True)
         )
+
+
+def least_opset(grid: str | None, high: str) -> int:
+    """Return the first opset that a graph can be quantised in; 0 where it is not by Q/DQ pairs."""
+    return 0 if grid is None else OPSET if grid == "e4m3" or high == "fp16" else PER_CHANNEL
 
 
 def precision_of(grid: str, high: str) -> str:

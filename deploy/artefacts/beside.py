@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from google.protobuf.message import DecodeError
+
+from ...distill.errors import KdcError
 from ...distill.run.files import sha256
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
@@ -178,9 +181,17 @@ def remove(file: Path) -> None:
 
 
 def artefact_bytes(path: Path) -> int:
-    """Return the size of a network on disk: the file, and the weights beside it."""
-    weights = weights_beside(path) or path.with_name(f"{path.name}.data")  # the latter is of torch's exporter
-    return sum(p.stat().st_size for p in (path, weights) if p.is_file())
+    """Return the size of a network on disk: the file, and the files beside it that hold its weights."""
+    weights = weights_beside(path)
+    files = {path, *([weights] if weights else [])}
+    if path.suffix.lower() == ".onnx":
+        import onnx
+
+        from .onnx_rules import locations
+
+        with contextlib.suppress(DecodeError, KdcError, OSError):
+            files |= {path.with_name(name) for name in locations(onnx.load(path, load_external_data=False), path)}
+    return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def load_manifest(artefact: Path) -> StoredManifest:

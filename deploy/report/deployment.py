@@ -6,7 +6,7 @@ from typing import Any
 
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
-from ..artefacts.beside import manifest_beside
+from ..artefacts.beside import artefact_bytes, manifest_beside
 from ..bench.memory import MemoryRecord
 from ..bench.record import newest
 from ..bench.throughput import ThroughputRecord
@@ -104,4 +104,9 @@ def _quantised(path: Path) -> Quantised | None:
 
 def _files(run: Run) -> list[FileRow]:
     paths = [*run.checkpoints.glob("*.safetensors"), *(p for kind in _EXPORTED for p in run.export.glob(kind))]
-    return [FileRow(str(path.relative_to(run.path)), path.stat().st_size) for path in sorted(paths)]
+    return [FileRow(str(path.relative_to(run.path)), _bytes(path)) for path in sorted(paths)]
+
+
+def _bytes(path: Path) -> int:
+    """Return the size of a file; of an ONNX file with the weights that it keeps beside it."""
+    return artefact_bytes(path) if path.suffix == ".onnx" else path.stat().st_size

@@ -57,7 +57,7 @@ def test_every_form_gets_a_gated_file_with_a_manifest(
     assert len(manifest["calibration"]["keys"]) == 6 and manifest["left_high"] == []
     assert list(manifest["contract"])[-2:] == ["metadata", "made"] and manifest["contract"]["metadata"] is None
     facts = manifest["cast" if to in ("fp16", "bf16") else to]
-    assert facts.get("quantised_convolutions", 7) == 7 and facts.get("high", "fp32") == (
+    assert facts.get("quantised_products", 7) == 7 and facts.get("high", "fp32") == (
         "fp16" if "+fp16" in precision else "fp32"
     )
     assert golden_path(done.path).is_file()

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from kdc.calib.calibrators import limits, ranges
 from kdc.calib.histograms import collect
-from kdc.calib.onnx_graph import finished, load_named
+from kdc.calib.onnx_graph import finished, load_named, products
 from kdc.calib.ort_int8 import quantise_for_ort
 from kdc.calib.qdq import inspect
 from kdc.deploy.runtimes.open import open_runtime
@@ -22,6 +22,10 @@ def quantised(path: Path, images: Any, calibrator: str = "minmax", **how: Any) -
     return finished(quantise_for_ort(load_named(str(path)), kept, **how)[0], "int8")
 
 
+def work_of(path: Path) -> dict[str, int]:
+    return dict.fromkeys(products(load_named(str(path)).graph), 1)
+
+
 def tensor(graph: onnx.GraphProto, name: str) -> np.ndarray:
     return next(numpy_helper.to_array(t) for t in graph.initializer if t.name == name)
 
@@ -29,7 +33,8 @@ def tensor(graph: onnx.GraphProto, name: str) -> np.ndarray:
 def test_the_scheme_and_its_ranges_are_ours(tmp_path: Path, network: Any, images: Any) -> None:
     path, pictures = network(tmp_path / "m.onnx"), images(5)
     graph = quantised(path, pictures, "mse").graph
-    assert (inspect(graph).convolutions, inspect(graph).quantised_convolutions) == (8, 7)
+    counts = inspect(graph, work_of(path))
+    assert (counts.products, counts.quantised_products, counts.left_high) == (8, 7, ["classifier"])
     kinds = {node.name: node for node in graph.node}
     makers = {name: node for node in graph.node for name in node.output}
     assert kinds["classifier"].input[1] not in makers  # its weights are the float32 ones
@@ -62,10 +67,11 @@ def test_quantised_network_agrees_and_keeps_its_contract(
 
 def test_kept_nodes_and_narrow_weights(tmp_path: Path, network: Any, images: Any, monkeypatch: Any) -> None:
     full = network(tmp_path / "m.onnx")
-    assert inspect(quantised(full, images(2), keep=["stem", "two_a"]).graph).quantised_convolutions == 5
+    kept = inspect(quantised(full, images(2), keep=["stem", "two_a"]).graph, work_of(full))
+    assert kept.quantised_products == 5 and kept.left_high == ["stem", "two_a", "classifier"]
     monkeypatch.setattr("kdc.calib.ort_int8.has_vnni", lambda: False)
-    kept = ranges(collect(full, images(2)).tensors, "minmax", "u8")
-    model, narrow = quantise_for_ort(load_named(str(full)), kept)
+    limits_ = ranges(collect(full, images(2)).tensors, "minmax", "u8")
+    model, narrow = quantise_for_ort(load_named(str(full)), limits_)
     assert narrow
     stored = [t for t in model.graph.initializer if t.data_type == TensorProto.INT8 and len(t.dims) == 4]
     assert stored

@@ -200,7 +200,7 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     assert made.config.train.lr == 1e-3 and made.config.quantise is not None
     assert "backbone.conv_stem" not in [name for name, *_ in made.config.quantise.layers]
     assert done.manifest.to_dict()["left_high"] == ["backbone.conv_stem"]
-    assert done.manifest.to_dict()["int8"]["quantised_convolutions"] == 57
+    assert done.manifest.to_dict()["int8"]["quantised_products"] == 57
 
     with pytest.raises(UsageError, match=rf"trained with rounding already; give the run .* {plain.path.name}"):
         configured(made, Tuning(export_like))

@@ -14,9 +14,10 @@ from onnx import TensorProto, numpy_helper
 from kdc.calib.calibrators import ranges, rounded
 from kdc.calib.histograms import collect
 from kdc.calib.onnx_graph import finished, load_named
-from kdc.calib.qdq import inspect, place, precision_of
-from kdc.distill.errors import ExportError
+from kdc.calib.qdq import inspect, least_opset, place, precision_of
 
+#: made-up multiply-adds of the layers
+WORK = dict.fromkeys(("stem", "one_a", "one_b", "two_a", "two_b", "two_d", "project"), 9) | {"classifier": 7}
 Built = tuple[onnx.ModelProto, dict[str, tuple[float, float]]]
 
 
@@ -56,7 +57,9 @@ def test_pairs_stand_where_tensorrt_wants_them(built: Built) -> None:
     assert list(nodes["classifier"].input) == ["c1", "model.head.classifier.weight", "model.head.classifier.bias"]
     assert nodes["full"].input[0] == "small"
     assert nodes["pool"].input[0] == "s1_dequantized" and nodes["up"].input[0] == "b5_dequantized"
-    assert (inspect(graph).convolutions, inspect(graph).quantised_convolutions) == (8, 7)
+    counts = inspect(graph, WORK)
+    assert (counts.products, counts.quantised_products, counts.left_high) == (8, 7, ["classifier"])
+    assert counts.share == 0.9
 
 
 def test_scales(built: Built) -> None:
@@ -92,7 +95,7 @@ def test_kept_nodes_stay_unchanged(built: Built) -> None:
     # nothing is fused into the convolution of the short cut's partner now: the sum is fused with the other
     assert list(nodes["two_add"].input) == ["b3", "b2_dequantized"]
     assert list(nodes["cat"].input) == ["low", "up"] and "up" not in pairs(model.graph)
-    assert inspect(model.graph).quantised_convolutions == 4
+    assert inspect(model.graph, WORK).left_high == ["one_a", "two_b", "project", "classifier"]
 
 
 def test_the_graph_computes_what_the_pairs_say(built: Built, images: Any) -> None:
@@ -171,16 +174,10 @@ def test_scales_are_exact_in_the_type_of_the_rest(built: Built) -> None:
     assert precision_of("u8", "fp32") == "int8"
 
 
-def test_an_old_opset_is_refused_where_it_lacks_the_types(tmp_path: Path, network: Any, images: Any) -> None:
-    path = network(tmp_path / "m.onnx", opset=18)
-    kept = ranges(collect(path, images(1)).tensors, "minmax", "s8")
-    cases: list[dict[str, Any]] = [{"grid": "e4m3"}, {"high": "fp16"}]
-    for wrong in cases:
-        with pytest.raises(ExportError, match=r"of opset 18, this needs 19.*kdc export onnx --opset 20"):
-            place(load_named(str(path)), kept, **wrong)
-    model = load_named(str(path))
-    place(model, kept)
-    finished(model, "int8")
+def test_the_opset_that_a_form_needs() -> None:
+    assert least_opset(None, "fp32") == 0, "what is cast, and what NNCF quantises, stays as it is"
+    assert least_opset("u8", "fp32") == least_opset("s8", "fp32") == 13, "a scale for each channel"
+    assert least_opset("s8", "fp16") == least_opset("e4m3", "fp32") == 19, "scales in float16, and 8-bit floats"
 
 
 def test_a_normalisation_in_the_graph_stays_high(tmp_path: Path, network: Any, images: Any) -> None:

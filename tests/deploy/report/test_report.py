@@ -388,7 +388,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     (folder / "run.json").write_text(json.dumps({"kind": "train"}))
     one = {"agreement": 0.99123, "miou": 0.5, "drop": 0.25}
     cost = {"nodes": 2, "without": one, "agreement": 0.125, "miou": None, "cost": 0.125}
-    quantised = {"precision": "int8", "calibrator": "mse", "convolutions": 59, "quantised_convolutions": 58}
+    quantised = {"precision": "int8", "calibrator": "mse", "products": 59, "quantised_products": 58}
     quantised |= {"high": "fp16", "bytes_before": 5200000, "bytes_after": 1600000, "left_high": ["stem", "classifier"]}
     quantised |= {"reduced_range": True, "target": "trt", "images": 2}
     for name in ("model.int8.trt.onnx", "model.bf16.trt.onnx"):
@@ -427,7 +427,7 @@ def test_what_became_of_the_network_on_its_way_to_the_target(tmp_path: Path) -> 
     assert {"#engines", "#throughput"} <= set(page.addresses)
     text = " ".join(page.text.split())
     for wanted in (
-        "58 of 59 convolutions in INT8, ranges by mse; the rest in fp16; 5.2 MB → 1.6 MB",
+        "58 of 59 convolutions and matrix products in INT8, ranges by mse; the rest in fp16; 5.2 MB → 1.6 MB",
         "Weights have 7 bits", "Calibrated on 2 images of camvid train", "Trained with quantisation: 57 layers",
         "Left high: stem, classifier", "mse taken99.12350.000.25", "with 1 group left high, 99.500 %",
         "The limits still do not hold", "stem+0.125not measuredleft high", "layer1.0+0.125",
