@@ -68,7 +68,7 @@ def test_quantised_network_agrees_and_keeps_its_contract(
 def test_kept_nodes_and_narrow_weights(tmp_path: Path, network: Any, images: Any, monkeypatch: Any) -> None:
     full = network(tmp_path / "m.onnx")
     kept = inspect(quantised(full, images(2), keep=["stem", "two_a"]).graph, work_of(full))
-    assert kept.quantised_products == 5 and kept.left_high == ["stem", "two_a", "classifier"]
+    assert kept.quantised_products == 5 and set(kept.left_high) == {"stem", "two_a", "classifier"}
     monkeypatch.setattr("kdc.calib.ort_int8.has_vnni", lambda: False)
     limits_ = ranges(collect(full, images(2)).tensors, "minmax", "u8")
     model, narrow = quantise_for_ort(load_named(str(full)), limits_)
