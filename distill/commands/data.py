@@ -88,9 +88,8 @@ def data_check(
 ) -> "CheckReport":
     """Decode every image and mask, list every problem and count the classes."""
     from ..data._check import check_data
-    from ..settings.config import resolve
+    from ..settings.layers import data_options
 
-    config = resolve({"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}, sets or [])
-    report = check_data(source, **config.data.options())
+    report = check_data(source, **data_options(source, classes, ignore_index, sets))
     report.show()
     return report

@@ -20,7 +20,9 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", hel
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan and a memory estimate; write nothing.")]
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME|DIR", help="Data set or folder; the built-in generated scenes if not named."),
+    typer.Option(
+        "--data", metavar="NAME|DIR|CARD", help="Data set, folder or card; the built-in generated scenes if not named."
+    ),
 ]
 Split = Annotated[str | None, typer.Option(help="The split to validate on.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder; a new one below runs/ if not named.")]

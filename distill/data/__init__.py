@@ -145,13 +145,15 @@ def _kind(name_or_dir: str, **options: Any) -> tuple[ModuleType, dict[str, Any]]
     name = kind = str(name_or_dir)
     if name not in names():
         folder = Path(name).expanduser()
-        if not folder.is_dir():
+        card = folder.suffix.lower() in (".yaml", ".yml") and folder.is_file()
+        if not folder.is_dir() and not card:
             raise DataError(
                 f"no dataset or directory called {name!r}{closest(name, names())}; "
-                f"accepted: {', '.join(n for n in names() if n != 'folder')}, or a directory of images and masks"
+                f"accepted: {', '.join(n for n in names() if n != 'folder')}, or a directory of images and masks, "
+                "or a YAML card that names one as root"
             )
         options["root"] = str(folder.resolve())
-        kind = "camvid" if load("camvid").recognise(folder) else "folder"
+        kind = "camvid" if not card and load("camvid").recognise(folder) else "folder"
 
     module = load(kind)
     accepted = [p for p in inspect.signature(module.open_split).parameters if p != "split"]

@@ -1,6 +1,5 @@
 """The options of a folder of images and masks: their values, and the YAML card that holds them."""
 
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import yaml
 
 from ..errors import DataError, UsageError, closest
+from ..yaml_text import parse_yaml
 from . import IGNORE
 from ._codes import Code, Colour
 
@@ -73,9 +73,7 @@ def find_card(where: Path) -> tuple[Path, dict[str, Any], list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     accepted = [field.name for field in fields(Options)]
     try:
-        # {split} is meant as text, and YAML takes a brace for a mapping
-        text = re.sub(r"(?m)^(\s*\w+\s*:\s*)(\{split\}[^\s#]*)", r"\1'\2'", path.read_text())
-        card = yaml.safe_load(text) or {}
+        card = parse_yaml(path.read_text()) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(card, dict):

@@ -53,7 +53,7 @@ class Data(Section):
     source: str = "builtin"
     #: for validation
     split: str = "val"
-    classes: int | list[str] | None = None
+    classes: int | list[str] | dict[int, str] | str | None = None
     ignore_index: int | list[int] | None = None
     size: Size | None = None
 
@@ -249,6 +249,10 @@ class Config(Section):
         return _validated(nested)
 
 
+#: settings whose value on a command line is taken as it is, not as YAML
+_TEXTS = ("data.source", "data.images", "data.labels")
+
+
 def resolve(
     flags: Mapping[str, Any],
     sets: Iterable[str] = (),
@@ -278,7 +282,7 @@ def resolve(
         if not sign:
             raise UsageError(f"--set {text!r} is not key=value, such as --set train.lr=0.01")
         try:
-            _put(nested, key.strip(), _tuple(yaml.safe_load(value)))
+            _put(nested, key.strip(), value if key.strip() in _TEXTS else _tuple(yaml.safe_load(value)))
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from error
     for key, value in flags.items():

@@ -1,7 +1,8 @@
 """The layers of settings: defaults, preset, file, --set, flags."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..console import note, say
 from ..errors import UsageError
@@ -61,3 +62,20 @@ def resolve_flags(
             raise UsageError(f"--at names the feature of {methods}; the method is {config.method.name}")
         config = resolve(flags, [*sets, *(f"method.{part}.at={at}" for part in parts)], file, layers)
     return config
+
+
+def data_options(
+    source: str, classes: int | None = None, ignore_index: int | None = None, sets: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Return the options of ``open_data`` that flags and ``--set data.KEY=VALUE`` name.
+
+    Raises:
+        UsageError: a setting that is not of the data.
+    """
+    from .config import resolve
+
+    for text in sets or []:
+        if not text.startswith("data."):
+            raise UsageError(f"--set {text} is about no data; accepted here: data.KEY=VALUE, such as data.labels=masks")
+    flags = {"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}
+    return resolve(flags, sets or []).data.options()

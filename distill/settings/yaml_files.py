@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError
+from ..yaml_text import parse_yaml
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -16,7 +17,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UsageError: the file is missing or holds no mapping.
     """
     try:
-        values = yaml.safe_load(file.read_text())
+        values = parse_yaml(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if values is None:
