@@ -19,6 +19,7 @@ class NetworkSpec:
     preprocess: Preprocess = IMAGENET
     in_channels: int = 3
     heads: str = "v1"
+    align_corners: bool = True
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkSpec":
@@ -40,6 +41,7 @@ class NetworkSpec:
             # left out where they are as before there was a choice, so that older cards are equal
             **({"in_channels": 4} if self.in_channels == 4 else {}),
             **({} if self.heads == "v1" else {"heads": self.heads}),
+            **({} if self.align_corners else {"align_corners": False}),
         }
 
 

@@ -121,7 +121,7 @@ class DeployGraph(nn.Module):
         with ExactPooling():
             logits = self.model(image if self.dtype == torch.float32 else image.to(self.dtype)).logits
         logits = logits if self.dtype == torch.float32 else logits.float()
-        logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=True)
+        logits = F.interpolate(logits, size=self.size, mode="bilinear", align_corners=self.model.align_corners)
         return logits if self.head == "logits" else logits.argmax(1).to(torch.uint8)
 
     def example(self, batch: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import console
@@ -100,7 +101,10 @@ def model_predictor(
             assert truth is not None and isinstance(model.num_classes, int)
             labels = torch.from_numpy(truth)[None].to(device).long()
             inputs.append(channel(labels, fixed_codes(model.num_classes).to(device), 0.0, cast(Any, model)))
-        return model(*inputs).logits
+        logits = model(*inputs).logits
+        if getattr(model, "align_corners", True):
+            return logits
+        return F.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
 
     @torch.inference_mode()
     def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:

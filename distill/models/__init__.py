@@ -42,6 +42,7 @@ def build(
     dropout: float | None = None,
     preprocess: Preprocess | None = None,
     seed: int | None = None,
+    align_corners: bool = True,
 ) -> SegmentationModel:
     """Build a model with random weights.
 
@@ -54,6 +55,7 @@ def build(
         heads: "v1", the published sizes, or "v2", those of CIRKD's later code, where an architecture has them.
         dropout: one rate for every dropout; None for the papers' (0.5 after ASPP, 0.1 before each classifier).
         preprocess: the input normalisation; None for ImageNet's.
+        align_corners: how the network's code enlarges maps; False of torchvision's and mmsegmentation's.
         seed: of the initial weights; None continues from torch's generator. Either way that generator stays untouched.
 
     Raises:
@@ -100,6 +102,7 @@ def build(
         heads=heads,
         dropout=dropout,
         preprocess=preprocess,
+        align_corners=align_corners,
     )
 
 

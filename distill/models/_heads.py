@@ -81,6 +81,7 @@ class PPM(nn.Module):
 
     def __init__(self, cin: int, bins: tuple[int, ...] = (1, 2, 3, 6)) -> None:
         super().__init__()
+        self.align_corners = True
         self.levels = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(n), *conv_norm(cin, cin // 4, pooled=True), nn.ReLU(inplace=True))
             for n in bins
@@ -89,5 +90,6 @@ class PPM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``(B, 2 * cin, h, w)``."""
         size = x.shape[2:]
-        pooled = [F.interpolate(level(x), size, mode="bilinear", align_corners=True) for level in self.levels]
+        corners = self.align_corners
+        pooled = [F.interpolate(level(x), size, mode="bilinear", align_corners=corners) for level in self.levels]
         return torch.cat([x, *pooled], dim=1)

@@ -1,5 +1,6 @@
 """The module every architecture becomes: backbone, head, perhaps an auxiliary head, and its own normalisation."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from ..network_spec import NetworkSpec
 from ..output import Output, Tap
 from ..preprocess import IMAGENET, Preprocess
 from ._backbones import STAGES
+from ._heads import PPM
 
 if TYPE_CHECKING:
     from ._architecture import Architecture
@@ -44,6 +46,7 @@ class SegmentationModel(nn.Module):
         heads: str = "v1",
         dropout: float | None = None,
         preprocess: Preprocess | None = None,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.name, self.num_classes, self.output_stride, self.dropout = name, num_classes, output_stride, dropout
@@ -53,6 +56,20 @@ class SegmentationModel(nn.Module):
         for key, values in _normalisation(self.preprocess).items():
             self.register_buffer(key, values)
         self.register_load_state_dict_post_hook(_adopt_normalisation)
+        self.set_align_corners(align_corners)
+
+    def set_align_corners(self, value: bool) -> None:
+        """Enlarge maps as the network's code does: those of pyramid pooling here, the scores elsewhere."""
+        self.align_corners = value
+        for module in self.modules():
+            if isinstance(module, PPM):
+                module.align_corners = value
+
+    def set_preprocess(self, preprocess: Preprocess) -> None:
+        """Prepare images in another way; the depth of the images that it learned from stays."""
+        self.preprocess = replace(preprocess, bits=self.preprocess.bits)
+        for key, values in _normalisation(preprocess).items():
+            self.get_buffer(key).copy_(values)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 RGB ``(B, 3, H, W)`` into what the backbone expects; the memory format stays."""
@@ -93,6 +110,7 @@ class SegmentationModel(nn.Module):
             preprocess=self.preprocess,
             in_channels=self.in_channels,
             heads=self.heads,
+            align_corners=self.align_corners,
         )
 
 

@@ -1,11 +1,10 @@
 """Weights that come from elsewhere: an ImageNet start for a backbone, or everything for a trained network."""
 
-import pickle
 import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,8 @@ from ..preprocess import IMAGENET
 from ._backbones import DEEP, Backbone
 from ._model import NORMALISATION, SegmentationModel
 from ._names import find
-
-#: Wrappers that training programs leave before the names.
-PREFIXES = ("module.", "model.", "student.", "_orig_mod.", "_forward_module.")
-#: Where files that hold more than weights keep the weights.
-CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net", "weights")
+from ._tensors import PREFIXES, joined, read_tensors, some, strip
+from ._toolboxes import Toolbox, model_name, recognise, renamed
 
 
 @dataclass
@@ -44,47 +40,15 @@ class LoadReport:
         parts = [f"{self.source}: {self.fitted} of {self.total} tensors fitted"]
         for what, entries in (("missing", self.missing), ("of another shape", self.mismatched)):
             if entries:
-                parts.append(f"{len(entries)} {what} ({_some(entries)})")
+                parts.append(f"{len(entries)} {what} ({some(entries)})")
         if self.unexpected:
-            parts.append(f"{len(self.unexpected)} of the file's unused ({_some(self.unexpected)})")
+            parts.append(f"{len(self.unexpected)} of the file's unused ({some(self.unexpected)})")
         return "; ".join([*parts, self.note] if self.note else parts)
 
     def complete(self, ignore_aux: bool = True) -> bool:
         """Tell whether every tensor of the network was loaded and the file holds no others."""
         odd = [*self.missing, *self.unexpected, *self.mismatched]
         return not [name for name in odd if not (ignore_aux and name.startswith("aux_head."))]
-
-
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a ``.safetensors`` file, or a ``.pth`` in torch's format without running anything that is in it.
-
-    Raises:
-        WeightsError: no such file, not readable in these formats, no tensors, or numbers that are not finite.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; accepted is a weights file")
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
-        else:
-            tensors = _unwrap(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{path.name} cannot be read as weights ({reason[:160]}); accepted are .safetensors and .pth files that "
-            "hold tensors only: save the state dict alone"
-        ) from error
-
-    if not tensors:
-        raise WeightsError(f"{path.name} holds no tensors; accepted is a state dict, bare or under 'state_dict'")
-    bad = [name for name, x in tensors.items() if x.is_floating_point() and not torch.isfinite(x).all()]
-    if bad:
-        raise WeightsError(f"{path.name} holds NaN or infinite numbers in {_some(bad)}; take another checkpoint")
-    return tensors
 
 
 def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
@@ -106,22 +70,24 @@ def load_backbone(model: SegmentationModel, source: str | Path) -> LoadReport:
             return LoadReport(0, 0, source="random", note=f"{name} starts from random weights: {reason}")
         path, label = file, f"ImageNet weights {kind.imagenet}"
 
-    tensors = _strip(read_tensors(path), (*PREFIXES, "backbone.", "encoder."))
+    tensors, several = read_tensors(path)
+    tensors = strip(_known(tensors)[0], (*PREFIXES, "backbone.", "encoder."))
     tensors = {_timm_name(key): x for key, x in tensors.items()}
     own = model.backbone.state_dict()
     tensors, note = _shared_stem(own, tensors, keep=True)
+    note = joined(several, note)
     report, fitting = _match(own, tensors, label)
     if not report.fitted:
         raise WeightsError(
             f"{label}: none of its {len(tensors)} tensors fits any of the {report.total} of {name} "
-            f"({kind.timm}); it holds {_some(tensors)}, accepted are names of timm or torchvision such as "
-            f"{_some(report.missing or report.mismatched)}"
+            f"({kind.timm}); it holds {some(tensors)}, accepted are names of timm or torchvision such as "
+            f"{some(report.missing or report.mismatched)}"
         )
 
     if _deep_without_weights(kind) and not report.complete():
-        note = _joined(note, f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights")
+        note = joined(note, f"{name}v1b, with the 7x7 stem, takes all of the ordinary ImageNet weights")
     elif replace(model.preprocess, bits=None) != IMAGENET:
-        note = _joined(note, "the model's input normalisation is not ImageNet's, which such weights expect")
+        note = joined(note, "the model's input normalisation is not ImageNet's, which such weights expect")
     report.note = note
     _copy(model.backbone, fitting)
     return report
@@ -138,9 +104,11 @@ def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
             untouched then.
     """
     label = Path(path).name
-    tensors = _strip(read_tensors(path), PREFIXES)
+    tensors, note = read_tensors(path)
+    tensors, toolbox, dropped = _known(tensors)
     own = model.state_dict()
-    tensors, note = _shared_stem(own, tensors, keep=False)
+    tensors, stem = _shared_stem(own, tensors, keep=False)
+    note = joined(note, dropped, stem)
     report, fitting = _match(own, tensors, label)
 
     score = "head.scorer.classifier.weight"
@@ -149,17 +117,55 @@ def load_full(model: SegmentationModel, path: str | Path) -> LoadReport:
             f"{label} tells {tensors[score].shape[0]} classes apart, {model.name} is to tell {model.num_classes}; "
             "give the weights of a network trained on these classes"
         )
+    if toolbox and not report.complete():
+        raise WeightsError(_foreign(label, toolbox, tensors, model, report))
     if not report.complete():
         raise WeightsError(
             f"{report.line()}; {model.name} needs all of its own and nothing else: give the architecture the file was "
             "trained with (for an ImageNet start, train with it; a teacher needs trained weights)"
         )
 
-    if "mean" not in fitting:
-        note = _joined(note, "no input normalisation in the file: the model's own is used")
+    if toolbox and toolbox.arch:
+        model.set_align_corners(toolbox.align_corners)
+        model.set_preprocess(toolbox.preprocess)
+        order = "BGR" if toolbox.preprocess.order == "bgr" else "RGB"
+        corners = "" if toolbox.align_corners else ", scores enlarged without aligned corners"
+        note = joined(note, f"{toolbox.name}, renamed: {order} as its code prepares images{corners}")
+    elif "mean" not in fitting:
+        note = joined(note, "no input normalisation in the file: the model's own is used")
     report.note = note
     _copy(model, fitting)
     return report
+
+
+def _known(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], Toolbox | None, str]:
+    """Return tensors without prefixes and under kdc's names, whose they are, and a note of those that are unused."""
+    tensors = strip(tensors, PREFIXES)
+    toolbox = recognise(tensors)
+    if toolbox is None or toolbox.arch is None:
+        return tensors, toolbox, ""
+    tensors, unused = renamed(toolbox, tensors, _timm_name)
+    return tensors, toolbox, f"{len(unused)} that the network does not use left out ({some(unused)})" if unused else ""
+
+
+def _foreign(
+    label: str, toolbox: Toolbox, tensors: dict[str, Tensor], model: SegmentationModel, report: LoadReport
+) -> str:
+    """Say whose a checkpoint is that does not fit a model, and which model it is, if any."""
+    if toolbox.arch is None:
+        start = " or, as a backbone's start, --student-weights" if "classifier of images" in toolbox.name else ""
+        return (
+            f"{label} is {toolbox.name}: no network of kdc is the same, so it cannot be loaded as {model.name}; take a "
+            f"file of {model.name}, export that network to ONNX in its own toolbox (kdc eval FILE.onnx){start}"
+        )
+    name = model_name(toolbox.arch, tensors)
+    if name and name != model.name:
+        return f"{label} is {toolbox.name}, which is {name} here, not {model.name}: name that network"
+    odd = [*report.mismatched, *report.missing, *report.unexpected]
+    return (
+        f"{label} is {toolbox.name}, but of other sizes than {model.name}'s, so it cannot be loaded as that: "
+        f"{some(odd)}"
+    )
 
 
 def _copy(module: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -206,27 +212,8 @@ def _shared_stem(own: Mapping[str, Tensor], others: dict[str, Tensor], keep: boo
     return others, ""
 
 
-def _joined(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
-
-
 def _counts(name: str) -> bool:
     return name not in NORMALISATION and not name.endswith("num_batches_tracked")
-
-
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        return {}
-    for key in CONTAINERS:
-        if isinstance(content.get(key), Mapping):
-            return _unwrap(content[key])
-    return {key: x for key, x in content.items() if isinstance(key, str) and isinstance(x, Tensor)}
-
-
-def _strip(tensors: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Remove any number of prefixes from the front of every name."""
-    pattern = re.compile(f"^({'|'.join(map(re.escape, prefixes))})+")
-    return {pattern.sub("", key): x for key, x in tensors.items()}
 
 
 # torchvision counts MobileNetV2's blocks through; timm groups them by stage
@@ -294,10 +281,3 @@ def _imagenet_file(tag: str) -> tuple[Path | None, str]:
 
 def _shape(x: Tensor) -> str:
     return "x".join(map(str, x.shape)) or "scalar"
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    """Return the first names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + more
