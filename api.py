@@ -46,6 +46,7 @@ _FUNCTIONS = {
     "predict": ".deploy.predict.command:predict",
     "probe": ".distill.commands.probe:probe",
     "report": ".deploy.commands:report",
+    "runs_check": ".distill.commands.runs:runs_check",
     "runs_info": ".distill.commands.runs:runs_info",
     "runs_ls": ".distill.commands.runs:runs_ls",
     "runs_rm": ".distill.commands.runs:runs_rm",
@@ -77,6 +78,7 @@ def __dir__() -> list[str]:
 def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """Let a function print only where that is asked for, and see to its arguments as the command line does."""
     from .distill import console
+    from .distill.run.seal import sealing
 
     signature = inspect.signature(function)
     parameters = [each.replace(kind=each.POSITIONAL_OR_KEYWORD) for each in signature.parameters.values()]
@@ -87,7 +89,7 @@ def _silent(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         bound = signature.bind(*arguments, **flags).arguments
         values = {key: _fitted(key, value, signature.parameters[key].annotation) for key, value in bound.items()}
         words = ", ".join(f"{key}={value!r}" for key, value in bound.items())
-        with console.door(f"kdc.api.{name}({words})", silent=not progress):
+        with console.door(f"kdc.api.{name}({words})", silent=not progress), sealing():
             return function(**values)
 
     call.__name__ = call.__qualname__ = name

@@ -29,6 +29,7 @@ from .distill.data._check import CheckReport
 from .distill.papers.claims import Verification
 from .distill.probe.records import Probe, RunPlan
 from .distill.run.folder import Run
+from .distill.run.seal import RunCheck
 from .export.commands import EnginePlan, Engines
 from .export.demo import DemoPlan, DemoResult
 from .export.targets_command import ExportedFiles
@@ -672,7 +673,7 @@ def open_runtime(
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
-        WeightsError: the file is missing or broken.
+        WeightsError: the file is missing or broken, or was changed since kdc wrote it.
         ExportError: the runtime, device or provider is not available.
     """
 
@@ -771,6 +772,15 @@ def report(
     others: str | Path | Sequence[str | Path] | None = None,
 ) -> ReportPage:
     """Write one HTML file with everything that is known about a run."""
+
+def runs_check(
+    run: str | Path | None = None,
+    accept: bool = False,
+) -> RunCheck:
+    """Compare every file of a run with what kdc wrote: whole, changed, missing, or unknown to its seal.
+
+    It shows that a file changed, not who wrote it.
+    """
 
 def runs_info(
     run: str | Path | None = None,

@@ -19,6 +19,7 @@ from ..deploy.runtimes.base import Runtime
 from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import NumbersError, UsageError, need
 from ..distill.run.files import sha256, write_json
+from ..distill.run.seal import check_sealed
 from .onnx_graph import activations
 
 #: bins on each side of zero
@@ -105,7 +106,12 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path, fingerprint: str) -> "Statistics | None":
-        """Read a cache; None where there is none, it is broken, or it belongs to another model or other images."""
+        """Read a cache; None where there is none, it is broken, or it belongs to another model or other images.
+
+        Raises:
+            WeightsError: it was changed since kdc wrote it.
+        """
+        check_sealed(path)
         try:
             values = json.loads(path.read_text())
             if (values["format"], values["fingerprint"], values["bins"]) != (FORMAT, fingerprint, BINS):

@@ -1,5 +1,6 @@
 """One training job from its configuration to a finished run: data, networks, teacher, method, loop, final scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from .methods import Composite, Sizes
 from .models import SegmentationModel
 from .run.baseline import find_baseline
 from .run.card import DataCard, TeacherCard
-from .run.checkpoint import student_file
-from .run.folder import Run, all_runs, check_vacant, find_run, point_last
+from .run.checkpoint import student_file, was_saved
+from .run.folder import Run, check_vacant, find_run, point_last, unfinished_run
 from .run.phase_results import Artefacts, Lineage
+from .settings.changes import changes, described, resumed
 from .settings.config import Config
 from .train import train
 from .training.batches import Batches
@@ -83,24 +85,37 @@ def run_job(
             note(f"method: {line}")
         run.record(notes=console.notes_since(first_note))
     run = _shared(fabric, run)
-    return _train(parts, run, fabric, root, resume=False)
+    return _train(parts, run, fabric, root, first_note, resume=False)
 
 
-def resume_job(spec: str | None, *, root: Path | None = None, workers: int | None = None) -> Run:
+def resume_job(
+    spec: str | None, *, root: Path | None = None, workers: int | None = None, sets: Sequence[str] = ()
+) -> Run:
     """Resume an unfinished run exactly where its checkpoint was taken.
 
+    Args:
+        spec: the run; None for the newest unfinished one.
+        root: the folder of runs.
+        workers: loader processes, on which no number depends.
+        sets: ``KEY=VALUE``: settings with which it goes on otherwise than it began.
+
     Raises:
-        UsageError: no such run, or it is finished.
+        UsageError: no such run, it is finished, or settings that cannot be changed, as ``changes.resumed``.
         WeightsError: its checkpoint or its teacher is gone.
     """
-    run = find_run(spec, root) if spec else _unfinished(root)
+    first_note = len(console.notes)
+    run = find_run(spec, root) if spec else unfinished_run(root)
     if run.card.status == "finished":
         raise UsageError(f"{run.path.name} is finished (step {run.card.config_iters}); nothing to resume")
 
-    config = run.config
+    began = run.recorded_config
+    config = resumed(began, run.edited_config(), sets)
     fabric = launch(config.changed(train__threads=run.card.threads))
     if fabric.is_global_zero:
         run.lock()
+        if differing := changes(began, config):
+            note(f"resumed with other settings: {described(differing)}")
+            run.change_config(config)
     if workers is not None:
         config = config.changed(train__workers=workers)
 
@@ -109,7 +124,10 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
     if data_card.fingerprint != run.card.data.fingerprint:
         raise DataError(f"the data of {run.path.name} has changed since it began; resume needs the same files")
     teacher = reopen_teacher(run.card.teacher) if run.card.teacher else None
-    student = models.rebuild(run.card.student)
+    if was_saved(run.checkpoints):
+        student = models.rebuild(run.card.student)
+    else:  # it starts again as it began
+        student = build_student(config, data_card.num_classes)
     parts = Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
 
     say(f"run {run.path} resumed")
@@ -117,7 +135,7 @@ def resume_job(spec: str | None, *, root: Path | None = None, workers: int | Non
         warn(f"it began on {run.card.device} and continues on {device}: the numbers will differ")
     if fabric.is_global_zero:
         run.record(status="running")
-    return _train(parts, run, fabric, root, resume=True)
+    return _train(parts, run, fabric, root, first_note, resume=True)
 
 
 def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bool = False) -> Parts:
@@ -141,7 +159,8 @@ def prepare(config: Config, fabric: Fabric, root: Path | None = None, *, dry: bo
     return Parts(config, data, val, data_card, student, teacher, _method(config, student, teacher, len(data)))
 
 
-def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bool) -> Run:
+def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, first_note: int, resume: bool) -> Run:
+    """Train, and leave in run.json how it ended and every note since ``first_note``."""
     batches = Batches(parts.data, parts.config, fabric)
     artefacts = Artefacts(run, lineage(parts, fabric))
     try:
@@ -150,14 +169,14 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         )
     except (Stopped, NumbersError) as error:  # every process raises these together
         if isinstance(error, Stopped):
-            _record(run, fabric, status="stopped")
+            _record(run, fabric, first_note, status="stopped")
         else:
-            _record(run, fabric, status="failed", error=str(error))
+            _record(run, fabric, first_note, status="failed", error=str(error))
         if fabric.global_rank:  # rank 0 says it; Fabric kills rank 0 when another ends with a code, even while it saves
             raise SystemExit(0) from None
         raise
     except BaseException as error:
-        _record(run, fabric, status="failed", error=str(error) or type(error).__name__)
+        _record(run, fabric, first_note, status="failed", error=str(error) or type(error).__name__)
         raise
 
     if fabric.is_global_zero:
@@ -167,7 +186,8 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
         if run.card.kind == "distill":
             baseline = find_baseline(run)
             run.record(baseline=str(baseline.path) if baseline else None)
-        run.seal()
+        run.extend(notes=console.notes[first_note:])
+        run.seal(everything=True)
         if run.card.kind != "teacher":
             point_last(run, root)
         run.unlock()
@@ -179,8 +199,9 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, resume: bo
     return run
 
 
-def _record(run: Run, fabric: Fabric, **values: Any) -> None:
+def _record(run: Run, fabric: Fabric, first_note: int, **values: Any) -> None:
     if fabric.is_global_zero:
+        run.extend(notes=console.notes[first_note:])
         run.record(**values)
         run.unlock()
 
@@ -285,13 +306,6 @@ def _shared(fabric: Fabric, run: Run | None) -> Run:
         return run
     path = fabric.broadcast(str(run.path) if run else "")
     return run or Run(Path(path))
-
-
-def _unfinished(root: Path | None) -> Run:
-    for run in reversed(all_runs(root)):
-        if run.card.status != "finished":
-            return run
-    raise UsageError("no unfinished run to resume; kdc runs ls lists the runs")
 
 
 def _short(name: str) -> str:

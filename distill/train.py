@@ -18,6 +18,7 @@ from .evaluation.metrics import Scores
 from .methods import Composite, Phase
 from .models import SegmentationModel
 from .output import Output
+from .run.checkpoint import was_saved
 from .run.files import sha256
 from .run.folder import Run
 from .run.phase_results import Artefacts
@@ -73,7 +74,9 @@ def train(
 
     # where the run stands: at its start, at a checkpoint, or where another run ended
     state = State(run, student, method, Average(student, config.train.ema) if config.train.ema else None)
-    saved = Checkpoint.load(run.checkpoints) if resume else None
+    saved = Checkpoint.load(run.checkpoints) if resume and was_saved(run.checkpoints) else None
+    if resume and not saved:
+        console.warn(f"{run.path} was stopped before its first checkpoint: it starts from its beginning")
     if saved:
         state.restore(saved)
     elif config.quantise and config.quantise.run:
@@ -182,9 +185,8 @@ def _loop(
     """Take ``stage.iters`` optimiser steps, starting at ``state.step``."""
     options, main = config.train, stage.name == "main"
     before = config.before if main else 0
-    save = (lambda: state.save(stage)) if fabric.is_global_zero else (lambda: None)
     if fresh or state.step == 0:
-        save()
+        state.save(stage, fabric.is_global_zero)
 
     stream = batches.stream(stage.name, before + state.step, before + stage.iters)
     started, seen = time.perf_counter(), 0
@@ -251,14 +253,15 @@ def _loop(
 
             # validation, checkpoint, stop
             if main and val is not None and (last or state.step % options.val_every == 0):
+                state.check(stage)
                 validate(config, fabric, state, val)
                 stage.learner.train()
             if last or stop or state.step % options.save_every == 0:
-                save()
+                state.save(stage, fabric.is_global_zero)
             if stop:
                 raise Stopped(stop, state.run)
     if stage.iters == 0:
-        save()
+        state.save(stage, fabric.is_global_zero)
 
 
 def _take_step(fabric: Fabric, stage: Stage, clip: float | None) -> bool:

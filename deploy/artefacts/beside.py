@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from google.protobuf.message import DecodeError
 
 from ...distill.errors import KdcError
-from ...distill.run.files import sha256
+from ...distill.run.files import remove, sha256
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
+from ...distill.run.seal import check_sealed
 
 #: Suffixes of files that hold a network's weights for torch.
 TORCH_FILES = (".safetensors", ".pt", ".pth")
@@ -173,11 +174,11 @@ def manifest_path(artefact: Path) -> Path:
     return artefact.with_name(f"{artefact.name}.json")
 
 
-def remove(file: Path) -> None:
+def remove_artefact(file: Path) -> None:
     """Remove an exported file with its weights, manifest and golden image; a missing one is no error."""
     for path in (file, manifest_path(file), golden_path(file), weights_beside(file)):
         if path is not None:
-            path.unlink(missing_ok=True)
+            remove(path)
 
 
 def artefact_bytes(path: Path) -> int:
@@ -200,7 +201,9 @@ def load_manifest(artefact: Path) -> StoredManifest:
     Raises:
         OSError: there is none.
         ValueError: it is broken.
+        WeightsError: it was changed since kdc wrote it.
     """
+    check_sealed(manifest_path(artefact))
     try:
         values = json.loads(manifest_path(artefact).read_text())
     except RecursionError as error:

@@ -8,9 +8,10 @@ from pathlib import Path
 from ...distill.errors import WeightsError, one_line
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
+from ...distill.run.lock import held
 from ...distill.run.records import Record
-from .beside import ENGINES, GateRow, remove
-from .lock import held
+from ...distill.run.seal import check_sealed
+from .beside import ENGINES, GateRow, remove_artefact
 
 LEDGER = "gates.json"
 LEDGER_CURE = "delete it, and kdc parity RUN measures every file anew"
@@ -47,11 +48,12 @@ def read_gates(run: "Run | Path") -> list[GateRow]:
     """Return the ledger, oldest row first; empty where there is none.
 
     Raises:
-        WeightsError: it is broken.
+        WeightsError: it is broken, or was changed since kdc wrote it.
     """
     path = (run if isinstance(run, Path) else run.path) / LEDGER
     if not path.exists():
         return []
+    check_sealed(path)
     try:
         rows = json.loads(path.read_text())
         if not isinstance(rows, list) or not all(isinstance(each, dict) and "stage" in each for each in rows):
@@ -65,7 +67,7 @@ def discard(run: "Run | Path", files: Sequence[Path]) -> None:
     """Remove files of a run, the files beside them and their rows of the ledger; a missing one is no error."""
     read_gates(run)  # before a file goes: it may be broken
     for file in files:
-        remove(file)
+        remove_artefact(file)
     strike(run, files)
 
 

@@ -11,32 +11,10 @@ from typing import Any, TypeVar, cast
 
 from ...distill.errors import BusyError
 from ...distill.run.folder import Run
+from ...distill.run.lock import held
 from .beside import owner
 
 Work = TypeVar("Work", bound=Callable[..., Any])
-#: folders that this process holds
-_held: set[Path] = set()
-
-
-@contextlib.contextmanager
-def held(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder, which is created if it is missing.
-
-    Raises:
-        BlockingIOError: another process holds it, and ``wait`` is off.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:  # some network file systems lock no folder
-            pass
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def remove_abandoned(folder: Path, mark: str) -> None:
@@ -61,17 +39,11 @@ def exporting(run: Run) -> Iterator[None]:
     Raises:
         BusyError: another process holds it.
     """
-    folder = run.export.resolve()
-    if folder in _held:
-        yield
-        return
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(held(folder, wait=False))
+            stack.enter_context(held(run.export, wait=False))
         except BlockingIOError as error:
             raise BusyError(f"another process writes into {run.export}; wait for it and try again") from error
-        stack.callback(_held.discard, folder)
-        _held.add(folder)
         yield
 
 

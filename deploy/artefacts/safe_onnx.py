@@ -19,6 +19,7 @@ from onnx import ModelProto, inliner, shape_inference
 
 from ... import __version__
 from ...distill.errors import WeightsError, one_line
+from ...distill.run.seal import check_sealed
 from ..child import ChildDiedError, call, serve
 from . import onnx_order, onnx_rules, verdicts
 from .onnx_order import put_right
@@ -38,12 +39,14 @@ def load_checked(path: Path) -> ModelProto:
     Its nodes are in order and its outputs have a shape, whether or not they had in the file; see ``put_right``.
 
     Raises:
-        WeightsError: the file is missing, broken, cut off, or holds something that kdc does not trust; see ``refuse``.
+        WeightsError: the file is missing, broken, cut off, changed since kdc wrote it, or holds something that kdc
+            does not trust; see ``refuse``.
     """
     try:
         state = path.stat()
         if not path.is_file():
             raise WeightsError(f"{path} is no file; name an .onnx file")
+        check_sealed(path)
         if state.st_size > LARGEST_FILE:
             raise WeightsError(
                 f"{path} has {state.st_size} bytes, an ONNX file ends at 2 GiB; keep its weights beside it"

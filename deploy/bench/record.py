@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from ...distill import console
-from ...distill.errors import UsageError, one_line
+from ...distill.errors import UsageError, WeightsError, one_line
 from ...distill.run.files import write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
+from ...distill.run.seal import check_sealed
 from ..machine.passport import Passport, first_gpu
 from .plan import NotMeasured, Size
 
@@ -98,14 +99,15 @@ def record_path(run: Run | None, out: Path | None, kind: str) -> Path:
 def records(run: Run, files: str, kind: type[R]) -> list[R]:
     """Return the records in the run's ``bench/`` whose names fit a pattern, the oldest first.
 
-    One that cannot be read is left out, with a warning.
+    One that cannot be read, or was changed, is left out, with a warning.
     """
     found = []
     for path in sorted(run.bench.glob(files), key=lambda path: path.stat().st_mtime_ns):
         try:
+            check_sealed(path)
             found.append(kind.from_dict(json.loads(path.read_text()) | {"record": f"{run.bench.name}/{path.name}"}))
-        except (OSError, ValueError, TypeError) as error:
-            console.warn(f"{path} is left out, it cannot be read: {one_line(error)}")
+        except (OSError, ValueError, TypeError, WeightsError) as error:
+            console.warn(f"{path} is left out: {one_line(error)}")
     return found
 
 

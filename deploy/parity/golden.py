@@ -15,6 +15,7 @@ from ...distill.errors import WeightsError, one_line
 from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
 from ...distill.run.records import Record
+from ...distill.run.seal import check_sealed
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
 from ..runtimes.options import CPU, RuntimeOptions
@@ -182,7 +183,7 @@ def read_golden(artefact: Path) -> Golden:
     """Read the golden image beside a file.
 
     Raises:
-        WeightsError: the file or its golden image is missing, or the latter is broken.
+        WeightsError: the file or its golden image is missing, or the latter is broken or was changed.
     """
     path = golden_path(artefact)
     if not artefact.is_file():
@@ -193,6 +194,7 @@ def read_golden(artefact: Path) -> Golden:
             f"kdc parity OTHER {artefact} --data NAME|DIR"
         )
 
+    check_sealed(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             image, mask = _picture(file["image"]), _picture(file["mask"])

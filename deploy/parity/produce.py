@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ...distill import console
 from ...distill.errors import NumbersError
-from ...distill.run.files import flush, write_json
+from ...distill.run.files import flush, move, remove, write_json
 from ...distill.run.folder import Run
+from ...distill.run.lock import held
 from ...distill.run.records import Record
 from ...distill.training.signals import held_back
 from ..artefacts.beside import golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
-from ..artefacts.lock import held, remove_abandoned
+from ..artefacts.lock import remove_abandoned
 from ..artefacts.manifest import Manifest
 from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
@@ -185,7 +186,7 @@ def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> No
         return
     failure = f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}"
     if path.is_file():  # its row of the ledger is about itself, and stays with it
-        run.record(notes=list(dict.fromkeys([*run.card.notes, failure])))
+        run.extend(notes=[failure])
     else:
         write_gate(run, stage_of(path), result, path.name, trial.left_high)
     raise NumbersError(f"{failure}; {trial.cure}")
@@ -216,11 +217,6 @@ def _put_in_place(run: Run | None, new: Path, path: Path, result: GateResult | N
         elif run:
             strike(run, [path])  # a row of that name is about the earlier file
         if not golden_path(new).is_file():
-            golden_path(path).unlink(missing_ok=True)
+            remove(golden_path(path))
         for source, target in moves:
-            _move(source, target)
-
-
-def _move(source: Path, target: Path) -> None:
-    source.replace(target)
-    flush(target.parent)
+            move(source, target)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
-from ..artefacts.beside import ENGINES, TORCH_FILES
+from ...distill.run.seal import check_sealed
+from ..artefacts.beside import ENGINES, MODEL_FILES, TORCH_FILES, weights_beside
 from .base import DEVICES, OPENVINO, Runtime
 from .said import NOTHING, Said
 from .torch_mode import TorchMode
@@ -44,7 +45,7 @@ def open_runtime(
 
     Raises:
         UsageError: no such run, or a flag that does not fit the file.
-        WeightsError: the file is missing or broken.
+        WeightsError: the file is missing or broken, or was changed since kdc wrote it.
         ExportError: the runtime, device or provider is not available.
     """
     if device not in DEVICES:
@@ -56,6 +57,10 @@ def open_runtime(
     if provider is not None and suffix != ".onnx":
         raise UsageError(f"--provider {provider} is for ONNX files, and {source} is none")
 
+    if suffix in MODEL_FILES:
+        check_sealed(path)
+        if (weights := weights_beside(path)) is not None:
+            check_sealed(weights)
     if suffix in ENGINES:
         from .trt.trt_runtime import TrtRuntime
 

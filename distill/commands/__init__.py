@@ -8,7 +8,7 @@ from .data import data_check, data_info, data_ls
 from .methods import methods_info, methods_ls
 from .models import models_info, models_ls
 from .probe import probe
-from .runs import runs_info, runs_ls, runs_rm
+from .runs import runs_check, runs_info, runs_ls, runs_rm
 from .training import distill, train
 from .verify import verify
 
@@ -22,7 +22,11 @@ def register(app: typer.Typer) -> None:
         ("data", "Look at data sets and check folders.", (("ls", data_ls), ("info", data_info), ("check", data_check))),
         ("models", "Look at networks.", (("ls", models_ls), ("info", models_info))),
         ("methods", "Look at distillation methods.", (("ls", methods_ls), ("info", methods_info))),
-        ("runs", "Look at runs and remove them.", (("ls", runs_ls), ("info", runs_info), ("rm", runs_rm))),
+        (
+            "runs",
+            "Look at runs and remove them.",
+            (("ls", runs_ls), ("info", runs_info), ("check", runs_check), ("rm", runs_rm)),
+        ),
     ):
         nouns = group(text)
         for verb, function in commands:

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import console
+from ..run.seal import sealing
 from .completion import completed
 from .flags import Json, with_parameters
 
@@ -44,7 +45,8 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     def run(*, json: bool = False, **flags: Any) -> None:
         console.json_mode = json
         try:
-            record = function(**flags)
+            with sealing():
+                record = function(**flags)
         except KeyboardInterrupt:
             if json:
                 console.emit({"error": "stopped by SIGINT", "exit_code": 130})

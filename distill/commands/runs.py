@@ -8,11 +8,13 @@ import typer
 
 from .. import console
 from ..console import say
+from ..errors import BusyError, UsageError, WeightsError
 from ..run.records import Record
 from .flags import print_table
 
 if TYPE_CHECKING:
     from ..run.card import RunCard
+    from ..run.seal import RunCheck
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,38 @@ def runs_info(
     return RunInfo(target.path, card, target.read())
 
 
+def runs_check(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Its name or folder (default: the last).")] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take the files as they are now: they are sealed anew.")
+    ] = False,
+) -> "RunCheck":
+    """Compare every file of a run with what kdc wrote: whole, changed, missing, or unknown to its seal.
+
+    It shows that a file changed, not who wrote it.
+    """
+    from ..run.folder import find_run_folder
+    from ..run.seal import accept as accept_files
+    from ..run.seal import check_run
+
+    folder = find_run_folder(run)
+    check = check_run(folder)
+    print_table(folder.name, ("file", ""), [(file.name, file.state) for file in check.files])
+    names = ", ".join(file.name for file in check.faults)
+    if accept:
+        accept_files(folder)
+        say(f"accepted as they are now: {names or 'all files'}")
+        return check_run(folder)
+
+    if check.faults:
+        raise WeightsError(
+            f"not as kdc wrote them: {names}; put them back from a copy, make them again, or accept them: "
+            f"kdc runs check {folder} --accept",
+            check,
+        )
+    return check
+
+
 def runs_rm(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Its name or folder.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -104,11 +138,21 @@ def runs_rm(
     import shutil
 
     from ..run.folder import LAST, RUNS, all_runs, find_run, point_last
+    from ..run.lock import held
 
     target = find_run(run)
+    if Path(run).exists() and Path(run).resolve() != target.path:
+        raise UsageError(
+            f"{run} is inside the run {target.path}, and only whole runs are removed: kdc runs rm {target.spec}"
+        )
     if not yes and not console.confirmed(f"remove {target.path} and everything in it?"):
         raise typer.Exit(0)
     target.lock()
+    try:
+        with held(target.path, wait=False), held(target.export, wait=False):
+            pass
+    except BlockingIOError as error:
+        raise BusyError(f"another process writes into {target.path}; wait for it and try again") from error
     link = RUNS / LAST
     if link.is_symlink() and link.resolve() == target.path:
         link.unlink()

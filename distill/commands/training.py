@@ -81,7 +81,7 @@ def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool
         _check_resume(request, out, dry_run)
         from ..job import resume_job
 
-        run = resume_job(resume or None, workers=request.flags.workers)
+        run = resume_job(resume or None, workers=request.flags.workers, sets=request.sets)
     elif dry_run:
         from ..probe.dry_run import plan_run
 
@@ -96,12 +96,13 @@ def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool
 
 
 def _check_resume(request: Request, out: Path | None, dry_run: bool) -> None:
-    """Refuse flags beside ``--resume`` that would change the run."""
-    others = {"set": request.sets, "config": request.file, "preset": request.preset, "at": request.at}
+    """Refuse flags beside ``--resume`` that would make another run."""
+    others = {"config": request.file, "preset": request.preset, "at": request.at}
     others |= {"out": out, "dry-run": dry_run}
     others |= {name.replace("_", "-"): True for name in request.flags.names() if name != "workers"}
     others |= {"method": request.method not in (None, "none")}
     if extra := [f"--{name}" for name, value in others.items() if value]:
         raise UsageError(
-            f"--resume takes its settings from the run; only --workers may be given with it, not {', '.join(extra)}"
+            f"--resume takes its settings from the run; only --workers and --set may be given with it, not "
+            f"{', '.join(extra)}"
         )

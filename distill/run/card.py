@@ -89,6 +89,8 @@ class RunCard(Record):
     command: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     git: str | None = None
+    #: every setting, nested; config.yaml shows the same to people, and may be edited
+    config: dict[str, Any] = field(default_factory=dict)
     kind: str | None = None
     method: str | None = None
     terms: dict[str, str] = field(default_factory=dict)

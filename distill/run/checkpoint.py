@@ -2,26 +2,53 @@
 
 import contextlib
 import json
+import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ..errors import WeightsError
+from .. import console
+from ..errors import NumbersError, WeightsError, one_line
+from ..finite import first_bad
 from ..models import SegmentationModel, rebuild
 from .card import CheckpointCard
 from .files import replacing, sha256, write_json
 from .folder import Run, find_run
+from .records import Record
+from .seal import check_sealed
+
+_CURE = "put it back from a copy, or begin a new run"
+
+
+@dataclass(frozen=True)
+class Saved(Record):
+    """A resumable state that is on disk."""
+
+    file: str
+    sha256: str
+    stage: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Newest(Saved):
+    """What ``last.json`` says: the newest state, and the one before it."""
+
+    OPTIONAL: ClassVar = ("before",)
+
+    before: Saved | None = None
 
 
 def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
-    """Keep a resumable state: tensors and plain values, loadable with ``weights_only=True``.
+    """Keep a resumable state: tensors and plain values, loadable with ``weights_only=True``; the one before stays too.
 
-    The new file is on disk before ``last.json`` names it, and the old one goes only then, so that a kill at any moment
-    leaves one complete checkpoint whose hash fits.
+    The new file is on disk before ``last.json`` names it, and the oldest one goes only then, so that a kill at any
+    moment leaves two complete checkpoints whose hashes fit, and a disk that loses one leaves the other.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name, n = f"last-{state['stage']}-{step:07d}", 2
@@ -30,30 +57,76 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
         path, n = folder / f"{name}-{n}.pt", n + 1
     with replacing(path) as beside:
         torch.save(state, beside)
-    write_json(folder / "last.json", {"file": path.name, "sha256": sha256(path), "stage": state["stage"], "step": step})
+
+    last = _newest(folder)
+    before = Saved(last.file, last.sha256, last.stage, last.step) if last else None
+    write_json(folder / "last.json", Newest(path.name, sha256(path), state["stage"], step, before).to_dict())
+    kept = {path.name, before.file if before else ""}
     for old in (*folder.glob("last-*.pt"), *folder.glob(".last-*")):  # the latter are left by a kill while writing
-        if old != path:
+        if old.name not in kept:
             old.unlink()
 
 
+def was_saved(folder: Path) -> bool:
+    """Tell whether a run ever had a checkpoint; its first is written before its first step."""
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
 def load_state(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Load what ``save_state`` kept.
+    """Load the newest of what ``save_state`` kept, or the one before where that is lost, which is said.
 
     Raises:
-        WeightsError: there is none, or its hash does not fit.
+        WeightsError: all are missing, broken, changed, or not finite.
     """
+    newest = _newest(folder)
+    if newest is None:
+        raise WeightsError(f"{folder} holds no checkpoint to resume from: its last.json is missing or broken; {_CURE}")
+
+    state, flaw = _read_state(folder, newest, device)
+    if state is None and newest.before is not None:
+        state, other = _read_state(folder, newest.before, device)
+        if state is None:
+            flaw += f", and {other}"
+        else:
+            console.warn(f"{flaw}; the checkpoint before it is taken, of step {newest.before.step}")
+            with contextlib.suppress(OSError):  # from now on that one is the newest
+                write_json(folder / "last.json", newest.before.to_dict())
+    if state is None:
+        raise WeightsError(f"{flaw}; {_CURE}")
+    return state
+
+
+def _newest(folder: Path) -> Newest | None:
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return Newest.from_dict(json.loads((folder / "last.json").read_bytes()))
+    return None
+
+
+def _read_state(folder: Path, saved: Saved, device: torch.device | str) -> tuple[dict[str, Any] | None, str]:
+    """Return a state, or None and what is wrong with it."""
+    path = folder / Path(saved.file).name
+    if not path.is_file() or sha256(path) != saved.sha256:
+        return None, f"{path} is missing or was changed since it was written"
     try:
-        card = json.loads((folder / "last.json").read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{folder} holds no checkpoint to resume from ({error}); start the run again") from error
-    path = folder / card["file"]
-    if not path.exists() or sha256(path) != card["sha256"]:
-        raise WeightsError(f"{path} is missing or was changed since it was written; start the run again")
-    return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        return None, f"{path} cannot be read ({one_line(error)})"
+    if not isinstance(state, dict):
+        return None, f"{path} holds no checkpoint"
+    for part in ("student", "average", "method"):
+        if bad := first_bad(state.get(part) or {}):
+            return None, f"{path}: {bad} of its {part} is not finite"
+    return state, ""
 
 
 def save_student(path: Path, model: SegmentationModel, facts: Mapping[str, Any]) -> None:
-    """Write weights as one safetensors file, with the network's spec and ``facts`` in its header and beside it."""
+    """Write weights as one safetensors file, with the network's spec and ``facts`` in its header and beside it.
+
+    Raises:
+        NumbersError: they are not finite.
+    """
+    if bad := first_bad(model.state_dict()):
+        raise NumbersError(f"{path} was not written: {bad} is not finite")
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     card = {"model": model.spec().to_dict(), **facts}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +149,7 @@ def load_student(
     """Rebuild the network of a run (its ``best`` or ``last`` weights) or of a kdc safetensors file, in eval mode.
 
     Raises:
-        WeightsError: there are no weights, or they do not fit the network that the card describes.
+        WeightsError: there are no weights, they were changed, or do not fit the network that the card describes.
     """
     path = source if isinstance(source, Path) and source.suffix == ".safetensors" else None
     if isinstance(source, str) and source.endswith(".safetensors"):
@@ -90,6 +163,7 @@ def load_student(
         run = source if isinstance(source, Run) else find_run(source)
         path = student_file(run, which)
 
+    check_sealed(path)
     card = read_card(path)
     if card is None or not card.model.name:
         raise WeightsError(f"{path} {_flaw(path)}; give a run or its best.safetensors")
@@ -98,6 +172,8 @@ def load_student(
         model.load_state_dict(load_file(str(path), device="cpu"))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise WeightsError(f"{path} does not fit {card.model.name}: {str(error).splitlines()[0]}") from error
+    if bad := first_bad(model.state_dict()):
+        raise WeightsError(f"{path}: {bad} is not finite, so its numbers went bad in training; take other weights")
     return model.to(device).eval()
 
 

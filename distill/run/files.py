@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under another name, flushed, renamed."""
+"""Files that are whole or absent: written under another name, flushed, renamed; and run.json, which seals them."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..errors import WeightsError, one_line
+from .lock import held
+
+#: the file that makes a folder a run; it names the sha256 of the other files, and its own
+CARD = "run.json"
+#: what this process wrote, or removed, in runs
+changed: set[Path] = set()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -32,10 +39,70 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield beside
         flush(beside)
-        beside.replace(path)
-        flush(path.parent)
+        move(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def move(source: Path, path: Path) -> None:
+    """Rename a file over ``path``, which no seal vouches for any more; it is on the disk when this returns."""
+    unseal(path)
+    source.replace(path)
+    flush(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, and its place in the seal of its run; a missing one is no error."""
+    unseal(path)
+    path.unlink(missing_ok=True)
+
+
+def unseal(path: Path) -> None:
+    """Take a file that is about to change out of the seal of its run, so that a kill leaves no seal that is wrong."""
+    path = path.parent.resolve() / path.name
+    folder = owner_of(path)
+    if folder is None or path.name == CARD:
+        return
+    changed.add(path)
+    with held(folder, wait=True):
+        card, name = read_card_file(folder), str(path.relative_to(folder))
+        if name in (card.get("files") or {}):
+            write_card(folder, card | {"files": {key: value for key, value in card["files"].items() if key != name}})
+
+
+def owner_of(path: Path) -> Path | None:
+    """Return the folder of the run that a path lies in, if any."""
+    return next((folder for folder in path.parents if (folder / CARD).is_file()), None)
+
+
+def read_card_file(folder: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Return run.json as it is on disk.
+
+    Raises:
+        WeightsError: it cannot be read; or, with ``verify``, it was changed since kdc wrote it.
+    """
+    try:
+        card = json.loads((folder / CARD).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{folder} is not a run folder: its {CARD} cannot be read ({one_line(error)})") from error
+    if not isinstance(card, dict):
+        raise WeightsError(f"{folder} is not a run folder: its {CARD} holds no JSON object")
+    if verify and card.get("sha256", card_digest(card)) != card_digest(card):
+        raise WeightsError(
+            f"{folder / CARD} was changed since kdc wrote it: undo that, or accept it: kdc runs check {folder} --accept"
+        )
+    return card
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Replace run.json; ``sha256`` in it is its own digest."""
+    write_json(folder / CARD, card | {"sha256": card_digest(json.loads(json.dumps(card, default=str)))})
+
+
+def card_digest(card: dict[str, Any]) -> str:
+    """Return the sha256 of the canonical form of run.json: sorted keys, no spaces, without ``sha256`` itself."""
+    rest = {key: value for key, value in card.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def flush(path: Path) -> None:

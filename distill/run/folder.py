@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from .. import console
 from ..errors import BusyError, DataError, UsageError, WeightsError, closest, one_line
+from ..settings.changes import changes, described
 from ..settings.config import Config, resolve
+from ..settings.yaml_files import flatten
 from .card import RunCard
-from .files import sha256, versions, write_bytes, write_json
-from .lock import drop_locks, lock_folder
+from .files import CARD, read_card_file, versions, write_bytes, write_card
+from .lock import drop_locks, held, lock_folder
+from .seal import check_sealed, seal
 
 if TYPE_CHECKING:
     from ..data import Dataset
 
 RUNS = Path("runs")
 LAST = "last"
+CONFIG = "config.yaml"
 
 
 class Run:
@@ -52,12 +56,9 @@ class Run:
         """Return run.json as it is on disk now, with keys that ``card`` does not know.
 
         Raises:
-            WeightsError: it cannot be read.
+            WeightsError: as ``read_card_file``.
         """
-        try:
-            return json.loads((self.path / "run.json").read_text())
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"{self.path} is not a run folder: its run.json cannot be read ({error})") from error
+        return read_card_file(self.path)
 
     @classmethod
     def create(
@@ -85,10 +86,11 @@ class Run:
             "command": console.command_line(),
             "versions": versions(),
             "git": _git(),
+            "config": config.model_dump(mode="json"),
         }
         lock = lock_folder(path)
-        write_json(path / "run.json", card | values)
-        write_bytes(path / "config.yaml", config.to_yaml().encode())
+        write_card(path, card | values)
+        write_bytes(path / CONFIG, config.to_yaml().encode())
         run = cls(path)
         run._lock = lock
         return run
@@ -110,8 +112,43 @@ class Run:
 
     @cached_property
     def config(self) -> Config:
-        """Every setting of the run, as it was resolved."""
-        return resolve({}, file=self.path / "config.yaml")
+        """Every setting of the run, as it was resolved; edits of its config.yaml are said and left out.
+
+        Raises:
+            UsageError: as ``edited_config``, of a run that an older kdc began.
+        """
+        config = self.recorded_config
+        try:
+            edits = described(changes(config, self.edited_config())) if self.card.config else ""
+        except UsageError as error:
+            edits = str(error)
+        if edits:
+            console.warn(
+                f"{self.path / CONFIG} was edited since the run began and is not followed: {edits}; the settings that "
+                "it began with are used (--resume takes what may change)"
+            )
+        return config
+
+    @property
+    def recorded_config(self) -> Config:
+        """The settings as run.json holds them; of a run that an older kdc began those of its config.yaml."""
+        if not self.card.config:
+            return self.edited_config()
+        return resolve({}, layers=[dict(flatten(self.card.config))])
+
+    def edited_config(self) -> Config:
+        """Return the settings in config.yaml, which people may edit.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        return resolve({}, file=self.path / CONFIG)
+
+    def change_config(self, config: Config) -> None:
+        """Let the run go on with other settings."""
+        write_bytes(self.path / CONFIG, config.to_yaml().encode())
+        self.record(config=config.model_dump(mode="json"))
+        self.config = config
 
     @property
     def spec(self) -> str:
@@ -151,32 +188,37 @@ class Run:
 
     def record(self, **values: Any) -> None:
         """Set keys of run.json, atomically; what another command has written there since it was read stays."""
-        card = self.read() | values
-        write_json(self.path / "run.json", card)
+        with held(self.path, wait=True):  # for milliseconds, so that two commands keep each other's keys
+            self._write(self.read() | values)
+
+    def _write(self, card: dict[str, Any]) -> None:
+        write_card(self.path, card)
         self.card = self._card(card)
 
     def remember_command(self) -> None:
         """Add the command that is running to the run's commands, which the report lists."""
         command = console.command_line()
-        if command not in (self.card.command, *self.card.commands):
-            self.record(commands=[*self.card.commands, command])
+        self.extend(commands=[] if command == self.card.command else [command])
 
-    def seal(self) -> None:
-        """Record the sha256 of every file of the folder but run.json itself."""
-        sealed = {}
-        for path in sorted(self.path.rglob("*")):
-            name = path.relative_to(self.path)
-            # what begins with a dot is a lock, or being written by another command
-            hidden = any(part.startswith(".") for part in name.parts)
-            if path.is_file() and path.name != "run.json" and not hidden:
-                with contextlib.suppress(FileNotFoundError):  # removed by another command
-                    sealed[str(name)] = sha256(path)
-        self.record(files=sealed)
+    def extend(self, **lists: list[Any]) -> None:
+        """Add to lists of run.json what they do not hold yet, as ``record`` sets keys."""
+        with held(self.path, wait=True):
+            card = self.read()
+            for key, items in lists.items():
+                known = card.get(key) or []
+                card[key] = known + [item for item in items if item not in known]
+            self._write(card)
+
+    def seal(self, *, everything: bool = False) -> None:
+        """Record the sha256 of the files that this process wrote into the run, or of all that are in it."""
+        seal(self.path, everything=everything)
+        self.card = self._card(self.read())
 
     def records(self, name: str = "metrics") -> list[dict[str, Any]]:
         """Return the objects of ``<name>.jsonl``; a line cut off by a kill is left out."""
         path = self.path / f"{name}.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        check_sealed(path)
+        lines = path.read_bytes().splitlines() if path.exists() else []
         records = []
         for line in lines:
             with contextlib.suppress(ValueError):
@@ -203,6 +245,11 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
     Raises:
         UsageError: there is no such run.
     """
+    return Run(find_run_folder(spec, root))
+
+
+def find_run_folder(spec: str | Path | None = None, root: Path | None = None) -> Path:
+    """Find the folder of a run as ``find_run`` does, without opening it."""
     root = root or RUNS
     if spec is None or str(spec) == LAST:
         last = root / LAST
@@ -211,11 +258,11 @@ def find_run(spec: str | Path | None = None, root: Path | None = None) -> Run:
                 f"no run named and no last run in {root}/; start one with: kdc distill --teacher r101 --student r18 "
                 "--method kt"
             )
-        return Run(last)
+        return last.resolve()
     for path in (Path(spec), root / spec):
         for folder in (path, *(path.parents if path.is_file() else ())):
-            if (folder / "run.json").exists():
-                return Run(folder)
+            if (folder / CARD).exists():
+                return folder.resolve()
     names = [run.path.name for run in all_runs(root)]
     raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
 
@@ -243,6 +290,18 @@ def all_runs(root: Path | None = None) -> list[Run]:
             with contextlib.suppress(WeightsError):
                 runs.append(Run(path.parent))
     return sorted(runs, key=lambda run: (run.card.created, run.path.name))
+
+
+def unfinished_run(root: Path | None = None) -> Run:
+    """Return the newest run that is not finished.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for run in reversed(all_runs(root)):
+        if run.card.status != "finished":
+            return run
+    raise UsageError("no unfinished run to resume; kdc runs ls lists the runs")
 
 
 def point_last(run: Run, root: Path | None = None) -> None:

@@ -1,6 +1,12 @@
 """One process at a time in a run folder."""
 
+import contextlib
 import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -18,12 +24,21 @@ def lock_folder(path: Path) -> Any:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        file.seek(0)
+        holder = file.read(200).strip() or "unknown"
         file.close()
-        raise BusyError(f"another process works in {path}; wait for it or name another --out") from error
+        raise BusyError(f"another process works in {path} ({holder}); wait for it or name another --out") from error
+
+    file.truncate(0)
+    since = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
+    file.flush()
     _locks.add(file)
     return file
 
 
+#: the folders that each thread holds
+_own = threading.local()
 #: the locks of this process
 _locks: "WeakSet[Any]" = WeakSet()
 
@@ -32,3 +47,32 @@ def drop_locks() -> None:
     """Close every lock of this process, as a forked child must."""
     for file in _locks:
         file.close()
+
+
+@contextlib.contextmanager
+def held(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder, which is created if it is missing; within, the same thread may hold it again.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``wait`` is off.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder.resolve()
+    mine: set[Path] = vars(_own).setdefault("folders", set())
+    if folder in mine:
+        yield
+        return
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:  # some network file systems lock no folder
+            pass
+        mine.add(folder)
+        yield
+    finally:
+        mine.discard(folder)
+        os.close(descriptor)

@@ -43,7 +43,7 @@ Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(s
 class Section(BaseModel):
     """A part of the configuration; a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Data(Section):

@@ -3,14 +3,15 @@
 import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import StateDict
 
 from .. import console
-from ..errors import KdcError, NumbersError, WeightsError
+from ..errors import KdcError, NumbersError, WeightsError, one_line
+from ..finite import first_bad
 from ..methods import Composite, Critic
 from ..models import SegmentationModel
 from ..run.checkpoint import load_state, save_state
@@ -41,6 +42,11 @@ class Stage:
     precision: Any
     #: by name, the method's critics and their optimisers
     critics: dict[str, tuple[Critic, torch.optim.Optimizer]] = field(default_factory=dict)
+
+    @property
+    def phase(self) -> torch.nn.Module | None:
+        """The module that a phase trains; None in the main stage."""
+        return None if self.name == "main" else self.learner.module
 
     @property
     def scaler(self) -> Any:
@@ -85,12 +91,14 @@ class Checkpoint:
         """Read what ``save`` wrote, on the CPU: AdamW's counters belong there.
 
         Raises:
-            WeightsError: there is none, or it was changed.
+            WeightsError: it is lost or broken.
         """
         values = load_state(folder)
-        values["best"] = Best(**values["best"]) if values["best"] else None
-        values.setdefault("precision", {})
-        return cls(**values)
+        try:
+            best = Best(**values["best"]) if values["best"] else None
+            return cls(**{"precision": {}, **values, "best": best})
+        except (KeyError, TypeError) as error:
+            raise WeightsError(f"{folder} holds a checkpoint of another kdc ({one_line(error)})") from error
 
 
 @dataclass
@@ -105,22 +113,40 @@ class State:
     step: int = 0
     bad: int = 0
     best: Best | None = None
-    logs: dict[str, TextIO] = field(default_factory=dict)
+    logs: dict[str, BinaryIO] = field(default_factory=dict)
 
     @property
     def evaluated(self) -> SegmentationModel:
         """The network that is validated and kept: the moving average where there is one."""
         return self.average.model if self.average else self.student
 
-    def save(self, stage: Stage) -> None:
-        """Write a checkpoint, unless the numbers have gone bad since the last one."""
+    def check(self, stage: Stage) -> None:
+        """Check that the weights and buffers of all that is kept are finite.
+
+        Raises:
+            NumbersError: they are not, though no loss has shown it yet.
+        """
+        parts = {"student": self.student, "method": self.method, stage.name: stage.phase}
+        if self.average:
+            parts["average"] = self.average.model
+        tensors = {f"{part}.{k}": v for part, module in parts.items() if module for k, v in module.state_dict().items()}
+        if bad := first_bad(tensors):
+            raise NumbersError(
+                f"{bad} is no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept. "
+                "Lower --lr, set train.clip, or use --precision 32"
+            )
+
+    def save(self, stage: Stage, write: bool = True) -> None:
+        """Write a checkpoint, unless the numbers have gone bad since the last one; without ``write`` only check them.
+
+        Raises:
+            NumbersError: as ``check``.
+        """
         if self.bad:
             return
-        trained = [*self.student.parameters(), *self.method.parameters(), *stage.learner.parameters()]
-        if not all(bool(torch.isfinite(p).all()) for p in trained):
-            raise NumbersError(
-                f"weights are no longer finite at step {self.step}; the last good checkpoint of {self.run.path} is kept"
-            )
+        self.check(stage)
+        if not write:
+            return
 
         checkpoint = Checkpoint(
             stage=self.stage,
@@ -130,7 +156,7 @@ class State:
             student=self.student.state_dict(),
             method=self.method.state_dict(),
             average=self.average.model.state_dict() if self.average else None,
-            module=stage.learner.module.state_dict() if stage.name != "main" else None,
+            module=stage.phase.state_dict() if stage.phase else None,
             critics={name: tool.state_dict() for name, (_, tool) in stage.critics.items()},
             precision=stage.precision.state_dict(),
             optimiser=stage.optimiser.state_dict(),
@@ -141,11 +167,20 @@ class State:
         checkpoint.save(self.run.checkpoints)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Undo ``save``; the stage's own optimiser is restored when the stage begins."""
-        self.student.load_state_dict(saved.student)
-        self.method.load_state_dict(saved.method)
-        if self.average and saved.average:
-            self.average.model.load_state_dict(saved.average)
+        """Undo ``save``; the stage's own optimiser is restored when the stage begins.
+
+        Raises:
+            WeightsError: it is of other networks or another method.
+        """
+        try:
+            self.student.load_state_dict(saved.student)
+            self.method.load_state_dict(saved.method)
+            if self.average and saved.average:
+                self.average.model.load_state_dict(saved.average)
+        except RuntimeError as error:
+            raise WeightsError(
+                f"the checkpoint of {self.run.path} does not fit its settings ({one_line(error)})"
+            ) from error
         self.stage, self.step, self.best = saved.stage, saved.step, saved.best
 
     def continue_method(self, run: Run) -> None:
@@ -171,19 +206,23 @@ class State:
             stage.precision.load_state_dict(saved.precision)
         for name, (_, tool) in stage.critics.items():
             tool.load_state_dict(saved.critics[name])
-        if saved.module is not None:
-            stage.learner.module.load_state_dict(saved.module)
+        if saved.module is not None and stage.phase:
+            stage.phase.load_state_dict(saved.module)
 
     def open_logs(self, offsets: dict[str, int] | None) -> None:
         """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
         for name in ("metrics", "timing"):
             path = self.run.path / f"{name}.jsonl"
             path.touch()
-            file = path.open("r+")
-            file.truncate(offsets[name] if offsets else 0)
+            file = path.open("rb+")
+            end = offsets[name] if offsets else 0
+            if path.stat().st_size < end:
+                console.warn(f"{path} has lost lines that were in it at the checkpoint; what is left of them stays")
+                end = file.read().rfind(b"\n") + 1
+            file.truncate(end)
             file.seek(0, 2)
             self.logs[name] = file
 
     def log(self, name: str, **values: Any) -> None:
         """Append one object to a log."""
-        self.logs[name].write(console.to_json(values) + "\n")
+        self.logs[name].write(f"{console.to_json(values)}\n".encode())

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,6 @@ import pytest
 
 from kdc.deploy.artefacts.beside import Origin, golden_path, manifest_of, manifest_path, weights_beside, weights_of
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
-from kdc.deploy.artefacts.lock import held
 from kdc.deploy.artefacts.manifest import Manifest, Record
 from kdc.deploy.parity import produce as road
 from kdc.deploy.parity.golden import read_golden
@@ -25,6 +25,7 @@ from kdc.deploy.parity.tolerances import Tolerances
 from kdc.distill.errors import ExportError, NumbersError, WeightsError
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.run.lock import held
 from kdc.distill.settings.config import Config
 
 from ..._made import gate_result
@@ -195,7 +196,7 @@ def test_nothing_of_the_users_is_taken_for_debris(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("moves", range(4))
 def test_a_kill_while_it_is_put_in_place(run: Run, moves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, move, done = run.export / "model.xml", road._move, []
+    path, move, done = run.export / "model.xml", road.move, []
     made(run, path)
 
     def kill(source: Path, target: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_kill_while_it_is_put_in_place(run: Run, moves: int, monkeypatch: pyte
         move(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(road, "_move", kill)
+        patch.setattr(road, "move", kill)
         killed(lambda: made(run, path, NEW))
     # weights, file, golden image, manifest: the earlier file is whole, or nothing vouches for what is there
     assert manifest_of(path).gated == (moves == 0)
@@ -220,7 +221,7 @@ def test_a_kill_while_it_is_put_in_place(run: Run, moves: int, monkeypatch: pyte
 def test_a_signal_while_it_is_put_in_place_comes_afterwards(
     run: Run, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, move = run.export / "model.xml", road._move
+    path, move = run.export / "model.xml", road.move
     made(run, path)
 
     def stop(source: Path, target: Path) -> None:
@@ -233,7 +234,7 @@ def test_a_signal_while_it_is_put_in_place_comes_afterwards(
     old = signal.signal(number, handle)
     try:
         with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-            patch.setattr(road, "_move", stop)
+            patch.setattr(road, "move", stop)
             made(run, path, NEW)
         assert signal.getsignal(number) is handle
     finally:
@@ -255,15 +256,17 @@ def test_a_full_disk_costs_nothing(run: Run, what: str, monkeypatch: pytest.Monk
 
 
 def test_writers_outside_of_a_run_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    move, locked = road._move, []
+    move, locked = road.move, []
 
     def tell(source: Path, target: Path) -> None:
-        with pytest.raises(BlockingIOError), held(tmp_path, wait=False):
-            pass
+        other = os.open(tmp_path, os.O_RDONLY)  # another open file, as another process has
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
         locked.append(target.name)
         move(source, target)
 
-    monkeypatch.setattr(road, "_move", tell)
+    monkeypatch.setattr(road, "move", tell)
     made(None, tmp_path / "model.engine")
     assert locked == ["model.engine", "model.engine.json"]
     with held(tmp_path, wait=False):

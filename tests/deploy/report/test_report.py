@@ -24,7 +24,7 @@ from kdc.deploy.report.report import collect, write_report
 from kdc.distill import models
 from kdc.distill.data import open_data
 from kdc.distill.run.checkpoint import save_student, student_file
-from kdc.distill.run.files import sha256
+from kdc.distill.run.files import sha256, write_card
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 
@@ -349,7 +349,7 @@ def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None
     card["baseline"] = None
     card["data"] |= {"source": "/nowhere/at/all"}
     card["teacher"] |= {"file": "/gone.safetensors"}
-    (tmp_path / "run.json").write_text(json.dumps(card))
+    write_card(tmp_path, card)
     save_student(tmp_path / "checkpoints" / "best.safetensors", models.rebuild(run.card.student), {})
     text = re.sub(r"\s+", " ", page_of(Run(tmp_path)).text)
     assert "No pictures: the data cannot be opened" in text and "/nowhere/at/all" in text
@@ -377,7 +377,7 @@ def test_moved_runs_find_each_other(run: Run, tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         source = run.path if name == "moved" else run.path.parent / "alone"
         card = json.loads((source / "run.json").read_text()) | {"baseline": "/old/place/alone"}
-        (tmp_path / name / "run.json").write_text(json.dumps(card))
+        write_card(tmp_path / name, card)
     assert collect(Run(tmp_path / "moved"), pictures=False).gain.points == pytest.approx(0.031)
 
 

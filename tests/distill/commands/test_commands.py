@@ -260,7 +260,7 @@ WRONG = [
     ("train --resume", 2, "no unfinished run"),
     ("distill --resume gone", 2, "no run 'gone'"),
     ("distill --resume gone --lr 1 --method kd", 2, "not --lr, --method"),
-    ("train --resume gone --dry-run --set train.lr=1", 2, "not --set, --dry-run"),
+    ("train --resume gone --dry-run --set train.lr=1", 2, "not --dry-run"),
     ("runs info gone", 2, "no run 'gone'"),
     ("runs info", 2, "no last run"),
     ("runs rm gone --yes", 2, "no run 'gone'"),

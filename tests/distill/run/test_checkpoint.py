@@ -1,5 +1,6 @@
 """Checkpoints: one that is whole at every moment, and weights that are what their card says or are refused."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from kdc.distill import models
-from kdc.distill.errors import WeightsError
+from kdc.distill.errors import NumbersError, WeightsError
 from kdc.distill.run import checkpoint
-from kdc.distill.run.checkpoint import load_state, load_student, read_card, save_state, save_student
+from kdc.distill.run.checkpoint import load_state, load_student, read_card, save_state, save_student, was_saved
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
@@ -37,6 +38,7 @@ def _die(*_: object, **__: object) -> None:
 def test_a_kill_at_any_point_leaves_one_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, kept: int
 ) -> None:
+    save_state(tmp_path, state(1), 1)
     save_state(tmp_path, state(2), 2)
     with monkeypatch.context() as patch:
         if where == "torch.save":
@@ -69,7 +71,8 @@ def test_a_kill_at_any_point_leaves_one_good_checkpoint(
     (tmp_path / ".last-main-0000004.pt.77").write_bytes(b"left by a kill while writing")
     save_state(tmp_path, state(6), 6)
     assert load_state(tmp_path)["step"] == 6
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["last-main-0000006.pt", "last.json"]
+    names = [f"last-main-000000{kept}.pt", "last-main-0000006.pt", "last.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_a_step_saved_again_never_breaks_the_one_that_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,13 +84,13 @@ def test_a_step_saved_again_never_breaks_the_one_that_counts(tmp_path: Path, mon
                 save_state(tmp_path, state(0) | {"best": {"more": 1}}, 0)
         assert load_state(tmp_path)["best"] == {}
     save_state(tmp_path, state(0) | {"best": {"more": 1}}, 0)
-    assert load_state(tmp_path)["best"] == {"more": 1} and len(list(tmp_path.glob("*.pt"))) == 1
+    assert load_state(tmp_path)["best"] == {"more": 1} and len(list(tmp_path.glob("*.pt"))) == 2
 
 
 def test_a_phase_and_the_main_stage_follow_one_another(tmp_path: Path) -> None:
     save_state(tmp_path, state(3, "kt.phase"), 3)
     save_state(tmp_path, state(0), 0)
-    assert (load_state(tmp_path)["stage"], len(list(tmp_path.glob("*.pt")))) == ("main", 1)
+    assert (load_state(tmp_path)["stage"], len(list(tmp_path.glob("*.pt")))) == ("main", 2)
 
 
 def test_no_checkpoint_and_a_changed_one(tmp_path: Path) -> None:
@@ -110,6 +113,70 @@ def test_a_state_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "last.json").write_text(json.dumps({"file": file.name, "sha256": sha256(file)}))
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         load_state(tmp_path)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def _change(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def _poison(file: Path) -> None:
+    values = torch.load(file, weights_only=True)
+    values["student"]["w"][1] = float("nan")
+    torch.save(values, file)
+    pointer = file.with_name("last.json")
+    pointer.write_text(json.dumps(json.loads(pointer.read_text()) | {"sha256": sha256(file)}))
+
+
+@pytest.mark.parametrize("damage", [_cut, _change, _poison, Path.unlink])
+def test_a_lost_checkpoint_is_replaced_by_the_one_before_and_said(
+    tmp_path: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_state(tmp_path, state(2), 2)
+    save_state(tmp_path, state(4), 4)
+    damage(tmp_path / "last-main-0000004.pt")
+    assert load_state(tmp_path)["step"] == 2
+    said = capsys.readouterr().out
+    assert "last-main-0000004.pt" in said and "the checkpoint before it is taken, of step 2" in said
+
+    # from there on two good ones are kept again
+    save_state(tmp_path, state(5), 5)
+    (tmp_path / "last-main-0000005.pt").unlink()
+    assert load_state(tmp_path)["step"] == 2
+    (tmp_path / "last-main-0000002.pt").unlink()
+    with pytest.raises(WeightsError, match=r"0000002\.pt is missing"):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{}", b"\xff", b'{"file": 3}', b"[" * 100000, b'"x"', b""])
+def test_a_broken_pointer_is_one_line(tmp_path: Path, content: bytes) -> None:
+    save_state(tmp_path, state(2), 2)
+    (tmp_path / "last.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"last\.json is missing or broken"):
+        load_state(tmp_path)
+    assert was_saved(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_neither_kept_nor_taken(
+    tmp_path: Path, network: models.SegmentationModel
+) -> None:
+    file, bad = tmp_path / "best.safetensors", copy.deepcopy(network)
+    buffers = dict(bad.named_buffers())
+    buffers[next(name for name in buffers if name.endswith("running_var"))][0] = float("inf")
+    with pytest.raises(NumbersError, match="running_var is not finite"):
+        save_student(file, bad, {})
+    assert not file.exists()
+
+    save_student(file, network, {})
+    card = json.dumps(header(file))
+    save_file({key: value.clone() for key, value in bad.state_dict().items()}, str(file), metadata={"kdc": card})
+    with pytest.raises(WeightsError, match="running_var is not finite"):
+        load_student(file)
 
 
 @pytest.fixture(scope="module")

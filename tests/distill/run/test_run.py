@@ -16,7 +16,7 @@ import pytest
 from kdc.distill.errors import BusyError, UsageError, WeightsError
 from kdc.distill.run import folder
 from kdc.distill.run.card import FinalScores
-from kdc.distill.run.files import write_bytes, write_json
+from kdc.distill.run.files import write_bytes, write_card, write_json
 from kdc.distill.run.folder import LAST, RUNS, Run, all_runs, check_vacant, find_run, point_last
 from kdc.distill.settings.config import Config, resolve
 
@@ -194,7 +194,7 @@ def test_a_broken_configuration_is_said_in_one_line() -> None:
     run = made()
     (run.path / "config.yaml").write_text("train: {lr: fast}\n")
     with pytest.raises(UsageError, match=r"train\.lr='fast'"):
-        _ = run.config
+        run.edited_config()
 
 
 def test_a_forked_loader_does_not_hold_the_folder(tmp_path: Path) -> None:
@@ -209,3 +209,45 @@ def test_a_forked_loader_does_not_hold_the_folder(tmp_path: Path) -> None:
     finally:
         child.kill()
         child.join()
+
+
+def test_an_edited_configuration_is_said_and_not_followed(capsys: pytest.CaptureFixture[str]) -> None:
+    run = made()
+    file = run.path / "config.yaml"
+    file.write_text(file.read_text().replace("lr: 0.02", "lr: 0.5"))
+    opened = Run(run.path)
+    assert opened.config == Config()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "config.yaml was edited" in said and "train.lr (0.02, now 0.5)" in said
+
+    file.write_text("train: [")
+    assert Run(run.path).config == Config()
+    file.unlink()
+    assert Run(run.path).config == Config()
+
+
+def test_a_run_of_an_older_kdc_has_the_configuration_of_its_file() -> None:
+    run = made()
+    values = run.read()
+    del values["config"]
+    write_card(run.path, values)
+    (run.path / "config.yaml").write_text("train.lr: 0.5")
+    assert Run(run.path).config.train.lr == 0.5
+
+
+def _record_from_a_process(path: Path, number: int) -> None:
+    run = Run(path)
+    for i in range(5):
+        run.extend(notes=[f"{number}.{i}"])
+        run.record(**{f"key{number}.{i}": i})
+
+
+def test_two_writers_keep_each_others_entries() -> None:
+    run, context = made(), multiprocessing.get_context("fork")
+    writers = [context.Process(target=_record_from_a_process, args=(run.path, number)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    card = run.read()
+    assert {f"key{number}.{i}" for number in range(4) for i in range(5)} <= card.keys() and len(card["notes"]) == 20
