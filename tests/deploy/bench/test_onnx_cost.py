@@ -93,7 +93,7 @@ class Block(nn.Module):
         if self.fused:
             y = nn.functional.scaled_dot_product_attention(q, k, v)
         else:
-            y = torch.einsum("bhqk,bhkd->bhqd", (q @ k.mT / (c // self.heads) ** 0.5).softmax(-1), v)
+            y = torch.einsum("bhqk,bhkd->bhqd", (q @ k.transpose(-1, -2) / (c // self.heads) ** 0.5).softmax(-1), v)
         x = x + self.scale * self.project(y.transpose(1, 2).reshape(b, n, c))
         return x + self.mlp(self.norms[1](x))
 
