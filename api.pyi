@@ -432,6 +432,7 @@ def evaluate(
     tile: str | tuple[int, int] = "off",
     overlap: float | None = None,
     blend: str | None = None,
+    fit: str | None = None,
     trust: bool = False,
     buffers: str = "auto",
     cuda_graph: bool = False,
@@ -456,6 +457,7 @@ def export_aoti(
     images: int | None = None,
     agreement: float | None = None,
     which: str | None = None,
+    fit: str | None = None,
 ) -> AotiManifest:
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
@@ -486,6 +488,7 @@ def export_onnx(
     keep_fp32: str | Sequence[str] | None = None,
     caster: str | None = None,
     which: str | None = None,
+    fit: str | None = None,
     dry_run: Literal[False] = False,
 ) -> ExportedFiles:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
@@ -507,6 +510,7 @@ def export_onnx(
     keep_fp32: str | Sequence[str] | None = None,
     caster: str | None = None,
     which: str | None = None,
+    fit: str | None = None,
     *,
     dry_run: Literal[True],
 ) -> ExportPlan:
@@ -522,6 +526,7 @@ def export_openvino(
     images: int | None = None,
     agreement: float | None = None,
     which: str | None = None,
+    fit: str | None = None,
 ) -> ExportedFiles:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
@@ -560,6 +565,7 @@ def export_trt(
     keep_fp32: str | Sequence[str] | None = None,
     caster: str | None = None,
     which: str | None = None,
+    fit: str | None = None,
     flavour: str | None = None,
     target: str | Sequence[str] | None = None,
     batches: str | None = None,
@@ -590,6 +596,7 @@ def export_trt(
     keep_fp32: str | Sequence[str] | None = None,
     caster: str | None = None,
     which: str | None = None,
+    fit: str | None = None,
     flavour: str | None = None,
     target: str | Sequence[str] | None = None,
     batches: str | None = None,
@@ -715,6 +722,7 @@ def predict(
     tile: str | tuple[int, int] = "off",
     overlap: float | None = None,
     blend: str | None = None,
+    fit: str | None = None,
     device: str = "cpu",
     provider: str | None = None,
     size: str | tuple[int, int] | None = None,

@@ -72,6 +72,7 @@ class LowPrecisionManifest(Manifest):
             file=path.name,
             sha256=sha256(path),
             kind="openvino" if form.target == "openvino" else "onnx",
+            fit=info.fit,
             precision=form.precision,
             target=form.target,
             source=Origin(file=source.name, sha256=sha256(source)),
@@ -140,7 +141,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
         settings: which file, and how.
 
     Raises:
-        UsageError: a flag that is not accepted, an image larger than the network's input.
+        UsageError: a flag that is not accepted.
         DataError: too few images, or data of other classes.
         ExportError: the run has no float32 ONNX file yet, or an extra is missing.
         NumbersError: the gate failed, or less than half of the file is in low precision; it is not kept.

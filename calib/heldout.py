@@ -1,6 +1,6 @@
 """How much a quantised network loses on images that neither its calibration nor its gate uses."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from ..deploy.parity.difference import Difference
 from ..deploy.runtimes.base import Runtime
 from ..distill import console
 from ..distill.errors import DataError
+from ..distill.evaluation.fit import View
 from ..distill.evaluation.metrics import Scores
 from ..distill.run.records import Record
 
@@ -65,7 +66,7 @@ class HeldOut:
     """Held-out images with the float32 network's masks, which are computed once."""
 
     def __init__(self, reference: Runtime, dataset: "Dataset", indices: Sequence[int]) -> None:
-        self._dataset, self._indices = dataset, list(indices)
+        self._dataset, self._indices, self._fit = dataset, list(indices), reference.fit
         self._masks = self._run(reference)
         self._miou = self._miou_of(self._masks)
 
@@ -86,14 +87,16 @@ class HeldOut:
 
     def _run(self, runtime: Runtime) -> list[np.ndarray]:
         batch = runtime.spec.batch or 1
-        return [runtime.masks(np.repeat(self._dataset.read(i)[0][None], batch, axis=0))[0] for i in self._indices]
+        return [runtime.masks(np.repeat(view.image[None], batch, axis=0))[0] for view in self._views()]
+
+    def _views(self) -> Iterator[View]:
+        return (view for i in self._indices for view in self._fit.views(*self._dataset.read(i)))
 
     def _miou_of(self, masks: Sequence[np.ndarray]) -> float | None:
         if not self._dataset.labelled:
             return None
         scores = Scores.empty(self._dataset.classes)
-        for i, mask in zip(self._indices, masks, strict=True):
-            label = self._dataset.read(i)[1]
-            assert label is not None
-            scores.add(mask, label)
+        for view, mask in zip(self._views(), masks, strict=True):
+            assert view.label is not None
+            scores.add(mask, view.label)
         return scores.miou

@@ -137,11 +137,11 @@ def collect(path: Path, images: Iterable[np.ndarray], fingerprint: str = "") -> 
 
     Args:
         path: a file that ``open_runtime`` opens.
-        images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing, a batch at a time.
+        images: uint8 RGB ``(H, W, 3)`` of any size, prepared by the file's own preprocessing, a batch at a time.
         fingerprint: of the result.
 
     Raises:
-        UsageError: no images, or one that is larger than the network's input.
+        UsageError: no images.
         NumbersError: an activation is not finite.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(str(path)))
@@ -151,10 +151,12 @@ def collect(path: Path, images: Iterable[np.ndarray], fingerprint: str = "") -> 
         sizes = activations(model.graph)
         session, name = _session(model, list(sizes)), model.graph.input[0].name
         histograms = {tensor: Histogram() for tensor in sizes}
-        passes, count, source = list(_passes(sizes, batch)), 0, iter(images)
+        passes, count = list(_passes(sizes, batch)), 0
+        # counted where an image begins, since one in tiles gives several views
+        source = ((n == 0, view.image) for image in images for n, view in enumerate(runtime.fit.views(image)))
 
         while group := list(itertools.islice(source, batch)):
-            x = _input_of(runtime, group, batch)
+            x = _input_of(runtime, [view for _, view in group], batch)
             for names in passes:
                 outputs = [x] if names == [name] else session.run(names, {name: x})
                 for tensor, values in zip(names, outputs, strict=True):
@@ -164,7 +166,7 @@ def collect(path: Path, images: Iterable[np.ndarray], fingerprint: str = "") -> 
                             f"{path.name}: {tensor} is not finite on calibration image {count + 1}; "
                             "the float32 network itself is broken there"
                         )
-            count += len(group)
+            count += sum(first for first, _ in group)
 
     if not count:
         raise UsageError("no calibration images were given; at least 1 is needed")

@@ -5,6 +5,7 @@ OpenVINO also reads files quantised for other runtimes, but computes them wrong,
 its use over the network here.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +56,7 @@ def quantise_for_openvino(
     Args:
         source: a file that ``open_runtime`` opens.
         out: where the network goes.
-        images: uint8 RGB ``(H, W, 3)``, prepared by the file's own preprocessing.
+        images: uint8 RGB ``(H, W, 3)`` of any size, prepared by the file's own preprocessing.
         named: ``source`` with every node named: OpenVINO's own names for the others are not known here.
         keep: names of nodes left in float32; the classifier and the normalisation of the image always are.
 
@@ -65,13 +66,15 @@ def quantise_for_openvino(
     """
     ov, nncf = tools()
     fold = need("openvino._offline_transformations", "openvino").apply_moc_transformations
-    pictures = list(images)  # as bytes: prepared they would take four times the memory
-    if not pictures:
-        raise UsageError("no calibration images were given; at least 1 is needed")
     high = [*keep, *tail(named.graph), *before_network(named.graph)]
 
     with open_runtime(source) as runtime, quiet(), signal_stack_kept():
         batch = runtime.spec.batch or 1
+        # as bytes: prepared they would take four times the memory
+        pictures = [[view.image for view in runtime.fit.views(image)] for image in images]
+        views = list(itertools.chain.from_iterable(pictures))
+        if not views:
+            raise UsageError("no calibration images were given; at least 1 is needed")
 
         try:
             model = ov.Core().read_model(BytesIO(named.SerializeToString()))
@@ -81,10 +84,10 @@ def quantise_for_openvino(
             ignored = [name for name, node in names.items() if node in high]
             model = nncf.quantize(
                 model,
-                nncf.Dataset(pictures, lambda image: runtime.prepare(np.repeat(image[None], batch, axis=0))),
+                nncf.Dataset(views, lambda image: runtime.prepare(np.repeat(image[None], batch, axis=0))),
                 preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations, as ONNX Runtime's are
                 target_device=nncf.TargetDevice.CPU,
-                subset_size=len(pictures),
+                subset_size=len(views),
                 model_type=nncf.ModelType.TRANSFORMER if _is_transformer(named.graph) else None,
                 ignored_scope=nncf.IgnoredScope(names=ignored, validate=False) if ignored else None,
             )

@@ -180,7 +180,7 @@ def configured(run: Run, tuning: Tuning) -> Config:
     data = run.card.data
     return _with_teacher(run).changed(
         # as it was opened then, whatever the environment says now
-        data={"source": data.source, "split": config.data.split, **data.options},
+        data={"source": data.source, "split": config.data.split, "fit": config.data.fit, **data.options},
         model__init=str(student_file(run)),
         model__student_weights=None,
         train__iters=steps,

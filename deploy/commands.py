@@ -12,7 +12,7 @@ from ..distill.commands.flags import takes
 from ..distill.run.records import Record
 from .bench.commands import register_bench
 from .bench.evaluation_data import EvaluationData
-from .flags import Blend, Overlap, Tile, read_size, takes_runtime_options
+from .flags import Blend, FitFlag, Overlap, Tile, read_size, takes_runtime_options
 from .parity.command import parity
 from .predict.command import predict
 
@@ -48,12 +48,13 @@ def evaluate(
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
+    fit: FitFlag = None,
 ) -> "Evaluation":
     """Evaluate a network on whole images: mIoU, per-class IoU, boundaries, pixel accuracy."""
     from .bench.accuracy import evaluate_source, show_evaluation
     from .predict.segmenter import Windows
 
-    windows = Windows.from_flags(tile, overlap, blend)
+    windows = Windows.from_flags(tile, overlap, blend, fit)
     result = evaluate_source(source, data, options=options, size=read_size(size), windows=windows)
     show_evaluation(result)
     return result

@@ -55,6 +55,15 @@ Blend = Annotated[
         help="How windows share a pixel: fading into each other (default), or the plain mean of published evaluations.",
     ),
 ]
+FitFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="pad|resize|tile",
+        help="How a file takes images that it is not made for: shrunk with their shape kept and padded, resized, or in "
+        "tiles (default: as it declares; pad where it does not).",
+    ),
+]
 
 OutputName = Annotated[
     str | None, typer.Option("--output-name", metavar="NAME", help="Output of a file that holds the answer.")

@@ -3,10 +3,16 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import numpy as np
+
+#: how images of other sizes meet a network that is made for one, see ``evaluation.fit``
+Policy = Literal["pad", "resize", "tile"]
+POLICIES: tuple[Policy, ...] = get_args(Policy)
+#: where nothing else is said
+PAD: Policy = "pad"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ Images: .npy (uint8, height x width x 3, RGB) and .ppm are read by numpy, others
 import argparse
 import hashlib
 import json
+import math
 import struct
 import sys
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ class GoldenFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What network.json holds: names and form of input and output, (height, width), and a batch that may be free."""
+    """What network.json holds: names and form of input and output, (height, width), a batch that may be free, ..."""
 
     input: str
     output: str
@@ -41,6 +44,7 @@ class Facts:
     layout: str
     head: str
     size: list[int]
+    fit: str
     batch: int | None
     precision: str
     sha256: str
@@ -84,14 +88,42 @@ class Network:
         self.ran_on = f"onnxruntime {onnxruntime.__version__} ({ran})"
 
     def mask(self, image: np.ndarray) -> np.ndarray:
-        """Return the class numbers, uint8 ``(H, W)``, of an RGB image, uint8 ``(H, W, 3)``."""
+        """Return the class numbers, uint8 ``(H, W)``, of an RGB image of any size, uint8 ``(H, W, 3)``."""
+        size, own = image.shape[:2], self.facts.size
+        if self.facts.fit == "tile" and np.any(np.greater(size, own)):
+            return self.tiled(image)
+        answer = self.answer(resized(image, fitted(size, own, self.facts.fit)))
+        return nearest(answer if answer.ndim == 2 else answer.argmax(0).astype(np.uint8), size)
+
+    def tiled(self, image: np.ndarray) -> np.ndarray:
+        """Return the mask of a large image from overlapping windows: by their blended logits, or joined half way."""
+        (height, width), (h, w) = image.shape[:2], np.minimum(image.shape[:2], self.facts.size).tolist()
+        tops, lefts = starts(height, self.facts.size[0]), starts(width, self.facts.size[1])
+        mask = np.empty((height, width), np.uint8)
+        if self.facts.head == "argmax":
+            for (top, y0, y1), (left, x0, x1) in product(owned(tops, h, height), owned(lefts, w, width)):
+                part = self.answer(image[top : top + h, left : left + w])
+                mask[y0:y1, x0:x1] = part[y0 - top : y1 - top, x0 - left : x1 - left]
+            return mask
+
+        weight = fade(h)[:, None] * fade(w)
+        band = np.zeros((0, h, width), np.float32)  # one row of windows
+        for top, following in zip(tops, [*tops[1:], height], strict=True):
+            for left in lefts:
+                logits = self.answer(image[top : top + h, left : left + w])
+                if not len(band):
+                    band = np.zeros((len(logits), h, width), np.float32)
+                band[:, :, left : left + w] += logits * weight
+            done = following - top
+            mask[top:following] = band[:, :done].argmax(0)
+            band = np.concatenate([band[:, done:], np.zeros_like(band[:, :done])], axis=1)
+        return mask
+
+    def answer(self, image: np.ndarray) -> np.ndarray:
+        """Run an image that is not larger than the network's input: logits ``(K, H, W)`` or a uint8 mask ``(H, W)``."""
         facts = self.facts
         height, width = facts.size
         h, w = image.shape[:2]
-        if h > height or w > width:
-            raise SystemExit(
-                f"run.py: the image is {h}x{w}, this network takes up to {height}x{width}: make it smaller"
-            )
 
         # padded with the mean colour, to the right and below
         mean, order = self.preprocess["mean"], self.preprocess["order"]
@@ -110,8 +142,64 @@ class Network:
         batch = np.repeat(np.ascontiguousarray(x), facts.batch or 1, axis=0)
         out = np.asarray(self.session.run([facts.output], {facts.input: batch})[0])[0]
         if facts.head == "logits":
-            out = out.argmax(0)
-        return np.ascontiguousarray(out.reshape(height, width)[:h, :w].astype(np.uint8))
+            return out[:, :h, :w]
+        return out.reshape(height, width)[:h, :w].astype(np.uint8)
+
+
+def fitted(size: Sequence[int], own: Sequence[int], fit: str) -> tuple[int, int]:
+    """Return the size that an image is resized to before the rest of the network's ``own`` is padded."""
+    (h, w), (height, width) = size, own
+    # an image whose size was rounded up to a stride is padded
+    rounded = any((-(-h // n) * n, -(-w // n) * n) == (height, width) for n in (1, 8, 16, 32))
+    if h <= height and w <= width and (fit != "resize" or rounded):
+        return h, w
+    share = min(height / h, width / w)
+    if fit == "resize":
+        return height, width
+    return max(1, min(height, round(h * share))), max(1, min(width, round(w * share)))
+
+
+def resized(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize uint8 ``(H, W, 3)`` bilinearly; where it shrinks, over all pixels that a new one covers."""
+    for axis in (1, 0):
+        old, new = image.shape[axis], size[axis]
+        reach = max(1.0, old / new)  # where nothing changes, each new pixel is the old one
+        apart = np.abs((np.arange(new)[:, None] + 0.5) * old / new - (np.arange(old) + 0.5))
+        weights = np.maximum(0, 1 - apart / reach)
+        weights = np.floor(2**22 * weights / weights.sum(1, keepdims=True) + 0.5)  # whole numbers, as Pillow has them
+        values = np.tensordot(weights, image.astype(np.float64), axes=(1, axis))
+        image = np.floor(np.moveaxis(values, 0, axis) / 2**22 + 0.5).clip(0, 255).astype(np.uint8)
+    return image
+
+
+def nearest(mask: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resize a mask by taking the pixel below the centre of each new one."""
+    rows, columns = ((2 * np.arange(n) + 1) * old // (2 * n) for n, old in zip(size, mask.shape, strict=True))
+    return np.ascontiguousarray(mask[np.ix_(rows, columns)])
+
+
+def step(length: int) -> int:
+    """Return how far the next window is: two thirds of one, a third is covered again."""
+    return max(1, math.ceil(length * (1 - 1 / 3) - 1e-9))
+
+
+def starts(whole: int, part: int) -> list[int]:
+    """Return where windows begin along a side; the last is moved back to the edge."""
+    last, by = max(0, whole - part), step(part)
+    return [min(first, last) for first in range(0, last + (by if last else 1), by)]
+
+
+def fade(length: int) -> np.ndarray:
+    """Return a window's weights along one side: 1, with a rise and a fall over what others cover again."""
+    place = np.arange(length) + 0.5
+    rise = np.sin(np.pi / 2 * np.minimum(place / max(length - step(length), 1), 1)) ** 2
+    return (rise * rise[::-1]).astype(np.float32) if length > step(length) else np.ones(length, np.float32)
+
+
+def owned(firsts: list[int], length: int, whole: int) -> list[tuple[int, int, int]]:
+    """Return each window's first pixel and its share of ``whole``, cut half way between neighbours."""
+    cuts = [0, *((a + b + length) // 2 for a, b in pairwise(firsts)), whole]
+    return list(zip(firsts, cuts[:-1], cuts[1:], strict=True))
 
 
 def read_image(path: Path, bits: int = 16) -> np.ndarray:

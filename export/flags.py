@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..distill.errors import UsageError, closest
+from ..distill.preprocess import POLICIES
 from .settings import BuildFlags, ExportSettings, SizeRange
 
 Source = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder or name; the last run if not named.")]
@@ -19,7 +20,11 @@ SourceOrFile = Annotated[
 ]
 SizeFlag = Annotated[
     str | None,
-    typer.Option("--size", metavar="HxW", help="Input size (default: the validation size rounded up to the stride)."),
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Input size (default: the usual validation image, rounded up to the stride).",
+    ),
 ]
 Head = Annotated[str | None, typer.Option(help="logits (float32 scores, the default) or argmax (uint8 mask).")]
 Input = Annotated[
@@ -47,6 +52,15 @@ Caster = Annotated[
     str | None, typer.Option(help="What casts the fp16 file: kdc (default), or modelopt (NVIDIA ModelOpt's AutoCast).")
 ]
 Which = Annotated[str | None, typer.Option(help="best (default) or last weights.")]
+FitFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--fit",
+        metavar="pad|resize|tile",
+        help="How the file takes images of other sizes: shrunk with their shape kept and padded, resized, or in tiles "
+        "(default: data.fit of the run, which is pad where nothing was set).",
+    ),
+]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
@@ -66,15 +80,18 @@ class OnnxFlags:
     keep_fp32: KeepFloat = None
     caster: Caster = None
     which: Which = None
+    fit: FitFlag = None
 
     def settings(self) -> ExportSettings:
         """Make settings of them, with the defaults of ``ExportSettings``.
 
         Raises:
-            UsageError: a size, precision or ``--which`` that is not accepted.
+            UsageError: a size, fit, precision or ``--which`` that is not accepted.
         """
         if self.which not in (None, "best", "last"):
             raise UsageError(f"--which {self.which!r}: accepted are best and last")
+        if self.fit is not None and self.fit not in POLICIES:
+            raise UsageError(f"--fit {self.fit!r}: accepted are {', '.join(POLICIES)}{closest(self.fit, POLICIES)}")
         values = {name: value for name, value in vars(self).items() if value is not None}
         if self.size is not None:
             values["size"] = _size(self.size)

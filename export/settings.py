@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..distill.preprocess import Policy
+
 #: the exporter writes no older one, TensorRT's parser reads no newer one
 OPSETS = range(18, 26)
 OPSET = 20
@@ -16,7 +18,7 @@ class ExportSettings:
     """The form of a run's ONNX files, and their gate.
 
     Attributes:
-        size: (H, W) in pixels, fixed (default: the validation size rounded up to the output stride).
+        size: (H, W) in pixels, fixed (default: ``Run.image_size``, rounded up to the output stride).
         head: "logits" (float32 ``(B, K, H, W)``) or "argmax" (uint8 ``(B, H, W)``).
         input: "float" (normalised ``(B, 3, H, W)``) or "uint8" (raw RGB ``(B, H, W, 3)``).
         dynamic_batch: leave B free (else it is 1).
@@ -28,6 +30,7 @@ class ExportSettings:
         agreement: replaces the gate's least share of agreeing pixels.
         block_nodes: nodes that stay in float32 in the float16 file.
         caster: what casts it: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
+        fit: how images of other sizes are taken, see ``evaluation.fit`` (default: ``data.fit`` of the run).
     """
 
     size: tuple[int, int] | None = None
@@ -41,6 +44,7 @@ class ExportSettings:
     agreement: float | None = None
     block_nodes: Sequence[str] = ()
     caster: str = "kdc"
+    fit: Policy | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..distill.units import file_size
 from .flags import (
     Agreement,
     Dynamic,
+    FitFlag,
     Head,
     Images,
     Input,
@@ -69,12 +70,13 @@ def export_openvino(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
+    fit: FitFlag = None,
 ) -> ExportedFiles:
     """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    flags = OnnxFlags(size, head, input, dynamic_batch, which=which)
+    flags = OnnxFlags(size, head, input, dynamic_batch, which=which, fit=fit)
     settings = replace(flags, images=images, agreement=agreement).settings()
     if precision not in _PRECISIONS:
         raise UsageError(
@@ -100,12 +102,14 @@ def export_aoti(
     images: Images = None,
     agreement: Agreement = None,
     which: Which = None,
+    fit: FitFlag = None,
 ) -> "AotiManifest":
     """Compile the network for this machine with torch's AOTInductor (.pt2) and compare it with torch on real images.
 
     It needs a C++ compiler and a minute or so; a package beyond the gate's tolerance is not kept (exit 6).
     """
-    settings = OnnxFlags(size, head, input, dynamic_batch, images=images, agreement=agreement, which=which).settings()
+    flags = OnnxFlags(size, head, input, dynamic_batch, images=images, agreement=agreement, which=which, fit=fit)
+    settings = flags.settings()
     from ..distill.run.folder import find_run
     from .to_aoti import export_aoti as export
 

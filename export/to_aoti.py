@@ -17,6 +17,7 @@ from ..deploy.runtimes.torch_runtime import DTYPES, export_size, need_compiler, 
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, closest
 from ..distill.models import SegmentationModel
+from ..distill.preprocess import PAD, Policy
 from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, student_file
 from ..distill.run.files import sha256, versions
@@ -62,6 +63,7 @@ def compile_package(
     precision: str = "fp32",
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
+    fit: Policy = PAD,
 ) -> Path:
     """Compile ``model`` without its aux head to one package; kdc's metadata lie inside, readable without running it.
 
@@ -76,6 +78,7 @@ def compile_package(
         precision: "fp32", "fp16" or "bf16": type of weights and activations; the logits leave in float32.
         classes: names, for the metadata.
         palette: an RGB triple a class, for the metadata.
+        fit: how runtimes take images of other sizes, for the metadata.
 
     Raises:
         UsageError: a size, head or input that is not accepted.
@@ -94,7 +97,7 @@ def compile_package(
     output = [batch, model.num_classes, *size] if head == "logits" else [batch, *size]
     ports.append({"name": head, "dtype": "float32" if head == "logits" else "uint8", "shape": output})
     values = {"ports": ports, "preprocess": model.preprocess.to_dict(), "model": model.spec().to_dict()}
-    values |= {"precision": precision}
+    values |= {"precision": precision, "fit": fit}
     values |= {"head": head, "input": input, "classes": list(classes), "palette": [list(c) for c in palette]}
     values |= {"tf32": device == "cuda" and bool(torch.backends.cudnn.allow_tf32)}
     settings = {
@@ -136,6 +139,7 @@ def export_aoti(
     weights = student_file(run, settings.which)
     model = load_deployable(weights)
     head, input, dynamic_batch = settings.head, settings.input, settings.dynamic_batch
+    fit = settings.fit or run.card.data.fit
     size = settings.size or export_size(run.image_size, model.output_stride)
     final = run.export / package_name(head, input, dynamic_batch, device, precision)
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
@@ -160,12 +164,14 @@ def export_aoti(
             precision=precision,
             classes=run.card.data.classes,
             palette=run.card.data.palette,
+            fit=fit,
         )
 
         return AotiManifest(
             file=path.name,
             sha256=sha256(path),
             kind="aoti",
+            fit=fit,
             precision=precision,
             bytes=path.stat().st_size,
             source=Origin(run.path.name, weights.name, sha256=sha256(weights)),

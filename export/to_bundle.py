@@ -29,6 +29,13 @@ from ..distill.run.records import Record, plain
 from . import bundle_runner
 
 RUNNER = Path(__file__).with_name("bundle_runner.py")
+_SMALLER = "smaller ones are padded to the right and below"
+#: what the runner does with images of other sizes, for the README
+_FITS: dict[str, str] = {
+    "pad": f"{_SMALLER}, larger ones are shrunk until they fit",
+    "resize": "others are resized, and their masks back",
+    "tile": f"{_SMALLER}, larger ones are cut into overlapping windows",
+}
 #: the oldest onnxruntime that kdc itself is tested with
 REQUIREMENTS = "numpy>=1.26\nonnxruntime>=1.24.1\n"
 
@@ -115,6 +122,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         file=out.name,
         sha256=sha256(out),
         kind="bundle",
+        fit=spec.fit,
         bytes=out.stat().st_size,
         onnx=Origin(file=source.name, sha256=sha256(source)),
         golden=image,
@@ -148,8 +156,9 @@ def _golden(source: Path, runtime: Runtime, own: bool) -> Golden:
 
     from ..distill.data import open_data
 
-    dataset = open_data("builtin", "val", size=runtime.spec.size, val_count=1)
-    image = dataset.read(0)[0]
+    # scenes have at least 32 pixels a side
+    dataset = open_data("builtin", "val", size=tuple(max(32, n) for n in runtime.spec.size), val_count=1)
+    image = runtime.fit.views(dataset.read(0)[0])[0].image
     out = answers(runtime, image[None])[0]
     mask = out.argmax(0).astype(np.uint8) if out.ndim == 3 else out
     limits = tolerances(runtime.precision)
@@ -172,6 +181,7 @@ def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runn
         layout=spec.layout,
         head=spec.head,
         size=list(spec.size),
+        fit=spec.fit,
         batch=spec.batch,
         precision=runtime.precision,
         sha256=hashlib.sha256(model).hexdigest(),
@@ -214,7 +224,7 @@ def _readme(name: str, network: bundle_runner.Facts, classes: tuple[str, ...]) -
     picture = "a generated scene" if golden.generated else "a validation image"
     return f"""# {name}
 
-A semantic-segmentation network ({network.precision}, {len(classes)} classes, images up to {height}x{width}).
+A semantic-segmentation network ({network.precision}, {len(classes)} classes, made for images of {height}x{width}).
 It runs with numpy and ONNX Runtime alone.
 
     pip install -r requirements.txt
@@ -232,5 +242,5 @@ It runs with numpy and ONNX Runtime alone.
 | `golden_mask.pgm`, `golden_second.pgm` | its mask by {golden.reference}, and a class that ties with it |
 | `run.py` | reads an image, prepares it, runs the network, writes the mask |
 
-Images that are smaller are padded to the right and below; larger ones are refused.
+Images may have any size; {_FITS[network.fit]} (`fit` in `network.json`).
 """

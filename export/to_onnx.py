@@ -24,6 +24,7 @@ from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console
 from ..distill.errors import ExportError, UsageError
 from ..distill.models import SegmentationModel
+from ..distill.preprocess import PAD, Policy
 from ..distill.quiet import quiet
 from ..distill.run.checkpoint import load_deployable, read_card, student_file
 from ..distill.run.files import sha256, versions
@@ -62,6 +63,7 @@ class OnnxManifest(Manifest):
             file=path.name,
             sha256=sha256(path),
             kind="onnx",
+            fit=own["fit"],
             network=own,
             precision="fp32",
             inputs=_ports(proto.graph.input),
@@ -85,6 +87,7 @@ def export_onnx(
     opset: int = OPSET,
     classes: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
+    fit: Policy = PAD,
 ) -> Path:
     """Write ``model`` as one checked float32 ONNX file: batch norm folded, aux head gone, weights inside.
 
@@ -98,6 +101,7 @@ def export_onnx(
         opset: 18 to 25.
         classes: names, for the file's metadata.
         palette: an RGB triple a class, for the file's metadata.
+        fit: how runtimes take images of other sizes, for the file's metadata.
 
     Raises:
         UsageError: a size, head, input or opset that is not accepted.
@@ -124,7 +128,7 @@ def export_onnx(
                 verbose=False,
             )
         assert program is not None
-        labels = {"classes": classes, "palette": palette}
+        labels = {"classes": classes, "palette": palette, "fit": fit}
         proto = _finished(program.model_proto, model, opset=opset, head=head, input=input, **labels)
     except (torch.onnx.errors.OnnxExporterError, onnx.checker.ValidationError, shape_inference.InferenceError) as error:
         raise ExportError(
@@ -153,7 +157,7 @@ def export_run(
     model = load_deployable(weights)
     head, input, dynamic_batch, opset = settings.head, settings.input, settings.dynamic_batch, settings.opset
     size = settings.size or export_size(run.image_size, model.output_stride)
-    full = run.export / file_names(head, input, dynamic_batch)[0]
+    full, data = run.export / file_names(head, input, dynamic_batch)[0], run.card.data
     console.say(f"exporting {model.name} at {size[0]}x{size[1]}, head {head}, input {input}, opset {opset}")
     check_form(size, head, input, stride=model.output_stride, num_classes=model.num_classes)
     _check_opset(opset)
@@ -162,7 +166,7 @@ def export_run(
 
     def write(path: Path) -> OnnxManifest:
         form = {"size": size, "head": head, "input": input, "dynamic_batch": dynamic_batch, "opset": opset}
-        export_onnx(model, path, **form, classes=run.card.data.classes, palette=run.card.data.palette)
+        export_onnx(model, path, **form, classes=data.classes, palette=data.palette, fit=settings.fit or data.fit)
         return OnnxManifest.of(path, Origin(run.path.name, weights.name, sha256=sha256(weights)))
 
     exported: list[Product[OnnxManifest] | Product[LowPrecisionManifest]] = [
@@ -197,7 +201,7 @@ def export_like(run: Run, like: Path, dry: bool = False) -> Path:
         raise ExportError(f"{like.name} leaves its size free, an exported file has one; make one: kdc export onnx")
     opset = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
     input = "uint8" if info.layout == "NHWC" else "float"
-    form = ExportSettings((height, width), info.head, input, dynamic_batch=info.shape[0] is None, opset=opset)
+    form = ExportSettings((height, width), info.head, input, info.shape[0] is None, opset=opset, fit=info.fit)
     return Path(plan_run(run, form).onnx[0]) if dry else export_run(run, form)[0].path
 
 
@@ -209,6 +213,7 @@ class ExportPlan(Record):
     weights: str
     model: str
     size: tuple[int, int]
+    fit: Policy
     onnx: list[str]
 
 
@@ -228,7 +233,7 @@ def plan_run(run: Run, settings: ExportSettings = DEFAULTS) -> ExportPlan:
     check_caster(settings.caster)
     names = file_names(head, input, settings.dynamic_batch)
     files = [str(run.export / name) for name in names[: 1 + ("fp16" in settings.precisions)]]
-    return ExportPlan(str(run.path), str(weights), spec.name, size, files)
+    return ExportPlan(str(run.path), str(weights), spec.name, size, settings.fit or run.card.data.fit, files)
 
 
 def file_names(head: str, input: str, dynamic_batch: bool) -> tuple[str, str]:
@@ -289,7 +294,8 @@ def gated_onnx(run: Run, settings: ExportSettings = DEFAULTS) -> Path:
     manifest = manifest_of(path)
     current = manifest.source is not None and manifest.source.sha256 == sha256(student_file(run, settings.which))
     if manifest.gated and current:
-        if settings.size is None or read_info(path).size == settings.size:
+        info = read_info(path)
+        if settings.size in (None, info.size) and settings.fit in (None, info.fit):
             return path
-        console.say(f"{path.name} is made for another size: exporting it again")
+        console.say(f"{path.name} is made for another size or fit: exporting it again")
     return export_run(run, settings)[0].path

@@ -59,6 +59,7 @@ class OpenvinoManifest(Manifest):
             file=path.name,
             sha256=sha256(path),
             kind="openvino",
+            fit=info.fit,
             precision=precision,
             weights=weights_of(path),
             bytes=artefact_bytes(path),

@@ -20,6 +20,7 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.manifest import read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
+from ..distill.preprocess import Policy
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.records import Record
 
@@ -73,6 +74,7 @@ class Served:
     #: smallest, usual and largest batch of an engine's profile; None where any batch will do, or one is fixed
     profile: tuple[int, int, int] | None
     classes: tuple[str, ...]
+    fit: Policy
     #: flavour and version of the TensorRT that built an engine
     builder: str
     manifest: StoredManifest
@@ -90,6 +92,8 @@ class TritonFacts(Record):
     file: str
     sha256: str
     proved: GateRow | None
+    #: how a client takes images of other sizes, as kdc's runtimes do
+    fit: Policy
     source: StoredManifest
     versions: dict[str, str]
 
@@ -166,6 +170,7 @@ def export_triton(
         file=source.name,
         sha256=sha256(source),
         proved=manifest.gate,
+        fit=served.fit,
         source=manifest,
         versions=versions(),
     )
@@ -254,7 +259,7 @@ def _read_served(source: Path, trust: bool) -> Served:
         return _read_engine(source, trust)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_input_of(info), info.output_port, None, classes, "", manifest_of(source))
+    return Served(_input_of(info), info.output_port, None, classes, info.fit, "", manifest_of(source))
 
 
 def _read_engine(source: Path, trust: bool) -> Served:
@@ -268,12 +273,12 @@ def _read_engine(source: Path, trust: bool) -> Served:
             "--flavour tensorrt"
         )
     classes = tuple(card.network.get("kdc.classes") or ())
-    info = file_info(source, card.inputs, card.outputs, card.precision, {"kdc.classes": classes})
+    info = file_info(source, card.inputs, card.outputs, card.precision, card.network)
     batches = None
     if card.profile:
         batches = int(card.profile["min"][0]), int(card.profile["opt"][0]), int(card.profile["max"][0])
     builder = f"{card.flavour} {card.version}"
-    return Served(_input_of(info), info.output_port, batches, classes, builder, manifest_of(source))
+    return Served(_input_of(info), info.output_port, batches, classes, info.fit, builder, manifest_of(source))
 
 
 def _input_of(info: FileInfo) -> Port:

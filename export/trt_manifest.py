@@ -94,6 +94,7 @@ def describe(
     return EngineManifest(
         file=path.name,
         sha256=sha256(path),
+        fit=info.fit,
         bytes=path.stat().st_size,
         target=target,
         targets=[each.lower() for each in flags.targets],

@@ -59,7 +59,13 @@ def _value(name: str, port: Port) -> onnx.ValueInfoProto:
 
 
 def chain(
-    path: Path, *, size: tuple[int | str, int | str] = (16, 24), repeat: int = 1, batch: int | str = 1, classes: int = 3
+    path: Path,
+    *,
+    size: tuple[int | str, int | str] = (16, 24),
+    repeat: int = 1,
+    batch: int | str = 1,
+    classes: int = 3,
+    fit: str = "pad",
 ) -> Path:
     """Write ``repeat`` convolutions after each other."""
     rng = np.random.default_rng(0)
@@ -68,7 +74,7 @@ def chain(
         out = classes if i + 1 == repeat else 3
         stored[f"w{i}"] = 0.1 * rng.standard_normal((out, 3, 3, 3)).astype(np.float32)
         nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"x{i + 1}"], pads=[1, 1, 1, 1]))
-    facts = {"kdc.preprocess": IMAGENET.to_dict()}
+    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.fit": fit}
     given, made = {"x0": [batch, 3, *size]}, {f"x{repeat}": [batch, classes, *size]}
     return onnx_file(path, nodes, given, made, stored, facts=facts)
 

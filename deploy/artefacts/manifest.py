@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from ...distill.errors import UsageError, WeightsError
+from ...distill.preprocess import Policy
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from .beside import owner
@@ -18,6 +19,7 @@ class Manifest(Record):
         file: name of the file.
         sha256: of the file.
         kind: "onnx", "openvino", "aoti", "engine" or "bundle".
+        fit: how it takes images of other sizes than its own, see ``evaluation.fit``.
     """
 
     OPTIONAL: ClassVar = ("weights", "ran", "gate")
@@ -25,6 +27,7 @@ class Manifest(Record):
     file: str
     sha256: str
     kind: str
+    fit: Policy
 
     @property
     def runs_here(self) -> bool:

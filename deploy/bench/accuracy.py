@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...distill import console, units
 from ...distill.data._labels import LabelCounts, label_warnings
-from ...distill.errors import DataError, ExportError, KdcError, UsageError
+from ...distill.errors import DataError, ExportError, KdcError
 from ...distill.evaluation.evaluate import evaluate
 from ...distill.evaluation.metrics import Scores
 from ...distill.run.folder import Run
@@ -89,7 +89,7 @@ def evaluate_source(
         data: what on (default: the data of the run that the file belongs to).
         options: what runs it, and on which device.
         size: input height and width, for an ONNX file that leaves them free.
-        windows: take larger images in tiles, as ``kdc predict`` does.
+        windows: how images that the network is not made for are taken (default: as its file declares).
 
     Raises:
         UsageError: no data are known, or a flag that does not fit the file.
@@ -197,22 +197,18 @@ def evaluate_plan(plan: Plan, data: EvaluationData) -> dict[str, Evaluation]:
     plan.options.refuse_torch_modes()
     dataset = data.open(plan.home)
     evaluations: dict[str, Evaluation] = {}
-    kind = UsageError
     for candidate in plan.candidates:
         source = candidate.source
         size = None if is_torch(source) or candidate.size else plan.size
         try:
             options = plan.options.for_source(source)
             evaluations[candidate.label] = _evaluate(source, dataset, data.limit, options, size)
-        except UsageError as error:  # made for smaller images: its latency can still be measured
-            plan.missing.append(NotMeasured(candidate.label, f"accuracy not measured: {error}"))
         except KdcError as error:
             if not candidate.may_be_refused(error):
                 raise
-            kind = ExportError
             plan.missing.append(NotMeasured(candidate.label, f"not measured: {error}"))
     if not evaluations:
-        raise kind(nothing_left(plan.missing, "evaluate"))
+        raise ExportError(nothing_left(plan.missing, "evaluate"))
     return evaluations
 
 

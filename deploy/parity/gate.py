@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,13 @@ from .tolerances import Tolerances
 if TYPE_CHECKING:
     from ...distill.data import Dataset
 
-#: key, image, label
-Sample = tuple[str, np.ndarray, np.ndarray | None]
+
+class Sample(NamedTuple):
+    """What both sides are shown of an image of the data."""
+
+    key: str
+    image: np.ndarray
+    label: np.ndarray | None
 
 
 def spread(length: int, images: int | None) -> list[int]:
@@ -37,7 +42,8 @@ def gate(
     """Run both runtimes on the same real images and gate the candidate.
 
     Logits are compared where both give them, masks in any case, and the image alone: not the colour that fills it up to
-    the network's size. Each side runs in the batch that it is made for; a candidate for any sees batches of 1, 2 and 3.
+    the network's size. Both see what the candidate's ``fit`` makes of an image that has another size, and its labels
+    likewise. Each side runs in the batch that it is made for; a candidate for any sees batches of 1, 2 and 3.
 
     Args:
         reference: what is trusted, of the same input size; with head "logits" it can tell ties.
@@ -67,9 +73,13 @@ def gate(
     most = 0
     keys: list[str] = []
     for batch in _batches(indices, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)):
-        samples = [(dataset.key(i), *dataset.read(i)) for i in batch]
+        samples = [
+            Sample(dataset.key(i), view.image, view.label)
+            for i in batch
+            for view in candidate.fit.views(*dataset.read(i))
+        ]
         for group in _same_size(samples):
-            pixels = np.stack([image for _, image, _ in group])
+            pixels = np.stack([each.image for each in group])
             outputs = [answers(runtime, pixels) for runtime in (reference, candidate)]
             masks = [out.argmax(1).astype(np.uint8) if out.ndim == 4 else out for out in outputs]
             if all(out.ndim == 4 for out in outputs):
@@ -77,14 +87,14 @@ def gate(
             trusted = outputs[0] if outputs[0].ndim == 4 else None
             difference.add_masks(masks[0], masks[1], trusted, allowed.tie)
             if dataset.labelled:
-                add_scores(both, masks, [label for _, _, label in group])
-            keys += [key for key, _, _ in group]
-            for n, (key, _, _) in enumerate(group):
+                add_scores(both, masks, [each.label for each in group])
+            keys += [each.key for each in group]
+            for n, each in enumerate(group):
                 # the image that tests most is the one with the most classes
                 if (classes := len(np.unique(masks[0][n]))) > most:
                     most = classes
                     logits = None if trusted is None else trusted[n]
-                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, allowed.tie, GoldenFacts(key))
+                    golden = capture(pixels[n], (masks[0][n], masks[1][n]), logits, allowed.tie, GoldenFacts(each.key))
 
     prepared = [runtime.spec.preprocess for runtime in (reference, candidate)]
     preprocess = {side: each.sha() for side, each in zip(("reference", "candidate"), prepared, strict=True)}
@@ -93,7 +103,7 @@ def gate(
     result = GateResult(
         passed=not (faults := reasons(difference, scores, preprocess, allowed)),
         reasons=faults,
-        images=difference.images,
+        images=len(indices),
         agreement=difference.agreement,
         tied=difference.tied,
         max_diff=difference.max_diff,
@@ -114,7 +124,7 @@ def gate(
         seconds=time.perf_counter() - start,
         sha256=digest,
         reference_sha256=reference_digest,
-        keys=keys,
+        keys=list(dict.fromkeys(keys)),
     )
 
     if golden is not None:
@@ -146,5 +156,5 @@ def _batches(indices: list[int], batch: int | None) -> Iterator[list[int]]:
 
 def _same_size(samples: list[Sample]) -> Iterator[list[Sample]]:
     """Group images that can be stacked."""
-    for shape in dict.fromkeys(image.shape for _, image, _ in samples):
-        yield [sample for sample in samples if sample[1].shape == shape]
+    for shape in dict.fromkeys(sample.image.shape for sample in samples):
+        yield [sample for sample in samples if sample.image.shape == shape]

@@ -78,7 +78,7 @@ def explain(reference: Runtime, candidate: Runtime, image: np.ndarray) -> Explan
     Args:
         reference: a checkpoint or an ONNX file, opened.
         candidate: an ONNX file, opened, of the same input size.
-        image: uint8 RGB ``(H, W, 3)``.
+        image: uint8 RGB ``(H, W, 3)``, of any size.
 
     Raises:
         UsageError: a side whose layers cannot be looked into, or no layer that both have.
@@ -95,7 +95,8 @@ def explain(reference: Runtime, candidate: Runtime, image: np.ndarray) -> Explan
         )
 
     # the values that both have
-    inputs = [_batched(runtime, image) for runtime in (reference, candidate)]
+    view = candidate.fit.views(image)[0].image
+    inputs = [_batched(runtime, view) for runtime in (reference, candidate)]
     right = _Onnx(candidate)
     left = _Torch(reference, right.model.graph) if isinstance(reference, TorchRuntime) else _Onnx(reference)
     graph = left.model.graph if isinstance(left, _Onnx) else right.model.graph

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..flags import Blend, Overlap, Tile, read_size, takes_runtime_options
+from ..flags import Blend, FitFlag, Overlap, Tile, read_size, takes_runtime_options
 
 if TYPE_CHECKING:
     from ..runtimes.options import RuntimeOptions
@@ -56,6 +56,7 @@ def predict(
     tile: Tile = "off",
     overlap: Overlap = None,
     blend: Blend = None,
+    fit: FitFlag = None,
     *,
     options: "RuntimeOptions",
     size: Annotated[
@@ -88,7 +89,7 @@ def predict(
         limit=limit,
         options=options,
         size=read_size(size),
-        windows=Windows.from_flags(tile, overlap, blend),
+        windows=Windows.from_flags(tile, overlap, blend, fit),
         bits=bits,
     )
     raise_early_end(prediction)

@@ -163,7 +163,7 @@ def predict(
         limit: at most so many of each source.
         options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
-        windows: take larger images in tiles.
+        windows: how images that the network is not made for are taken (default: as its file declares).
         bits: that the values of 16-bit images have (default: those that the network learned from, else 16).
 
     Returns:
@@ -177,7 +177,7 @@ def predict(
     """
     source, _ = locate(network)
     inputs = open_sources(sources, every, limit)
-    segmenter = open_segmenter(source, options=options, size=size, windows=windows, resize=True)
+    segmenter = open_segmenter(source, options=options, size=size, windows=windows)
     _set_bits(inputs, bits, segmenter.bits)
 
     classes = segmenter.classes or tuple(f"class {k}" for k in range(segmenter.num_classes or 256))

@@ -1,15 +1,16 @@
-"""A network made ready for images of any size: whole, padded, resized or in tiles, said once."""
+"""A network made ready for images of any size, and how it takes them, said once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import cv2
 import numpy as np
 
 from ...distill import console
 from ...distill.errors import UsageError, WeightsError
+from ...distill.evaluation.fit import Fit
+from ...distill.preprocess import POLICIES, Policy
 from ...distill.run.folder import Run, find_run
 from ...distill.run.records import Record
 from ...distill.settings.config import parse_size
@@ -24,34 +25,47 @@ if TYPE_CHECKING:
     from ...distill.evaluation.evaluate import Predict
     from ...distill.evaluation.tiles import Tiling
 
-#: An image that is smaller than the network's input by less than this was rounded up to a stride: it is padded.
-_ROUNDING = 32
+_CUTS = "--fit tile of kdc eval, predict and export onnx cuts larger ones into tiles"
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Whether and how large images are tiled, as the flags say."""
+    """How images that a network is not made for are taken, as the flags say; without, as its file declares."""
 
     #: "off", "auto" (the network's own size) or HxW
     tile: str = "off"
     overlap: float = 1 / 3
     blend: str = "smooth"
+    #: instead of what the file declares; tiles are "tile"
+    fit: Policy | None = None
 
     def __post_init__(self) -> None:
         if self.tile not in ("off", "auto"):
             parse_size(self.tile)
+        if self.fit is not None and self.fit not in POLICIES:
+            raise UsageError(f"--fit {self.fit} is not known; accepted: {', '.join(POLICIES)}")
 
     @staticmethod
-    def from_flags(tile: str, overlap: float | None, blend: str | None) -> "Windows":
+    def from_flags(tile: str, overlap: float | None, blend: str | None, fit: str | None = None) -> "Windows":
         """Read flags.
 
         Raises:
-            UsageError: an overlap or blend without tiles.
+            UsageError: an overlap or blend without tiles, or tiles and another fit.
         """
+        if fit == "tile" and tile == "off":
+            tile = "auto"
         for flag, value in (("--overlap", overlap), ("--blend", blend)):
             if value is not None and tile == "off":
                 raise UsageError(f"{flag} is about tiles; ask for them too: --tile auto or --tile HxW")
-        return Windows(tile, Windows.overlap if overlap is None else overlap, blend or Windows.blend)
+        if fit not in (None, "tile") and tile != "off":
+            raise UsageError(f"--tile {tile} is --fit tile; leave out --fit {fit}, or --tile")
+        overlap = Windows.overlap if overlap is None else overlap
+        return Windows(tile, overlap, blend or Windows.blend, cast("Policy | None", fit))
+
+    def over(self, own: Fit) -> Fit:
+        """Return the fit of a network whose file declares ``own``."""
+        tiling = self.tiling(own.size)
+        return Fit(own.size, "tile" if tiling else self.fit or own.policy, tiling)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -76,13 +90,14 @@ class Windows:
 
 @dataclass(frozen=True)
 class Ran(Record):
-    """What ran a network: runtime and device, precision and contract of a file, and the tiling if there is one."""
+    """What ran a network: runtime and device, precision, contract and fit of a file, and the tiling if there is one."""
 
-    OPTIONAL = ("precision", "tiling", "contract")
+    OPTIONAL = ("precision", "tiling", "fit", "contract")
 
     ran_on: str
     precision: str | None = None
     tiling: "Tiling | None" = None
+    fit: Policy | None = None
     contract: Contract | None = None
 
 
@@ -124,22 +139,19 @@ def open_segmenter(
     options: RuntimeOptions = CPU,
     size: tuple[int, int] | None = None,
     windows: Windows | None = None,
-    resize: bool = False,
     assisted: bool = False,
 ) -> Segmenter:
     """Open a run or a file for images of any size.
 
     A checkpoint takes every image at its own size, as validation in training does. A file of another runtime is made
-    for one size: what is smaller is padded, and what is larger is refused; with ``resize`` all but what is a little
-    smaller is resized (bilinear), and its mask back (nearest neighbour). Where it is made for one batch too, the image
-    fills all of it.
+    for one size, and images of others meet it as it declares, see ``Fit``. Where it is made for one batch too, the
+    image fills all of it.
 
     Args:
         source: from ``locate``.
         options: what runs it, and on which device.
         size: input height and width, for a file that leaves them free.
-        windows: take larger images in tiles.
-        resize: see above.
+        windows: take larger images in tiles, or images otherwise than the file declares.
         assisted: accept a label-assisted teacher, which must be shown the label.
 
     Raises:
@@ -154,15 +166,14 @@ def open_segmenter(
         return _of_torch(source, options.device, size, windows, assisted)
 
     runtime = options.open(source, size or windows.size)
-    tiling, classes = windows.tiling(runtime.spec.size), runtime.spec.classes
-    if tiling is not None and tiling.size != runtime.spec.size:
+    fit, classes = windows.over(runtime.fit), runtime.spec.classes
+    if fit.tiling is not None and fit.tiling.size != runtime.spec.size:
         height, width = runtime.spec.size
         raise UsageError(f"--tile {windows.tile}: {source} is made for {height}x{width}; --tile auto takes that")
-    ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling, runtime.spec.contract)
-    predict = _announcing(_fitted(runtime, tiling, resize), tiling)
-    return Segmenter(
-        predict, ran, len(classes), classes, runtime.spec.palette, runtime.close, runtime.spec.preprocess.bits
-    )
+    tiling = fit.windows if fit.policy == "tile" else None
+    ran = Ran(f"{runtime.name} {runtime.provider}", runtime.precision, tiling, fit.policy, runtime.spec.contract)
+    predict, bits = _fitted(runtime, fit), runtime.spec.preprocess.bits
+    return Segmenter(predict, ran, len(classes), classes, runtime.spec.palette, runtime.close, bits)
 
 
 def _of_torch(
@@ -179,6 +190,8 @@ def _of_torch(
 
     if size is not None:
         raise UsageError("--size is for ONNX files; a checkpoint takes every image at its own size")
+    if windows.fit not in (None, "tile"):
+        raise UsageError(f"--fit {windows.fit} is for exported files; a checkpoint takes every image at its own size")
     need_device(device)
 
     model = (load_student if assisted else load_deployable)(source)
@@ -213,45 +226,34 @@ def _announcing(predict: "Predict", tiling: "Tiling | None") -> "Predict":
     return Privileged(announcing) if isinstance(predict, Privileged) else announcing
 
 
-def _fitted(runtime: Runtime, tiling: "Tiling | None", resize: bool) -> "Predict":
-    height, width = runtime.spec.size
-    batch, once = runtime.batches[0], Once()
+def _fitted(runtime: Runtime, fit: Fit) -> "Predict":
+    batch, once, name = runtime.batches[0], Once(), runtime.source.name
+    height, width = fit.size
+    blended = runtime.spec.head == "logits"
 
     def filled(image: np.ndarray) -> np.ndarray:
         if batch > 1:
-            once("batch", f"{runtime.source.name} is made for {batch} images at once: each is taken {batch} times")
+            once("batch", f"{name} is made for {batch} images at once: each is taken {batch} times")
         return np.repeat(image[None], batch, axis=0)
 
-    def whole(image: np.ndarray) -> np.ndarray:
-        return runtime.masks(filled(image))[0]
+    def whole(view: np.ndarray) -> np.ndarray:
+        return runtime.masks(filled(view))[0]
 
-    def score(window: np.ndarray) -> "Tensor":
+    def score(view: np.ndarray) -> "Tensor":
         import torch
 
-        h, w = window.shape[:2]
-        logits = enlarged(runtime.infer(runtime.prepare(filled(window)))[:1], (height, width))
+        h, w = view.shape[:2]
+        logits = enlarged(runtime.infer(runtime.prepare(filled(view)))[:1], (height, width))
         return torch.from_numpy(logits[0, :, :h, :w])
 
     def predict(image: np.ndarray) -> np.ndarray:
-        h, w = image.shape[:2]
-        if tiling is not None and not tiling.covers((h, w)):
-            if runtime.spec.head == "logits":
-                return tiling.segment(score, image)
-            once("joined", f"{runtime.source.name} gives masks, not logits: its tiles are joined half way, not blended")
-            return tiling.join(whole, image)
-
-        if not resize or (0 <= height - h < _ROUNDING and 0 <= width - w < _ROUNDING):
-            return whole(image)
-
-        larger = h > height or w > width
-        once(
-            "resized",
-            f"{runtime.source.name} is made for {height}x{width}: an image of {h}x{w} is resized to that, and its mask "
-            "back" + (" (--tile auto cuts it into tiles instead)" if larger and tiling is None else ""),
-        )
-        mask = whole(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
-        # the exact kind samples at pixel centres, as the bilinear one does
-        return cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
+        size = (image.shape[0], image.shape[1])
+        if text := fit.describe(size):
+            cure = "" if fit.policy == "tile" else f" ({fit.policy}; {_CUTS})"
+            once("fit", f"{name} is made for {height}x{width}: {text}{cure}")
+        if fit.tiles(size) and not blended:
+            once("joined", f"{name} gives masks, not logits: its tiles are joined half way, not blended")
+        return fit.segment(image, whole, score if blended else None)
 
     return predict
 

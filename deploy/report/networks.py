@@ -52,7 +52,7 @@ def low_precision(run: Run, notes: list[str]) -> Iterator[dict[str, Segmenter]]:
     """Open the first INT8 or FP8 file of a run that this machine can run, by the name it has on the page."""
     for path in low_precision_files(run):
         try:
-            segmenter = open_segmenter(path, resize=True)
+            segmenter = open_segmenter(path)
         except KdcError as error:
             notes.append(f"{path.name} is not pictured: {error}")
             continue

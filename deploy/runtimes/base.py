@@ -10,7 +10,8 @@ from typing import Self
 import numpy as np
 
 from ...distill.errors import UsageError
-from ...distill.preprocess import Preprocess
+from ...distill.evaluation.fit import Fit
+from ...distill.preprocess import PAD, Policy, Preprocess
 from .answer import LOGITS, Answer, Contract
 
 DEVICES = ("cpu", "cuda")
@@ -34,6 +35,8 @@ class Spec:
     palette: tuple[tuple[int, int, int], ...] = ()
     answer: Answer = LOGITS
     order: str = "rgb"
+    #: how images of other sizes are taken
+    fit: Policy = PAD
 
     @property
     def size(self) -> tuple[int, int]:
@@ -72,6 +75,11 @@ class Runtime(ABC):
     source: Path
     tf32: bool | None = None
     on_cpu: int = 0
+
+    @property
+    def fit(self) -> Fit:
+        """How images of any size become inputs; ``infer``, ``prepare`` and ``masks`` take none that is larger."""
+        return Fit(self.spec.size, self.spec.fit)
 
     @abstractmethod
     def _infer(self, x: np.ndarray) -> np.ndarray: ...
@@ -141,10 +149,7 @@ class Runtime(ABC):
         height, width = self.spec.size
         h, w = images.shape[1:3]
         if h > height or w > width:
-            raise UsageError(
-                f"image is {h}x{w}, {self.source.name} takes up to {height}x{width}; "
-                f"export it for that size: kdc export onnx RUN --size {h}x{w}"
-            )
+            raise UsageError(f"image is {h}x{w}, {self.source.name} takes up to {height}x{width}; see Runtime.fit")
         if (h, w) == (height, width):
             return images
         mean = self.spec.preprocess.mean

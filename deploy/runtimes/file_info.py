@@ -8,7 +8,7 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import UsageError, WeightsError, one_line
-from ...distill.preprocess import IMAGENET, Preprocess
+from ...distill.preprocess import IMAGENET, PAD, POLICIES, Policy, Preprocess
 from .answer import Answer, Port, written
 from .base import Spec
 from .contract import Probe, settle
@@ -45,6 +45,11 @@ class FileInfo:
         stated = {"input": self.input, "output": self.output_port.name, "shape": self.shape, "dtype": self.dtype}
         stated |= {"layout": self.layout, "head": self.head, "num_classes": self.num_classes}
         return stated | {"precision": self.precision, "metadata": None, "made": asdict(self.output_port)}
+
+    @property
+    def fit(self) -> Policy:
+        """How images of other sizes are taken."""
+        return self.metadata.get("kdc.fit", PAD)
 
     @property
     def size(self) -> tuple[int | None, int | None]:
@@ -237,11 +242,14 @@ def spec_of(
         if how != "assumed":
             _tell(path, f"images go in as {_words(info, preprocess)} ({how})")
 
+    if info.fit not in POLICIES:
+        raise WeightsError(f"{path}: its kdc.fit is {info.fit!r}; accepted: {', '.join(POLICIES)}; export it again")
+
     head = "argmax" if answer.scores == "labels" else "logits"
     answer = replace(answer, how=answer.how | {"preprocess": how})
     order = preprocess.order if info.dtype == "uint8" and not info.own else "rgb"
     shape = input_shape(info, size)
-    return Spec(shape, info.dtype, info.layout, head, preprocess, classes, palette, answer, order)
+    return Spec(shape, info.dtype, info.layout, head, preprocess, classes, palette, answer, order, info.fit)
 
 
 def _preprocess(info: FileInfo, path: Path, said: Said) -> tuple[Preprocess, str]:

@@ -154,7 +154,8 @@ class TorchRuntime(Runtime):
         height, width = size
         palette = tuple((int(r), int(g), int(b)) for r, g, b in data.palette)
         classes = tuple(data.classes)
-        self.spec = Spec((None, 3, height, width), "float32", "NCHW", head, self.model.preprocess, classes, palette)
+        shape, prepare = (None, 3, height, width), self.model.preprocess
+        self.spec = Spec(shape, "float32", "NCHW", head, prepare, classes, palette, fit=data.fit)
         self.provider = f"torch {device} {mode.way}"
 
         self._stream = None

@@ -39,7 +39,7 @@ class SplitInfo(Record):
 
 @dataclass(frozen=True)
 class DataInfo(Record):
-    """A data set or folder; ``size`` is height and width of its first image."""
+    """A data set or folder; ``size`` is the usual height and width of its images."""
 
     name: str
     classes: list[str]
@@ -68,7 +68,7 @@ def data_info(source: Source, classes: Classes = None, ignore_index: Ignore = No
 
     rows = [
         ("classes", f"{first.num_classes}: {', '.join(first.classes)}"),
-        ("first image", "x".join(map(str, first.size()))),
+        ("usual size", "x".join(map(str, first.size()))),
     ]
     rows += [(split, f"{len(d)} images{'' if d.labelled else ', no labels'}") for split, d in opened.items()]
     print_table(first.name, ("", ""), rows + [("note", note) for note in first.notes])

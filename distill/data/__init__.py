@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: The label value that counts nowhere: whatever the files say, inside kdc it is this one.
 IGNORE = 255
+#: images whose size is looked at to find the usual one
+SIZED = 500
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,21 @@ class Dataset:
         """Return the likely reasons why no labels were found; at least one."""
         return [Problem(self.source, "no labels found", f"{self.split} holds images alone")]
 
-    def size(self) -> tuple[int, int]:
-        """Return height and width of the first image."""
-        height, width = self.read(0)[0].shape[:2]
+    def shape(self, i: int) -> tuple[int, int]:
+        """Return height and width of image ``i``."""
+        height, width = self.read(i)[0].shape[:2]
         return int(height), int(width)
+
+    def size(self) -> tuple[int, int]:
+        """Return the usual size, from the images of the split, or ``SIZED`` of them: height and width by themselves.
+
+        Each is the largest that nine in ten do not exceed and that is at most twice the median: a single huge image
+        among a few does not count.
+        """
+        count = min(len(self), SIZED)
+        sides = zip(*(self.shape(i * len(self) // count) for i in range(count)), strict=True)
+        height, width = (_usual(sorted(side)) for side in sides)
+        return height, width
 
     def fingerprint(self) -> str:
         """Return a sha256 that is equal for equal data."""
@@ -112,6 +125,11 @@ class Dataset:
     def _hash(self, what: Any) -> str:
         whole = [self.name, self.split, self.classes, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _usual(lengths: list[int]) -> int:
+    last = len(lengths) - 1
+    return max(n for n in lengths[: round(0.9 * last) + 1] if n <= 2 * lengths[last // 2])
 
 
 class BadSample(DataError):

@@ -1,10 +1,12 @@
 """A data set of image and mask files."""
 
+import contextlib
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ExifTags, Image
 
 from . import BadSample, Dataset, Examined, Problem, content_of
 from ._codes import Code, Colour
@@ -84,6 +86,12 @@ class FileDataset(Dataset):
     def why_unlabelled(self) -> list[Problem]:
         root = Path(self.options.get("root", self.source))
         return why_unlabelled(root, [sample.image for sample in self.samples])
+
+    def shape(self, i: int) -> tuple[int, int]:
+        with contextlib.suppress(OSError, ValueError), Image.open(self.samples[i].image) as picture:  # its head alone
+            turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return picture.size if turned else (picture.height, picture.width)
+        return super().shape(i)  # says what is wrong with it
 
     def fingerprint(self) -> str:
         files = []

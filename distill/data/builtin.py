@@ -47,7 +47,7 @@ class Builtin(Dataset):
             raise IndexError(i)
         return scene(self._size, (self.seed, _SPLITS[self.split], i))
 
-    def size(self) -> tuple[int, int]:
+    def shape(self, i: int) -> tuple[int, int]:
         return self._size
 
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..network_spec import UNKNOWN, NetworkSpec
+from ..preprocess import PAD, Policy
 from .records import Record
 
 
@@ -21,12 +22,14 @@ class DataCard(Record):
     classes: list[str] = field(default_factory=list)
     palette: list[list[int]] = field(default_factory=list)
     num_classes: int = 0
-    #: height and width of the first validation image
+    #: usual height and width of the validation images, see ``Dataset.size`` (older runs: of the first)
     size: tuple[int, int] | None = None
     train_images: int = 0
     val_images: int = 0
     fingerprint: str | None = None
     notes: list[str] = field(default_factory=list)
+    #: how images of other sizes meet a file that is made for one
+    fit: Policy = PAD
 
 
 @dataclass(frozen=True)

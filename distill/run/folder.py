@@ -157,7 +157,7 @@ class Run:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the run was trained for.
+        """Usual height and width of the validation images, see ``Dataset.size`` (in older runs: of the first).
 
         Raises:
             UsageError: run.json does not say.

@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError, closest
+from ..preprocess import PAD, Policy
 from .yaml_files import flat_yaml, flatten
 
 
@@ -56,10 +57,12 @@ class Data(Section):
     classes: int | list[str] | dict[int, str] | str | None = None
     ignore_index: int | list[int] | None = None
     size: Size | None = None
+    #: how images of other sizes meet a file that is exported for one; networks in training take every size
+    fit: Policy = PAD
 
     def options(self) -> dict[str, Any]:
         """Return the reader's options that were set."""
-        return self.model_dump(exclude={"source", "split"}, exclude_none=True)
+        return self.model_dump(exclude={"source", "split", "fit"}, exclude_none=True)
 
 
 class Model(Section):

@@ -52,6 +52,7 @@ def open_checked(config: Config, decode: bool = False) -> tuple[Dataset, Dataset
         palette=[list(colour) for colour in data.palette],
         num_classes=data.num_classes,
         size=(val or data).size(),
+        fit=config.data.fit,
         train_images=len(data),
         val_images=len(val) if val else 0,
         fingerprint=data.fingerprint(),

@@ -71,7 +71,9 @@ def _nodes(first: str) -> list[onnx.NodeProto]:
     ]
 
 
-def write_network(path: Path, *, uint8: bool = False, batch: int = 1, opset: int = 20, **changed: np.ndarray) -> Path:
+def write_network(
+    path: Path, *, uint8: bool = False, batch: int = 1, opset: int = 20, fit: str = "pad", **changed: Any
+) -> Path:
     """Write the network; with ``uint8`` the normalisation stands in the graph, ``changed`` replaces weights."""
     weights = _weights() | {"scales": np.array([1, 1, 2, 2], np.float32)}
     weights |= {name.replace("__", "."): value for name, value in changed.items()}
@@ -82,7 +84,7 @@ def write_network(path: Path, *, uint8: bool = False, batch: int = 1, opset: int
         nodes += [node("Cast", ["image"], ["f"], to=TensorProto.FLOAT), node("Sub", ["f", "mean"], ["centred"])]
         nodes += [node("Div", ["centred", "std"], ["d"]), node("Transpose", ["d"], ["x"], perm=[0, 3, 1, 2])]
     image: Port = ([batch, H, W, 3], TensorProto.UINT8) if uint8 else [batch, 3, H, W]
-    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [f"c{k}" for k in range(K)]}
+    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [f"c{k}" for k in range(K)], "kdc.fit": fit}
     nodes += _nodes("x" if uint8 else "image")
     return onnx_file(path, nodes, {"image": image}, {"logits": [batch, K, H, W]}, weights, opset=opset, facts=facts)
 

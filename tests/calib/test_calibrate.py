@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kdc.deploy.bench.plan import NotMeasured, select
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
+from kdc.distill.preprocess import POLICIES
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
@@ -210,23 +212,27 @@ def folder_run(tmp_path: Path, write: Callable[[Path], None], network: Any, **op
     return Run(folder)
 
 
-def test_an_empty_folder_and_a_wrong_size(tmp_path: Path, network: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder(tmp_path: Path, network: Any) -> None:
     empty = folder_run(tmp_path / "a", lambda folder: None, network)
     with pytest.raises(DataError) as caught:
         calibrate_run(empty)
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
 
-    def large(folder: Path) -> None:
-        for i in range(10):
-            cv2.imwrite(str(folder / "images" / f"{i}.png"), np.zeros((48, 80, 3), np.uint8))
-            cv2.imwrite(str(folder / "masks" / f"{i}.png"), np.full((48, 80), i, np.uint8))
 
-    with pytest.raises(
-        UsageError, match=r"image is 48x80, model\.onnx takes up to 32x64.*kdc export onnx RUN --size 48x80"
-    ):
-        calibrate_run(folder_run(tmp_path / "b", large, network))
-    monkeypatch.chdir(tmp_path)
-    assert cli.run(["calib", str(tmp_path / "b" / "run")]) == 2
+@pytest.mark.parametrize("policy", POLICIES)
+def test_images_of_many_sizes_are_chosen_calibrated_compared_and_gated(
+    policy: str, tmp_path: Path, network: Any
+) -> None:
+    def mixed(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        for i, size in enumerate([(48, 80), (5, 7), (32, 64), (100, 40), (31, 60), (20, 200)] * 4):
+            cv2.imwrite(str(folder / "images" / f"{i}.png"), rng.integers(0, 256, (*size, 3), np.uint8))
+            cv2.imwrite(str(folder / "masks" / f"{i}.png"), np.full(size, i % 11, np.uint8))
+
+    run = folder_run(tmp_path, mixed, partial(network, fit=policy))
+    product = calibrate_run(run, Settings(compared=True, images=8, agreement=0.5, max_drop=100))
+    assert product.gate is not None and product.gate.images == len(product.gate.keys) == 5
+    assert product.manifest.fit == policy == read_info(product.path).fit
 
 
 def test_dry_run_says_what_would_be_and_writes_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,8 @@ from kdc.calib import histograms
 from kdc.calib.histograms import BINS, Histogram, Statistics, cache_path, collect, fingerprint
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import NumbersError, UsageError
+from kdc.distill.evaluation.fit import Fit
+from kdc.distill.preprocess import POLICIES
 
 RNG = np.random.default_rng(0)
 
@@ -83,12 +85,21 @@ def test_a_batch_that_is_not_full_is_filled(tmp_path: Path, network, images) -> 
     assert collect(network(tmp_path / "m.onnx", batch=2), images(3)).images == 3
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_images_of_many_sizes_are_taken_as_the_file_declares(policy, tmp_path: Path, network, images) -> None:
+    path = network(tmp_path / "m.onnx", fit=policy)
+    pictures = [*images(2, size=(40, 90)), *images(1, size=(5, 64)), *images(2)]
+    found = collect(path, pictures)
+    assert found.images == 5
+    views = [view.image for image in pictures for view in Fit((32, 64), policy).views(image)]
+    for name, each in collect(path, views).tensors.items():
+        np.testing.assert_array_equal(each.counts, found.tensors[name].counts)
+
+
 def test_what_it_refuses(tmp_path: Path, network, images) -> None:
     path = network(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="no calibration images"):
         collect(path, [])
-    with pytest.raises(UsageError, match=r"image is 40x64, m\.onnx takes up to 32x64"):
-        collect(path, images(1, size=(40, 64)))
     broken = network(tmp_path / "b.onnx", model__head__project__bias=np.full(16, np.inf, np.float32))
     with pytest.raises(NumbersError, match=r"c0 is not finite on calibration image 1"):
         collect(broken, images(1))

@@ -20,7 +20,7 @@ FLAVOURS = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 PORTABLE_SM = ((8, 0), (8, 6), (8, 9))
 _PORTS = ("inputs", "outputs")
 #: what the manifest keeps of the metadata of the ONNX file, without their ``kdc.``
-_NETWORK = ("preprocess", "classes", "palette", "head", "answer")
+_NETWORK = ("preprocess", "fit", "classes", "palette", "head", "answer")
 #: what a manifest must hold to be compared with a machine
 _KEYS = {"flavour": str, "version": str, "onnx": dict, "inputs": list, "outputs": list}
 
@@ -42,7 +42,7 @@ class EngineCard:
         targets: compute capabilities that it was built for, such as "sm86".
         flags: of ``kdc export trt``, to build it again.
         target: what it runs on, in words.
-        network: what kdc wrote into the ONNX file of preprocessing and classes.
+        network: what kdc wrote into the ONNX file of preparation and classes.
     """
 
     flavour: str

@@ -52,7 +52,7 @@ def test_onnx_file_is_evaluated_on_the_data_of_its_run(run, capsys):
     assert scores.iou[2] == pytest.approx(scores.pixel_accuracy)  # all pixels are class 2: its IoU is its share
     assert scores.miou == pytest.approx(scores.iou[2] / K)
     assert list(result.to_dict()) == [
-        *("source", "ran_on", "precision", "contract", "privileged", "data", "split", "fingerprint"),
+        *("source", "ran_on", "precision", "fit", "contract", "privileged", "data", "split", "fingerprint"),
         *("scores", "seconds"),
     ]
     show_evaluation(result)

@@ -70,7 +70,7 @@ def writing(content: bytes, runs: bool = True) -> Callable[[Path], Plain]:
         path.write_bytes(content)
         if (weights := weights_beside(path)) is not None:
             weights.write_bytes(b"weights of " + content)
-        return Plain(file=path.name, sha256=sha256(path), kind="onnx", runs=runs, weights=weights_of(path))
+        return Plain(file=path.name, sha256=sha256(path), kind="onnx", fit="pad", runs=runs, weights=weights_of(path))
 
     return write
 

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -16,7 +15,7 @@ from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.evaluation.evaluate import evaluate, model_predictor
 from kdc.distill.evaluation.tiles import Tiling
-from kdc.distill.preprocess import IMAGENET
+from kdc.distill.preprocess import IMAGENET, POLICIES
 from kdc.distill.run.checkpoint import load_student, save_student
 from kdc.distill.run.folder import Run
 
@@ -25,7 +24,7 @@ from ..._made import Port, onnx_file
 SIZE, K = (32, 64), 11
 
 
-def channels(path: Path, head: str = "logits", batch: int = 1) -> Path:
+def channels(path: Path, head: str = "logits", batch: int = 1, fit: str | None = None) -> Path:
     """An ONNX file whose class is the strongest colour of each pixel: no window can change what it says."""
     weight = np.eye(K, 3, dtype=np.float32) * np.asarray(IMAGENET.std, np.float32)
     weight, bias = weight[:, :, None, None], np.full(K, -1e3, np.float32)
@@ -36,6 +35,7 @@ def channels(path: Path, head: str = "logits", batch: int = 1) -> Path:
         nodes.append(helper.make_node("ArgMax", ["z"], ["y"], axis=1, keepdims=0))
         made = {"y": ([batch, *SIZE], TensorProto.INT64)}
     facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": [str(k) for k in range(K)]}
+    facts |= {"kdc.fit": fit} if fit else {}
     return onnx_file(path, nodes, {"image": [batch, 3, *SIZE]}, made, {"w": weight, "b": bias}, facts=facts)
 
 
@@ -73,30 +73,44 @@ def test_tiles_say_what_the_network_says_of_each_pixel(head, blend, tmp_path, ca
     segmenter.close()
 
 
-def test_sizes_near_the_networks_are_padded_and_others_resized(tmp_path, capsys):
-    path = channels(tmp_path / "net.onnx")
-    segmenter = opened(path, resize=True)
+@pytest.mark.parametrize("policy", [None, *POLICIES])
+def test_other_sizes_are_taken_as_the_file_declares_and_that_is_said_once(policy, tmp_path, capsys):
+    segmenter = opened(channels(tmp_path / "net.onnx", fit=policy))
+    assert segmenter.ran.fit == (policy or "pad")
     for size in ((30, 60), SIZE):
         np.testing.assert_array_equal(segmenter.predict(picture(*size)), picture(*size).argmax(2))
     assert "resized" not in capsys.readouterr().out
     for _ in range(2):
-        large = picture(*SIZE).repeat(3, 0).repeat(3, 1)  # shrinks to the middles of its blocks
-        np.testing.assert_array_equal(segmenter.predict(large), large.argmax(2))
-    said = capsys.readouterr().out
-    assert said.count("made for 32x64: an image of 96x192 is resized to that, and its mask back (--tile auto") == 1
-    small = cv2.resize(picture(*SIZE), (16, 8), interpolation=cv2.INTER_NEAREST)
-    assert segmenter.predict(small).shape == (8, 16)
-    with pytest.raises(UsageError, match="image is 96x192"):
-        opened(path).predict(large)  # in evaluation nothing is resized
+        large = picture(*SIZE).repeat(3, 0).repeat(3, 1)
+        assert (segmenter.predict(large) == large.argmax(2)).mean() > (0.999 if policy == "tile" else 0.8)  # edges blur
+    said = " ".join(capsys.readouterr().out.split())
+    how = "tiles: 96x192 in" if policy == "tile" else "an image of 96x192 is resized to 32x64, and its mask back"
+    assert said.count(f"made for 32x64: {how}") == 1
+    assert ("--fit tile of kdc eval, predict and export onnx" in said) == (policy != "tile")
+    assert segmenter.predict(picture(8, 16)).shape == (8, 16)
+
+
+def test_the_flags_say_otherwise_than_the_file(tmp_path):
+    path = channels(tmp_path / "net.onnx", fit="tile")
+    for flags, want in ((("off", None), "tile"), (("off", "resize"), "resize"), (("auto", "tile"), "tile")):
+        windows = Windows.from_flags(flags[0], None, None, flags[1])
+        assert open_segmenter(path, windows=windows).ran.fit == want
+    assert open_segmenter(path, windows=Windows.from_flags("off", 0.5, None, "tile")).ran.tiling == Tiling(SIZE, 0.5)
+    with pytest.raises(UsageError, match="--fit square is not known; accepted: pad, resize, tile"):
+        Windows.from_flags("off", None, None, "square")
+    with pytest.raises(UsageError, match="--tile auto is --fit tile; leave out --fit pad, or --tile"):
+        Windows.from_flags("auto", None, None, "pad")
+    with pytest.raises(WeightsError, match=r"its kdc\.fit is 'square'; accepted: pad, resize, tile; export it again"):
+        opened(channels(tmp_path / "odd.onnx", fit="square"))
 
 
 def test_a_network_of_one_batch_takes_single_images(tmp_path, capsys):
     for head, tile in (("logits", "off"), ("argmax", "off"), ("logits", "auto")):
-        segmenter = opened(channels(tmp_path / f"{head}.onnx", head, batch=4), tile)
+        segmenter = opened(channels(tmp_path / f"{head}-{tile}.onnx", head, batch=4), tile)
         for size in (SIZE, (80, 150)) if tile == "auto" else (SIZE, (20, 20)):
             np.testing.assert_array_equal(segmenter.predict(picture(*size)), picture(*size).argmax(2))
         said = " ".join(capsys.readouterr().out.split())
-        assert said.count(f"{head}.onnx is made for 4 images at once: each is taken 4 times") == 1
+        assert said.count(f"{head}-{tile}.onnx is made for 4 images at once: each is taken 4 times") == 1
 
 
 def test_a_checkpoint_takes_images_whole_or_in_the_same_tiles_as_evaluation(run):
@@ -108,8 +122,7 @@ def test_a_checkpoint_takes_images_whole_or_in_the_same_tiles_as_evaluation(run)
 
 def test_evaluation_of_a_file_in_tiles(run):
     path, data = channels(run / "net.onnx"), EvaluationData("builtin", limit=2)
-    with pytest.raises(UsageError, match=r"image is 64x128, net.onnx takes up to 32x64"):
-        evaluate_source(path, data)
+    assert evaluate_source(path, data).to_dict()["fit"] == "pad"
     result = evaluate_source(path, data, windows=Windows("auto"))
     want = evaluate(lambda image: image.argmax(2).astype(np.uint8), open_data("builtin", "val", val_count=2))
     assert result.to_dict()["tiling"]["size"] == [32, 64]
@@ -131,6 +144,8 @@ def test_what_does_not_fit(run, tmp_path):
         Windows("large")
     with pytest.raises(UsageError, match="made for 32x64, not 16x16"):
         opened(channels(tmp_path / "net.onnx"), "16x16")
+    with pytest.raises(UsageError, match="--fit pad is for exported files"):
+        open_segmenter(Run(run), windows=Windows(fit="pad"))
     alone = tmp_path.parent / f"{tmp_path.name}.safetensors"
     save_student(alone, models.build("pspnet-mv2_035", 3, seed=0), {})
     with pytest.raises(UsageError, match="name it: --tile HxW"):

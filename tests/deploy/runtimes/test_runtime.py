@@ -80,7 +80,7 @@ def test_smaller_image_is_padded_with_the_mean_and_cropped(tmp_path):
         assert np.abs(x[:, :, H - 3 :]).max() <= 0.5  # the mean, rounded to a whole grey level
         np.testing.assert_allclose(x[:, :, : H - 3, : W - 5], BGR_MEAN.apply(small))
         assert runtime.masks(small).shape == (1, H - 3, W - 5)
-        with pytest.raises(UsageError, match=f"takes up to {H}x{W}; .*kdc export onnx RUN --size {H + 1}x{W}"):
+        with pytest.raises(UsageError, match=f"takes up to {H}x{W}; see Runtime.fit"):
             runtime.masks(images(h=H + 1))
 
 
