@@ -323,6 +323,7 @@ def data_info(
     source: str | Path,
     classes: int | None = None,
     ignore_index: int | None = None,
+    sets: str | Sequence[str] | None = None,
 ) -> DataInfo:
     """Show the classes, splits and sizes of a data set or folder."""
 

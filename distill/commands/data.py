@@ -58,11 +58,12 @@ def data_ls() -> DataSets:
     return DataSets(sets)
 
 
-def data_info(source: Source, classes: Classes = None, ignore_index: Ignore = None) -> DataInfo:
+def data_info(source: Source, classes: Classes = None, ignore_index: Ignore = None, sets: Sets = None) -> DataInfo:
     """Show the classes, splits and sizes of a data set or folder."""
     from ..data import open_data, splits
+    from ..settings.layers import data_options
 
-    options = {key: value for key, value in (("classes", classes), ("ignore_index", ignore_index)) if value is not None}
+    options = data_options(source, classes, ignore_index, sets)
     opened = {split: open_data(source, split, **options) for split in splits(source, **options)}
     first = next(iter(opened.values()))
 

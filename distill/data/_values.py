@@ -177,7 +177,7 @@ def _inferred(root: Path, masks: tuple[Path, ...], found: Values, ignored: tuple
         if blends:
             raise DataError(str(blends[0]))
         content = f"values up to {rest[-1]}" if rest else "nothing but the ignored id"
-        white = "; is 255 ignored? --ignore-index 255;" if rest[-1:] == [255] else ""
+        white = " or is 255 ignored (--ignore-index 255)?" if rest[-1:] == [255] else ""
         raise DataError(f"the masks in {root} hold {content}: instance ids, or photographs?{white} {cure}")
     unseen = f" ({absent} of them in no mask)" if absent else ""
     ids = ", ".join(map(str, ignored)) or "none"

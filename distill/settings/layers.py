@@ -77,5 +77,7 @@ def data_options(
     for text in sets or []:
         if not text.startswith("data."):
             raise UsageError(f"--set {text} is about no data; accepted here: data.KEY=VALUE, such as data.labels=masks")
+        if (key := text.partition("=")[0].strip()) in ("data.source", "data.split"):
+            raise UsageError(f"--set {key}: the command has an argument or flag for that")
     flags = {"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}
     return resolve(flags, sets or []).data.options()

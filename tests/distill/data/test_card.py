@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdc.distill.commands.data import data_info
 from kdc.distill.data import open_data
 from kdc.distill.data._check import check_data
 from kdc.distill.errors import DataError
@@ -85,6 +86,12 @@ def test_a_card_elsewhere_is_laid_over_the_one_inside(tmp_path: Path) -> None:
 def test_text_is_taken_as_text(value: str) -> None:
     assert resolve({}, [f"data.images={value}"]).data.options()["images"] == value
     assert data_options("x", sets=[f"data.images={value}"]) == {"images": value}
+
+
+def test_data_info_takes_settings(tmp_path: Path) -> None:
+    own_folders(tmp_path)
+    info = data_info(str(tmp_path), sets=["data.images={split}/photos", "data.labels={split}/truth"])
+    assert {name: split.labelled for name, split in info.splits.items()} == {"train": True, "val": True}
 
 
 def test_settings_describe_the_data_as_the_card_does(tmp_path: Path) -> None:
