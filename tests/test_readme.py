@@ -96,7 +96,7 @@ def test_what_pip_is_told_to_install_exists() -> None:
 
 
 #: what makes a command of the README a matter of seconds, by its first words; the rest is as it stands there
-_SMALL = "--crop 32x64 --batch 2 --iters 1 --set train.threads=1 --set model.teacher_check=false"
+_SMALL = "--crop 32x64 --batch 2 --iters 1 --lr 0.0001 --set train.threads=1 --set model.teacher_check=false"
 _SCENES = "--size 32x64 --set data.count=4 --set data.val_count=2 --set train.teacher_iters=1"
 SMALLER = {
     "kdc distill": _SMALL,
