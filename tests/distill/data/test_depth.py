@@ -9,6 +9,7 @@ import pytest
 from kdc.distill.data import open_data
 from kdc.distill.data._files import read_image
 from kdc.distill.errors import DataError, UsageError
+from kdc.export import bundle_runner
 
 from ._drawn import circles, write
 
@@ -44,3 +45,10 @@ def test_the_depth_can_be_said_and_is_checked(tmp_path: Path) -> None:
     assert open_data(root, "train", bits=12).read(0)[0].max() > 250
     with pytest.raises(UsageError, match="8 to 16"):
         open_data(root, "train", bits=24)
+
+
+def test_a_bundle_reads_as_the_network_learned(tmp_path: Path) -> None:
+    write(tmp_path, circles(1), bits=12)
+    path = tmp_path / "images/0.png"
+    assert np.array_equal(bundle_runner.read_image(path, 12), read_image(path, 12))
+    assert not np.array_equal(bundle_runner.read_image(path), read_image(path, 12))
