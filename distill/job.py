@@ -83,6 +83,8 @@ def run_job(
         say(f"run {run.path}")
         for line in parts.method.notes():
             note(f"method: {line}")
+        for line in parts.method.warnings():
+            warn(f"method: {line}")
         run.record(notes=console.notes_since(first_note))
     run = _shared(fabric, run)
     return _train(parts, run, fabric, root, first_note, resume=False)

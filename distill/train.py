@@ -24,6 +24,7 @@ from .run.folder import Run
 from .run.phase_results import Artefacts
 from .settings.config import Config
 from .training.batches import Batches
+from .training.critics import step_critics
 from .training.fake_quantise import fake_quantise
 from .training.learner import AssistedLearner, Learner, PhaseLearner, StepOutput
 from .training.optimisers import (
@@ -202,7 +203,7 @@ def _loop(
             valid, stop = agree(fabric, micro, signals.number, error)
 
             # teacher, student, losses and gradients, one micro-batch after another
-            parts, target = [], None
+            parts, targets, target = [], [], None
             for i, batch in enumerate(micro):
                 if main and teacher is not None and state.method.terms:
                     with fabric.autocast():
@@ -212,7 +213,9 @@ def _loop(
                 with fabric.no_backward_sync(stage.learner, enabled=fabric.world_size > 1 and not end):
                     part = stage.learner(batch, target, valid, fabric.world_size, 1 / len(micro))
                     fabric.backward(part.total)
-                if not end:  # its features would stay in memory through the next micro-batch
+                if stage.critics:
+                    targets.append(target)
+                elif not end:  # its features would stay in memory through the next micro-batch
                     part.output = None
                 parts.append(part)
                 del part
@@ -222,6 +225,10 @@ def _loop(
             norm = gradient_norm(stage.optimiser) if stage.scaler is None else torch.zeros_like(total)
             finite = bool(torch.isfinite(total) & torch.isfinite(norm))
 
+            if main:  # with a gradient of 0 weight decay and momentum would still move them
+                for parameter in state.method.idle_parameters(before + step):
+                    parameter.grad = None
+
             # the weights, then what follows them: the critics and the moving average
             taken = False
             if finite:
@@ -230,8 +237,8 @@ def _loop(
             else:
                 statistics.put_back()
             if taken and stage.critics and target is not None:
-                losses = state.method.critic_losses(parts[-1].output, target, micro[-1])
-                _step_critics(fabric, stage, losses, lr / stage.lr)
+                shown = [(part.output, seen, batch) for part, seen, batch in zip(parts, targets, micro, strict=True)]
+                step_critics(fabric, stage, state.method, shown, lr / stage.lr)
             if taken and state.average and main:
                 state.average.update(state.student)
             stage.optimiser.zero_grad(set_to_none=True)
@@ -273,23 +280,6 @@ def _take_step(fabric: Fabric, stage: Stage, clip: float | None) -> bool:
     return stage.scaler is None or stage.scaler.get_scale() >= scale
 
 
-def _step_critics(fabric: Fabric, stage: Stage, losses: dict[str, Tensor], decay: float) -> None:
-    """Train the critics on the student's output; the gradients of the student's own pass are cleared first."""
-    for name, loss in losses.items():
-        critic, tool = stage.critics[name]
-        tool.zero_grad(set_to_none=True)
-        loss.backward()
-        if not bool(torch.isfinite(reduced(fabric, loss.detach() + gradient_norm(tool)))):
-            console.warn(f"critic {name}: its loss or gradient is not finite, its step is not taken")
-            continue
-        for group in tool.param_groups:
-            group["lr"] = critic.lr * (decay if critic.decay else 1.0)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.grad = reduced(fabric, parameter.grad)
-        tool.step()
-
-
 def _scaled_down(state: State, stage: Stage, fabric: Fabric) -> None:
     """Log a step that fp16's scaler left out because gradients overflowed; it has lowered its scale already."""
     if fabric.is_global_zero:
@@ -313,6 +303,8 @@ def _step_values(
         statistics.keep()  # the features are looked at again, which must not move the running statistics
         values["features"] = state.method.magnitudes(output, target)
         statistics.put_back()
+    if phases := state.method.phases_at(step) if terms else {}:
+        values["phases"] = phases
     return values | {"weights": {name: state.method.weight(name, step) for name in terms}}
 
 

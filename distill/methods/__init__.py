@@ -148,6 +148,14 @@ class Composite(Method):
     def joint_parameters(self) -> list[nn.Parameter]:
         return [parameter for _, method in self._parts() for parameter in method.joint_parameters()]
 
+    def idle_parameters(self, step: int) -> list[nn.Parameter]:
+        return [parameter for _, method in self._parts() for parameter in method.idle_parameters(step)]
+
+    def phases_at(self, step: int) -> dict[str, str]:
+        """Return the phase that each method is in, of those that change."""
+        phases = {name: method.phase_at(step) for name, method in self._parts()}
+        return {name: phase for name, phase in phases.items() if phase is not None}
+
     def local_buffers(self) -> list[str]:
         return [f"methods.{name}.{buffer}" for name, method in self._parts() for buffer in method.local_buffers()]
 
@@ -164,6 +172,9 @@ class Composite(Method):
             notes += [f"{name}: {module}" for module in _modules(method)]
             notes += [f"{name}: {note}" for note in method.notes()]
         return notes
+
+    def warnings(self) -> list[str]:
+        return [f"{name}: {line}" for name, method in self._parts() for line in method.warnings()]
 
     def describe(self) -> Description:
         """Return the facts about the composition, ready for JSON by ``asdict``."""

@@ -121,6 +121,14 @@ class Method(nn.Module):
         """Return each critic's loss, by the critic's name; the student is detached."""
         return {}
 
+    def idle_parameters(self, step: int) -> list[nn.Parameter]:
+        """Return trained parameters that have no part in the losses of ``step``: no weight decay acts on them there."""
+        return []
+
+    def phase_at(self, step: int) -> str | None:
+        """Return the name of the phase that the losses of ``step`` are in, where they change; it goes into the log."""
+        return None
+
     def joint_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that train with the student: all that require grad but the critics'."""
         apart = {id(p) for critic in self.critics().values() for p in critic.module.parameters()}
@@ -132,6 +140,10 @@ class Method(nn.Module):
 
     def notes(self) -> list[str]:
         """Return lines to print before training starts."""
+        return []
+
+    def warnings(self) -> list[str]:
+        """Return what is legal but hardly meant, to be printed as warnings before training starts."""
         return []
 
     # for subclasses

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch import Batch
@@ -91,7 +91,36 @@ class Kt(Method):
     def notes(self) -> list[str]:
         if "dec" not in self.taps:
             return []
+        if math.ceil(self.tuning_point) > self.sizes.iters:
+            return []
         return [f"feature tailoring changes sides at iteration {math.ceil(self.tuning_point)} of {self.sizes.iters}"]
+
+    def warnings(self) -> list[str]:
+        if "dec" not in self.taps or math.ceil(self.tuning_point) <= self.sizes.iters:
+            return []
+        return [
+            f"feature tailoring never changes sides: tuning_point {math.ceil(self.tuning_point)} is beyond the last "
+            f"iteration, {self.sizes.iters}; a fraction fits any run: --set method.kt.tuning_point=0.25"
+        ]
+
+    def phase_at(self, step: int) -> str | None:
+        return None if "dec" not in self.taps else "A" if self._first(step) else "B"
+
+    def idle_parameters(self, step: int) -> list[nn.Parameter]:
+        if "dec" not in self.taps:
+            return []
+        first, tri = self._first(step), "tri" in self.terms
+        # H reaches ft in phase A alone; W stands before the triplet of phase A
+        tailored = (tri and not self.detach) or (first and "ft" in self.terms)
+        read = [self.student_tailor if first else self.teacher_tailor] if tailored else []
+        read += [self.widen] if first and tri else []
+        used = {id(parameter) for module in read for parameter in module.parameters()}
+        every = [p for module in (self.student_tailor, self.teacher_tailor, self.widen) for p in module.parameters()]
+        return [p for p in every if p.requires_grad and id(p) not in used]
+
+    def _first(self, step: int) -> bool:
+        """Tell whether ``step``, counted from 0, is in phase A."""
+        return step + 1 < self.tuning_point
 
     def losses(self, student: "Output", teacher: "Output", batch: Batch) -> dict[str, Tensor]:
         T = self.T(batch.step)
@@ -108,7 +137,7 @@ class Kt(Method):
 
     def _features(self, s: Tensor, t: Tensor, T: float, step: int) -> dict[str, Tensor]:
         """Return the terms of the feature that are on, in the phase of ``step``."""
-        first = step + 1 < self.tuning_point
+        first = self._first(step)
         tailor = self.student_tailor if first else self.teacher_tailor
         values = {}
         with torch.set_grad_enabled(torch.is_grad_enabled() and (first or "tri" in self.terms)):
@@ -120,8 +149,7 @@ class Kt(Method):
             L = tailor(low)
             values["tri"] = self._triplet(self.widen(s) if first else s, H, L)
         # every trained tailor is part of every step's graph: DDP waits for each one's gradient
-        idle = [p.sum() for m in (self.student_tailor, self.teacher_tailor, self.widen) for p in m.parameters()]
-        if idle and idle[0].requires_grad:
+        if idle := [parameter.sum() for parameter in self.idle_parameters(step)]:
             term = next(iter(values))
             values[term] = values[term] + 0.0 * torch.stack(idle).sum()
         return values

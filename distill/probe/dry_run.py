@@ -26,7 +26,7 @@ def plan_run(config: Config) -> RunPlan:
         student=Student(parts.student.name, cost.params(parts.student)[0]),
         teacher=TeacherSource(teacher.model.name, teacher.card.source) if teacher else None,
         method=parts.method.describe(),
-        notes=parts.method.notes(),
+        notes=[*parts.method.notes(), *parts.method.warnings()],
         iters=options.iters,
         images_per_device=share,
         device=str(fabric.device),

@@ -90,7 +90,7 @@ def probe(config: Config, *, images: int = 32, batches: int = 4, root: Path | No
         skipped=knowledge if isinstance(knowledge, str) else None,
         shapes=rehearsal.shapes,
         method=parts.method.describe(),
-        notes=parts.method.notes(),
+        notes=[*parts.method.notes(), *parts.method.warnings()],
         phases=rehearsal.phases,
         critics=sorted(parts.method.critics()),
         magnitudes={

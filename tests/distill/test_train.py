@@ -411,6 +411,48 @@ def test_phases_and_critics_run_and_resume_exactly(
         )
 
 
+def test_critics_see_every_micro_batch(root: Path, teacher: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = methods.load
+    monkeypatch.setattr(methods, "load", lambda name: Toy if name == "kd" else real(name))
+    settings = {"method__name": "kd", "model__teacher": str(teacher.path), "train__iters": 3, "train__batch": 4}
+    settings |= {"train__freeze_bn": True, "model__dropout": 0.0}
+    whole, parts = (
+        load_state(job.run_job(config(**settings, train__accumulate=n), root=root).checkpoints)["method"]
+        for n in (1, 4)
+    )
+    start = Toy(methods.Sizes(11, {}, {}, 3, 0))
+    moved = whole["methods.kd.judge.weight"] - start.judge.weight
+    other = parts["methods.kd.judge.weight"] - start.judge.weight
+    torch.testing.assert_close(other, moved, rtol=1e-3, atol=1e-6)
+    assert moved.abs().max() > 1e-3
+
+
+def test_an_idle_tailor_rests_and_the_phase_stands_in_the_log(
+    root: Path, teacher: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, original = [], loop.State.save
+
+    def save(self, stage):
+        original(self, stage)
+        kept.append({k: v.clone() for k, v in self.method.state_dict().items()})
+
+    monkeypatch.setattr(loop.State, "save", save)
+    settings = {"method__name": "kt", "method__kt__tailor.train": True, "method__kt__tuning_point": 4}
+    settings |= {"model__teacher": str(teacher.path), "train__save_every": 1, "train__weight_decay": 0.1}
+    run = job.run_job(config(**settings), root=root)
+    # steps 1 to 3 are phase A, from iteration 4 on it is phase B
+    assert [record["phases"] for record in run.records() if "terms" in record] == [{"kt": "A"}] * 3 + [{"kt": "B"}] * 3
+
+    def still(part: str, first: int, last: int) -> list[bool]:
+        names = [name for name in kept[0] if f".{part}." in name]
+        assert names
+        return [torch.equal(kept[first][name], kept[last][name]) for name in names]
+
+    assert all(still("teacher_tailor", 0, 3)) and not any(still("teacher_tailor", 3, 6))
+    for part in ("student_tailor", "widen"):
+        assert not any(still(part, 0, 3)) and all(still(part, 3, 6))
+
+
 def test_a_stop_leaves_no_trace_in_the_metrics(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(train__log_every=4, train__ema=0.5)
     whole = job.run_job(settings, root=root)

@@ -225,6 +225,25 @@ class TestFeatureTailoring:
         assert len(composite.joint_parameters()) == 13
         assert all(p.grad is not None for p in composite.joint_parameters())
 
+    @pytest.mark.parametrize("step", [0, 30])
+    @pytest.mark.parametrize(
+        "off", [{}, {"tri": 0}, {"ft": 0}, {"triplet.detach": True}, {"ft": 0, "triplet.detach": True}]
+    )
+    def test_idle_is_what_gets_no_gradient_but_zeros(self, off, step):
+        composite = build(**{"tailor.train": True}, **off)
+        torch.stack(list(values(composite, step).values())).sum().backward()
+        idle = {id(p) for p in composite.idle_parameters(step)}
+        for name, p in composite.named_parameters():
+            assert (id(p) in idle) == (p.grad is None or not p.grad.any()), name
+
+    def test_a_tuning_point_that_is_never_reached_is_a_warning_and_its_cure_helps(self):
+        assert build(tuning_point=40).warnings() == []
+        (line,) = build(tuning_point=41).warnings()
+        assert "tuning_point 41 is beyond the last iteration, 40" in line and "method.kt.tuning_point=0.25" in line
+        assert build(tuning_point=0.25).warnings() == []
+        assert [build(tuning_point=0.25).phases_at(step) for step in (8, 9)] == [{"kt": "A"}, {"kt": "B"}]
+        assert build(tuning_point=41, ft=0, tri=0).warnings() == [] == list(build(ft=0, tri=0).phases_at(0))
+
 
 def test_aux_part_is_skipped_where_one_side_has_none():
     both, none = build(), build(aux=(False, True))
