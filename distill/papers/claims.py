@@ -145,7 +145,12 @@ def show_claims(result: Verification) -> None:
     for status in counts:
         _say(f"{status}: {STATUSES[status]}", 0, 4)
     if set(counts) - {"reported", "measured", "differs"}:
-        _say("MACs: multiply-adds; FLOPs: two a MAC; undilated: dilation ignored, as CIRKD's counter does", 0, 4)
+        _say(
+            "(19): counted with 19 classes; MACs: multiply-adds; FLOPs: two a MAC; undilated: dilation ignored, as "
+            "CIRKD's counter does",
+            0,
+            4,
+        )
     each = ", ".join(f"{n} {status}" for status, n in counts.items())
     disputes = sum(item.kind == "contradiction" for item in result.contradictions)
     _say(f"{sum(counts.values())} claims: {each}; {disputes} contradictions; {result.failed} claims fail", 0, 4)
@@ -177,7 +182,9 @@ def _show_table(table: str, verdicts: Sequence[Verdict]) -> None:
 
 
 def _cells(verdict: Verdict, metric: str, how: str) -> tuple[str, ...]:
-    return verdict.claim.row, metric, verdict.claim.printed, verdict.recomputed_text, how, verdict.status
+    recomputed = verdict.recomputed_text
+    recomputed += f" ({verdict.counted_classes})" if verdict.counted_classes else ""
+    return verdict.claim.row, metric, verdict.claim.printed, recomputed, how, verdict.status
 
 
 def _say(text: str, indent: int = 0, further: int = 0) -> None:

@@ -25,7 +25,7 @@ COMPANIONS = ("cwd", "kd", "adv")
 
 @dataclass
 class Verdict:
-    """A claim and its check: ``reading`` gave its number; where none did, ``nearest`` came closest."""
+    """A claim and its check: ``reading`` gave its number; where none did, ``nearest`` of the row's own came closest."""
 
     claim: Claim
     status: str
@@ -51,7 +51,7 @@ class Verdict:
     def how(self) -> str:
         """The convention in a few words."""
         if self.status == "unexplained":
-            return f"nearest of {self.tried} conventions"
+            return f"none of {self.tried} conventions, nearest {self.nearest}"
         if self.status == "unchecked":
             return STATUSES["unchecked"]
         if not self.reading:
@@ -62,6 +62,12 @@ class Verdict:
         if self.row_is:
             return f"as {self.row_is}"
         return str(self.reading)
+
+    @property
+    def counted_classes(self) -> int | None:
+        """The number of classes that ``recomputed`` was counted with; None for an mIoU."""
+        shown = self.reading or self.nearest
+        return None if shown is None else shown.convention.classes
 
     @property
     def recomputed(self) -> float | None:
@@ -174,7 +180,10 @@ def _count(claim: Claim) -> Verdict:
         return Verdict(claim, "reported")
     reading, tried = find_reading(claim)
     if reading is None:
-        nearest = min(tried, key=lambda r: abs(r.value - claim.value))
+        literal = [
+            reading for reading in tried if not reading.change
+        ]  # the network, classes and size that the row names
+        nearest = min(literal, key=lambda r: abs(r.value - claim.value))
         return Verdict(claim, "unexplained", nearest=nearest, tried=len(tried))
     classes = other_classes(claim, reading.convention) if reading.change == "classes" else []
     status = "mislabelled" if reading.change else "reproduced"

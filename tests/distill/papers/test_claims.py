@@ -74,6 +74,9 @@ def test_every_paper_is_read_whole(everything: dict[str, Any]) -> None:
     assert all(c["source"] and c["tolerance"] > 0 for c in claims_of(everything))
 
 
+UNDILATED = "MACs undilated, 512x512"
+
+
 @pytest.mark.parametrize(
     ("dataset", "printed", "status", "how"),
     [
@@ -83,7 +86,7 @@ def test_every_paper_is_read_whole(everything: dict[str, Any]) -> None:
         ("cityscapes", "131.7G", "reproduced", "MACs undilated, 512x1024"),
         ("cityscapes", "3.2M", "mislabelled", "as deeplabv3-mv2"),
         ("cityscapes", "39.2G", "mislabelled", "as deeplabv3-mv2"),
-        ("voc", "384.84", "unexplained", "nearest of 64 conventions"),
+        ("voc", "384.84", "unexplained", f"none of 64 conventions, nearest {UNDILATED}"),
         ("voc", "86.0G", "reproduced", "MACs undilated, 512x512"),
         ("voc", "67.6G", "mislabelled", "as 150 classes"),
         ("ade20k", "67.6G", "reproduced", "MACs undilated, 512x512"),
@@ -98,6 +101,21 @@ def test_kt(everything: dict[str, Any], dataset: str, printed: str, status: str,
     found = [c for c in claims_of(everything, "kt") if (c["dataset"], c["printed"]) == (dataset, printed)]
     assert found and {(c["status"], c["how"]) for c in found} == {(status, how)}
     assert all(c["failed"] == (status != "reproduced") for c in found)
+
+
+@pytest.mark.parametrize(
+    ("paper", "printed", "recomputed"), [("kt", "384.84", "384.443G 21"), ("aicsd", "5.9", "5.82M 21")]
+)
+def test_what_no_convention_gives_is_counted_as_the_row_says(paper: str, printed: str, recomputed: str) -> None:
+    claims = [v for v in verify(paper).verdicts if v.claim.printed == printed and v.claim.metric != "miou"]
+    assert {f"{v.recomputed_text} {v.counted_classes}" for v in claims} == {recomputed}
+    assert all(v.status == "unexplained" and v.counted_classes == v.claim.classes for v in claims)
+
+
+def test_the_classes_stand_beside_each_recomputed_value(capsys: pytest.CaptureFixture[str]) -> None:
+    show_claims(verify("kt"))
+    words = " ".join(capsys.readouterr().out.split())
+    assert "FLOPs 384.84 384.443G (21) " in words and "FLOPs 67.6G 67.63G (150) as 150 classes" in words
 
 
 def test_the_row_of_another_network_takes_its_miou_along(everything: dict[str, Any]) -> None:
@@ -328,8 +346,8 @@ def test_lines_fit_a_terminal(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= WIDTH == 80
     words = " ".join(out.split())
-    assert "T: params 61.1M 61.12M parameters reproduced DeepLabV3-ResNet101" in words
-    assert "S: FLOPs 39.2G 39.21G as deeplabv3-mv2 mislabelled DeepLabV3-ResNet18" in words
+    assert "T: params 61.1M 61.12M (19) parameters reproduced DeepLabV3-ResNet101" in words
+    assert "S: FLOPs 39.2G 39.21G (19) as" in words
     assert "77.98 78.00 kt: +0.02, 1 run" in words
     last = "397 claims: 87 reproduced, 10 mislabelled, 3 unexplained, 2 unchecked, 295 reported; 6"
     assert f"{last} contradictions; 16 claims fail" in words
