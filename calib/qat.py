@@ -177,6 +177,7 @@ def configured(run: Run, tuning: Tuning) -> Config:
     if steps < 1:
         raise UsageError(f"--qat-iters {steps}: at least 1 step is needed")
 
+    lr = RATE * config.train.lr if tuning.lr is None else tuning.lr
     data = run.card.data
     return _with_teacher(run).changed(
         # as it was opened then, whatever the environment says now
@@ -184,7 +185,8 @@ def configured(run: Run, tuning: Tuning) -> Config:
         model__init=str(student_file(run)),
         model__student_weights=None,
         train__iters=steps,
-        train__lr=RATE * config.train.lr if tuning.lr is None else tuning.lr,
+        train__lr=lr,
+        train__head_lr=config.train.head_lr and config.train.head_lr * lr / config.train.lr,
         train__warmup=0,
         # the statistics stay those of the float32 network, so that the folded weights are the ones that were rounded
         train__freeze_bn=True,

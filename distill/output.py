@@ -11,10 +11,14 @@ from .errors import UsageError, closest
 
 @dataclass(frozen=True)
 class Tap:
-    """Shape of a feature that methods may read: channels, and input pixels per position."""
+    """Shape of a feature that methods may read: channels, and input pixels per position.
+
+    ``signed`` tells that it has negative values: no ReLU stands before it.
+    """
 
     channels: int
     stride: int
+    signed: bool = False
 
 
 @dataclass

@@ -158,7 +158,7 @@ def _main_stage(learner: Learner, config: Config, fabric: Fabric) -> Stage:
     joint = [*learner.student.parameters(), *learner.method.joint_parameters()]
     # these parts are kept equal on all ranks without DDP
     learner._ddp_params_and_buffers_to_ignore = [f"method.{name}" for name in learner.method.apart()]
-    wrapped, tool = fabric.setup(learner, optimiser(joint, config.train))
+    wrapped, tool = fabric.setup(learner, optimiser(joint, config.train, learner.student.head_parameters()))
     critics = {name: (critic, critic_optimiser(critic)) for name, critic in learner.method.critics().items()}
     return Stage("main", wrapped, tool, config.train.iters, config.train.lr, fabric.strategy.precision, critics)
 

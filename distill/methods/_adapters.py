@@ -6,6 +6,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
+from ..output import Tap
+
 Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
 
 
@@ -23,15 +25,27 @@ def conv1x1(c_in: int, c_out: int, rng: torch.Generator, bias: bool = True) -> n
     return drawn(nn.Conv2d, c_in, c_out, 1, rng, bias=bias)
 
 
+#: a difference of the methods that end an adapter in a ReLU
+UNREACHED = (
+    "Where the teacher's feature has negative values (a MobileNetV2's backbone, deeplabv3plus before its ReLU, any tap "
+    "before one), kdc's adapter ends without the ReLU, which could not reach them; it is said at the start."
+)
+
+
 class Adapter(nn.Sequential):
-    """Bring the student's ``c_in`` channels to the teacher's ``c_out``; dropped on export."""
+    """Bring the student's channels to those of the teacher's feature; dropped on export.
+
+    A ReLU at its end could not reach negative values: there is none where the teacher's feature has such.
+    """
 
     KINDS = ("conv", "conv-bn-relu")
 
-    def __init__(self, c_in: int, c_out: int, rng: torch.Generator, kind: str = "conv-bn-relu") -> None:
+    def __init__(self, student: Tap, teacher: Tap, rng: torch.Generator, kind: str = "conv-bn-relu") -> None:
+        c_in, c_out = student.channels, teacher.channels
         layers: list[nn.Module] = [conv1x1(c_in, c_out, rng, bias=False)]
         if kind == "conv-bn-relu":
-            layers += [nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+            layers += [nn.BatchNorm2d(c_out)] if teacher.signed else [nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
+            kind = "conv-bn, no ReLU: the teacher's feature has negative values," if teacher.signed else kind
         super().__init__(*layers)
         self.shape = f"{c_in} -> {c_out} ({kind} 1x1)"
 

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ..batch import Batch
 from ..losses import raised
 from . import Method, Sizes
-from ._adapters import Adapter
+from ._adapters import UNREACHED, Adapter
 
 if TYPE_CHECKING:
     from ..output import Output
@@ -61,6 +61,7 @@ class Angular(Method):
         "The equations are for one image; kdc averages over the batch.",
         "The authors released no code. That their kd of weight 10 is the mean over elements, as in IFVD and CWD, is "
         "inferred: --preset lad, cad and pad set kd.reduction=element.",
+        UNREACHED,
     )
     #: the axes of (B, C, H, W) that make one vector
     dims: ClassVar[tuple[int, ...]]
@@ -68,8 +69,8 @@ class Angular(Method):
     def __init__(self, sizes: Sizes, *, terms: Collection[str] | None = None, at: str = "bb") -> None:
         super().__init__(sizes, terms=terms)
         self.need(at)
-        c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
-        self.adapter = Adapter(c_s, c_t, self.rng("adapter")) if c_s != c_t else None
+        mine, its = sizes.student[at], sizes.teacher[at]
+        self.adapter = Adapter(mine, its, self.rng("adapter")) if mine.channels != its.channels else None
 
     def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor]:
         s, t = self.pair(student, teacher, self.taps[0])

@@ -55,9 +55,9 @@ class Cwd(Method):
         choose("cwd.divide", divide, ("teacher", "student"))
         self.adapter, self.factor = None, 1.0
         if "feature" in self.terms and sizes.student[at].channels != sizes.teacher[at].channels:
-            c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
-            self.adapter = Adapter(c_s, c_t, self.rng("adapter"), adapter)
-            self.factor = c_t / c_s if divide == "student" else 1.0
+            mine, its = sizes.student[at], sizes.teacher[at]
+            self.adapter = Adapter(mine, its, self.rng("adapter"), adapter)
+            self.factor = its.channels / mine.channels if divide == "student" else 1.0
 
     def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor] | None:
         if "feature" not in self.terms:

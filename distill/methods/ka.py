@@ -48,6 +48,11 @@ class Ka(Method):
         "torchdistill normalises the whole feature as one vector and takes the mean absolute difference: flat=true.",
         "torchdistill's affinity is an outer product over positions for each channel, which is not the paper's and is "
         "not offered.",
+        "The code's width is not published: half the teacher's channels (code). The decoder's last layer is linear, "
+        "without batch norm and ReLU.",
+        "The auto-encoder's rate is published as 0.1 alone; kdc decays it as the student's, poly over the phase.",
+        "The paper's student is MobileNetV2 with a classifier and no ASPP or decoder; kdc teaches the student that is "
+        "named, behind its whole head (at=bb is the paper's place).",
         "The sum of row norms grows with the root of the number of positions; on large maps affinity=fro or a lower "
         "weight of aff keeps it from ruling.",
     )

@@ -83,10 +83,10 @@ class Kt(Method):
         read = {"logits": on & {"kd", "lt"}, "aux": self.aux_weight, "dec": on & {"ft", "tri"}}
         self.need(*(tap for tap, needed in read.items() if needed))
         if "dec" in self.taps:
-            c_s, c_t = sizes.student["dec"].channels, sizes.teacher["dec"].channels
-            self.student_tailor = Tailor(c_t, self.rng("student_tailor")).requires_grad_(tailor_train)
-            self.teacher_tailor = Tailor(c_s, self.rng("teacher_tailor")).requires_grad_(tailor_train)
-            self.widen = Adapter(c_s, c_t, self.rng("widen"), "conv").requires_grad_(tailor_train)
+            mine, its = sizes.student["dec"], sizes.teacher["dec"]
+            self.student_tailor = Tailor(its.channels, self.rng("student_tailor")).requires_grad_(tailor_train)
+            self.teacher_tailor = Tailor(mine.channels, self.rng("teacher_tailor")).requires_grad_(tailor_train)
+            self.widen = Adapter(mine, its, self.rng("widen"), "conv").requires_grad_(tailor_train)
 
     def notes(self) -> list[str]:
         if "dec" not in self.taps:

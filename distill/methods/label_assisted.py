@@ -40,8 +40,9 @@ class LabelAssisted(Method):
         "comes from a run of its own.",
         "The published student starts from an earlier checkpoint at rate 1e-3; kdc uses the ordinary start and recipe "
         "(--init RUN --lr 0.001 gives theirs).",
-        "The published student's auxiliary weight is 0.02 and the teacher's dropout 0.01: both are of the preset "
-        "(task.aux_weight, model.teacher_dropout).",
+        "The published student's auxiliary weight is 0.02, and the dropout of DeepLabV3 is 0.01, the teacher's and the "
+        "student's; PSPNet keeps its 0.1. All are of the preset (task.aux_weight, model.dropout, "
+        "model.teacher_dropout).",
         "Codes for other than 21 classes are not published; kdc keeps their range.",
     )
     assisted = True

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from ..batch import Batch
 from . import Method, Sizes, choose
-from ._adapters import Adapter
+from ._adapters import UNREACHED, Adapter
 from ._method import name_of
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Naive(Method):
         "The paper's weight is 1000 for PSPNet pairs and 100 for Swin pairs, CIRKD's is 10; that it must be found for "
         "each pair is the paper's point.",
         "The paper writes the loss for one image; kdc averages over the batch.",
+        UNREACHED,
     )
 
     def __init__(
@@ -47,8 +48,9 @@ class Naive(Method):
         super().__init__(sizes, terms=terms)
         self.need(at)
         choose(f"{name_of(type(self))}.adapter", adapter, Adapter.KINDS)
-        c_s, c_t = sizes.student[at].channels, sizes.teacher[at].channels
-        self.adapter = Adapter(c_s, c_t, self.rng("adapter"), adapter) if always or c_s != c_t else None
+        mine, its = sizes.student[at], sizes.teacher[at]
+        adapted = always or mine.channels != its.channels
+        self.adapter = Adapter(mine, its, self.rng("adapter"), adapter) if adapted else None
 
     def compared(self, student: "Output", teacher: "Output") -> tuple[Tensor, Tensor]:
         s, t = self.pair(student, teacher, self.taps[0])

@@ -39,6 +39,8 @@ class PixelPair(Method):
         "The published teacher is left in train mode: its features are normalised by the batch and its running "
         "statistics drift. kdc's teacher is in eval mode; teacher.bn=train uses the batch's statistics, without drift.",
         "In pa the norm passes no gradient, as in the published code; pool=2x2 is the form that does.",
+        "The published rate of ASPP and decoder is ten times the backbone's, and the crop 513x513: --preset pixel-pair "
+        "sets both (train.head_lr, train.crop).",
         "The published cross-entropy is divided by the batch size once more, a setting of the task and not of the "
         "method: --preset pixel-pair.",
         "Epoch 0 of the published code trains nothing but connectors that no loss reads, and its students skip the "

@@ -88,8 +88,9 @@ def build(
         if aux and head_class.aux and not kind.mobile:
             aux_head = Scorer(low, low // 4, num_classes, 0.1 if dropout is None else dropout)
 
-    stages = {STAGES[i]: Tap(kind.channels[i - 1], min(2 ** (i + 1), stride)) for i in head_class.read()}
-    scores = {} if aux_head is None else {"aux": Tap(num_classes, stages["bb3"].stride)}
+    signed = kind.mobile or head_class.signed
+    stages = {STAGES[i]: Tap(kind.channels[i - 1], min(2 ** (i + 1), stride), signed) for i in head_class.read()}
+    scores = {} if aux_head is None else {"aux": Tap(num_classes, stages["bb3"].stride, signed=True)}
     return SegmentationModel(
         full,
         body,

@@ -16,6 +16,8 @@ class Architecture(nn.Module):
     stages: ClassVar[tuple[int, ...]] = (4,)
     #: the output stride that it was published with
     stride: ClassVar[int] = 8
+    #: whether the backbone's stages end before their last ReLU (a MobileNetV2's have none there at all)
+    signed: ClassVar[bool] = False
     #: whether an auxiliary head on stage 3 belongs to it (the published MobileNetV2 networks have none)
     aux: ClassVar[bool] = True
     #: the sizes of the head: v1 is the published one, v2 that of winycg/CIRKD's later code (dab64db)

@@ -99,6 +99,11 @@ class SegmentationModel(nn.Module):
         aux = None if self.aux_head is None else self.aux_head(stages[3])[0]
         return Output(logits, aux, {**{STAGES[i]: x for i, x in stages.items()}, **features})
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are not the backbone's: the head's and the auxiliary head's."""
+        heads = [self.head] if self.aux_head is None else [self.head, self.aux_head]
+        return [parameter for head in heads for parameter in head.parameters()]
+
     def spec(self) -> NetworkSpec:
         """Return the values from which ``rebuild`` makes the same module."""
         return NetworkSpec(

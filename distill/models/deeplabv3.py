@@ -28,8 +28,9 @@ class Head(Architecture):
         width = 512 if version == "v2" and not backbone.mobile else 256 if backbone.wide else 128
         self.aspp = ASPP(backbone.channels[-1], width, aspp_rates(output_stride), 0.5 if dropout is None else dropout)
         self.scorer = Scorer(width, width, num_classes, 0.1 if dropout is None else dropout)
-        feature = Tap(width, output_stride)
-        self.taps = {"logits": Tap(num_classes, output_stride), "dec": feature, "dec_pre": feature, "aspp_pre": feature}
+        pre = Tap(width, output_stride, signed=True)
+        logits = Tap(num_classes, output_stride, signed=True)
+        self.taps = {"logits": logits, "dec": Tap(width, output_stride), "dec_pre": pre, "aspp_pre": pre}
 
     def forward(self, bb: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return logits ``(B, K, h, w)`` and the features that ``taps`` names."""

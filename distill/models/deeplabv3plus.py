@@ -33,6 +33,7 @@ class Head(Architecture):
     stages = (1, 4)
     stride = 16
     aux = False
+    signed = True
     backbones = {name: BACKBONES[f"{name}v1b"] for name in _RESNETS} | {name: BACKBONES[name] for name in _MOBILES}
 
     def __init__(
@@ -48,8 +49,12 @@ class Head(Architecture):
         for module in self.modules():  # published so, unlike the CIRKD family's heads
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-        fine = Tap(256, 4)
-        self.taps = {"logits": Tap(num_classes, 4), "dec": fine, "dec_pre": fine, "aspp_pre": Tap(256, output_stride)}
+        self.taps = {
+            "logits": Tap(num_classes, 4, signed=True),
+            "dec": Tap(256, 4),
+            "dec_pre": Tap(256, 4, signed=True),
+            "aspp_pre": Tap(256, output_stride, signed=True),
+        }
 
     @classmethod
     def body(cls, backbone: Backbone, output_stride: int) -> nn.Module:

@@ -103,6 +103,8 @@ class Train(Section):
     jitter: float = Field(default=0.0, ge=0, le=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=0.02, gt=0)
+    #: of the student's heads; None = ``lr``, which backbone and adapters have
+    head_lr: float | None = Field(default=None, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     power: float = Field(default=0.9, ge=0)

@@ -8,6 +8,8 @@ from ..console import note, say
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .config import Config, Dotted
 
 
@@ -50,8 +52,12 @@ def resolve_flags(
         if left and spec != "none":
             note(f"preset {preset} for method {spec}: {', '.join(left)} left out; its other settings hold")
 
-    layers = [{"method.name": "kt"}, recipe(str(source or "builtin")), recommended]
+    own = recipe(str(source or "builtin"))
+    crop = recommended.pop("train.crop", None) if "train.crop" in own else None
+    layers = [{"method.name": "kt"}, own, recommended]
     config = resolve(flags, sets, file, layers)
+    if preset:
+        config = _adapted(config, recommended, lambda: resolve(flags, sets, file, layers), preset, crop)
 
     if at:
         from ..methods import load, names, options
@@ -81,3 +87,57 @@ def data_options(
             raise UsageError(f"--set {key}: the command has an argument or flag for that")
     flags = {"data.source": source, "data.classes": classes, "data.ignore_index": ignore_index}
     return resolve(flags, sets or []).data.options()
+
+
+def _adapted(
+    config: "Config", recommended: "Dotted", again: "Callable[[], Config]", preset: str, crop: Any
+) -> "Config":
+    """Fit what a preset recommends to the networks, the data and the rate of a run, and say what was changed.
+
+    Args:
+        config: as resolved.
+        recommended: the preset's settings, one of the layers that ``again`` resolves.
+        again: resolves all layers.
+        preset: its name.
+        crop: the preset's crop, where the data have their own instead.
+    """
+    from .presets import DROPOUTS
+
+    if crop is not None and config.train.crop != tuple(crop):
+        note(f"preset {preset}: crop {_size(config.train.crop)}, the data's own; published {_size(crop)} (--crop)")
+    elif recommended.get("train.crop") == config.train.crop:
+        note(f"preset {preset}: crop {_size(config.train.crop)}, as published; --crop HxW for images of another size")
+
+    if kept := [key for key in DROPOUTS if key in recommended and _is_pspnet(config, key)]:
+        for key in kept:
+            del recommended[key]
+        config = again()
+        note(f"preset {preset}: a PSPNet keeps its own dropout, as published; {' and '.join(kept)} left out")
+
+    head_lr, lr = recommended.get("train.head_lr"), recommended.get("train.lr")
+    if (
+        isinstance(head_lr, float)
+        and isinstance(lr, float)
+        and config.train.head_lr == head_lr
+        and config.train.lr != lr
+    ):
+        recommended["train.head_lr"] = head_lr * config.train.lr / lr
+        config = again()
+        note(f"preset {preset}: train.head_lr {config.train.head_lr:g}, {head_lr / lr:g} times train.lr as published")
+    return config
+
+
+def _size(size: Any) -> str:
+    return "x".join(map(str, size))
+
+
+def _is_pspnet(config: "Config", key: str) -> bool:
+    """Tell whether the network whose dropout ``key`` sets is a PSPNet."""
+    from ..models import expand
+
+    model = config.model
+    name = model.student if key == "model.dropout" or model.teacher == "self" else model.teacher
+    try:
+        return name is not None and expand(name, model.arch).startswith("pspnet-")
+    except UsageError:  # a run or a file, which keeps the dropout that it was trained with
+        return False

@@ -4,19 +4,34 @@ from ..errors import UsageError, closest
 from .config import Dotted
 
 #: SGD at 0.02 for 40k iterations: CIRKD's recipe, to which KT and DIST change the weight decay
-_CIRKD = {"train.lr": 0.02, "train.weight_decay": 1e-4, "train.iters": 40000, "task.aux_weight": 0.4}
+_CIRKD: Dotted = {
+    "train.lr": 0.02,
+    "train.weight_decay": 1e-4,
+    "train.iters": 40000,
+    "train.crop": (512, 1024),  # Cityscapes
+    "task.aux_weight": 0.4,
+}
+#: of Pascal VOC in the same recipe
+_VOC: Dotted = {"train.crop": (512, 512)}
 #: the three structured baselines as their authors launched them, on one GPU with crops of 512x512
-_ORIGINAL = {
+_ORIGINAL: Dotted = {
     "train.lr": 0.01,
     "train.weight_decay": 5e-4,
     "train.iters": 40000,
     "train.batch": 8,
+    "train.crop": (512, 512),
     "task.aux_weight": 0.4,
 }
 #: a kd term of weight 10 that is the mean over elements
-_ELEMENT = {"method.kd.kd": 10.0, "method.kd.reduction": "element", "method.kd.T": 1.0}
+_ELEMENT: Dotted = {"method.kd.kd": 10.0, "method.kd.reduction": "element", "method.kd.T": 1.0}
 #: Rethinking Knowledge Distillation with Raw Features; which kd it adds is inferred
-_RETHINKING = {"train.lr": 0.01, "train.weight_decay": 5e-4, "train.iters": 80000, **_ELEMENT}
+_RETHINKING: Dotted = {
+    "train.lr": 0.01,
+    "train.weight_decay": 5e-4,
+    "train.iters": 80000,
+    "train.crop": (512, 1024),  # Cityscapes
+    **_ELEMENT,
+}
 _KD = {"method.kd.kd": 1.0, "method.kd.T": 1.0}
 _CWD_LOGITS = {"method.cwd.logits": 3.0, "method.cwd.T": 4.0}
 #: CIRKD's form of the raw feature: a bare convolution, always there
@@ -42,7 +57,7 @@ def _adversary(method: str, loss: str, weight: float, optimizer: str, decay: boo
     return {f"method.{method}.{key}": value for key, value in values.items()}
 
 
-#: flat settings, as a configuration file would hold them; crops are the data's
+#: flat settings, as a configuration file would hold them; crops are those of the data set that a recipe is for
 PRESETS: dict[str, Dotted] = {
     "cirkd-kd": {"method.name": "kd", **_KD, **_CIRKD},
     "cirkd-skd": {
@@ -118,6 +133,7 @@ PRESETS: dict[str, Dotted] = {
         "train.lr": 0.01,
         "train.weight_decay": 5e-4,
         "train.iters": 40000,
+        "train.crop": (512, 512),
     },
     "kt": {
         "method.name": "kt",
@@ -132,8 +148,10 @@ PRESETS: dict[str, Dotted] = {
         "method.name": "label-assisted",
         "method.label-assisted.logits": 3.0,
         "method.label-assisted.T": 4.0,
+        "model.dropout": 0.01,
         "model.teacher_dropout": 0.01,
         **_CIRKD,
+        **_VOC,
         "task.aux_weight": 0.02,
     },
     # the teacher of label-assisted, by itself: kdc train
@@ -145,8 +163,9 @@ PRESETS: dict[str, Dotted] = {
         "task.consistency": 5.0,
         "task.hint_noise": 0.03,
         **_CIRKD,
+        **_VOC,
     },
-    # 50 epochs of VOC; the published rate of ASPP and decoder is ten times the backbone's, kdc has one rate
+    # 50 epochs of VOC
     "pixel-pair": {
         "method.name": "pixel-pair",
         "method.pixel-pair.pa": 1.0,
@@ -157,11 +176,13 @@ PRESETS: dict[str, Dotted] = {
         "model.teacher_stride": 16,
         "task.divide_by_batch": True,
         "train.lr": 0.007,
+        "train.head_lr": 0.07,
         "train.weight_decay": 5e-4,
         "train.iters": 88200,
         "train.batch": 6,
+        "train.crop": (513, 513),
     },
-    # 90k steps are Cityscapes without COCO; VOC is trained 300k on COCO, then 30k
+    # 90k steps are Cityscapes without COCO; VOC is trained 300k on COCO, then 30k; no crop is published
     "ka": {
         "method.name": "ka",
         "method.ka.adapt": 50.0,
@@ -172,6 +193,10 @@ PRESETS: dict[str, Dotted] = {
     },
     **{name: {"method.name": f"{name}+kd", f"method.{name}.ad": 10.0, **_RETHINKING} for name in ("lad", "cad", "pad")},
 }
+
+
+#: dropout that the published code changes in its DeepLabV3 alone
+DROPOUTS = ("model.dropout", "model.teacher_dropout")
 
 
 def preset(name: str) -> Dotted:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
@@ -14,12 +14,25 @@ from ..settings.config import Train
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def optimiser(parameters: Iterable[nn.Parameter], train: Train) -> torch.optim.Optimizer:
-    """Make SGD or AdamW over the trainable parameters; weight decay acts on all, as in the published recipes."""
+def optimiser(
+    parameters: Iterable[nn.Parameter], train: Train, heads: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """Make SGD or AdamW over the trainable parameters; weight decay acts on all, as in the published recipes.
+
+    Where ``train.head_lr`` is set, ``heads`` are a group of their own with that rate.
+    """
     trainable = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trainable}]
+    if train.head_lr is not None:
+        apart = {id(p) for p in heads}
+        own = [p for p in trainable if id(p) in apart]
+        groups = [
+            {"params": [p for p in trainable if id(p) not in apart]},
+            {"params": own, "lr": train.head_lr, "base": train.head_lr},
+        ]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(trainable, lr=train.lr, weight_decay=train.weight_decay)
-    return torch.optim.SGD(trainable, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
+        return torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
+    return torch.optim.SGD(groups, lr=train.lr, momentum=train.momentum, weight_decay=train.weight_decay)
 
 
 def phase_optimiser(phase: Phase) -> torch.optim.Optimizer:
@@ -44,11 +57,13 @@ def critic_optimiser(critic: Critic) -> torch.optim.Optimizer:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, base: float, step: int, iters: int, power: float, warmup: int) -> float:
-    """Set and return the learning rate of ``step`` (from 0): poly decay after a linear warm-up."""
-    lr = poly(base, step, iters, power, warmup)
+    """Set and return the learning rate of ``step`` (from 0): poly decay after a linear warm-up.
+
+    A group with a ``base`` of its own decays alike from there.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
+        group["lr"] = poly(group.get("base", base), step, iters, power, warmup)
+    return poly(base, step, iters, power, warmup)
 
 
 class Average(Generic[Network]):

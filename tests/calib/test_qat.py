@@ -261,7 +261,14 @@ def test_the_file_has_the_weights_that_were_trained_whatever_cpu_makes_it(pooled
 def test_a_tenth_of_the_schedule_unless_told(plain: Run) -> None:
     assert configured(plain, Tuning(export_like)).train.iters == 1
     train = configured(plain, Tuning(export_like, 7, 0.5)).train
-    assert (train.iters, train.lr) == (7, 0.5)
+    assert (train.iters, train.lr, train.head_lr) == (7, 0.5, None)
+
+
+def test_the_heads_rate_shrinks_with_the_rate(plain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = 10 * plain.config.train.lr
+    monkeypatch.setattr(plain, "config", plain.config.changed(train__head_lr=heads))
+    train = configured(plain, Tuning(export_like)).train
+    assert train.head_lr == pytest.approx(10 * train.lr) == pytest.approx(0.01 * heads)
 
 
 @pytest.mark.parametrize(("to", "target"), [("fp16", "trt"), ("bf16", "trt")])

@@ -18,6 +18,7 @@ from kdc.distill.errors import BusyError, DataError, NumbersError, UsageError, W
 from kdc.distill.methods import Critic, Method, Phase
 from kdc.distill.run.checkpoint import load_state, load_student, save_student
 from kdc.distill.run.folder import Run, find_run
+from kdc.distill.schedule import poly
 from kdc.distill.settings.config import Config, resolve
 from kdc.distill.training import learner
 
@@ -451,6 +452,22 @@ def test_an_idle_tailor_rests_and_the_phase_stands_in_the_log(
     assert all(still("teacher_tailor", 0, 3)) and not any(still("teacher_tailor", 3, 6))
     for part in ("student_tailor", "widen"):
         assert not any(still(part, 0, 3)) and all(still(part, 3, 6))
+
+
+@pytest.mark.parametrize("tool", ["sgd", "adamw"])
+def test_heads_have_a_rate_of_their_own(root: Path, teacher: Run, tool: str, tmp_path: Path) -> None:
+    settings = {"method__name": "lad", "model__teacher": str(teacher.path), "train__optimizer": tool}
+    settings |= {"train__lr": 1e-30, "train__head_lr": 0.01, "train__weight_decay": 0.0}
+    run = job.run_job(config(**settings, train__iters=4), out=tmp_path / "run")
+    start = models.build("pspnet-mv2_035", 11, seed=0)
+    trained = load_student(run, which="last")
+    pairs = ((name, p - start.get_parameter(name)) for name, p in trained.named_parameters())
+    moved = {name for name, difference in pairs if difference.abs().max() > 1e-20}
+    assert moved == {name for name, _ in start.named_parameters() if not name.startswith("backbone.")}
+    groups = load_state(run.checkpoints)["optimiser"]["param_groups"]
+    assert [group["lr"] for group in groups] == [poly(base, 3, 4, 0.9, 0) for base in (1e-30, 0.01)]
+    heads = len(start.head_parameters())
+    assert [len(group["params"]) for group in groups] == [len(list(start.parameters())) - heads + 3, heads]
 
 
 def test_a_stop_leaves_no_trace_in_the_metrics(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

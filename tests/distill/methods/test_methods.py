@@ -217,6 +217,16 @@ class TestCwd:
         composite = compose("cwd", sizes(), {"cwd": {"adapter": kind}})
         assert len(composite.methods["cwd"].get_submodule("adapter").state_dict()) == entries
 
+    @pytest.mark.parametrize("name", ["naive", "md", "lad", "cad", "pad", "cwd"])
+    def test_no_relu_stands_before_a_teacher_that_has_negative_values(self, name):
+        sides = [{"logits": Tap(K, 8), "bb": Tap(c, 8, signed=signed)} for c, signed in ((4, False), (6, True))]
+        given = {"at": "bb", "adapter": "conv-bn-relu"} if name in ("naive", "md", "cwd") else {"at": "bb"}
+        composite = compose(name, Sizes(K, *sides, iters=8, seed=0), {name: given})
+        adapter = composite.methods[name].get_submodule("adapter")
+        assert [type(layer).__name__ for layer in adapter.children()] == ["Conv2d", "BatchNorm2d"]
+        assert adapter(torch.randn(2, 4, 5, 5)).min() < 0
+        assert any("no ReLU: the teacher's feature has negative values" in note for note in composite.notes())
+
     def test_no_adapter_for_equal_channels(self):
         assert compose("cwd", sizes({"dec": (6, 6)})).methods["cwd"].adapter is None
 
