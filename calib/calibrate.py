@@ -1,25 +1,23 @@
 """From a run's float32 ONNX file to a smaller one for a target: calibrated, quantised or cast, and through its gate."""
 
-import time
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from ..deploy.artefacts.beside import Origin, artefact_bytes, weights_of
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
-from ..deploy.runtimes.file_info import FileInfo
+from ..deploy.runtimes.adopt import adopted
 from ..deploy.runtimes.open import open_runtime
-from ..deploy.runtimes.openvino_file import read_ir
+from ..deploy.runtimes.options import CPU
 from ..deploy.runtimes.ort_runtime import read_info
+from ..deploy.runtimes.said import NOTHING, Said
 from ..distill import console
 from ..distill.data import Dataset, open_data
 from ..distill.errors import DataError, ExportError, UsageError, WeightsError
-from ..distill.run.files import sha256, versions
 from ..distill.run.folder import Run
 from ..distill.run.records import Record
 from ..distill.settings.config import Quantise
@@ -27,6 +25,7 @@ from .calibration import Calibration
 from .cast import CastReport
 from .heldout import HeldOut, held_out
 from .images import CalibrationSet, choose
+from .low_manifest import LowPrecisionManifest
 from .low_precision import CALIBRATOR, CASTERS, Form, LowPrecisionWriter, check_caster, refuse_partial
 from .onnx_graph import resolve
 from .openvino_int8 import tools
@@ -42,48 +41,6 @@ CURES = {
 }
 #: marks of files that are not float32
 _TYPED = (".fp16", ".bf16", ".int8", ".fp8")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowPrecisionManifest(Manifest):
-    """The manifest of a quantised or cast file; ``facts`` are how it was made: ``calibration``, ``sensitivity``, ..."""
-
-    MERGED: ClassVar = ("facts",)
-
-    precision: str
-    target: str
-    source: Origin
-    gate: Record | None = None
-    weights: Origin | None
-    bytes: int
-    versions: dict[str, str]
-    time: str
-    contract: FileInfo
-    facts: dict[str, Any]
-    left_high: list[str]
-
-    @classmethod
-    def of(
-        cls, path: Path, source: Path, form: Form, facts: dict[str, Any], left_high: list[str]
-    ) -> "LowPrecisionManifest":
-        """Describe a file that was made from a float32 one."""
-        info = read_ir(path) if form.target == "openvino" else read_info(path)
-        return cls(
-            file=path.name,
-            sha256=sha256(path),
-            kind="openvino" if form.target == "openvino" else "onnx",
-            fit=info.fit,
-            precision=form.precision,
-            target=form.target,
-            source=Origin(file=source.name, sha256=sha256(source)),
-            weights=weights_of(path),
-            bytes=artefact_bytes(path),
-            versions=versions(),
-            time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            contract=info,
-            facts=facts,
-            left_high=left_high,
-        )
 
 
 @dataclass(frozen=True)
@@ -108,6 +65,9 @@ class Settings:
         agreement: replaces the gate's least share of agreeing pixels.
         max_drop: replaces the gate's largest loss of mIoU in points.
         allow_partial: write a file that has less than half of its multiply-adds in low precision, too.
+        size: height and width, of a file that leaves them free.
+        said: what is known of a file of another maker that it does not say itself.
+        out: folder of the new file (default: beside ``source``).
     """
 
     to: str = "int8"
@@ -127,6 +87,9 @@ class Settings:
     agreement: float | None = None
     max_drop: float | None = None
     allow_partial: bool = False
+    size: tuple[int, int] | None = None
+    said: Said = NOTHING
+    out: Path | None = None
 
 
 DEFAULTS = Settings()
@@ -141,13 +104,44 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
         settings: which file, and how.
 
     Raises:
+        KdcError: as ``calibrate_file``.
+        ExportError: the run has no float32 ONNX file yet.
+    """
+    return _calibrate(run, settings)
+
+
+@alone
+def calibrate_file(source: Path, settings: Settings = DEFAULTS) -> Product[LowPrecisionManifest]:
+    """Make a low-precision file of anybody's float32 ONNX file and gate it on the split ``val`` of the data.
+
+    Args:
+        source: a file that belongs to no run.
+        settings: with the data, and how.
+
+    Raises:
         UsageError: a flag that is not accepted.
         DataError: too few images, or data of other classes.
-        ExportError: the run has no float32 ONNX file yet, or an extra is missing.
+        ExportError: an extra is missing.
         NumbersError: the gate failed, or less than half of the file is in low precision; it is not kept.
     """
+    if settings.data is None:
+        raise UsageError(f"{source} is in no run, so its data are unknown; name them: --data NAME|DIR")
+    return _calibrate(None, replace(settings, source=source))
+
+
+def _calibrate(run: Run | None, settings: Settings) -> Product[LowPrecisionManifest]:
     # what can be refused
-    form, full = checked(run, settings)
+    form, original = checked(run, settings)
+    gate_data = None if run else open_data(settings.data or "", "val")
+    known = CPU.for_data(gate_data).said if gate_data else NOTHING
+    said = replace(settings.said, classes=known.classes, void=known.void)
+    with adopted(original, settings.size, said) as full:
+        return _written(run, settings, form, original, full, gate_data)
+
+
+def _written(
+    run: Run | None, settings: Settings, form: Form, original: Path, full: Path, gate_data: Dataset | None
+) -> Product[LowPrecisionManifest]:
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
     dataset, images, writer = prepared(run, form, full, settings)
@@ -156,6 +150,7 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
     # what the run was trained with
     if aware := _aware(run, form):
         keep = list(dict.fromkeys([*keep, *aware.left_high]))
+        assert run is not None
         facts["qat"] = {"from": run.card.tuned_from, "layers": len(aware.layers), "grid": aware.grid}
         if aware.grid == "u8" and not aware.narrow and has_vnni() is False:
             console.warn(
@@ -185,12 +180,20 @@ def calibrate_run(run: Run, settings: Settings = DEFAULTS) -> Product[LowPrecisi
             refuse_partial(report, form)
         console.say(report.line())
         facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
-        return LowPrecisionManifest.of(path, full, form, facts, left_high)
+        return LowPrecisionManifest.of(path, original, form, facts, left_high)
 
     cure = CURES["cast" if form.is_cast else "trained" if aware else "quantised"]
-    trial = Trial(full, limits, cure, settings.gate_images, left_high=left_high)
-    checkpoints = list(run.checkpoints.glob("*.safetensors"))
-    return produce(run, form.path(full), write, trial, checkpoints=checkpoints)
+    trial = Trial(full, limits, cure, settings.gate_images, left_high=left_high, data=gate_data)
+    checkpoints = list(run.checkpoints.glob("*.safetensors")) if run else None
+    final = form.path(settings.out / original.name if settings.out else original)
+    if not os.access(nearest(final.parent), os.W_OK):
+        raise UsageError(f"{final.parent} cannot be written to; name another folder: --out DIR")
+    return produce(run, final, write, trial, checkpoints=checkpoints)
+
+
+def nearest(folder: Path) -> Path:
+    """Return the nearest folder above, or itself, that exists."""
+    return next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,7 @@ class CalibrationPlan(Record):
     qat: TrainingPlan | None = None
 
 
-def plan_run(run: Run, settings: Settings = DEFAULTS) -> CalibrationPlan:
+def plan_run(run: Run | None, settings: Settings = DEFAULTS) -> CalibrationPlan:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
     form, full = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
@@ -261,7 +264,7 @@ def float_file(run: Run) -> Path:
     return min(files, key=lambda p: (len(p.name), p.name))
 
 
-def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
+def checked(run: Run | None, settings: Settings) -> tuple[Form, Path]:
     """See before any image is read that the file can be made; return its form and the float32 file."""
     form = Form.of(settings.to, settings.target, settings.high)
     form.check(settings.calibrator)
@@ -273,7 +276,7 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
         )
 
     aware = _aware(run, form)
-    if aware and (settings.compared or (settings.calibrator or aware.calibrator) != aware.calibrator):
+    if run and aware and (settings.compared or (settings.calibrator or aware.calibrator) != aware.calibrator):
         flag = "--compare" if settings.compared else f"--calibrator {settings.calibrator}"
         raise UsageError(
             f"{flag}: {run.path.name} was trained with the ranges of {aware.calibrator}, which its file keeps; leave "
@@ -285,23 +288,25 @@ def checked(run: Run, settings: Settings) -> tuple[Form, Path]:
     if settings.caster != CASTERS[0] and not form.is_cast:
         raise UsageError(f"--caster is for FP16 and BF16; --to {settings.to} is quantised by kdc: leave it out")
     check_caster(settings.caster)
-    full = settings.source or float_file(run)
+    full = settings.source or (float_file(run) if run else Path())
     if (precision := read_info(full).precision) != "fp32":
         raise WeightsError(f"{full} is {precision} already; {settings.to} is made from the float32 file")
     return form, full
 
 
 def prepared(
-    run: Run, form: Form, full: Path, settings: Settings
+    run: Run | None, form: Form, full: Path, settings: Settings
 ) -> tuple[Dataset, CalibrationSet, LowPrecisionWriter]:
     """Choose the calibration images and return the writer of the file; calibration runs lazily."""
     dataset = _data(run, settings)
     images = choose(dataset, settings.images, seed=settings.seed)
-    calibration = Calibration.of(full, dataset, images, run.calib)
+    calibration = Calibration.of(full, dataset, images, run.calib if run else None)
     return dataset, images, LowPrecisionWriter(form, calibration, _aware(run, form), settings.caster)
 
 
-def _data(run: Run, settings: Settings) -> Dataset:
+def _data(run: Run | None, settings: Settings) -> Dataset:
+    if run is None:
+        return open_data(settings.data or "", settings.split)
     if settings.data is None:
         return run.open_data(settings.split)
     dataset, own = open_data(settings.data, settings.split), run.open_data(run.config.data.split)
@@ -313,13 +318,13 @@ def _data(run: Run, settings: Settings) -> Dataset:
     return dataset
 
 
-def calibrator_of(run: Run, form: Form, settings: Settings) -> str:
+def calibrator_of(run: Run | None, form: Form, settings: Settings) -> str:
     """Name what finds the ranges: the one of the settings, the one that a run was trained with, or the default."""
     aware = _aware(run, form)
     return settings.calibrator or (aware and aware.calibrator) or CALIBRATOR
 
 
-def _aware(run: Run, form: Form) -> Quantise | None:
+def _aware(run: Run | None, form: Form) -> Quantise | None:
     """Return the ranges and layers that a run was trained with, where this form rounds so."""
-    aware = run.config.quantise
+    aware = run.config.quantise if run else None
     return aware if aware is not None and aware.grid == form.grid else None

@@ -45,10 +45,10 @@ class Calibration:
     cache: Path | None = None
 
     @classmethod
-    def of(cls, source: Path, dataset: "Dataset", images: CalibrationSet, folder: Path) -> "Calibration":
-        """Calibrate a file on chosen images of a dataset, and keep the statistics in a folder."""
+    def of(cls, source: Path, dataset: "Dataset", images: CalibrationSet, folder: Path | None) -> "Calibration":
+        """Calibrate a file on chosen images of a dataset, and keep the statistics in a folder, if any."""
         name = fingerprint(source, images.fingerprint, images.keys)
-        return cls(source, Pictures(dataset, images.indices), images.data, name, cache_path(folder, name))
+        return cls(source, Pictures(dataset, images.indices), images.data, name, folder and cache_path(folder, name))
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..deploy.flags import read_size, takes_said
 from ..distill.commands.command import command
 from ..distill.run.records import Record
 from ..distill.units import file_size
 
 if TYPE_CHECKING:
-    from .calibrate import CalibrationPlan, LowPrecisionManifest
+    from ..deploy.runtimes.said import Said
+    from .calibrate import CalibrationPlan
+    from .low_manifest import LowPrecisionManifest
     from .qat import Exporter
 
 Source = Annotated[
     str | None,
-    typer.Argument(metavar="RUN", help="Run folder or name; or one of its float32 ONNX files [default: the last run]"),
+    typer.Argument(metavar="RUN", help="Run folder or name; or a float32 ONNX file [default: the last run]"),
 ]
 To = Annotated[str, typer.Option("--to", help="int8, fp8, fp16 or bf16")]
 Target = Annotated[
@@ -95,6 +98,12 @@ Caster = Annotated[
     str, typer.Option(help="What casts an FP16 or BF16 file: kdc, or modelopt (NVIDIA ModelOpt's AutoCast)")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of images")]
+CalibSize = Annotated[
+    str | None, typer.Option("--size", metavar="HxW", help="Input size, for an ONNX file that leaves it free")
+]
+Out = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder of the new file [default: that of the float32 file]")
+]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; calibrate and write nothing")]
 
 
@@ -116,6 +125,7 @@ def register(app: typer.Typer, export_like: "Exporter") -> None:
 def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | CalibrationPlan]":
     """Return the function of ``kdc calib`` for an exporter."""
 
+    @takes_said
     def calib(
         run: Source = None,
         to: To = "int8",
@@ -136,19 +146,26 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
         high: High = None,
         caster: Caster = "kdc",
         seed: Seed = 0,
+        size: CalibSize = None,
+        out: Out = None,
+        *,
+        said: "Said",
         dry_run: Dry = False,
     ) -> "CalibratedFile | CalibrationPlan":
         """Make a smaller file of an exported network, calibrated on real images and checked against float32."""
+        from ..deploy.artefacts.beside import owner
         from ..distill import console
         from ..distill.errors import UsageError, WeightsError
         from ..distill.run.folder import find_run
-        from .calibrate import Settings, calibrate_run, plan_run
+        from .calibrate import Settings, calibrate_file, calibrate_run, plan_run
         from .qat import Tuning, plan_qat, tune_and_calibrate
 
         source = Path(run) if run and run.endswith(".onnx") else None
         if source and not source.is_file():
-            raise WeightsError(f"{source} does not exist; name a run, or a float32 ONNX file in a run's export folder")
-        folder = find_run(run)
+            raise WeightsError(f"{source} does not exist; name a run, or a float32 ONNX file")
+        folder = owner(source) if source else find_run(run)
+        if folder is None and qat:
+            raise UsageError(f"--qat trains the network of a run on, and {source} is in none: leave it out")
 
         if not qat and (qat_iters is not None or qat_lr is not None):
             raise UsageError("--qat-iters and --qat-lr set how --qat trains: add --qat, or leave them out")
@@ -170,15 +187,22 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
             agreement=agreement,
             max_drop=max_drop,
             allow_partial=allow_partial,
+            size=read_size(size),
+            said=said,
+            out=out,
         )
 
         if dry_run:
-            plan = plan_qat(folder, tuning, settings) if tuning else plan_run(folder, settings)
+            plan = plan_qat(folder, tuning, settings) if folder and tuning else plan_run(folder, settings)
             for name, value in plan.to_dict().items():
                 console.say(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
             return plan
 
-        file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)
+        if source and folder is None:
+            file = calibrate_file(source, settings)
+        else:
+            folder = folder or find_run(run)
+            file = tune_and_calibrate(folder, tuning, settings) if tuning else calibrate_run(folder, settings)
         console.say(f"{file.path} ({file_size(file.manifest.bytes)})")
         return CalibratedFile(file.path, file.manifest)
 

@@ -18,7 +18,7 @@ from .settings import BuildFlags, ExportSettings
 from .targets_command import ExportedFiles, add_targets
 
 if TYPE_CHECKING:
-    from ..calib.calibrate import LowPrecisionManifest
+    from ..calib.low_manifest import LowPrecisionManifest
     from ..deploy.parity.produce import Product
     from ..distill.run.folder import Run
     from .demo import DemoPlan, DemoResult

@@ -46,6 +46,7 @@ class Trial:
         images: validation images; None for all.
         device: "cpu" or "cuda", which it runs on.
         left_high: of a calibrated file, for the ledger; see ``GateRow``.
+        data: images of a file that belongs to no run; without them it is not gated.
     """
 
     reference: Path
@@ -54,6 +55,7 @@ class Trial:
     images: int | None = 16
     device: str = "cpu"
     left_high: Sequence[str] | None = None
+    data: "Dataset | None" = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def produce(
     Until then the earlier file stays as it was: a failed gate, an error, Ctrl-C or a kill cost nothing.
 
     Args:
-        run: whose file it is; None for a file outside of any run, which is not gated.
+        run: whose file it is; None for a file outside of any run, whose gate has no ledger.
         path: where it goes.
         write: writes it where it is told to, under its final name, and returns its manifest.
         trial: how it is gated.
@@ -104,14 +106,14 @@ def produce(
         # what can be refused, before minutes of work
         if run:
             read_gates(run)
-        dataset = run.open_data(run.config.data.split) if run and trial else None
+        dataset = trial and (trial.data or (run and run.open_data(run.config.data.split)))
 
         new = folder / path.name
         manifest = write(new)
         write_json(manifest_path(new), manifest.to_dict())  # native code is not opened without
 
         result: GateResult | None = None
-        if run and trial and dataset is not None and manifest.runs_here:
+        if trial and dataset is not None and manifest.runs_here:
             result, ran = _gate_file(new, trial, dataset)
             _refuse_failed(run, path, result, trial)
             console.say(f"gate {stage_of(path)}: passed, {result.line()}")
@@ -181,11 +183,13 @@ def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult,
         return result, Ran(candidate.provider, candidate.precision, getattr(candidate, "layers", None) or None)
 
 
-def _refuse_failed(run: Run, path: Path, result: GateResult, trial: Trial) -> None:
+def _refuse_failed(run: Run | None, path: Path, result: GateResult, trial: Trial) -> None:
     if result.passed:
         return
     failure = f"{path.name} did not pass its gate and {not_kept(path)}: {'; '.join(result.reasons)}"
-    if path.is_file():  # its row of the ledger is about itself, and stays with it
+    if run is None:
+        pass
+    elif path.is_file():  # its row of the ledger is about itself, and stays with it
         run.extend(notes=[failure])
     else:
         write_gate(run, stage_of(path), result, path.name, trial.left_high)

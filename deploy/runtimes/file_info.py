@@ -237,7 +237,7 @@ def spec_of(
     if answer.classes and len(classes) != answer.classes:
         classes = tuple(f"class {k}" for k in range(answer.classes))
     palette = tuple((int(r), int(g), int(b)) for r, g, b in info.metadata.get("kdc.palette") or ())
-    if not info.own:
+    if "all" not in answer.how:  # kdc wrote neither the file nor its metadata
         _tell(path, answer.line())
         if how != "assumed":
             _tell(path, f"images go in as {_words(info, preprocess)} ({how})")

@@ -263,6 +263,8 @@ def find_run_folder(spec: str | Path | None = None, root: Path | None = None) ->
         for folder in (path, *(path.parents if path.is_file() else ())):
             if (folder / CARD).exists():
                 return folder.resolve()
+    if Path(spec).is_file():
+        raise UsageError(f"{spec} is in no run, and one is needed; of files: kdc eval, predict, bench, parity, calib")
     names = [run.path.name for run in all_runs(root)]
     raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
 

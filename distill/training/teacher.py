@@ -22,6 +22,9 @@ from ..run.files import sha256
 from ..run.folder import Run, all_runs, find_run
 from ..settings.config import Config
 
+#: suffixes of files that other runtimes load
+_EXPORTED = (".onnx", ".engine", ".plan", ".xml", ".pt2")
+
 #: validation images that the teacher is checked on before it teaches
 CHECK_IMAGES = 16
 #: a teacher must beat the best constant answer by this factor
@@ -65,6 +68,11 @@ def find_teacher(config: Config, data: DataCard, root: Path | None = None, assis
     if Path(name).suffix in (".pth", ".pt", ".ckpt") and Path(name).exists():
         raise UsageError(
             f"--teacher {name} is a file of weights alone: name the network, --teacher NAME --teacher-weights {name}"
+        )
+    if Path(name).suffix.lower() in _EXPORTED and Path(name).is_file():
+        raise UsageError(
+            f"--teacher {name} is an exported file, which cannot teach yet; accepted: an architecture (r101), a run, a "
+            "kdc checkpoint (.safetensors), or NAME with --teacher-weights FILE.pth"
         )
     if (run := _named_run(name, root)) is not None:
         return _checked(_from_checkpoint(student_file(run), run), data, assisted)

@@ -1,0 +1,111 @@
+"""``kdc calib`` on an ONNX file that belongs to no run: made ready, calibrated on named data, gated, and read again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from kdc.api import calibrate, distill, evaluate, export_onnx, predict, report
+from kdc.deploy.runtimes.adopt import adopted
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.ort_runtime import read_info
+from kdc.deploy.runtimes.said import Said
+from kdc.distill.errors import UsageError
+from kdc.distill.preprocess import Preprocess
+
+from .._made import onnx_file
+
+SIZE = (32, 48)
+SCALED = Preprocess((0, 0, 0), (255, 255, 255), "bgr")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, told apart by one colour."""
+    from PIL import Image
+
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(0, 256, (*SIZE, 3), np.uint8)
+            image[..., 0] = np.where(rng.random((SIZE[0] // 8, SIZE[1] // 8)).repeat(8, 0).repeat(8, 1) > 0.5, 220, 30)
+            Image.fromarray(image).save(root / "images" / split / f"{i}.png")
+            Image.fromarray((image[..., 0] > 128).astype(np.uint8)).save(root / "labels" / split / f"{i}.png")
+    return root
+
+
+def one_channel(path: Path, size: tuple[int | str, int | str] = ("h", "w")) -> Path:
+    """Write a network that is right on these data, has an auxiliary output first, free axes, and one channel."""
+    blue_last = np.zeros((4, 3, 3, 3), np.float32)
+    blue_last[:, 2, 1, 1] = (1, 0.5, 2, 1.5)
+    stored = {"w": blue_last, "v": np.full((1, 4, 1, 1), 0.2, np.float32), "b": np.array([-0.5], np.float32)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["f"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["f"], ["r"]),
+        helper.make_node("Conv", ["r", "v", "b"], ["y"]),
+        helper.make_node("Neg", ["y"], ["aux"]),
+    ]
+    made = {"aux": ["n", 1, *size], "y": ["n", 1, *size]}
+    return onnx_file(path, nodes, {"x": ["n", 3, *size]}, made, stored, opset=13)
+
+
+def test_a_file_is_made_ready_in_a_copy(tmp_path: Path) -> None:
+    path = one_channel(tmp_path / "net.onnx")
+    before = path.read_bytes()
+    with adopted(path, SIZE, Said(preprocess=SCALED)) as copy:
+        info = read_info(copy)
+        assert (info.size, info.shape[0], info.outputs[0].name) == (SIZE, None, "y")
+        assert info.outputs[0].shape == (None, 1, *SIZE)
+        with open_runtime(copy) as runtime:  # nothing has to be said again
+            assert (runtime.spec.preprocess, runtime.spec.answer.name) == (SCALED, "y")
+            assert runtime.spec.answer.classes == 2
+    assert path.read_bytes() == before
+    assert not copy.exists()
+
+
+@pytest.mark.parametrize("to", ["int8", "fp16"])
+def test_calib_takes_any_file_with_its_data(tmp_path: Path, data: Path, to: str) -> None:
+    path = one_channel(tmp_path / "net.onnx")
+    flags = {"scale": "1/255", "bgr": True}
+    result = calibrate(str(path), to=to, target="ort", data=str(data), size="32x48", images=4, agreement=0.9, **flags)
+    assert result.path.parent == tmp_path
+    manifest = json.loads(Path(f"{result.path}.json").read_text())
+    assert manifest["gate"]["passed"] and manifest["source"]["file"] == "net.onnx"
+    scores = evaluate(str(result.path), data=str(data)).scores  # no flag any more
+    assert scores.miou > 0.95
+    with pytest.raises(UsageError, match="in no run, so its data are unknown; name them: --data NAME"):
+        calibrate(str(path), size="32x48")
+    with pytest.raises(UsageError, match="takes any image size; name the one to use: --size HxW"):
+        calibrate(str(path), data=str(data))
+    with pytest.raises(UsageError, match="--qat trains the network of a run on"):
+        calibrate(str(path), data=str(data), size="32x48", qat=True)
+
+
+def test_the_flags_reach_every_command_that_runs_a_file(tmp_path: Path, data: Path) -> None:
+    path = one_channel(tmp_path / "net.onnx")
+    right = evaluate(str(path), data=str(data), size="32x48", scale="1/255", bgr=True)
+    assert right.scores.miou > 0.95
+    assert right.to_dict()["contract"]["answer"]["how"]["preprocess"] == "said by you"
+    image = str(next((data / "images" / "val").glob("*.png")))
+    done = predict([str(path), image], out=tmp_path / "p", size="32x48", scale="1/255", bgr=True)
+    assert list(done.classes) == ["class 0", "class 1"]
+
+
+def test_a_file_where_a_run_is_needed_is_one_line(tmp_path: Path) -> None:
+    path = str(one_channel(tmp_path / "net.onnx"))
+    for command in (report, export_onnx):
+        with pytest.raises(UsageError, match=r"net.onnx is in no run, and one is needed; of files: kdc eval") as caught:
+            command(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_exported_file_does_not_teach_yet(tmp_path: Path) -> None:
+    path = str(one_channel(tmp_path / "net.onnx"))
+    with pytest.raises(
+        UsageError, match=r"--teacher .*net.onnx is an exported file, which cannot teach yet; accepted:"
+    ):
+        distill(teacher=path, student="deeplabv3-mv2", data="builtin", size="32x48", dry_run=True)
