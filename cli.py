@@ -15,6 +15,7 @@ from .distill import commands as distill
 from .distill import console
 from .distill.commands.command import group
 from .distill.errors import KdcError, UsageError, closest
+from .distill.training.signals import end_on_sigterm
 from .export import commands as export
 
 app = group("Distil, calibrate, export, prove and measure semantic-segmentation networks.")
@@ -44,6 +45,7 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code; the entry point of the ``kdc`` script."""
+    end_on_sigterm()
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -120,6 +122,8 @@ def _exhausted(error: Exception) -> str:
         return "out of memory: try a smaller --batch, --crop or --size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another --out"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "no file may grow so large here: raise the limit (ulimit -f) or choose another --out"
     if isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EMFILE, errno.EAGAIN):
         return "the system gives no more of it: try fewer --workers or a smaller --batch"
     if isinstance(error, RuntimeError) and "dataloader worker" in text:

@@ -237,7 +237,7 @@ def read_image(path: Path, bits: int = 16) -> np.ndarray:
         raise SystemExit(
             f"run.py: this network learned from images of {bits} bits; to read them it needs opencv-python"
         )
-    return np.asarray(Image.open(path).convert("RGB"))
+    return np.asarray(Image.open(path, formats=("PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM")).convert("RGB"))
 
 
 def read_pnm(path: Path) -> np.ndarray:

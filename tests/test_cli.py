@@ -2,18 +2,23 @@
 
 import errno
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import typer
 
 from kdc import __version__, cli
-from kdc.distill import errors
+from kdc.distill import errors, models
 from kdc.distill.commands.command import command
+from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.records import Record
+from kdc.distill.training.signals import Terminated
 
 COMMANDS = [
     "distill",
@@ -209,11 +214,41 @@ def test_debug_anywhere_adds_the_traceback(failing, capsys: pytest.CaptureFixtur
     assert err.count("Traceback") == 2 and err.count("kdc: error: no images\n") == 2
 
 
-@pytest.mark.parametrize(("error", "code"), [(typer.Exit(143), 143), (typer.Exit(0), 0), (KeyboardInterrupt(), 130)])
-def test_stopping_is_no_error(failing, error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (typer.Exit(143), 143, ""),
+        (typer.Exit(0), 0, ""),
+        (KeyboardInterrupt(), 130, "kdc: error: stopped by SIGINT\n"),
+        (Terminated(), 143, "kdc: error: stopped by SIGTERM\n"),
+    ],
+)
+def test_stopping_says_what_stopped_it(
+    failing, error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     failing(error)
     assert cli.run(["fail"]) == code
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_with_one_line_and_no_child(tmp_path: Path, number: int, code: int) -> None:
+    save_student(tmp_path / "net.safetensors", models.build("pspnet-mv2_035", 3, seed=0), {})
+    flags = ["net.safetensors", "--size", "32x64", "--seconds", "60", "--out", "."]
+    line = [sys.executable, "-m", "kdc", "bench", "latency", *flags]
+    process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not children.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    family = children.read_text().split()
+    time.sleep(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and err.count("\n") == 1 and "stopped by" in err, err
+    time.sleep(0.5)
+    assert not [child for child in family if Path(f"/proc/{child}").exists()]
 
 
 def test_shell_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """From a function that returns a record to a command, whose ``--json`` prints the record; and groups of commands."""
 
 import inspect
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,9 @@ import typer
 from typer.core import TyperGroup
 
 from .. import console
+from ..errors import SignalledError
 from ..run.seal import sealing
+from ..training.signals import Terminated
 from .completion import completed
 from .flags import Json, with_parameters
 
@@ -39,18 +42,20 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             stays as it is.
     """
     parameters = [completed(each) for each in inspect.signature(function).parameters.values()]
+
+    def call(**flags: Any) -> Any:
+        try:
+            with sealing():
+                return function(**flags)
+        except KeyboardInterrupt as error:
+            raise SignalledError(signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT) from error
+
     if inspect.signature(function).return_annotation is None:
-        return with_parameters(function, lambda **flags: function(**flags), parameters)
+        return with_parameters(function, call, parameters)
 
     def run(*, json: bool = False, **flags: Any) -> None:
         console.json_mode = json
-        try:
-            with sealing():
-                record = function(**flags)
-        except KeyboardInterrupt:
-            if json:
-                console.emit({"error": "stopped by SIGINT", "exit_code": 130})
-            raise
+        record = call(**flags)
         code = getattr(record, "exit_code", 0)
         if json and record is not None:
             console.emit(record.to_dict() | ({"error": record.error, "exit_code": code} if code else {}))

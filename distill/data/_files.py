@@ -1,6 +1,7 @@
 """Images and masks in files: decoding them, finding their faults, turning mask values into classes."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from ..errors import one_line
 from . import BadSample, Problem
 from ._codes import Colour
 
@@ -15,6 +17,10 @@ IMAGE_TYPES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"
 # JPEG is among them so that such masks are refused by name, not overlooked
 MASK_TYPES = {".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm", ".jpg", ".jpeg"}
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+#: what a file may be, whatever its name says: for others Pillow may start a program, as Ghostscript for PostScript
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+#: pixels; a small file may claim to hold far more than memory does
+LARGEST_IMAGE = 2**28
 
 
 def _load(path: Path) -> bytes:
@@ -35,6 +41,30 @@ def _load(path: Path) -> bytes:
     if not whole:
         raise BadSample(Problem(str(path), "truncated", f"ends after {len(data)} bytes", "copy or download it again"))
     return data
+
+
+def _opened(path: Path, data: bytes) -> Image.Image:
+    """Read the header of an image.
+
+    Raises:
+        BadSample: it is of a format that kdc does not read, broken, or claims more than ``LARGEST_IMAGE`` pixels.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            picture = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise BadSample(Problem(str(path), "too large", str(error))) from error
+    except UnidentifiedImageError as error:
+        hint = f"accepted: {', '.join(_FORMATS)}"
+        raise BadSample(Problem(str(path), "unreadable", f"{len(data)} bytes of no known format", hint)) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BadSample(Problem(str(path), "unreadable", one_line(error))) from error
+
+    width, height = picture.size
+    if width * height > LARGEST_IMAGE:
+        hint = f"at most {LARGEST_IMAGE} pixels; cut it into tiles"
+        raise BadSample(Problem(str(path), "too large", f"its header says {height}x{width}", hint))
+    return picture
 
 
 def _whole_jpeg(data: bytes) -> bool:
@@ -73,6 +103,7 @@ def decode_image(path: Path, flags: int = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         BadSample: missing, truncated or unreadable.
     """
     data = _load(path)
+    _opened(path, data)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
         raise BadSample(Problem(str(path), "unreadable", f"{len(data)} bytes that do not decode as an image"))
@@ -89,6 +120,7 @@ def read_mask(path: Path) -> np.ndarray:
         BadSample: missing, truncated or unreadable.
     """
     data = _load(path)
+    picture = _opened(path, data)
     # byte 24 of a PNG is its bit depth, byte 25 its colour type: 0 grey, 2 RGB
     plain = data.startswith(_PNG) and ((data[25] == 0 and data[24] >= 8) or (data[25] == 2 and data[24] == 8))
     if plain:
@@ -98,15 +130,15 @@ def read_mask(path: Path) -> np.ndarray:
         if mask.ndim == 3:
             mask = cv2.cvtColor(mask, cv2.COLOR_BGR2RGB)
     else:
-        mask = _pillow_mask(path, data)
+        mask = _pillow_mask(path, data, picture)
     if mask.ndim == 3 and np.array_equal(mask[..., 0], mask[..., 1]) and np.array_equal(mask[..., 0], mask[..., 2]):
         mask = np.ascontiguousarray(mask[..., 0])
     return mask
 
 
-def _pillow_mask(path: Path, data: bytes) -> np.ndarray:
+def _pillow_mask(path: Path, data: bytes, picture: Image.Image) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with picture:
             if picture.format == "JPEG":
                 hint = "JPEG changes values; save masks as PNG"
                 raise BadSample(Problem(str(path), "encoding", "a JPEG mask", hint))
@@ -115,7 +147,7 @@ def _pillow_mask(path: Path, data: bytes) -> np.ndarray:
             elif picture.mode == "LA":
                 picture = picture.convert("L")
             mask = np.asarray(picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise BadSample(Problem(str(path), "unreadable", str(error))) from error
     if data.startswith(_PNG) and data[25] == 0 and data[24] in (2, 4):
         mask = mask // (255 // (2 ** data[24] - 1))  # Pillow stretches 2 and 4 bits to 255
@@ -129,9 +161,9 @@ def _pillow_mask(path: Path, data: bytes) -> np.ndarray:
 def palette_of(path: Path) -> tuple[Colour, ...]:
     """Return the colours of a palette mask, in index order; empty when it has no palette or cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             flat = picture.getpalette() if picture.mode == "P" else None
-    except (UnidentifiedImageError, OSError, SyntaxError):
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return ()
     flat = flat or []
     return tuple((flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3))

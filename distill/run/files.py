@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -138,3 +139,11 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             installed[name] = metadata.version(name)
     return installed
+
+
+def commit() -> str | None:
+    """Return the commit of kdc's own sources; None where it is installed without, or git is not."""
+    describe = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with contextlib.suppress(OSError):
+        return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
+    return None

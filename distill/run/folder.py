@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 import time
 from datetime import datetime
 from functools import cached_property
@@ -17,7 +16,7 @@ from ..settings.changes import changes, described
 from ..settings.config import Config, resolve
 from ..settings.yaml_files import flatten
 from .card import RunCard
-from .files import CARD, read_card_file, versions, write_bytes, write_card
+from .files import CARD, commit, read_card_file, versions, write_bytes, write_card
 from .lock import drop_locks, held, lock_folder
 from .seal import check_sealed, seal
 
@@ -85,7 +84,7 @@ class Run:
             "created": datetime.now().astimezone().isoformat(timespec="milliseconds"),
             "command": console.command_line(),
             "versions": versions(),
-            "git": _git(),
+            "git": commit(),
             "config": config.model_dump(mode="json"),
         }
         lock = lock_folder(path)
@@ -329,12 +328,6 @@ def _fresh(root: Path, name: str) -> Path:
 
 # A forked loader process must not hold the folder: it outlives a killed run by seconds and would block its resume.
 os.register_at_fork(after_in_child=drop_locks)
-
-
-def _git() -> str | None:
-    folder = Path(__file__).parent
-    describe = ["git", "-C", str(folder), "describe", "--always", "--dirty"]
-    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 def relative(run: Run, spec: str | None) -> Run | None:

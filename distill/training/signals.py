@@ -2,8 +2,23 @@
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing waits for it: it ends a command as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise Terminated
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does, so that no child outlives it and open work is put away."""
+    with suppress(ValueError):  # not the main thread: signals go elsewhere
+        if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
 
 
 class Signals:
@@ -21,7 +36,7 @@ class Signals:
 
     def _note(self, number: int, frame: Any) -> None:
         if self.number:  # a second one: the user does not want to wait
-            raise KeyboardInterrupt
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.number = number
 
     def __exit__(self, *error: object) -> None:

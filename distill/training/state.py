@@ -1,6 +1,5 @@
 """What a run carries from step to step, its checkpoints and its logs, and the error that a signal ends it with."""
 
-import signal
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.optim.optimizer import StateDict
 
 from .. import console
-from ..errors import KdcError, NumbersError, WeightsError, one_line
+from ..errors import NumbersError, SignalledError, WeightsError, one_line
 from ..finite import first_bad
 from ..methods import Composite, Critic
 from ..models import SegmentationModel
@@ -19,14 +18,13 @@ from ..run.folder import Run
 from .optimisers import Average, rng_state
 
 
-class Stopped(KdcError):
+class Stopped(SignalledError):
     """A signal ended the run after a good checkpoint."""
 
     def __init__(self, number: int, run: Run, then: str = "") -> None:
         after = f" ({then})" if then else ""
-        name = signal.Signals(number).name
-        super().__init__(f"stopped by {name}; resume with: kdc distill --resume {run.spec}{after}")
-        self.number, self.run, self.exit_code = number, run, 128 + number
+        super().__init__(number, f"; resume with: kdc distill --resume {run.spec}{after}")
+        self.number, self.run = number, run
 
 
 @dataclass
