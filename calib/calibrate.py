@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.lock import alone
 from ..deploy.machine.passport import has_vnni
 from ..deploy.parity.produce import Product, Trial, produce
@@ -178,6 +179,8 @@ def _written(
         report = writer.write(path, calibrator=calibrator, keep=names)
         if not settings.allow_partial:
             refuse_partial(report, form)
+        if not isinstance(report, CastReport):
+            report = replace(report, bytes_before=artefact_bytes(original))
         console.say(report.line())
         facts["cast" if isinstance(report, CastReport) else form.to] = report.to_dict()
         return LowPrecisionManifest.of(path, original, form, facts, left_high)

@@ -41,6 +41,13 @@ class Timing:
     #: of the GPU, while it worked
     readings: Readings = field(default_factory=Readings)
     queries: int = 0
+    #: what the samples took on the clock
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Runs a second, one after another."""
+        return sum(map(len, self.samples)) / self.seconds
 
     def turn(self, meter: Meter | None, seconds: float, runs: int, cap_s: float | None) -> None:
         """Measure for one round."""
@@ -48,6 +55,7 @@ class Timing:
             turn = self.backend.round(seconds, runs, cap_s)
         self.samples.append(turn.ms)
         self.queries += turn.queries
+        self.seconds += turn.seconds
         for name, values in turn.parts.items():
             self.parts.setdefault(name, []).extend(values)
 
@@ -178,7 +186,7 @@ def _row(timing: Timing, first: Timing, plan: Plan, gpu: str | None) -> LatencyR
     return LatencyRow(
         backend=backend,
         times=times,
-        images_per_s=round(1e3 * plan.batch / times.p50, 2),
+        images_per_s=round(plan.batch * timing.rate, 2),
         warmup=timing.warmup,
         ratio=ratio(first.backend.label, first.samples, timing.samples),
         parts=parts,

@@ -101,9 +101,13 @@ class Warmup(Record):
 
 @dataclass(frozen=True)
 class Turn(Record):
-    """Milliseconds of the runs of a turn, and of their parts where these are known; ``queries`` counts all runs."""
+    """Milliseconds of the runs of a turn, and of their parts where these are known; ``queries`` counts all runs.
+
+    ``seconds`` is how long the runs of ``ms`` took on the clock, with what lies between them.
+    """
 
     ms: list[float]
+    seconds: float
     parts: dict[str, list[float]]
     queries: int
 

@@ -134,13 +134,14 @@ class Worker:
             times.append(_total(taken))
             if isinstance(taken, dict):
                 parts.append(taken)
+        spent = time.perf_counter() - start
 
         queries = 1 + len(times)
         if self._device_steps is not None:
             parts = [next(self._device_steps)() for _ in range(max(IN_PARTS, len(times) // 4))]
             queries += len(parts)
         names = parts[0] if parts else ()
-        return Turn(times, {name: [one[name] for one in parts] for name in names}, queries)
+        return Turn(times, spent, {name: [one[name] for one in parts] for name in names}, queries)
 
     def flow(self, seconds: float) -> Flow:
         """Keep every stream busy for ``seconds``, for one query at least; one query of each before is not counted."""

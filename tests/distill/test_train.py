@@ -395,8 +395,8 @@ def test_phases_and_critics_run_and_resume_exactly(
         seen = []
         original = loop.State.save
 
-        def save(self, stage, stop_at=stop_at, seen=seen, original=original):
-            original(self, stage)
+        def save(self, stage, write=True, stop_at=stop_at, seen=seen, original=original):
+            original(self, stage, write)
             seen.append(1)
             if len(seen) == stop_at:
                 raise KeyboardInterrupt
@@ -433,8 +433,8 @@ def test_an_idle_tailor_rests_and_the_phase_stands_in_the_log(
 ) -> None:
     kept, original = [], loop.State.save
 
-    def save(self, stage):
-        original(self, stage)
+    def save(self, stage, write=True):
+        original(self, stage, write)
         kept.append({k: v.clone() for k, v in self.method.state_dict().items()})
 
     monkeypatch.setattr(loop.State, "save", save)

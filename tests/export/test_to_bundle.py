@@ -26,7 +26,7 @@ from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.evaluation.fit import resized
 from kdc.distill.preprocess import POLICIES, Policy
-from kdc.distill.run.files import sha256
+from kdc.distill.run.files import sha256, write_json
 from kdc.distill.run.folder import Run
 from kdc.export import bundle_runner
 from kdc.export.to_bundle import export_bundle
@@ -235,7 +235,7 @@ def test_no_gate_of_an_earlier_file_is_bundled(gated_run: Run, tmp_path: Path) -
     folder = unpacked(export_bundle(path, tmp_path / "a.zip").path, tmp_path / "a")
     assert json.loads((folder / "gates.json").read_text()) == [row.values]
     earlier = row.values | {"sha256": "00"}
-    (gated_run.path / "gates.json").write_text(json.dumps([earlier]))
+    write_json(gated_run.path / "gates.json", [earlier])
     folder = unpacked(export_bundle(path, tmp_path / "b.zip").path, tmp_path / "b")
     assert json.loads((folder / "gates.json").read_text()) == []
 

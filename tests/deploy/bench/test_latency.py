@@ -311,6 +311,28 @@ def test_a_backend_is_measured_for_at_most_twice_the_seconds(
     assert "before that, not measured" in capsys.readouterr().out and result.backends[0].warmup.opened_s is not None
 
 
+def test_images_per_second_are_counted_on_the_clock(network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queries of 1, 1, 1 and 9 ms with 2 ms between them: 4 images in 20 ms, and not one in the median of 1 ms."""
+    now, cycle = [0.0], itertools.cycle([1.0, 1.0, 1.0, 9.0])
+
+    def query() -> float:
+        ms = next(cycle)
+        now[0] += (ms + 2) / 1e3
+        return ms
+
+    def timed_round(self: Worker, *arguments: Any, **named: Any) -> Turn:
+        self._queries = [itertools.repeat(query)]
+        return genuine(self, *arguments, **named)
+
+    genuine = Worker.round
+    monkeypatch.setattr(worker_file, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setitem(worker_file.ORDERS, "round", timed_round)
+    monkeypatch.setitem(worker_file.ORDERS, "warm", lambda self, cap_s: Warmup(1.0, 10, 1.0, True, 1.0))
+    result = bench_latency([network(tmp_path / "a.onnx")], Effort(seconds=6, threads=1, in_process=True), out=tmp_path)
+    assert result.backends[0].times.p50 == 1.0
+    assert result.backends[0].images_per_s == pytest.approx(200, rel=0.01)
+
+
 def test_parts_by_the_devices_clock_come_beside_the_runs():
     worker = Worker()
     worker._queries = [itertools.repeat(lambda: 2.0)]

@@ -120,8 +120,8 @@ def test_accuracy_of_a_run_and_its_files(run, network, tmp_path, capsys):
         *("kind", "device", "data", "split", "images", "rows", "not_measured", "passport", "record"),
     ]
     assert list(values["rows"][-1]) == [
-        *("name", "source", "ran_on", "precision", "privileged", "data", "split", "fingerprint", "scores", "seconds"),
-        "change",
+        *("name", "source", "ran_on", "precision", "fit", "contract", "privileged", "data", "split", "fingerprint"),
+        *("scores", "seconds", "change"),
     ]
     assert result.passport.cpu.model
     show_accuracy(result)

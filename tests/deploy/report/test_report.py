@@ -277,8 +277,7 @@ def test_a_quick_or_noisy_measurement_does_not_replace_a_better_one(tmp_path: Pa
 
 
 def test_what_has_no_score_has_no_column(run: Run, tmp_path: Path) -> None:
-    card = run.read() | {"baseline": None, "teacher": None}
-    (tmp_path / "run.json").write_text(json.dumps(card))
+    write_card(tmp_path, run.read() | {"baseline": None, "teacher": None})
     page = page_of(Run(tmp_path), pictures=False)
     accuracy = page.text.partition("Whole validation images")[2].partition("Pictures")[0]
     assert accuracy and "not measured" not in accuracy and "student alone" not in page.text

@@ -35,7 +35,7 @@ class Tiny(SegmentationModel):
     def __init__(self) -> None:
         nn.Module.__init__(self)
         self.name, self.num_classes, self.output_stride, self.preprocess = "tiny", len(CLASSES), 1, BGR_MEAN
-        self.conv, self.aux_head = nn.Conv2d(3, len(CLASSES), 3, padding=1), None
+        self.conv, self.aux_head, self.align_corners = nn.Conv2d(3, len(CLASSES), 3, padding=1), None, True
 
     def forward(self, images: Tensor, hint: Tensor | None = None) -> Output:
         return Output(self.conv(images / 100))

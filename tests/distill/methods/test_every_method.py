@@ -127,8 +127,8 @@ def saves(monkeypatch: pytest.MonkeyPatch) -> Saves:
     """What each save of the runs in this test holds."""
     kept, original = Saves(), loop.State.save
 
-    def save(self: loop.State, stage: loop.Stage) -> None:
-        original(self, stage)
+    def save(self: loop.State, stage: loop.Stage, write: bool = True) -> None:
+        original(self, stage, write)
         kept.add(self)
 
     monkeypatch.setattr(loop.State, "save", save)

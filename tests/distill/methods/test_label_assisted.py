@@ -176,8 +176,8 @@ def test_killed_and_resumed_equals_unbroken(
 
     seen, original = [], loop.State.save
 
-    def save(self, stage):
-        original(self, stage)
+    def save(self, stage, write=True):
+        original(self, stage, write)
         seen.append(1)
         if len(seen) == stop_at:
             raise KeyboardInterrupt
