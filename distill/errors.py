@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import signal
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -62,14 +61,6 @@ class BusyError(KdcError):
     """Another process works in the run folder."""
 
     exit_code = 8
-
-
-class SignalledError(KdcError):
-    """A signal ended the command."""
-
-    def __init__(self, number: int, then: str = "") -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}{then}")
-        self.exit_code = 128 + number
 
 
 def closest(name: str, accepted: Iterable[str]) -> str:

@@ -237,7 +237,10 @@ def test_a_signal_ends_a_command_with_one_line_and_no_child(tmp_path: Path, numb
     save_student(tmp_path / "net.safetensors", models.build("pspnet-mv2_035", 3, seed=0), {})
     flags = ["net.safetensors", "--size", "32x64", "--seconds", "60", "--out", "."]
     line = [sys.executable, "-m", "kdc", "bench", "latency", *flags]
+    # what runs the tests in the background may have SIGINT ignored, which children inherit
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, old)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     while not children.read_text():
         assert process.poll() is None

@@ -9,9 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from .. import console
-from ..errors import SignalledError
 from ..run.seal import sealing
-from ..training.signals import Terminated
+from ..training.signals import SignalledError, Terminated
 from .completion import completed
 from .flags import Json, with_parameters
 

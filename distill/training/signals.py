@@ -5,6 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from ..errors import KdcError
+
+
+class SignalledError(KdcError):
+    """A signal ended the command."""
+
+    def __init__(self, number: int, then: str = "") -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}{then}")
+        self.exit_code = 128 + number
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, where nothing waits for it: it ends a command as Ctrl-C does."""

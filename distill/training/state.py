@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.optim.optimizer import StateDict
 
 from .. import console
-from ..errors import NumbersError, SignalledError, WeightsError, one_line
+from ..errors import NumbersError, WeightsError, one_line
 from ..finite import first_bad
 from ..methods import Composite, Critic
 from ..models import SegmentationModel
 from ..run.checkpoint import load_state, save_state
 from ..run.folder import Run
 from .optimisers import Average, rng_state
+from .signals import SignalledError
 
 
 class Stopped(SignalledError):

@@ -17,10 +17,11 @@ from ..._made import onnx_file
 
 
 def heavy(path: Path, mebibytes: int) -> Path:
-    """Write a network whose weights take so much memory; most of them are multiplied with one value."""
-    weights = np.ones((mebibytes * 2**18 // 3, 3, 1, 1), np.float32)
-    node = helper.make_node("Conv", ["x", "w"], ["z"])
-    return onnx_file(path, [node], {"x": [1, 3, 4, 4]}, {"z": [1, len(weights), 4, 4]}, {"w": weights})
+    """Write a network whose weights take so much memory: a kernel that is far larger than the image."""
+    reach = int((mebibytes * 2**18 / 9) ** 0.5) // 2 + 1
+    weights = np.ones((3, 3, 2 * reach + 1, 2 * reach + 1), np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["z"], pads=[reach] * 4)
+    return onnx_file(path, [node], {"x": [1, 3, 4, 4]}, {"z": [1, 3, 4, 4]}, {"w": weights})
 
 
 @pytest.mark.process

@@ -102,8 +102,9 @@ def config(name: str, teachers: dict[str, str], teacher: str = "pspnet-mv2_050",
     return resolve(settings(name, model__teacher=given, **changes))
 
 
-#: of a critic by the hinge: teacher and student push its last bias apart by the same amount, as long as both are inside
-CANCELS = "discriminator.layers.10.bias"
+#: whose gradient is 0: of a critic by the hinge the last bias, which teacher and student push apart by the same amount
+#: as long as both are inside, and the bias of the keys, which a softmax over the keys does not see
+CANCELS = ("discriminator.layers.10.bias", ".key.bias")
 
 
 class Saves(list[dict[str, torch.Tensor]]):
