@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image
 from kdc.distill.data import BadSample
 from kdc.distill.data._files import palette_of, read_image, read_mask
 
-POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(/tmp/x) (w) file\nshowpage\n%%EOF\n"
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) (w) file\nshowpage\n%%EOF\n"
 
 
 def bomb(height: int, width: int) -> bytes:
