@@ -24,6 +24,7 @@ from ..distill.run.records import Record
 from ..distill.settings.config import Quantise
 from .calibration import Calibration
 from .cast import CastReport
+from .effort import BUDGET
 from .heldout import HeldOut, held_out
 from .images import CalibrationSet, choose
 from .low_manifest import LowPrecisionManifest
@@ -58,6 +59,7 @@ class Settings:
         calibrator: see ``ranges`` (default: ``CALIBRATOR``, or the best of the comparison).
         compared: compare all calibrators on images held out of ``split``.
         sensitivity: measure what each group costs and leave groups high until the limits hold.
+        budget: minutes that the measurement of the groups may take (default 6).
         keep: names of nodes or groups left high.
         high: what the rest of a quantised file for trt computes in, "fp32" or "fp16" (the default there).
         caster: what casts to FP16 and BF16: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
@@ -80,6 +82,7 @@ class Settings:
     calibrator: str | None = None
     compared: bool = False
     sensitivity: bool = False
+    budget: float | None = None
     keep: Sequence[str] = ()
     high: str | None = None
     caster: str = CASTERS[0]
@@ -170,7 +173,8 @@ def _written(
             facts["calibrators"] = {name: each.to_dict() for name, each in outcomes.items()}
         if settings.sensitivity:
             bars = {"agreement": limits.agreement, "drop": limits.miou_drop}
-            sensitivity = rescue(writer, others, **bars, calibrator=calibrator, keep=names)
+            minutes = settings.budget or BUDGET
+            sensitivity = rescue(writer, others, **bars, calibrator=calibrator, keep=names, minutes=minutes)
             facts["sensitivity"], rescued = sensitivity.to_dict(), list(sensitivity.rescued)
             names = resolve(writer.model.graph, [*keep, *rescued])
     left_high = [*keep, *rescued]
@@ -277,6 +281,9 @@ def checked(run: Run | None, settings: Settings) -> tuple[Form, Path]:
         raise UsageError(
             f"--sensitivity is for INT8 and FP8; --to {settings.to} keeps what leaves its range in float32 by itself"
         )
+
+    if settings.budget is not None and not settings.sensitivity:
+        raise UsageError("--budget is the time of --sensitivity: add it, or leave --budget out")
 
     aware = _aware(run, form)
     if run and aware and (settings.compared or (settings.calibrator or aware.calibrator) != aware.calibrator):

@@ -57,7 +57,7 @@ class Calibration:
             console.say(f"statistics of {known.images} images of {self.data} from {self.cache.name}")
             return known
         console.say(f"calibrating {self.source.name} on {len(self.images)} images of {self.data}")
-        images = console.progress(self.images, total=len(self.images), label="calibrating")
+        images = console.progress(self.images, len(self.images), "calibrating")
         statistics = collect(self.source, images, self.fingerprint)
         if self.cache:
             statistics.save(self.cache)

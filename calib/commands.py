@@ -52,6 +52,15 @@ Sensitive = Annotated[
         "until --agreement and --max-drop hold",
     ),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MINUTES",
+        min=0.1,
+        help="Time of --sensitivity; where it is too short, fewer images are used and blocks are measured together "
+        "[default: 6]",
+    ),
+]
 MaxDrop = Annotated[
     float | None,
     typer.Option(
@@ -136,6 +145,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
         calibrator: Calibrator = None,
         compared: Compared = False,
         sensitivity: Sensitive = False,
+        budget: Budget = None,
         max_drop: MaxDrop = None,
         agreement: Agreement = None,
         qat: Qat = False,
@@ -180,6 +190,7 @@ def calib_with(export_like: "Exporter") -> "Callable[..., CalibratedFile | Calib
             calibrator=calibrator,
             compared=compared,
             sensitivity=sensitivity or (max_drop is not None and to in ("int8", "fp8")),
+            budget=budget,
             keep=keep or (),
             high=high,
             caster=caster,

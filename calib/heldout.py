@@ -1,6 +1,8 @@
 """How much a quantised network loses on images that neither its calibration nor its gate uses."""
 
-from collections.abc import Iterator, Sequence
+import copy
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,37 +68,48 @@ class HeldOut:
     """Held-out images with the float32 network's masks, which are computed once."""
 
     def __init__(self, reference: Runtime, dataset: "Dataset", indices: Sequence[int]) -> None:
-        self._dataset, self._indices, self._fit = dataset, list(indices), reference.fit
-        self._masks = self._run(reference)
-        self._miou = self._miou_of(self._masks)
+        self._dataset, self._indices = dataset, list(indices)
+        # read once, since every candidate is shown them
+        self._views = [reference.fit.views(*dataset.read(i)) for i in self._indices]
+        each = console.progress(self._views, len(self._views), "float32 on held-out images")
+        self._masks = [_masks(reference, views) for views in each]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._indices)
 
     @property
     def keys(self) -> list[str]:
         """Names of the images."""
         return [self._dataset.key(i) for i in self._indices]
 
+    def some(self, count: int) -> "HeldOut":
+        """Return so many of the images, evenly spread; all where there are no more."""
+        places = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).astype(int))
+        part = copy.copy(self)
+        for name in ("_indices", "_views", "_masks"):
+            setattr(part, name, [getattr(self, name)[place] for place in places])
+        return part
+
     def score(self, runtime: Runtime) -> Outcome:
         """Run a candidate on the images and compare its masks."""
-        masks = self._run(runtime)
+        masks = [_masks(runtime, views) for views in self._views]
         difference = Difference()
-        for reference, mask in zip(self._masks, masks, strict=True):
-            difference.add_masks(reference[None], mask[None])
-        miou = self._miou_of(masks)
-        drop = None if miou is None or self._miou is None else 100 * (self._miou - miou)
-        return Outcome(difference.agreement, miou, drop)
+        for reference, candidate in zip(itertools.chain(*self._masks), itertools.chain(*masks), strict=True):
+            difference.add_masks(reference[None], candidate[None])
+        miou, before = self._miou_of(masks), self._miou_of(self._masks)
+        return Outcome(difference.agreement, miou, None if miou is None or before is None else 100 * (before - miou))
 
-    def _run(self, runtime: Runtime) -> list[np.ndarray]:
-        batch = runtime.spec.batch or 1
-        return [runtime.masks(np.repeat(view.image[None], batch, axis=0))[0] for view in self._views()]
-
-    def _views(self) -> Iterator[View]:
-        return (view for i in self._indices for view in self._fit.views(*self._dataset.read(i)))
-
-    def _miou_of(self, masks: Sequence[np.ndarray]) -> float | None:
+    def _miou_of(self, masks: list[list[np.ndarray]]) -> float | None:
         if not self._dataset.labelled:
             return None
         scores = Scores.empty(self._dataset.classes)
-        for view, mask in zip(self._views(), masks, strict=True):
+        for view, mask in zip(itertools.chain(*self._views), itertools.chain(*masks), strict=True):
             assert view.label is not None
             scores.add(mask, view.label)
         return scores.miou
+
+
+def _masks(runtime: Runtime, views: Sequence[View]) -> list[np.ndarray]:
+    batch = runtime.spec.batch or 1
+    return [runtime.masks(np.repeat(view.image[None], batch, axis=0))[0] for view in views]

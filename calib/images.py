@@ -70,7 +70,9 @@ def choose(dataset: "Dataset", count: int | None = None, *, seed: int = 0, scan:
 
     if dataset.labelled:
         candidates = sorted(order[: max(scan, count)])
-        pixels = np.stack([_histogram(dataset, i) for i in console.progress(candidates, label="choosing images")])
+        pixels = np.stack(
+            [_histogram(dataset, i) for i in console.progress(candidates, len(candidates), "choosing images")]
+        )
         indices = [candidates[i] for i in greedy(pixels, count)]
         held = np.stack([pixels[candidates.index(i)] for i in indices]).sum(0)
         coverage = [round(float(share), 6) for share in held / max(1, held.sum())]

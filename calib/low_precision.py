@@ -149,6 +149,7 @@ class LowPrecisionWriter:
         """
         self.form, self.calibration, self.source = form, calibration, calibration.source
         self._aware, self._caster = aware, caster
+        self._ranges: dict[str, dict[str, tuple[float, float]]] = {}
 
     @cached_property
     def model(self) -> ModelProto:
@@ -253,7 +254,9 @@ class LowPrecisionWriter:
         """Return the quantised graph, and whether its weights have 7 bits."""
         form = self.form
         assert form.grid is not None
-        kept, trained = ranges(self.calibration.statistics.tensors, calibrator, form.grid), self._trained_ranges()
+        if calibrator not in self._ranges:
+            self._ranges[calibrator] = ranges(self.calibration.statistics.tensors, calibrator, form.grid)
+        kept, trained = self._ranges[calibrator], self._trained_ranges()
         if form.target == "ort":
             narrow = self._aware and self._aware.narrow
             model, narrow = quantise_for_ort(self.model, kept, keep=keep, narrow=narrow, trained=trained)

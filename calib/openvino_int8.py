@@ -5,6 +5,7 @@ OpenVINO also reads files quantised for other runtimes, but computes them wrong,
 its use over the network here.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -19,6 +20,7 @@ from onnx import GraphProto, ModelProto
 
 from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.signal_stack import signal_stack_kept
+from ..distill import console
 from ..distill.errors import ExportError, UsageError, need
 from ..distill.quiet import quiet
 from .onnx_graph import before_network, makers, products, tail
@@ -68,13 +70,21 @@ def quantise_for_openvino(
     fold = need("openvino._offline_transformations", "openvino").apply_moc_transformations
     high = [*keep, *tail(named.graph), *before_network(named.graph)]
 
-    with open_runtime(source) as runtime, quiet(), signal_stack_kept():
+    with open_runtime(source) as runtime, contextlib.ExitStack() as stack:
         batch = runtime.spec.batch or 1
         # as bytes: prepared they would take four times the memory
         pictures = [[view.image for view in runtime.fit.views(image)] for image in images]
         views = list(itertools.chain.from_iterable(pictures))
         if not views:
             raise UsageError("no calibration images were given; at least 1 is needed")
+
+        step = stack.enter_context(console.steps(len(views), "calibrating"))
+        stack.enter_context(quiet())
+        stack.enter_context(signal_stack_kept())
+
+        def prepared(image: np.ndarray) -> np.ndarray:
+            step()
+            return runtime.prepare(np.repeat(image[None], batch, axis=0))
 
         try:
             model = ov.Core().read_model(BytesIO(named.SerializeToString()))
@@ -84,7 +94,7 @@ def quantise_for_openvino(
             ignored = [name for name, node in names.items() if node in high]
             model = nncf.quantize(
                 model,
-                nncf.Dataset(views, lambda image: runtime.prepare(np.repeat(image[None], batch, axis=0))),
+                nncf.Dataset(views, prepared),
                 preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations, as ONNX Runtime's are
                 target_device=nncf.TargetDevice.CPU,
                 subset_size=len(views),

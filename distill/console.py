@@ -4,12 +4,14 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TextIO, TypeVar
 
 from . import text_table
 from .errors import UsageError
+from .units import duration
 
 T = TypeVar("T")
 
@@ -17,6 +19,10 @@ T = TypeVar("T")
 json_mode = False
 #: True on every process but the first of a distributed run: only rank 0 speaks.
 muted = os.environ.get("LOCAL_RANK", "0") != "0"
+#: gives the time in seconds
+clock: Callable[[], float] = time.monotonic
+#: work of so many seconds says its forecast, which takes the time of the first ones
+LONG, FIRST = 20.0, 2.0
 #: while the Python door is used: whether nothing is printed, and the call
 _silent = False
 _call: str | None = None
@@ -125,44 +131,78 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         say(line)
 
 
-def progress(items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-    """Yield ``items`` while a bar runs on a terminal; elsewhere, or within another bar, just yield them."""
-    console = _console()
-    if _mute() or _bars or not console.is_terminal:
-        yield from items
-        return
-    from rich.progress import track
+def progress(items: Iterable[T], total: int, label: str) -> Iterator[T]:
+    """Yield ``items`` with the bar and the forecast of ``steps``."""
+    with steps(total, label) as step:
+        for item in items:
+            step()
+            yield item
 
-    yield from track(items, description=label, total=total, console=console, transient=True)
+
+@contextlib.contextmanager
+def steps(total: int, label: str) -> Iterator[Callable[[], None]]:
+    """Give a function to be called before each of ``total`` steps, while a bar runs.
+
+    Where all of them take ``LONG`` or more, as the first ones show, a line says for how long. Elsewhere than on a
+    terminal shorter work is not mentioned. Within another bar nothing is shown.
+    """
+    if _mute() or _bars:
+        yield lambda: None
+        return
+
+    screen, started, done = _console(), clock(), -1
+    long, forecast = screen.is_terminal, False
+    with bar(total, label) as show:
+
+        def step() -> None:
+            nonlocal long, forecast, done
+            done += 1
+            if done and not forecast and (passed := clock() - started) >= FIRST:
+                forecast = True
+                if (seconds := passed / done * total) >= LONG:
+                    long = True
+                    screen.print(f"{label}: about {duration(seconds)} for {total}", markup=False)
+            if long and 0 < done < total:
+                show(done, "")
+
+        yield step
 
 
 @contextlib.contextmanager
 def bar(total: int, label: str, done: int = 0) -> Iterator[Callable[[int, str], None]]:
     """Give ``update(done, text)`` for long work: a bar on a terminal, about ten lines elsewhere."""
-    console = _console()
-    if _mute() or not console.is_terminal:
-        every = max(total // 10, 1)
-        tenth = done // every
+    shown = _lines if _mute() or not _console().is_terminal else _drawn
+    _bars.append(label)
+    try:
+        with shown(total, label, done) as show:
+            yield show
+    finally:
+        _bars.pop()
 
-        def line(done: int, text: str) -> None:
-            nonlocal tenth
-            if done // every > tenth or done == total:
-                tenth = done // every
-                say(f"{label} {done}/{total} {text}")
 
-        yield line
-        return
+@contextlib.contextmanager
+def _lines(total: int, label: str, done: int) -> Iterator[Callable[[int, str], None]]:
+    every = max(total // 10, 1)
+    tenth, screen = done // every, _console()
 
+    def line(done: int, text: str) -> None:
+        nonlocal tenth
+        if done // every > tenth or done == total:
+            tenth = done // every
+            if not _mute():
+                screen.print(f"{label} {done}/{total} {text}".rstrip(), markup=False)
+
+    yield line
+
+
+@contextlib.contextmanager
+def _drawn(total: int, label: str, done: int) -> Iterator[Callable[[int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=console, transient=True) as progress:
+    with Progress(*columns, TextColumn("{task.fields[text]}"), console=_console(), transient=True) as progress:
         task = progress.add_task(label, total=total, completed=done, text="")
-        _bars.append(label)
-        try:
-            yield lambda done, text: progress.update(task, completed=done, text=text)
-        finally:
-            _bars.pop()
+        yield lambda done, text: progress.update(task, completed=done, text=text)
 
 
 def to_json(value: Any) -> str:

@@ -42,6 +42,14 @@ def milliseconds(value: float) -> str:
     return quantity(value / 1e3, "s")
 
 
+def duration(seconds: float) -> str:
+    """Write how long something takes, for people who wait: ``45 seconds``, ``3.2 minutes``, ``2.5 hours``."""
+    for unit, length in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def file_size(value: float) -> str:
     """Write bytes, in megabytes of a million: ``1.6 MB``."""
     return quantity(value, "B")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...distill import console
 from ...distill.errors import DataError, NumbersError
 from ...distill.evaluation.metrics import Scores
 from ...distill.run.files import sha256
@@ -72,7 +73,8 @@ def gate(
     golden: Golden | None = None
     most = 0
     keys: list[str] = []
-    for batch in _batches(indices, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)):
+    batches = list(_batches(indices, candidate.spec.batch and max(candidate.spec.batch, reference.spec.batch or 1)))
+    for batch in console.progress(batches, len(batches), "comparing"):
         samples = [
             Sample(dataset.key(i), view.image, view.label)
             for i in batch

@@ -97,7 +97,7 @@ def _quantised(path: Path) -> Quantised | None:
         qat=manifest.get("qat"),
         calibrators=manifest.get("calibrators") or {},
         sensitivity=sensitivity,
-        groups=[cost | {"high": cost["group"] in rescued} for cost in costs[:_NAMED]],
+        groups=[cost | {"high": cost.get("blocks", [cost["group"]])[0] in rescued} for cost in costs[:_NAMED]],
         left_high=(report or {}).get("left_high") or [],
     )
 

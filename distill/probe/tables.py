@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ..console import say, table, warn
 from ..training.teacher import CHECK_FACTOR
-from ..units import quantity
+from ..units import duration, quantity
 from .records import Probe, Spread
 
 #: stands at terms that depend on what is still to be trained
@@ -116,7 +116,7 @@ def _show_forecast(probe: Probe) -> None:
     rows += [
         ("reading a batch", f"{quantity(forecast.seconds['reading'], 's')} in one process; {reading}"),
         ("a step", f"{quantity(forecast.step, 's')}, without optimiser, critics and validation"),
-        (f"{forecast.iters} steps", f"about {_time(forecast.step * forecast.iters)}{apart}"),
+        (f"{forecast.iters} steps", f"about {duration(forecast.step * forecast.iters)}{apart}"),
         ("memory", f"about {forecast.memory_mib.total:,} MiB a device by estimate"),
     ]
     if forecast.peak_mib is not None:
@@ -155,13 +155,6 @@ def _num(value: float) -> str:
 
 def _around(value: Spread) -> str:
     return f"{_num(value.mean)} ± {value.std:.2g}"
-
-
-def _time(seconds: float) -> str:
-    for unit, length in (("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _size(shape: Sequence[int]) -> str:

@@ -1,6 +1,7 @@
 """``kdc calib``: every form through its gate, the shared cache, and what it refuses."""
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from kdc.deploy.artefacts.beside import golden_path, manifest_path
 from kdc.deploy.bench.plan import NotMeasured, select
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
+from kdc.distill import console
 from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.preprocess import POLICIES
 from kdc.distill.run.files import sha256
@@ -150,6 +152,17 @@ def test_a_calibration_that_is_broken_off_costs_no_good_file(
     assert good.is_file() and manifest_path(good).is_file()
 
 
+@pytest.mark.parametrize("target", ["ort", pytest.param("openvino", marks=needs_openvino)])
+def test_a_calibration_that_takes_long_says_so_before(
+    run: Run, target: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(step=15)  # seconds between two images
+    monkeypatch.setattr(console, "clock", lambda: float(next(ticks)))
+    calibrate_run(run, Settings(target=target, images=8, gate_images=1, agreement=0.1))
+    out = capsys.readouterr().out
+    assert "calibrating: about 2.0 minutes for 8\ncalibrating 1/8\ncalibrating 2/8\n" in out
+
+
 @needs_openvino
 def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
     with pytest.raises(NumbersError, match="did not pass"):
@@ -161,6 +174,7 @@ def test_failed_gate_leaves_no_weights_of_openvino(run: Run) -> None:
     ("flags", "error", "message"),
     [
         ({"to": "int4"}, UsageError, "--to int4 is not known; accepted: int8, fp8, fp16, bf16; did you mean"),
+        ({"budget": 3.0}, UsageError, "--budget is the time of --sensitivity: add it, or leave --budget out"),
         ({"target": "tensorrt"}, UsageError, "--for tensorrt is not known; accepted: openvino, ort, trt"),
         ({"to": "bf16", "target": "ort"}, UsageError, "--for ort has no use for bf16; accepted with --to bf16: trt"),
         ({"high": "fp16"}, UsageError, "--high says what the rest of an INT8 or FP8 file for trt"),

@@ -1,17 +1,20 @@
 """The block that quantisation breaks is found, and left high; calibrators are told apart on images held out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from kdc.calib import effort
 from kdc.calib.calibration import Calibration, Pictures
 from kdc.calib.heldout import HeldOut, Outcome, held_out
 from kdc.calib.low_precision import Form, LowPrecisionWriter
-from kdc.calib.onnx_graph import resolve
+from kdc.calib.onnx_graph import groups, resolve
 from kdc.calib.sensitivity import best, compare, rescue
 from kdc.deploy.runtimes.open import open_runtime
+from kdc.distill import console
 from kdc.distill.data import open_data
 from kdc.distill.errors import DataError
 
@@ -51,6 +54,61 @@ def test_the_block_that_breaks_is_rescued(fragile: Path, form: Form, capsys: pyt
     kept = resolve(writer.model.graph, ["layer1.0"])
     assert writer.score(images, calibrator="minmax", keep=kept) == found.steps[0]
     assert found.to_dict()["costs"][0]["group"] == "layer1.0"
+
+
+class Slow(LowPrecisionWriter):
+    """A writer on a slow machine: a pass takes 2 s, and 1 s for each image, by a clock that only this moves."""
+
+    def __init__(self, writer: LowPrecisionWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(writer.form, writer.calibration)
+        self.now, self.passes = 0.0, 0
+        monkeypatch.setattr(console, "clock", lambda: self.now)
+
+    def score(self, images: HeldOut, *, calibrator: str = "mse", keep: Sequence[str] = ()) -> Outcome:
+        self.now += 2 + len(images)
+        self.passes += 1
+        return super().score(images, calibrator=calibrator, keep=keep)
+
+
+def test_a_short_time_is_kept_by_fewer_images_and_groups_and_said(
+    fragile: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, images = writer_of(fragile, Form("int8", "ort"))
+    images = images.some(2)
+    monkeypatch.setattr(effort, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(effort, "LEAST_GROUPS", 2)
+    limits: dict[str, Any] = {"agreement": 1.0, "drop": None, "calibrator": "minmax"}
+
+    slow = Slow(writer, monkeypatch)
+    found = rescue(slow, images, **limits, minutes=0.25)
+    plan = found.effort
+    assert (plan.images, plan.images_of, plan.groups, plan.blocks, plan.whole) == (1, 2, 3, 4, False)
+    assert slow.now <= 3 + 3 + 4 + 0.25 * 60, "the passes that are timed, and those that there is time for"
+    assert {block for each in found.costs for block in each.blocks} == set(groups(writer.model.graph))
+    pair = next(each for each in found.costs if len(each.blocks) == 2)
+    assert pair.group == " to ".join(pair.blocks)
+    assert len(resolve(writer.model.graph, pair.blocks)) == pair.nodes
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sensitivity: 4 blocks, each left high once on 2 images" in said and "about 20 seconds" in said
+    assert "! that is too much for --budget 0.25: measured on 1 of 2 images, 4 blocks in 3 groups" in said
+
+    enough = int(said.partition("all of it takes --budget ")[2].split()[0])
+    assert rescue(Slow(writer, monkeypatch), images, **limits, minutes=enough).effort.whole
+    assert "too much" not in capsys.readouterr().out
+
+
+def test_tries_that_there_is_no_time_for_are_said(
+    fragile: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, images = writer_of(fragile, Form("int8", "ort"))
+    limits: dict[str, Any] = {"agreement": 1.0, "drop": None, "calibrator": "minmax"}
+    slow = Slow(writer, monkeypatch)
+    assert not rescue(slow, images, **limits, minutes=0.7).holds
+    assert slow.passes == 3 + 1 + 4 + 2
+    said = capsys.readouterr().out
+    assert "the time is up before all groups were tried; more: --budget 2" in said
+    rescue(Slow(writer, monkeypatch), images, **limits, minutes=2)
+    assert "the time is up" not in capsys.readouterr().out
 
 
 def test_limits_that_hold_cost_nothing_and_those_that_cannot_are_said(

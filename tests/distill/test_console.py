@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from kdc.distill import console
+from kdc.distill.quiet import quiet
 
 
 class Terminal(io.StringIO):
@@ -49,6 +50,67 @@ def test_the_bar_is_no_wider_than_the_screen(monkeypatch: pytest.MonkeyPatch) ->
     for line in screen.getvalue().split("\r"):
         visible = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", line).rstrip("\n")
         assert len(visible) <= 80
+
+
+class Clock:
+    """A clock that stands still until work moves it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(console, "clock", lambda: self.now)
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_long_work_says_its_forecast_and_how_far_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    for _ in console.progress(range(128), 128, "calibrating"):
+        clock.work(1.875)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "calibrating: about 4.0 minutes for 128"
+    assert len(lines) == 11 and lines[1] == "calibrating 12/128" and lines[-1] == "calibrating 120/128"
+
+
+def test_steps_are_seen_while_a_library_is_kept_quiet(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with console.steps(10, "calibrating") as step, quiet():
+        for _ in range(12):  # it may take more of them than were announced
+            step()
+            clock.work(60)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["calibrating: about 10.0 minutes for 10", *(f"calibrating {n}/10" for n in range(1, 10))]
+
+
+def test_short_work_is_not_mentioned(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    for _ in console.progress(range(9), 9, "images"):
+        clock.work(2)
+    assert [*console.progress(iter("abc"), 3, "letters")] == ["a", "b", "c"]
+    assert capsys.readouterr().out == ""
+
+
+def test_work_within_other_work_is_not_mentioned(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with console.bar(10, "train") as update:
+        for _ in console.progress(range(50), 50, "val"):
+            clock.work(10)
+        update(1, "loss 2")
+    assert capsys.readouterr().out == "train 1/10 loss 2\n"
+
+
+def test_a_forecast_stands_above_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, clock = terminal(monkeypatch), Clock(monkeypatch)
+    for _ in console.progress(range(20), 20, "calibrating"):
+        clock.work(30)
+    assert "calibrating: about 10.0 minutes for 20" in screen.getvalue()
+    assert re.search(r"calibrating .*\d+/20", screen.getvalue())
 
 
 def test_a_warning_is_said_once_and_noted_by_every_run(

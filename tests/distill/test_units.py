@@ -28,6 +28,14 @@ def test_times(ms: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "0 seconds"), (45, "45 seconds"), (119, "119 seconds"), (192, "3.2 minutes"), (9000, "2.5 hours")],
+)
+def test_waits(seconds: float, text: str) -> None:
+    assert units.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
     ("bytes_", "text"), [(1_600_000, "1.6 MB"), (512, "512 B"), (3_200, "3.2 kB"), (999_999, "1 MB"), (2.5e9, "2.5 GB")]
 )
 def test_sizes(bytes_: float, text: str) -> None:
