@@ -6,6 +6,8 @@ from typing import Literal, overload
 
 from .calib.calibrate import CalibrationPlan
 from .calib.commands import CalibratedFile
+from .deploy.artefacts.signature import TrustedKey
+from .deploy.artefacts.trust_command import Keys, PublicKeyRecord
 from .deploy.bench.accuracy import AccuracyRecord, Evaluation
 from .deploy.bench.commands import Costs, LatencyRecords
 from .deploy.bench.latency_record import LatencyRecord
@@ -693,7 +695,7 @@ def open_runtime(
         size: input height and width, for what is not made for one size: a checkpoint, a dynamic ONNX file.
         threads: CPU threads within an operator (default: the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
-        trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
+        trust: run native code (``.pt2``, engines) that is signed neither by the user nor by a trusted key.
         buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.
@@ -887,6 +889,26 @@ def train(
     dry_run: Literal[True],
 ) -> RunPlan:
     """Return the plan; write nothing."""
+
+def trust_add(
+    key: str,
+    name: str = "",
+) -> TrustedKey:
+    """Trust somebody else's key: what is signed with it runs here without --trust.
+
+    Take the key from its owner, not from the file that you want to run.
+    """
+
+def trust_ls() -> Keys:
+    """List the keys whose files run here."""
+
+def trust_rm(
+    key: str,
+) -> TrustedKey:
+    """Trust a key no longer."""
+
+def trust_show() -> PublicKeyRecord:
+    """Show your own public key, for others to trust; it is made if you have none."""
 
 def verify(
     paper: str | Path = "all",

@@ -1,4 +1,4 @@
-"""The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``parity``, ``doctor``."""
+"""The commands of this room: ``kdc bench``, ``eval``, ``predict``, ``report``, ``parity``, ``trust``, ``doctor``."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from ..distill import console
 from ..distill.commands.command import command
 from ..distill.commands.flags import takes
 from ..distill.run.records import Record
+from .artefacts.trust_command import register_trust
 from .bench.commands import register_bench
 from .bench.evaluation_data import EvaluationData
 from .flags import Blend, FitFlag, Overlap, Tile, read_size, takes_runtime_options
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("predict")(command(predict))
     app.command("report")(command(report))
     app.command("parity")(command(parity))
+    register_trust(app)
     app.command("doctor")(command(doctor))
 
 

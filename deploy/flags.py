@@ -21,7 +21,12 @@ Provider = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="What runs ONNX files: openvino, or a provider such as CUDAExecutionProvider."),
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Run engines and packages that kdc did not build.")]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run engines and packages (native code) that neither you nor a key of kdc trust ls signed."
+    ),
+]
 Buffers = Annotated[
     str,
     typer.Option(

@@ -134,7 +134,9 @@ def export_triton(
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: cuda for engines, else cpu).")] = None,
     cuda_graph: Annotated[bool, typer.Option("--cuda-graph", help="Run an engine as CUDA graphs.")] = False,
     warmup: Annotated[bool, typer.Option("--warmup/--no-warmup", help="Run zeros before the server is ready.")] = True,
-    trust: Annotated[bool, typer.Option("--trust", help="Serve an engine that no manifest vouches for.")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Serve an engine that neither you nor a key of kdc trust ls signed.")
+    ] = False,
 ) -> "TritonModel":
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..deploy.artefacts.beside import GateRow, Origin, golden_path, manifest_of, manifest_path, owner
+from ..deploy.artefacts.beside import GateRow, Origin, golden_path, manifest_of, owner
 from ..deploy.artefacts.ledger import read_gates
 from ..deploy.artefacts.lock import alone
-from ..deploy.artefacts.manifest import Manifest
+from ..deploy.artefacts.manifest import Manifest, write_manifest
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
 from ..deploy.parity.tolerances import tolerances
@@ -23,7 +23,7 @@ from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.ort_runtime import read_info
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
-from ..distill.run.files import sha256, versions, write_bytes, write_json
+from ..distill.run.files import sha256, versions, write_bytes
 from ..distill.run.folder import Run
 from ..distill.run.records import Record, plain
 from . import bundle_runner
@@ -129,7 +129,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         source=origin.source,
         versions=versions(),
     )
-    write_json(manifest_path(out), manifest.to_dict())
+    write_manifest(out, manifest)
 
     if not image.generated:
         console.warn(

@@ -123,7 +123,7 @@ def export_triton(
         out: the model repository.
         serving: how the server runs it.
         name: of the model (default: of the run that the file belongs to, else of the file).
-        trust: serve an engine that no manifest of kdc's vouches for.
+        trust: serve an engine that is signed neither by the user nor by a trusted key.
 
     Raises:
         UsageError: a flag that has no effect on the file.

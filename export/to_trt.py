@@ -17,6 +17,7 @@ from typing import Any
 
 from ..deploy.artefacts.beside import golden_path, manifest_path, owner
 from ..deploy.artefacts.lock import alone
+from ..deploy.artefacts.manifest import write_manifest
 from ..deploy.artefacts.safe_onnx import external, whole
 from ..deploy.child import ChildDiedError, call
 from ..deploy.gpu.device import Gpu, gpu
@@ -28,7 +29,6 @@ from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
-from ..distill.run.files import write_json
 from ..distill.run.records import Record
 from ..distill.units import file_size
 from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
@@ -141,7 +141,7 @@ def build_engine(
         # where it first runs it needs its manifest, its golden image, and the weights that it was stripped of
         if flags.strip_weights:
             path.with_name(onnx_path.name).symlink_to(onnx_path.resolve())
-        write_json(manifest_path(path), manifest.to_dict())
+        write_manifest(path, manifest)
         hand_on(onnx_path, path)
         manifest = _first_run(path, engine_path, manifest, device)
         ran = manifest.proof.line() if manifest.proof else "not run here"

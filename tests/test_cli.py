@@ -21,6 +21,7 @@ from kdc.distill.run.records import Record
 from kdc.distill.training.signals import Terminated
 
 COMMANDS = [
+    "trust",
     "distill",
     "train",
     "probe",

@@ -18,6 +18,8 @@ from ...distill.run.seal import check_sealed
 TORCH_FILES = (".safetensors", ".pt", ".pth")
 #: Suffixes of TensorRT engines.
 ENGINES = (".engine", ".plan")
+#: Suffixes of files that hold native code: they are signed, and run only where they are vouched for.
+NATIVE = (*ENGINES, ".pt2")
 #: Suffixes of exported files, and of all files that hold a network.
 EXPORTED = (".onnx", *ENGINES, ".xml", ".pt2")
 MODEL_FILES = (*EXPORTED, *TORCH_FILES)

@@ -1,14 +1,17 @@
 """The manifest of a new file: what it is and what it was made from, bound to it by its hash."""
 
+import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 from ...distill.errors import UsageError, WeightsError
 from ...distill.preprocess import Policy
+from ...distill.run.files import write_json
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
-from .beside import owner
+from .beside import NATIVE, manifest_path, owner
+from .signature import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,16 @@ class Manifest(Record):
         """Add the result of the gate, and what really ran there where manifests of the kind say it."""
         known = {each.name for each in fields(self)}
         return replace(self, **{name: value for name, value in (("gate", gate), ("ran", ran)) if name in known})
+
+
+def write_manifest(artefact: Path, manifest: Manifest) -> None:
+    """Write the manifest beside a file, signed where the file holds native code.
+
+    Raises:
+        WeightsError: the user's signing key cannot be used.
+    """
+    values = json.loads(json.dumps(manifest.to_dict(), default=str))
+    write_json(manifest_path(artefact), signed(values) if artefact.suffix.lower() in NATIVE else values)
 
 
 def run_of(path: Path) -> Run:

@@ -1,4 +1,4 @@
-"""Files that hold native code run only with the manifest that kdc wrote for them, or when they are trusted by name."""
+"""Files that hold native code run only where the user, or somebody whom the user trusts, exported them."""
 
 from pathlib import Path
 
@@ -6,28 +6,38 @@ from ...distill import console
 from ...distill.errors import ExportError, WeightsError
 from ...distill.run.files import sha256
 from .beside import StoredManifest, load_manifest, manifest_path
+from .signature import fault
+
+
+class UntrustedError(ExportError):
+    """Native code of which it is not known who made it."""
+
+    exit_code = 4
 
 
 def vouched(path: Path, kind: str, *, trust: bool = False) -> StoredManifest:
-    """Return the manifest of a file, if it is one of ``kind`` and of this very file.
+    """Return the manifest of a file, if it is one of ``kind``, of this very file, and signed with a known key.
 
     Args:
         path: a file with its manifest, ``<file>.json``, beside it.
         kind: "aoti" or "engine".
-        trust: take a file that nothing vouches for, with a warning; its manifest is then empty.
+        trust: take a file that nothing vouches for, with a warning; a manifest that is not about it is then empty.
 
     Raises:
         WeightsError: there is no such file.
-        ExportError: nothing vouches for it.
+        UntrustedError: nothing vouches for it.
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
     manifest, beside = StoredManifest({}), manifest_path(path).name
     try:
-        manifest = load_manifest(path)
-        why = "" if manifest.kind == kind else f"{beside} is of another kind"
-        if not why and manifest.sha256 != sha256(path):
+        known = load_manifest(path)
+        why = "" if known.kind == kind else f"{beside} is of another kind"
+        if not why and known.sha256 != sha256(path):
             why = f"it is not the file that {beside} was written for (its sha256 is another)"
+        if not why:
+            manifest = known
+            why = fault(known.values)
     except FileNotFoundError:
         why = f"there is no {beside} beside it"
     except (OSError, ValueError) as error:
@@ -36,8 +46,8 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> StoredManifest:
     if not why:
         return manifest
     if not trust:
-        raise ExportError(
+        raise UntrustedError(
             f"{path} holds native code and {why}: it is not run; export it again, or say --trust if you know its maker"
         )
     console.warn(f"{path.name} holds native code that nothing vouches for ({why}); it runs since you trust it")
-    return StoredManifest({})
+    return manifest

@@ -5,11 +5,9 @@ counts for nothing where somebody else owns it or may write to it.
 """
 
 import contextlib
-import os
 import re
-import stat
-from collections.abc import Iterator
-from pathlib import Path
+
+from .user_state import read_own, state_folder, write_own
 
 #: what stands for the files beside a file where it needs none
 NONE = "-"
@@ -29,7 +27,7 @@ def recall(key: str, rules: str) -> str | None:
         rules: what a verdict depends on besides the file; one by other rules is not used.
     """
     if key not in _here:
-        with contextlib.suppress(OSError), _folder() as folder:
+        with contextlib.suppress(OSError), state_folder() as folder:
             _here.update(_read(folder, rules))
     return _here.get(key)
 
@@ -42,12 +40,12 @@ def remember(key: str, beside: str, rules: str) -> None:
         beside: digest of what the file needs beside it, or ``NONE``.
     """
     remember_here(key, beside)
-    with contextlib.suppress(OSError), _folder() as folder:
+    with contextlib.suppress(OSError), state_folder() as folder:
         known = _read(folder, rules)
         known.pop(key, None)  # the newest stands last
         known[key] = beside
         lines = [f"{key} {beside}" for key, beside in known.items()][-MOST:]
-        _write(folder, "\n".join([rules, *lines, ""]).encode())
+        write_own(folder, _NAME, "\n".join([rules, *lines, ""]).encode())  # what another writer loses is asked again
 
 
 def remember_here(key: str, beside: str = NONE) -> None:
@@ -55,54 +53,13 @@ def remember_here(key: str, beside: str = NONE) -> None:
     _here[key] = beside
 
 
-@contextlib.contextmanager
-def _folder() -> Iterator[int]:
-    """Open the user's state folder of kdc; OSError where there is none that only the user can write to."""
-    named = os.environ.get("XDG_STATE_HOME", "")  # to be ignored where it is relative, says its standard
-    base = Path(named) if os.path.isabs(named) else Path(os.path.expanduser("~/.local/state"))
-    if not base.is_absolute():
-        raise FileNotFoundError("the user has no home")
-    base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (base / "kdc").mkdir(mode=0o700, exist_ok=True)
-    folder = os.open(base / "kdc", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        _refuse_foreign(os.fstat(folder))
-        yield folder
-    finally:
-        os.close(folder)
-
-
 def _read(folder: int, rules: str) -> dict[str, str]:
     """Return all verdicts of the file; none where it is missing, foreign, too long, cut off or by other rules."""
-    try:
-        # without waiting for what is no file
-        file = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-        with open(file, "rb") as opened:
-            state = os.fstat(file)
-            _refuse_foreign(state)
-            if not stat.S_ISREG(state.st_mode):
-                return {}
-            content = opened.read(LARGEST + 1)
-    except OSError:
+    content = read_own(folder, _NAME, LARGEST)
+    if content is None:
         return {}
     first, *lines = content.decode("ascii", errors="replace").split("\n")
     matches = [_LINE.fullmatch(line) for line in lines[:-1]]
-    if first != rules or len(content) > LARGEST or lines[-1:] != [""] or not all(matches):
+    if first != rules or lines[-1:] != [""] or not all(matches):
         return {}
     return {match[1]: match[2] for match in matches if match}
-
-
-def _write(folder: int, content: bytes) -> None:
-    """Replace the file; of several writers at once the last one wins, and what the others lose is asked again."""
-    beside = f".{_NAME}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(beside, dir_fd=folder)
-    file = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-    with open(file, "wb") as opened:
-        opened.write(content)
-    os.replace(beside, _NAME, src_dir_fd=folder, dst_dir_fd=folder)
-
-
-def _refuse_foreign(state: os.stat_result) -> None:
-    if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("somebody else owns it or may write to it")

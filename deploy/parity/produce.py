@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ...distill import console
 from ...distill.errors import NumbersError
-from ...distill.run.files import flush, move, remove, write_json
+from ...distill.run.files import flush, move, remove
 from ...distill.run.folder import Run
 from ...distill.run.lock import held
 from ...distill.run.records import Record
 from ...distill.training.signals import held_back
-from ..artefacts.beside import golden_path, manifest_path, weights_beside
+from ..artefacts.beside import NATIVE, golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
 from ..artefacts.lock import remove_abandoned
-from ..artefacts.manifest import Manifest
+from ..artefacts.manifest import Manifest, write_manifest
+from ..artefacts.signature import signing_key
 from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
 from .gate import gate
@@ -99,18 +100,20 @@ def produce(
 
     Raises:
         NumbersError: the gate failed.
-        WeightsError: the ledger is broken.
+        WeightsError: the ledger is broken, or the user's signing key cannot be used.
         KdcError: whatever ``write`` raises.
     """
     with _folder_beside(path) as folder:
         # what can be refused, before minutes of work
         if run:
             read_gates(run)
+        if path.suffix.lower() in NATIVE:
+            signing_key()
         dataset = trial and (trial.data or (run and run.open_data(run.config.data.split)))
 
         new = folder / path.name
         manifest = write(new)
-        write_json(manifest_path(new), manifest.to_dict())  # native code is not opened without
+        write_manifest(new, manifest)  # native code is not opened without
 
         result: GateResult | None = None
         if trial and dataset is not None and manifest.runs_here:
@@ -118,7 +121,7 @@ def produce(
             _refuse_failed(run, path, result, trial)
             console.say(f"gate {stage_of(path)}: passed, {result.line()}")
             manifest = manifest.with_gate(result, ran)
-            write_json(manifest_path(new), manifest.to_dict())
+            write_manifest(new, manifest)
             if result.golden is not None:
                 write_golden(new, result.golden, path.parent)
 
@@ -151,7 +154,7 @@ def gate_present(run: Run, path: Path, manifest: M, trial: Trial) -> Product[M]:
         write_gate(run, stage_of(path), result, path.name, trial.left_high)
         if result.golden is not None:
             write_golden(path, result.golden)
-        write_json(manifest_path(path), manifest.to_dict())
+        write_manifest(path, manifest)
     run.remember_command()
     run.seal()
     return Product(path, manifest, result)

@@ -37,7 +37,7 @@ def open_runtime(
         size: input height and width, for what is not made for one size: a checkpoint, a dynamic ONNX file.
         threads: CPU threads within an operator (default: the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
-        trust: run native code (``.pt2``, engines) that no manifest of kdc's vouches for.
+        trust: run native code (``.pt2``, engines) that is signed neither by the user nor by a trusted key.
         buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
         cuda_graph: start an engine as one CUDA graph.
         torch_mode: how torch runs a checkpoint, see ``TorchMode``.

@@ -27,7 +27,7 @@ class RuntimeOptions(Record):
     Attributes:
         device: "cpu" or "cuda".
         provider: an ONNX Runtime execution provider or "openvino", of ONNX files.
-        trust: run native code (engines, packages) that no manifest of kdc's vouches for.
+        trust: run native code (engines, packages) that is signed neither by the user nor by a trusted key.
         buffers: library for the GPU memory of engines: "auto" or one of ``gpu.open.KINDS``.
         cuda_graph: start engines as one CUDA graph.
         torch_mode: how torch is timed, see ``TorchMode``; several, separated by commas, are timed side by side.

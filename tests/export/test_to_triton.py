@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from google.protobuf import text_format
 
+from kdc.deploy.artefacts.signature import signed
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
 from kdc.export.to_triton import Serving, TritonModel, export_triton
@@ -111,7 +112,7 @@ def engine(tmp_path: Path) -> Path:
     manifest |= {"inputs": [{"name": "image", "dtype": "float32", "shape": shape}], "classes": list("abcde")}
     manifest |= {"outputs": [{"name": "logits", "dtype": "float32", "shape": [None, K, H, W]}]}
     manifest |= {"profile": {"min": [1, 3, H, W], "opt": [4, 3, H, W], "max": [16, 3, H, W]}}
-    write_json(path.with_name(f"{path.name}.json"), manifest)
+    write_json(path.with_name(f"{path.name}.json"), signed(manifest))
     return path
 
 
@@ -120,7 +121,7 @@ def engine(tmp_path: Path) -> Path:
 )
 def test_engines_that_the_server_does_not_load(engine: Path, tmp_path: Path, change: dict[str, Any], why: str) -> None:
     beside = engine.with_name(f"{engine.name}.json")
-    write_json(beside, json.loads(beside.read_text()) | change)
+    write_json(beside, signed(json.loads(beside.read_text()) | change))
     with pytest.raises(ExportError, match=f"{why}.*--flavour tensorrt"):
         export_triton(engine, tmp_path / "models")
 
@@ -140,7 +141,7 @@ def test_engines_that_the_server_does_not_load(engine: Path, tmp_path: Path, cha
 )
 def test_a_manifest_that_holds_something_else(engine: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     beside = engine.with_name(f"{engine.name}.json")
-    write_json(beside, json.loads(beside.read_text()) | change)
+    write_json(beside, signed(json.loads(beside.read_text()) | change))
     with pytest.raises(ExportError, match=f"does not say what an engine of kdc's does \\({next(iter(change))}\\)"):
         export_triton(engine, tmp_path / "models")
 

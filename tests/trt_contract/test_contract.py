@@ -106,7 +106,7 @@ def test_a_foreign_engine(session: Session, tmp_path: Path) -> None:
     (tmp_path / "model.engine").write_bytes(b"something else")
     trusted = ("run", {"images": 1, "trust": True})
     plain, refused = session(("run", {"images": 1}), trusted, HEAD="argmax")
-    assert plain["exit_code"] == 5 and "sha256" in plain["error"], "the manifest is asked first"
+    assert plain["exit_code"] == 4 and "sha256" in plain["error"], "the manifest is asked first"
     assert refused["exit_code"] == 5 and "refused model.engine" in refused["error"], "TensorRT is asked next"
     (tmp_path / "model.engine").write_bytes(b"KDC PLAN of somebody else")
     [told] = session(trusted, HEAD="argmax")

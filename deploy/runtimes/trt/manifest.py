@@ -9,7 +9,7 @@ from typing import Any
 from ....distill import console
 from ....distill.errors import ExportError
 from ...artefacts.beside import manifest_beside
-from ...artefacts.trust import vouched
+from ...artefacts.trust import UntrustedError, vouched
 from ...gpu.device import Gpu
 from ..answer import Port
 
@@ -81,17 +81,18 @@ class EngineCard:
 
 
 def read_manifest(path: Path, trust: bool = False) -> EngineCard | None:
-    """Return what the manifest of an engine says; with ``trust`` None where none vouches for it, with a warning.
+    """Return what the manifest of an engine says; with ``trust`` None where none is about it, with a warning.
 
     Raises:
         WeightsError: there is no such engine.
-        ExportError: no manifest of kdc's, one that describes another file, or one that is not whole.
+        UntrustedError: nothing vouches for it.
+        ExportError: its manifest is not whole.
     """
     again = f"kdc export trt {path.stem.removesuffix('.fp32')}.onnx"
     try:
         values = vouched(path, "engine", trust=trust).values
-    except ExportError as error:
-        raise ExportError(f"{error}; an engine is built by: {again}") from error
+    except UntrustedError as error:
+        raise UntrustedError(f"{error}; an engine is built by: {again}") from error
     if not values:
         return None
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from kdc.deploy.artefacts.signature import signed
 from kdc.deploy.runtimes import aoti_runtime
 from kdc.deploy.runtimes.aoti_runtime import Target, read_package
 from kdc.deploy.runtimes.open import open_runtime
@@ -51,6 +52,11 @@ def model() -> Tiny:
     return Tiny().eval()
 
 
+def _describe(path: Path) -> None:
+    values = {"file": path.name, "sha256": sha256(path), "kind": "aoti"}
+    write_json(path.with_name(f"{path.name}.json"), signed(values))
+
+
 @pytest.fixture(scope="module")
 def compiled(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
@@ -61,7 +67,7 @@ def compiled(model: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     palette = [[0, 0, k] for k in range(len(CLASSES))]
     form = {"head": "argmax", "input": "uint8", "dynamic_batch": True}
     to_aoti.compile_package(model, path, size=SIZE, classes=CLASSES, palette=palette, **form)
-    write_json(path.with_name("model.pt2.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
+    _describe(path)
     return path
 
 
@@ -115,11 +121,13 @@ def test_native_code_without_its_manifest_is_not_run(
             ({**whole, "kind": "onnx"}, "is of another kind"),
             ('"x"', "cannot be read"),
             ("[" * 200_000, "cannot be read"),
+            ({key: whole[key] for key in ("file", "sha256", "kind")}, "is not signed"),
+            ({**whole, "versions": {"torch": torch.__version__}}, "is not as it was signed"),
         ):
             manifest.write_text(str(spoilt) if why == "cannot be read" else json.dumps(spoilt))
             with pytest.raises(ExportError, match=f"holds native code and .*{why}.*--trust") as caught:
                 open_runtime(package)
-            assert caught.value.exit_code == 5
+            assert caught.value.exit_code == 4
         manifest.unlink()
         with pytest.raises(ExportError, match=r"there is no model.pt2.json beside it"):
             open_runtime(package)
@@ -141,7 +149,7 @@ def test_code_for_another_machine_is_refused_before_it_is_loaded(
         open_runtime(package, size=(32, 32))
     manifest = package.with_name("model.pt2.json")
     whole = json.loads(manifest.read_text())
-    write_json(manifest, whole | {"versions": {"torch": "2.11.0"}})
+    write_json(manifest, signed(whole | {"versions": {"torch": "2.11.0"}}))
     with pytest.raises(ExportError, match=r"compiled with torch 2.11.0, this is torch .*kdc export aoti"):
         open_runtime(package)
     write_json(manifest, whole)
@@ -160,7 +168,7 @@ def test_code_for_a_better_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "model.bf16.pt2"
     to_aoti.compile_package(copy.deepcopy(model), path, size=SIZE, precision="bf16")
-    write_json(path.with_name("model.bf16.pt2.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
+    _describe(path)
     pixels = np.random.default_rng(0).integers(0, 256, (1, *SIZE, 3), np.uint8)
     with open_runtime(path, threads=1) as runtime, torch.inference_mode():
         x = runtime.prepare(pixels)
@@ -205,7 +213,7 @@ def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu(model: Tiny, tmp_path: Path) -> None:
     path = to_aoti.compile_package(model, tmp_path / "model.cuda.pt2", size=SIZE, device="cuda", classes=CLASSES)
-    write_json(path.with_name(f"{path.name}.json"), {"file": path.name, "sha256": sha256(path), "kind": "aoti"})
+    _describe(path)
     x = np.random.default_rng(0).standard_normal((1, 3, *SIZE)).astype(np.float32)
     graph = DeployGraph(model.cpu(), SIZE)
     with open_runtime(path, device="cuda") as runtime, torch.inference_mode():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdc.deploy.artefacts.signature import signed
 from kdc.deploy.gpu import open as opening
 from kdc.deploy.gpu.device import Gpu, gpu
 from kdc.deploy.gpu.kernels import SIGNATURES, compile_kernels, levels
@@ -37,7 +38,7 @@ def manifest(path: Path, **values: Any) -> dict[str, Any]:
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "model.engine"
     path.write_bytes(b"plan")
-    (tmp_path / "model.engine.json").write_text(json.dumps(manifest(path)))
+    (tmp_path / "model.engine.json").write_text(json.dumps(signed(manifest(path))))
     return path
 
 
@@ -53,10 +54,10 @@ def test_an_engine_that_nothing_vouches_for_is_refused(
         beside.unlink() if text is None else beside.write_text(text)
         with pytest.raises(ExportError, match=r"--trust.*kdc export trt model\.onnx") as caught:
             open_runtime(engine, device="cuda")
-        assert caught.value.exit_code == 5 and "\n" not in str(caught.value)
+        assert caught.value.exit_code == 4 and "\n" not in str(caught.value)
     assert read_manifest(engine, trust=True) is None
     assert "nothing vouches for" in " ".join(capsys.readouterr().out.split())
-    beside.write_text(json.dumps({"kind": "engine", "sha256": sha256(engine)}))
+    beside.write_text(json.dumps(signed({"kind": "engine", "sha256": sha256(engine)})))
     with pytest.raises(ExportError, match=r"does not say .*\(flavour, version, onnx, inputs, outputs\)"):
         open_runtime(engine, device="cuda")
     with pytest.raises(WeightsError, match="does not exist"):
