@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -171,8 +172,7 @@ def test_a_key_that_is_none_is_said(home: Path, tmp_path: Path, content: bytes |
         file.rename(tmp_path / "elsewhere")
         file.symlink_to(tmp_path / "elsewhere")
     elif content == "rsa":
-        from cryptography.hazmat.primitives.asymmetric import rsa
-
+        rsa = import_module("cryptography.hazmat.primitives.asymmetric.rsa")
         file.write_bytes(signature._pem(rsa.generate_private_key(65537, 2048)))
     else:
         file.write_bytes(bytes(content))  # type: ignore[arg-type]
