@@ -819,7 +819,7 @@ def runs_info(
     """Show the settings of a run and how it ended."""
 
 def runs_ls() -> Runs:
-    """List the runs in runs/, newest last."""
+    """List the runs in runs/, newest last; those that cannot be opened come first."""
 
 def runs_rm(
     run: str | Path,

@@ -17,7 +17,8 @@ from .models import SegmentationModel
 from .run.baseline import find_baseline
 from .run.card import DataCard, TeacherCard
 from .run.checkpoint import student_file, was_saved
-from .run.folder import Run, check_vacant, find_run, point_last, unfinished_run
+from .run.folder import Run, check_vacant, find_run, point_last
+from .run.listing import unfinished_run
 from .run.phase_results import Artefacts, Lineage
 from .settings.changes import changes, described, resumed
 from .settings.config import Config

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...distill.run.records import Record
+from ..runtimes.answer import Contract
 from ..runtimes.options import RuntimeOptions
 
 
@@ -50,9 +51,9 @@ class Input(Record):
 
 @dataclass(frozen=True)
 class Opened(Record):
-    """What really runs; ``buffers`` and ``cuda_graph`` are those of an engine."""
+    """What really runs; ``contract`` is how images and scores were read, ``buffers`` and ``cuda_graph`` an engine's."""
 
-    OPTIONAL: ClassVar = ("buffers", "cuda_graph")
+    OPTIONAL: ClassVar = ("contract", "buffers", "cuda_graph")
 
     name: str
     runtime: str
@@ -66,6 +67,7 @@ class Opened(Record):
     file: str
     threads: int
     pid: int
+    contract: Contract | None = None
     buffers: str | None = None
     cuda_graph: bool | None = None
 

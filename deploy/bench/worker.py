@@ -89,6 +89,7 @@ class Worker:
             file=str(runtime.source),
             threads=threads,
             pid=os.getpid(),
+            contract=spec.contract,
         )
         return replace(opened, **runtime.facts)
 

@@ -54,10 +54,11 @@ class Gain:
 
 @dataclass(frozen=True)
 class Best:
-    """The best validation while training."""
+    """The best validation while training, and on how many images it was."""
 
     step: int
     miou: float
+    images: int | None
 
 
 @dataclass(frozen=True)

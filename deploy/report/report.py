@@ -169,7 +169,8 @@ def _names(card: RunCard, teacher: TeacherCard, baseline: Run | None) -> dict[st
 
 
 def _best(lines: list[Line]) -> Best | None:
-    bests = [Best(line.step, line.val.miou) for line in lines if line.val and line.val.miou is not None]
+    vals = [(line.step, line.val) for line in lines if line.val]
+    bests = [Best(step, val.miou, val.images) for step, val in vals if val.miou is not None]
     return max(bests, key=lambda best: best.miou, default=None)
 
 

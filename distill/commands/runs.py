@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunRow(Record):
-    """A run in the list; ``best`` is its mIoU on the validation split, 0 to 1."""
+    """A run in the list; ``best`` is its mIoU on the validation split, 0 to 1.
+
+    Of a run that cannot be opened, ``status`` is "changed" or "unreadable".
+    """
 
     name: str
     kind: str | None
@@ -50,16 +53,16 @@ class RunInfo(Record):
 
 
 def runs_ls() -> Runs:
-    """List the runs in runs/, newest last."""
-    from ..run.folder import all_runs
+    """List the runs in runs/, newest last; those that cannot be opened come first."""
+    from ..run.listing import runs_and_refused
 
-    rows = [
-        RunRow(r.path.name, r.card.kind, r.card.status, r.card.privileged, r.card.miou, str(r.path)) for r in all_runs()
-    ]
+    runs, refused = runs_and_refused()
+    rows = [RunRow(path.name, None, _state(path), False, None, str(path.resolve())) for path in refused]
+    rows += [RunRow(r.path.name, r.card.kind, r.card.status, r.card.privileged, r.card.miou, str(r.path)) for r in runs]
     cells = [
         (
             row.name,
-            f"{row.kind} (privileged)" if row.privileged else row.kind,
+            f"{row.kind} (privileged)" if row.privileged else row.kind or "",
             row.status,
             "" if row.best is None else f"{100 * row.best:.2f}",
         )
@@ -69,7 +72,20 @@ def runs_ls() -> Runs:
         print_table("runs", ("name", "kind", "status", "val mIoU %"), cells)
     elif not console.json_mode:
         say("no runs in runs/; start one with: kdc distill --teacher r101 --student r18 --method kt")
+    for error in refused.values():
+        console.warn(str(error))
     return Runs(rows)
+
+
+def _state(folder: Path) -> str:
+    """Tell how a run that cannot be opened is broken: its run.json was changed, or cannot be read."""
+    from ..run.files import read_card_file
+
+    try:
+        read_card_file(folder, verify=False)
+    except WeightsError:
+        return "unreadable"
+    return "changed"
 
 
 def runs_info(
@@ -137,7 +153,8 @@ def runs_rm(
     """Remove a run folder."""
     import shutil
 
-    from ..run.folder import LAST, RUNS, all_runs, find_run, point_last
+    from ..run.folder import LAST, RUNS, find_run, point_last
+    from ..run.listing import all_runs
     from ..run.lock import held
 
     target = find_run(run)

@@ -16,7 +16,7 @@ from ..evaluation.evaluate import evaluate, model_predictor
 from ..job import Parts, lineage, prepare
 from ..methods import Composite, Phase
 from ..models import SegmentationModel
-from ..run.folder import all_runs
+from ..run.listing import all_runs
 from ..run.phase_results import Artefacts, Lineage
 from ..settings.config import Config
 from ..training.batches import Batches

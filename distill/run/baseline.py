@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from .folder import Run, all_runs
+from .folder import Run
+from .listing import all_runs
 
 #: settings that change the speed of a run, or how often it reports, but not its result
 INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}

@@ -264,7 +264,7 @@ def find_run_folder(spec: str | Path | None = None, root: Path | None = None) ->
                 return folder.resolve()
     if Path(spec).is_file():
         raise UsageError(f"{spec} is in no run, and one is needed; of files: kdc eval, predict, bench, parity, calib")
-    names = [run.path.name for run in all_runs(root)]
+    names = [path.parent.name for path in root.glob(f"*/{CARD}")]
     raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
 
 
@@ -281,28 +281,6 @@ def check_vacant(path: Path) -> None:
         raise UsageError(f"{path} is not empty and no run; name a new folder with --out")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; name a new folder with --out")
-
-
-def all_runs(root: Path | None = None) -> list[Run]:
-    """Return the runs of a folder, oldest first; folders without a readable run.json are skipped."""
-    runs = []
-    for path in sorted((root or RUNS).glob("*/run.json")):
-        if not path.parent.is_symlink():
-            with contextlib.suppress(WeightsError):
-                runs.append(Run(path.parent))
-    return sorted(runs, key=lambda run: (run.card.created, run.path.name))
-
-
-def unfinished_run(root: Path | None = None) -> Run:
-    """Return the newest run that is not finished.
-
-    Raises:
-        UsageError: there is none.
-    """
-    for run in reversed(all_runs(root)):
-        if run.card.status != "finished":
-            return run
-    raise UsageError("no unfinished run to resume; kdc runs ls lists the runs")
 
 
 def point_last(run: Run, root: Path | None = None) -> None:

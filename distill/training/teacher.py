@@ -19,7 +19,8 @@ from ..preprocess import NAMED
 from ..run.card import DataCard, TeacherCard, TeacherCheck
 from ..run.checkpoint import load_student, read_card, student_file
 from ..run.files import sha256
-from ..run.folder import Run, all_runs, find_run
+from ..run.folder import Run, find_run
+from ..run.listing import all_runs
 from ..settings.config import Config
 
 #: suffixes of files that other runtimes load

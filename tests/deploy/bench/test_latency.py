@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from onnx import helper
 
 from kdc import cli
 from kdc.deploy.bench import end_to_end, latency, onnx_cost, process
@@ -19,7 +20,7 @@ from kdc.deploy.bench import plan as planning
 from kdc.deploy.bench import worker as worker_file
 from kdc.deploy.bench.disturbances import latency_flags
 from kdc.deploy.bench.latency import bench_latency
-from kdc.deploy.bench.latency_record import OnGpu, show_latency
+from kdc.deploy.bench.latency_record import LatencyRecord, OnGpu, show_latency
 from kdc.deploy.bench.plan import Candidate, NotMeasured
 from kdc.deploy.bench.process import Backend
 from kdc.deploy.bench.protocol import Task, Turn, Warmup
@@ -29,10 +30,12 @@ from kdc.deploy.bench.worker import Worker
 from kdc.deploy.flags import read_sizes
 from kdc.deploy.runtimes.options import CPU, RuntimeOptions, is_onnx
 from kdc.deploy.runtimes.ort_runtime import OrtRuntime
+from kdc.deploy.runtimes.said import Said
 from kdc.distill import models
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.checkpoint import save_student
 
+from ..._made import Port, onnx_file
 from ._rows import identity, latency_row, machine
 
 
@@ -83,6 +86,21 @@ def test_first_run_of_a_turn_is_not_counted():
     assert 99.0 not in worker.round(0.001).ms
 
 
+def test_rows_keep_how_a_file_of_another_maker_was_read(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Identity", ["x"], ["aux"]), helper.make_node("Softmax", ["x"], ["main"], axis=-1)]
+    outputs: dict[str, Port] = {"aux": [1, 16, 24, 3], "main": [1, 16, 24, 3]}
+    file = onnx_file(tmp_path / "foreign.onnx", nodes, {"x": [1, 16, 24, 3]}, outputs, {}, facts={})
+    options = RuntimeOptions(said=Said(output="main"))
+    result = bench_latency([file], Effort(seconds=0.05, in_process=True), options=options, out=tmp_path)
+    record = json.loads(Path(str(result.record)).read_text())
+    answer = record["backends"][0]["contract"]["answer"]
+    assert (answer["name"], answer["axes"], answer["scores"]) == ("main", "NHWC", "probs")
+    assert LatencyRecord.from_dict(record).backends[0].backend.contract == result.backends[0].backend.contract
+
+    del record["backends"][0]["contract"]  # as older records are
+    assert LatencyRecord.from_dict(record).backends[0].backend.contract is None
+
+
 def test_side_by_side_in_their_own_processes(network, tmp_path):
     files = [network(tmp_path / "small.onnx"), network(tmp_path / "large.onnx", repeat=60)]
     result = bench_latency(files, Effort(seconds=0.4, rounds=4, threads=1), out=tmp_path / "bench")
@@ -109,7 +127,7 @@ def test_side_by_side_in_their_own_processes(network, tmp_path):
     assert list(record["protocol"]) == ["rounds", "seconds", "runs", "inputs", "seed", "processes"]
     assert list(record["backends"][0]) == [
         *("name", "runtime", "version", "provider", "nodes_on_cpu", "precision", "tf32", "head", "input", "file"),
-        *("threads", "pid", "sha256", "size_mb", "p50", "p90", "p95", "p99", "min", "mean", "cv", "n"),
+        *("threads", "pid", "contract", "sha256", "size_mb", "p50", "p90", "p95", "p99", "min", "mean", "cv", "n"),
         *("images_per_s", "warmup", "ratio"),
     ]
     assert list(record["backends"][0]["ratio"]) == ["to", "value", "low", "high"]

@@ -42,7 +42,8 @@ def test_weights_are_seen_above_the_idle_process(network, tmp_path, capsys):
         *("kind", "unit", "device", "size", "threads", "protocol", "rows", "not_measured", "flags", "passport"),
     ]
     assert list(values["rows"][0])[-9:] == [
-        *("pid", "sha256", "size_mb", "batch", "idle_mib", "opened_mib", "peak_mib", "gpu_peak_mib", "cuda_peak_mib"),
+        *("contract", "sha256", "size_mb", "batch", "idle_mib"),
+        *("opened_mib", "peak_mib", "gpu_peak_mib", "cuda_peak_mib"),
     ]
     show_memory(result)
     assert "memory above the idle process" in capsys.readouterr().out

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnx import helper
 from typer.testing import CliRunner
 
 from kdc.cli import app
@@ -23,11 +25,13 @@ from kdc.deploy.machine.passport import Cpu, Passport
 from kdc.deploy.report.report import collect, write_report
 from kdc.distill import models
 from kdc.distill.data import open_data
+from kdc.distill.preprocess import IMAGENET
 from kdc.distill.run.checkpoint import save_student, student_file
 from kdc.distill.run.files import sha256, write_card
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
 
+from ..._made import onnx_file
 from ..._page import Page
 from ..bench._rows import identity, latency_row, machine
 
@@ -189,6 +193,44 @@ def test_every_role_has_its_pictures(page: Page) -> None:
     assert len(page.images) in (6, 12)
     kinds = [str(image["src"]).split(";")[0] for image in page.images[:6]]
     assert kinds == ["data:image/jpeg", *["data:image/png"] * 4, "data:image/jpeg"]
+
+
+def test_the_low_precision_file_is_among_the_pictures(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path.parent, tmp_path / "runs")
+    moved = Run(tmp_path / "runs" / "distilled")
+    weights = {"w": np.random.default_rng(0).standard_normal((11, 3, 1, 1)).astype(np.float32)}
+    layer = helper.make_node("Conv", ["image", "w"], ["logits"], name="layer")
+    facts = {"kdc.preprocess": IMAGENET.to_dict(), "kdc.classes": list(moved.card.data.classes)}
+    shape = {"logits": [1, 11, 48, 96]}
+    file = moved.export / "model.int8.ort.onnx"
+    onnx_file(file, [layer], {"image": [1, 3, 48, 96]}, shape, weights, facts=facts)
+
+    page = collect(moved)
+    for strip in page.strips:
+        panels = {panel.name: panel for panel in strip.panels}
+        assert list(panels)[-2:] == ["INT8 file", "errors"]
+        own, others = panels["INT8 file"], [panels["distilled"].uri, panels["teacher"].uri]
+        assert own.uri and own.uri not in others and own.score is not None
+
+    # what cannot be run here is said, and the next one shown
+    (moved.export / "model.fp8.trt.onnx").write_bytes(b"torn")
+    file.rename(file.with_name("model.int8.trt.onnx"))
+    page = collect(moved)
+    assert "INT8 file" in [panel.name for panel in page.strips[0].panels]
+    assert any("model.fp8.trt.onnx is not pictured" in note for note in page.notes)
+
+
+def test_the_best_while_training_says_on_how_many_images(run: Run, tmp_path: Path) -> None:
+    card = run.read()
+    write_card(tmp_path, card | {"data": card["data"] | {"val_images": 500}})
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(
+            json.dumps({"step": step, "stage": "main", "val": {"miou": miou, "images": 100}}) + "\n"
+            for step, miou in ((10, 0.3), (20, 0.42), (30, 0.4))
+        )
+    )
+    text = " ".join(page_of(Run(tmp_path), pictures=False).text.split())
+    assert "Best while training42.0 % mIoU at step 20on 100 of the 500 validation images" in text
 
 
 def test_every_picture_enlarges_without_a_script(page: Page) -> None:

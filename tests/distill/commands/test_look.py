@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from kdc import cli
+from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 
 @pytest.fixture
@@ -39,6 +41,33 @@ def test_each_answers_people_and_programs(
     assert for_people in capsys.readouterr().out
     assert cli.run([*line.split(), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[key]
+
+
+def test_runs_that_cannot_be_opened_are_listed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = Run.create("whole", Config(), out=Path("runs/whole"), created="2025-01-02", status="finished")
+    edited = Run.create("edited", Config(), out=Path("runs/edited"), created="2025-01-03", status="finished")
+    for each in (whole, edited):
+        each.unlock()
+    card = edited.path / "run.json"
+    card.write_text(card.read_text().replace("2025-01-03", "2024-01-03"))
+    Path("runs/torn").mkdir()
+    Path("runs/torn/run.json").write_text('{"status": "fin')
+
+    assert cli.run(["runs", "ls"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "runs/torn is not a run folder: its run.json cannot be read" in out
+    assert cli.run(["runs", "ls", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["runs"]
+    assert [(row["name"], row["status"]) for row in rows] == [
+        *(("edited", "changed"), ("torn", "unreadable"), ("one", "finished"), ("whole", "finished"))
+    ]
+    cure = out.partition("was changed since kdc wrote it: undo that, or accept it: kdc ")[2].split(" --accept")[0]
+
+    assert cli.run([*cure.split(), "--accept"]) == 0
+    capsys.readouterr()
+    assert cli.run(["runs", "ls", "--json"]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["runs"]]
+    assert names == ["torn", "edited", "one", "whole"]
 
 
 def test_removing_asks_first(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from kdc.distill.errors import BusyError, UsageError, WeightsError
 from kdc.distill.run import folder
 from kdc.distill.run.card import FinalScores
 from kdc.distill.run.files import write_bytes, write_card, write_json
-from kdc.distill.run.folder import LAST, RUNS, Run, all_runs, check_vacant, find_run, point_last
+from kdc.distill.run.folder import LAST, RUNS, Run, check_vacant, find_run, point_last
+from kdc.distill.run.listing import all_runs, unfinished_run
 from kdc.distill.settings.config import Config, resolve
 
 
@@ -126,6 +127,16 @@ def test_all_runs_are_in_order_and_broken_ones_are_passed_over() -> None:
     assert [run.path for run in all_runs()] == [early.path, late.path]
     with pytest.raises(WeightsError, match="not a run folder"):
         Run(RUNS / "broken")
+
+
+def test_a_run_that_was_changed_is_passed_over_with_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    made("a", status="running", created="2026-01-01T00:00:00")
+    edited = made("b", status="running", created="2026-01-02T00:00:00")
+    edited.unlock()
+    card = edited.path / "run.json"
+    card.write_text(card.read_text().replace("2026-01-02", "2026-01-03"))
+    assert unfinished_run().path.name.endswith("_a")
+    assert re.search(r"passed over: .*run.json was changed since kdc wrote it", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("step", ["write", "fsync", "replace"])
