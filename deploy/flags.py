@@ -114,26 +114,21 @@ def takes_said(function: Callable[..., R]) -> Callable[..., R]:
     return takes("said", said)(function)
 
 
+@takes_said
 def runtime_options(
     device: Device = "cpu",
     provider: Provider = None,
     trust: Trust = False,
     buffers: Buffers = "auto",
     cuda_graph: CudaGraph = False,
-    output_name: OutputName = None,
-    layout: Layout = None,
-    scores: ScoresFlag = None,
-    mean: Mean = None,
-    std: Std = None,
-    scale: Scale = None,
-    bgr: Bgr = None,
+    *,
+    said: "Said",
     torch_mode: TorchModes = "channels-last",
 ) -> "RuntimeOptions":
     """Build the options from their flags."""
     from .runtimes.options import RuntimeOptions
 
-    known = said(output_name, layout, scores, mean, std, scale, bgr)
-    return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode, known)
+    return RuntimeOptions(device, provider, trust, buffers, cuda_graph, torch_mode, said)
 
 
 def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[[Callable[..., R]], Callable[..., R]]:
