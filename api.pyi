@@ -550,8 +550,17 @@ def export_openvino(
     agreement: float | None = None,
     which: str | None = None,
     fit: str | None = None,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> ExportedFiles:
-    """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
+    """Write OpenVINO files (.xml and .bin) from a gated ONNX file, or any maker's, and compare each on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """

@@ -1,6 +1,5 @@
 """From a run's float32 ONNX file to a smaller one for a target: calibrated, quantised or cast, and through its gate."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,11 +8,10 @@ from typing import Any
 from ..deploy.artefacts.beside import artefact_bytes
 from ..deploy.artefacts.lock import alone
 from ..deploy.machine.passport import has_vnni
-from ..deploy.parity.produce import Product, Trial, produce
+from ..deploy.parity.produce import Product, Trial, check_writable, images_of, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.adopt import adopted
 from ..deploy.runtimes.open import open_runtime
-from ..deploy.runtimes.options import CPU
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.said import NOTHING, Said
 from ..distill import console
@@ -128,23 +126,25 @@ def calibrate_file(source: Path, settings: Settings = DEFAULTS) -> Product[LowPr
         ExportError: an extra is missing.
         NumbersError: the gate failed, or less than half of the file is in low precision; it is not kept.
     """
-    if settings.data is None:
-        raise UsageError(f"{source} is in no run, so its data are unknown; name them: --data NAME|DIR")
     return _calibrate(None, replace(settings, source=source))
 
 
 def _calibrate(run: Run | None, settings: Settings) -> Product[LowPrecisionManifest]:
     # what can be refused
     form, original = checked(run, settings)
-    gate_data = None if run else open_data(settings.data or "", "val")
-    known = CPU.for_data(gate_data).said if gate_data else NOTHING
-    said = replace(settings.said, classes=known.classes, void=known.void)
-    with adopted(original, settings.size, said) as full:
+    check_writable(_final(form, settings, original).parent)
+    gate_data = images_of(original, run, None if run else settings.data)
+    with adopted(original, settings.size, settings.said.for_data(gate_data)) as full:
         return _written(run, settings, form, original, full, gate_data)
 
 
+def _final(form: Form, settings: Settings, original: Path) -> Path:
+    """Return where the new file goes."""
+    return form.path(settings.out / original.name if settings.out else original)
+
+
 def _written(
-    run: Run | None, settings: Settings, form: Form, original: Path, full: Path, gate_data: Dataset | None
+    run: Run | None, settings: Settings, form: Form, original: Path, full: Path, gate_data: Dataset
 ) -> Product[LowPrecisionManifest]:
     keep, calibrator = list(settings.keep), calibrator_of(run, form, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
@@ -192,15 +192,7 @@ def _written(
     cure = CURES["cast" if form.is_cast else "trained" if aware else "quantised"]
     trial = Trial(full, limits, cure, settings.gate_images, left_high=left_high, data=gate_data)
     checkpoints = list(run.checkpoints.glob("*.safetensors")) if run else None
-    final = form.path(settings.out / original.name if settings.out else original)
-    if not os.access(nearest(final.parent), os.W_OK):
-        raise UsageError(f"{final.parent} cannot be written to; name another folder: --out DIR")
-    return produce(run, final, write, trial, checkpoints=checkpoints)
-
-
-def nearest(folder: Path) -> Path:
-    """Return the nearest folder above, or itself, that exists."""
-    return next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
+    return produce(run, _final(form, settings, original), write, trial, checkpoints=checkpoints)
 
 
 @dataclass(frozen=True)
@@ -236,14 +228,16 @@ class CalibrationPlan(Record):
 
 def plan_run(run: Run | None, settings: Settings = DEFAULTS) -> CalibrationPlan:
     """Return what ``calibrate_run`` would do with the same settings; nothing is calibrated or written."""
-    form, full = checked(run, settings)
+    form, original = checked(run, settings)
     limits = tolerances(form.precision, run, agreement=settings.agreement, miou_drop=settings.max_drop)
-    images, writer = prepared(run, form, full, settings)[1:]
-    resolve(writer.model.graph, settings.keep)
+    gate_data = images_of(original, run, None if run else settings.data)
+    with adopted(original, settings.size, settings.said.for_data(gate_data)) as full:
+        images, writer = prepared(run, form, full, settings)[1:]
+        resolve(writer.model.graph, settings.keep)
     cache = writer.calibration.cache
     return CalibrationPlan(
-        source=str(full),
-        file=str(form.path(full)),
+        source=str(original),
+        file=str(_final(form, settings, original)),
         precision=form.precision,
         target=form.target,
         images=len(images.indices),
@@ -316,7 +310,7 @@ def prepared(
 
 def _data(run: Run | None, settings: Settings) -> Dataset:
     if run is None:
-        return open_data(settings.data or "", settings.split)
+        return images_of(settings.source or Path(), None, settings.data, settings.split)
     if settings.data is None:
         return run.open_data(settings.split)
     dataset, own = open_data(settings.data, settings.split), run.open_data(run.config.data.split)

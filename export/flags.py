@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..distill.errors import UsageError, closest
 from ..distill.preprocess import POLICIES
 from .settings import BuildFlags, ExportSettings, SizeRange
+
+if TYPE_CHECKING:
+    from ..deploy.runtimes.said import Said
+    from ..distill.run.folder import Run
 
 Source = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder or name; the last run if not named.")]
 SourceOrFile = Annotated[
@@ -60,6 +64,14 @@ FitFlag = Annotated[
         help="How the file takes images of other sizes: shrunk with their shape kept and padded, resized, or in tiles "
         "(default: data.fit of the run, which is pad where nothing was set).",
     ),
+]
+FileData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME|DIR", help="Images that a file of no run is compared on (of a run: its own)."),
+]
+FileOut = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of what is made of a file (default: that of the file)."),
 ]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")]
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
@@ -176,6 +188,13 @@ class EngineFlags:
             strip_weights=self.strip_weights,
             tf32=not self.no_tf32,
         )
+
+
+def refuse_of_files(run: "str | Run", said: "Said", data: str | None, out: Path | None = None) -> None:
+    """Refuse flags that say something of a file where a run was named, which says all of itself (UsageError)."""
+    given = [*said.flags, *(["--data"] if data is not None else []), *(["--out"] if out is not None else [])]
+    if given:
+        raise UsageError(f"{given[0]} is for a file, and {run} is a run: leave it out, or name the file")
 
 
 def refuse_idle(flags: Mapping[str, object], why: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..deploy.flags import takes_said
 from ..distill import console
 from ..distill.commands.command import command
 from ..distill.errors import UsageError, closest
@@ -15,6 +16,8 @@ from ..distill.units import file_size
 from .flags import (
     Agreement,
     Dynamic,
+    FileData,
+    FileOut,
     FitFlag,
     Head,
     Images,
@@ -24,12 +27,14 @@ from .flags import (
     Source,
     Which,
     refuse_idle,
+    refuse_of_files,
 )
 from .settings import ExportSettings
 
 if TYPE_CHECKING:
     from ..deploy.artefacts.beside import StoredManifest
     from ..deploy.artefacts.manifest import Manifest
+    from ..deploy.runtimes.said import Said
     from ..distill.run.folder import Run
     from .to_aoti import AotiManifest
     from .to_bundle import PackedBundle
@@ -37,7 +42,9 @@ if TYPE_CHECKING:
 
 RunOrFile = Annotated[
     str | None,
-    typer.Argument(metavar="RUN|FILE", help="Run folder or name, the last run if not named; or one of its files."),
+    typer.Argument(
+        metavar="RUN|FILE", help="Run folder or name, the last run if not named; or an exported file of any maker."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(metavar="PATH", help="Where to write it (default: export/ of the run).")]
 _PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "int8": ("int8",), "both": ("fp32", "fp16")}
@@ -58,6 +65,7 @@ class ExportedFiles(Record):
     files: "Sequence[Manifest | StoredManifest]"
 
 
+@takes_said
 def export_openvino(
     source: RunOrFile = None,
     size: SizeFlag = None,
@@ -71,13 +79,17 @@ def export_openvino(
     agreement: Agreement = None,
     which: Which = None,
     fit: FitFlag = None,
+    data: FileData = None,
+    out: FileOut = None,
+    *,
+    said: "Said",
 ) -> ExportedFiles:
-    """Write OpenVINO files (.xml and .bin) from the gated ONNX file and compare each with it on OpenVINO.
+    """Write OpenVINO files (.xml and .bin) from a gated ONNX file, or any maker's, and compare each on OpenVINO.
 
     A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
     """
-    flags = OnnxFlags(size, head, input, dynamic_batch, which=which, fit=fit)
-    settings = replace(flags, images=images, agreement=agreement).settings()
+    flags = OnnxFlags(size, head, input, dynamic_batch, images=images, agreement=agreement, which=which, fit=fit)
+    settings = flags.settings()
     if precision not in _PRECISIONS:
         raise UsageError(
             f"--precision {precision!r}: accepted are {', '.join(_PRECISIONS)}{closest(precision, _PRECISIONS)}"
@@ -86,8 +98,10 @@ def export_openvino(
 
     place = _file_or_run(source)
     if isinstance(place, Path):
-        refuse_idle(vars(flags), f"{source} has the form that it was exported in")
-    manifests = export(place, precisions=_PRECISIONS[precision], settings=settings)
+        refuse_idle(vars(replace(flags, size=None, images=None, agreement=None)), f"{source} has a form already")
+    else:
+        refuse_of_files(place.spec, said, data, out)
+    manifests = export(place, precisions=_PRECISIONS[precision], settings=settings, said=said, data=data, out=out)
     return ExportedFiles(manifests)
 
 

@@ -5,12 +5,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from ...distill.errors import UsageError, WeightsError
 from ...distill.preprocess import Policy
 from ...distill.run.files import write_json
-from ...distill.run.folder import Run
 from ...distill.run.records import Record
-from .beside import NATIVE, manifest_path, owner
+from .beside import NATIVE, manifest_path
 from .signature import signed
 
 
@@ -51,17 +49,3 @@ def write_manifest(artefact: Path, manifest: Manifest) -> None:
     """
     values = json.loads(json.dumps(manifest.to_dict(), default=str))
     write_json(manifest_path(artefact), signed(values) if artefact.suffix.lower() in NATIVE else values)
-
-
-def run_of(path: Path) -> Run:
-    """Return the run that a file belongs to.
-
-    Raises:
-        WeightsError: there is no such file.
-        UsageError: it belongs to none, so that there are no images to gate it on.
-    """
-    if not path.is_file():
-        raise WeightsError(f"{path} does not exist")
-    if (run := owner(path)) is None:
-        raise UsageError(f"{path} is in no run folder, so there are no images to gate the result on; name the run")
-    return run

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...distill import console
-from ...distill.errors import DataError, ExportError, KdcError, UsageError
+from ...distill.errors import ExportError, KdcError, UsageError
 from ...distill.run.folder import Run, find_run
 from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, GateRow, read_gates, stage_of, write_gate
@@ -178,9 +178,6 @@ def compare(
     data = dataset or (home.open_data(home.config.data.split) if home else None)
     assert data is not None
     with _opened(first, second, options, size) as (reference, candidate):
-        classes = len(candidate.spec.classes)
-        if classes and classes != data.num_classes:
-            raise DataError(f"the network has {classes} classes, {data.name} has {data.num_classes}; name its own data")
         limits = tolerances(candidate.precision, home)
         pair = Comparison(f"{Path(first).name} -> {Path(second).name}", reference.source, candidate.source)
         outcome = Outcome(pair, gate(reference, candidate, data, limits, images=images))

@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...distill import console
-from ...distill.errors import NumbersError, UsageError
+from ...distill.errors import NumbersError, UsageError, WeightsError
 from ...distill.run.records import Record
 from ..flags import takes_runtime_options
 
 if TYPE_CHECKING:
+    from ...distill.data import Dataset
     from ..runtimes.options import RuntimeOptions
     from .chain import Outcome
     from .golden import GoldenResult
@@ -45,7 +46,8 @@ def parity(
         typer.Argument(
             metavar="RUN|FILE",
             help="A run: every file in its export/, each against what it was made from (the last run if not named). "
-            "A file alone: against the golden image that travels with it.",
+            "A file alone: against the golden image that travels with it; an ONNX file without, or with --data: in "
+            "every runtime that opens it here, against ONNX Runtime.",
         ),
     ] = None,
     second: Annotated[
@@ -58,7 +60,8 @@ def parity(
         bool, typer.Option("--explain", help="Find the first layer that diverges (checkpoint or ONNX against ONNX).")
     ] = False,
     data: Annotated[
-        str | None, typer.Option(metavar="NAME|DIR", help="Data of two files; those of their run if not named.")
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Data that files are compared on; those of their run if not named."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data (default val).")] = None,
     size: Annotated[
@@ -73,26 +76,31 @@ def parity(
     """Compare exported files with what they were made from: logits, masks, scores, preprocessing (exit 6 if broken)."""
     from ...distill.run.folder import find_run
     from ...distill.settings.config import parse_size
-    from ..artefacts.beside import EXPORTED
+    from ..artefacts.beside import EXPORTED, golden_path
+    from ..runtimes.options import is_onnx
 
     alone = second is None
     is_file = alone and first is not None and Path(first).suffix.lower() in EXPORTED
     settings = {"--data": data, "--size": size, "--split": split}
-    if alone and (idle := [flag for flag, value in settings.items() if value is not None]):
+    if alone and not is_file and (idle := [flag for flag, value in settings.items() if value is not None]):
         raise UsageError(f"{idle[0]} is for two things that are compared: kdc parity FIRST SECOND {idle[0]} ...")
     if compiled and (is_file or not alone):
         raise UsageError("--compiled is for a whole run: kdc parity RUN --compiled")
-    if is_file and first is not None:
-        if images or explain:
-            flag = "--images" if images else "--explain"
-            raise UsageError(f"{flag} needs what {first} was made from: kdc parity RUN|OTHER {first} {flag}")
-        return _check_file(Path(first), options)
+    if is_file and explain:
+        raise UsageError(f"--explain needs what {first} was made from: kdc parity RUN|OTHER {first} --explain")
+    dataset, shape, count = _open_data(data, split), parse_size(size) if size else None, images or 16
 
-    if first is not None and second is not None:
+    if is_file and first is not None:
+        file = Path(first)
+        asked = any(value is not None for value in (data, size, images))
+        if not asked and (not is_onnx(file) or golden_path(file).is_file() or not file.is_file()):
+            return _check_file(file, options)
+        from .across import across
+
+        outcomes = across(file, dataset or _own_data(file), images=count, options=options, size=shape)
+    elif first is not None and second is not None:
         from .chain import compare
 
-        dataset = _open_data(data, split)
-        shape, count = parse_size(size) if size else None, images or 16
         outcomes = [
             compare(first, second, dataset=dataset, images=count, options=options, size=shape, explained=explain)
         ]
@@ -114,7 +122,7 @@ def parity(
     return result
 
 
-def _open_data(data: str | None, split: str | None) -> Any:
+def _open_data(data: str | None, split: str | None) -> "Dataset | None":
     if data is None:
         if split is not None:
             raise UsageError("--split goes with --data NAME|DIR")
@@ -122,6 +130,18 @@ def _open_data(data: str | None, split: str | None) -> Any:
     from ...distill.data import open_data
 
     return open_data(data, split or "val")
+
+
+def _own_data(file: Path) -> "Dataset":
+    from ..artefacts.beside import golden_path, owner
+
+    run = owner(file)
+    if run is None:
+        raise WeightsError(
+            f"{file} is in no run and has no golden image beside it: copy {golden_path(file).name} along, or name data "
+            f"that its runtimes are compared on: kdc parity {file} --data NAME|DIR"
+        )
+    return run.open_data(run.config.data.split)
 
 
 def _check_file(artefact: Path, options: "RuntimeOptions") -> GoldenCheck:

@@ -54,7 +54,7 @@ def gate(
         images: how many, evenly spread over the split; None for all.
 
     Raises:
-        DataError: the split is empty.
+        DataError: the split is empty, or its labels are of other classes than the network's.
         NumbersError: the two take other sizes, or give other shapes.
     """
     start = time.perf_counter()
@@ -63,6 +63,10 @@ def gate(
     if reference.spec.size != candidate.spec.size:
         sizes = ("{}x{}".format(*runtime.spec.size) for runtime in (candidate, reference))
         raise NumbersError("the candidate takes {}, the reference {}: compare files for one size".format(*sizes))
+    if dataset.labelled and (classes := len(candidate.spec.classes)) not in (0, dataset.num_classes):
+        raise DataError(
+            f"the network has {classes} classes, {dataset.name} has {dataset.num_classes}; name its own data"
+        )
     tf32 = bool(candidate.tf32 or reference.tf32)
     allowed = tolerances.in_tf32() if tf32 else tolerances  # the record keeps what was asked for, of any device
     indices = spread(len(dataset), images)

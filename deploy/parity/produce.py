@@ -1,5 +1,6 @@
 """The one road of every new file: write it beside, gate it there, then put it in place with all that belongs to it."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ...distill import console
-from ...distill.errors import NumbersError
+from ...distill.errors import NumbersError, UsageError
 from ...distill.run.files import flush, move, remove
 from ...distill.run.folder import Run
 from ...distill.run.lock import held
@@ -77,6 +78,29 @@ class Product(Generic[M]):
     path: Path
     manifest: M
     gate: GateResult | None
+
+
+def images_of(file: Path, run: Run | None, data: str | None, split: str = "val") -> "Dataset":
+    """Open the images that what is made of a file is gated on: of the named data, or of its run.
+
+    Raises:
+        UsageError: neither is known.
+        DataError: as ``open_data``.
+    """
+    from ...distill.data import open_data
+
+    if data is not None:
+        return open_data(data, split)
+    if run is None:
+        raise UsageError(f"{file} is in no run, so its data are unknown; name them: --data NAME|DIR")
+    return run.open_data(run.config.data.split)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before minutes of work (UsageError)."""
+    there = next(each for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"{folder} cannot be written to; name another folder: --out DIR")
 
 
 def produce(

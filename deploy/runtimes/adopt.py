@@ -4,11 +4,13 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, helper
 
+from ...distill.preprocess import Policy
 from ..artefacts.onnx_order import put_right
 from ..artefacts.safe_onnx import save_own
 from .base import Spec
@@ -18,13 +20,16 @@ from .said import NOTHING, Said
 
 
 @contextmanager
-def adopted(path: Path, size: tuple[int, int] | None = None, said: Said = NOTHING) -> Iterator[Path]:
+def adopted(
+    path: Path, size: tuple[int, int] | None = None, said: Said = NOTHING, fit: Policy | None = None
+) -> Iterator[Path]:
     """Give an ONNX file as kdc's own are: of one size, its answer first, and with metadata that say how to read it.
 
     Args:
         path: the file; one that kdc exported is given as it is.
         size: height and width, where the file leaves them free.
         said: what is known of it that it does not say itself.
+        fit: how the copy declares to take images of other sizes (default: as the file does).
 
     Raises:
         KdcError: as ``open_runtime``.
@@ -36,7 +41,7 @@ def adopted(path: Path, size: tuple[int, int] | None = None, said: Said = NOTHIN
     with open_runtime(path, size=size, said=said) as runtime:
         spec, name = runtime.spec, runtime.source.name
     model = onnx.load(str(path))
-    _settle(model, spec)
+    _settle(model, replace(spec, fit=fit or spec.fit))
     with tempfile.TemporaryDirectory(prefix="kdc-") as folder:
         copy = Path(folder) / name
         save_own(model, copy)
@@ -61,6 +66,7 @@ def _settle(model: ModelProto, spec: Spec) -> None:
 
     facts = {entry.key: entry.value for entry in model.metadata_props}
     facts |= {"kdc.preprocess": json.dumps(spec.preprocess.to_dict()), "kdc.answer": json.dumps(spec.answer.to_dict())}
+    facts["kdc.fit"] = json.dumps(spec.fit)
     facts |= {"kdc.classes": json.dumps(list(spec.classes))} if spec.classes else {}
     del model.metadata_props[:]
     helper.set_model_props(model, facts)

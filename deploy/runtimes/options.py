@@ -86,8 +86,7 @@ class RuntimeOptions(Record):
 
     def for_data(self, dataset: "Dataset") -> "RuntimeOptions":
         """Return the options with what the data say of a network: how many classes it has."""
-        void = dataset.num_classes in dataset.ignored
-        return replace(self, said=replace(self.said, classes=dataset.num_classes, void=void))
+        return replace(self, said=self.said.for_data(dataset))
 
     def open(self, source: str | Path | Run, size: tuple[int, int] | None = None) -> Runtime:
         """Open a source with the options that apply to it; see ``open_runtime``."""

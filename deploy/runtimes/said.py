@@ -1,11 +1,15 @@
 """What is known of a file from outside of it: what the user's flags say, and what the data say."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ...distill.errors import UsageError
 from ...distill.preprocess import Preprocess
 from ...distill.run.records import Record
+
+if TYPE_CHECKING:
+    from ...distill.data import Dataset
 
 LAYOUTS = ("nchw", "nhwc")
 SCORES = ("logits", "probs", "labels")
@@ -40,6 +44,10 @@ class Said(Record):
         given = [f"--{name}" for name, value in values if value is not None]
         colours = ["--mean, --std or --scale"] if self.preprocess else [f"--{self.order}"] if self.order else []
         return [*given, *colours]
+
+    def for_data(self, dataset: "Dataset") -> "Said":
+        """Return the same with what the data say of a network: how many classes it has."""
+        return replace(self, classes=dataset.num_classes, void=dataset.num_classes in dataset.ignored)
 
 
 NOTHING = Said()

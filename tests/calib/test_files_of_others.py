@@ -2,18 +2,21 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from onnx import helper
 
-from kdc.api import calibrate, distill, evaluate, export_onnx, predict, report
+from kdc.api import calibrate, distill, evaluate, export_onnx, export_openvino, parity, predict, report
+from kdc.calib import calibrate as calibrating
 from kdc.deploy.runtimes.adopt import adopted
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.deploy.runtimes.said import Said
-from kdc.distill.errors import UsageError
+from kdc.distill.errors import DataError, ExportError, UsageError, WeightsError
 from kdc.distill.preprocess import Preprocess
+from kdc.export import to_openvino
 
 from .._made import onnx_file
 
@@ -93,6 +96,46 @@ def test_the_flags_reach_every_command_that_runs_a_file(tmp_path: Path, data: Pa
     image = str(next((data / "images" / "val").glob("*.png")))
     done = predict([str(path), image], out=tmp_path / "p", size="32x48", scale="1/255", bgr=True)
     assert list(done.classes) == ["class 0", "class 1"]
+
+
+def test_openvino_takes_any_file_with_its_data(tmp_path: Path, data: Path) -> None:
+    pytest.importorskip("openvino")
+    path = one_channel(tmp_path / "net.onnx")
+    flags: dict[str, Any] = {"scale": "1/255", "bgr": True, "size": "32x48", "data": str(data)}
+    (made,) = export_openvino(str(path), out=tmp_path / "there", **flags).to_dict()["files"]
+    assert made["gate"]["passed"] and made["onnx"]["file"] == "net.onnx" and made["source"] is None
+    assert evaluate(str(tmp_path / "there" / "net.xml"), data=str(data)).scores.miou > 0.95  # no flag any more
+    with pytest.raises(UsageError, match="name them: --data"):
+        export_openvino(str(path), size="32x48")
+    with pytest.raises(UsageError, match="has a form already: leave out --head, --which"):
+        export_openvino(str(path), head="argmax", which="last", **flags)
+    with pytest.raises(ExportError, match=r"make it with: kdc calib .*net.onnx --data .* --to int8 --for openvino"):
+        export_openvino(str(path), precision="int8", **flags)
+
+
+def test_parity_of_a_file_alone_is_between_its_runtimes(tmp_path: Path, data: Path) -> None:
+    pytest.importorskip("openvino")
+    path = one_channel(tmp_path / "net.onnx")
+    flags: dict[str, Any] = {"scale": "1/255", "bgr": True, "size": "32x48", "data": str(data)}
+    (outcome,) = parity(str(path), **flags).to_dict()["arrows"]
+    assert (outcome["from"], outcome["to"], outcome["passed"]) == ("net.onnx", "openvino", True)
+    assert outcome["miou_reference"] > 0.95 and outcome["images"] == 2
+    with pytest.raises(WeightsError, match=r"net.onnx.golden.npz along, or name data .*: kdc parity .* --data NAME"):
+        parity(str(path))
+    with pytest.raises(DataError, match="the network has 2 classes, builtin has 11"):
+        parity(str(path), **{**flags, "data": "builtin"})
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_first(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = one_channel(tmp_path / "net.onnx")
+    monkeypatch.setattr(calibrating, "prepared", lambda *_: pytest.fail("work was done before"))
+    monkeypatch.setattr(to_openvino, "adopted", lambda *_: pytest.fail("work was done before"))
+    (tmp_path / "file").touch()
+    for command in (calibrate, export_openvino):
+        with pytest.raises(UsageError, match="file cannot be written to; name another folder: --out DIR"):
+            command(str(path), data=str(data), size="32x48", out=tmp_path / "file")
 
 
 def test_a_file_where_a_run_is_needed_is_one_line(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_what_is_refused(
         command("export", "openvino", gated_run.export / "none.onnx")
     stray = tmp_path / "stray.onnx"
     shutil.copyfile(gated_run.export / "model.onnx", stray)
-    with pytest.raises(UsageError, match="is in no run folder"):
+    with pytest.raises(UsageError, match="is in no run, so its data are unknown; name them: --data NAME"):
         command("export", "openvino", stray)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(ExportError, match=r"pip install 'kdc\[openvino\]'"):

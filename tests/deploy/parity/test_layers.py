@@ -268,7 +268,8 @@ def test_what_explain_refuses(run: Run) -> None:
         (["--size", "8x8"], "--size is for two things"),
         (["--data", "builtin"], "--data is for two things"),
         (["export/model.onnx", "--compiled"], "--compiled is for a whole run"),
-        (["export/model.onnx", "--images", "3"], "--images needs what"),
+        (["export/model.onnx", "--explain"], "--explain needs what"),
+        (["export/model.engine", "--images", "3"], "is opened by one runtime alone; compare it with what it was made"),
         (["export/model.onnx", ".", "--split", "val"], "--split goes with --data"),
     ],
 )
