@@ -15,6 +15,7 @@ from .distill import commands as distill
 from .distill import console
 from .distill.commands.command import group
 from .distill.errors import KdcError, UsageError, closest
+from .distill.text_table import visible
 from .distill.training.signals import end_on_sigterm
 from .export import commands as export
 
@@ -60,9 +61,10 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong gets its line and its code
         message, code = _verdict(error)
         if "--debug" in arguments:
-            traceback.print_exception(error)
+            text = "".join(traceback.format_exception(error))
+            print("\n".join(map(visible, text.splitlines())), file=sys.stderr)
         if message:
-            print(f"kdc: error: {message}", file=sys.stderr)
+            print(f"kdc: error: {visible(message)}", file=sys.stderr)
         if "--json" in arguments:
             record = getattr(error, "record", None)
             console.emit((record.to_dict() if record else {}) | {"error": message or "stopped", "exit_code": code})

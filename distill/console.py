@@ -11,6 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 from . import text_table
 from .errors import UsageError
+from .text_table import visible
 from .units import duration
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ def confirmed(question: str) -> bool:
         raise UsageError(f"{_call} would {question}: yes=True says so")
     import typer
 
-    return typer.confirm(question)
+    return typer.confirm(visible(question))
 
 
 def _mute() -> bool:
@@ -77,7 +78,7 @@ def _console_of(stream: TextIO) -> Any:
     """Return the one console of a stream, so that lines go above a bar that is running."""
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, soft_wrap=True)
+    return Console(file=stream, highlight=False, soft_wrap=True, emoji=False)
 
 
 #: the bars that are running
@@ -91,7 +92,7 @@ _said: set[str] = set()
 def say(text: str = "") -> None:
     """Print one line for people."""
     if not _mute():
-        _console().print(text, markup=False)
+        _print(text)
 
 
 def note(text: str) -> None:
@@ -113,7 +114,12 @@ def _keep(text: str, line: str, style: str | None = None) -> None:
     notes.append(text)
     if not _mute() and line not in _said:
         _said.add(line)
-        _console().print(line, style=style, markup=False)
+        _print(line, style)
+
+
+def _print(line: str, style: str | None = None, screen: Any = None) -> None:
+    """Print one line, which may hold a stranger's words: they are no markup, and no codes for the terminal."""
+    (screen or _console()).print(visible(line), style=style, markup=False)
 
 
 def plural(count: int, noun: str) -> str:
@@ -127,7 +133,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         return
     console = _console()
     width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
-    for line in [*text_table.wrap(title, width), *text_table.lines(columns, rows, width), ""]:
+    for line in [*text_table.wrap(visible(title), width), *text_table.lines(columns, rows, width), ""]:
         say(line)
 
 
@@ -161,7 +167,7 @@ def steps(total: int, label: str) -> Iterator[Callable[[], None]]:
                 forecast = True
                 if (seconds := passed / done * total) >= LONG:
                     long = True
-                    screen.print(f"{label}: about {duration(seconds)} for {total}", markup=False)
+                    _print(f"{label}: about {duration(seconds)} for {total}", screen=screen)
             if long and 0 < done < total:
                 show(done, "")
 
@@ -190,7 +196,7 @@ def _lines(total: int, label: str, done: int) -> Iterator[Callable[[int, str], N
         if done // every > tenth or done == total:
             tenth = done // every
             if not _mute():
-                screen.print(f"{label} {done}/{total} {text}".rstrip(), markup=False)
+                _print(f"{label} {done}/{total} {text}".rstrip(), screen=screen)
 
     yield line
 
@@ -199,10 +205,11 @@ def _lines(total: int, label: str, done: int) -> Iterator[Callable[[int, str], N
 def _drawn(total: int, label: str, done: int) -> Iterator[Callable[[int, str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[text]}"), console=_console(), transient=True) as progress:
-        task = progress.add_task(label, total=total, completed=done, text="")
-        yield lambda done, text: progress.update(task, completed=done, text=text)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    words = [TextColumn(f"{{task.{part}}}", markup=False) for part in ("description", "fields[text]")]
+    with Progress(words[0], *columns, words[1], console=_console(), transient=True) as progress:
+        task = progress.add_task(visible(label), total=total, completed=done, text="")
+        yield lambda done, text: progress.update(task, completed=done, text=visible(text))
 
 
 def to_json(value: Any) -> str:

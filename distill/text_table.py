@@ -11,6 +11,15 @@ _GAP = "  "
 _NUMBER = re.compile(r"[-+~\u2212]?[\d.,]*\d(e[-+]?\d+)?[x%kMGT]?(\s|$)")
 
 
+#: what moves the cursor, starts an escape code, breaks a line, turns the direction of a text, or cannot be encoded
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    """Return a text, which may be anybody's, as one line for a terminal or a page: ESC and the like are spelt out."""
+    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int | None) -> list[str]:
     """Return the lines of a table.
 
@@ -22,7 +31,7 @@ def lines(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int | No
         rows: the cells, shown by ``str``.
         width: the most characters of a line; None where lines may be as long as they like.
     """
-    table = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    table = [list(columns), *([visible(str(cell)) for cell in row] for row in rows)]
     parts = [_Column(name, [row[i] for row in table[1:]], first=i == 0) for i, name in enumerate(columns)]
     groups = [parts[:1]]
     for part in parts[1:]:

@@ -137,7 +137,8 @@ def _config(seed: int, network: str, method: str = "none", teacher: str | None =
 
 
 def _step(number: int) -> None:
-    console.say(f"\n[{number}/{len(STEPS)}] {STEPS[number - 1]}")
+    console.say()
+    console.say(f"[{number}/{len(STEPS)}] {STEPS[number - 1]}")
 
 
 def _int8(run: Run) -> list[Path]:

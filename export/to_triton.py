@@ -22,6 +22,7 @@ from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.preprocess import Policy
 from ..distill.run.files import sha256, versions, write_bytes, write_json
+from ..distill.run.places import refuse_links
 from ..distill.run.records import Record
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
@@ -321,6 +322,9 @@ def _lay_out(source: Path, folder: Path, file_name: str) -> None:
         raise UsageError(f"{folder} holds something that kdc did not write; name another --name or --out")
     model = whole(source) if Path(file_name).suffix == ".onnx" else None
     version = folder / "1"
+    refuse_links(version)
+    if version.is_symlink():
+        version.unlink()
     shutil.rmtree(version, ignore_errors=True)
     version.mkdir(parents=True)
     target = version / file_name

@@ -262,3 +262,15 @@ def test_shell_completion(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     with pytest.raises(SystemExit, match="0"):
         cli.main(["disti"])
     assert capsys.readouterr().out.split() == ["distill"]
+
+
+def test_what_was_typed_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["eval", "\x1b[31m.onnx"],
+        ["\x1b[31m"],
+        ["eval", "--\x1b[31m"],
+        ["eval", "[/x]\n.onnx", "--debug"],
+    ):
+        assert cli.run(arguments) in (2, 4)
+        err = capsys.readouterr().err
+        assert "\x1b" not in err and ("\\x1b[31m" in err or "[/x]" in err)

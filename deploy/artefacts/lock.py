@@ -1,10 +1,7 @@
 """One command at a time writes into a run's ``export`` folder: two would take each other's files for their own."""
 
 import contextlib
-import fcntl
 import functools
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,21 +12,6 @@ from ...distill.run.lock import held
 from .beside import owner
 
 Work = TypeVar("Work", bound=Callable[..., Any])
-
-
-def remove_abandoned(folder: Path, mark: str) -> None:
-    """Remove a folder with the file ``mark`` in it, if no process holds it; one without is left alone.
-
-    Raises:
-        OSError: it is held, a link, no folder, not to be opened, or on a file system that locks no folder.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if (folder / mark).is_file():
-            shutil.rmtree(folder)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
 """The one road of every new file: write it beside, gate it there, then put it in place with all that belongs to it."""
 
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
@@ -13,11 +12,11 @@ from ...distill.errors import NumbersError, UsageError
 from ...distill.run.files import flush, move, remove
 from ...distill.run.folder import Run
 from ...distill.run.lock import held
+from ...distill.run.places import folder_beside
 from ...distill.run.records import Record
 from ...distill.training.signals import held_back
 from ..artefacts.beside import NATIVE, golden_path, manifest_path, weights_beside
 from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
-from ..artefacts.lock import remove_abandoned
 from ..artefacts.manifest import Manifest, write_manifest
 from ..artefacts.signature import signing_key
 from ..artefacts.stale import discard_stale
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from ...distill.data import Dataset
 
 M = TypeVar("M", bound=Manifest)
-#: start of the name of the folder, beside the final file, in which a new file is written and gated
-_BESIDE = ".kdc-new-"
-#: the file in it that says so: a folder without is somebody else's
-_MARK = ".kdc-new"
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ def produce(
         WeightsError: the ledger is broken, or the user's signing key cannot be used.
         KdcError: whatever ``write`` raises.
     """
-    with _folder_beside(path) as folder:
+    with folder_beside(path) as folder:
         # what can be refused, before minutes of work
         if run:
             read_gates(run)
@@ -188,19 +183,6 @@ def not_kept(path: Path) -> str:
     """Say what became of a file that failed, and of the one that it was to replace."""
     stays = f"; the earlier {path.name} stays" if path.is_file() else ""
     return f"was not kept{stays}"
-
-
-@contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """Make a folder for a new file on the file system of the final one, and remove those that killed processes left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for old in path.parent.glob(f"{_BESIDE}*"):
-        with suppress(OSError):  # held by a living process, or not ours to open
-            remove_abandoned(old, _MARK)
-
-    with tempfile.TemporaryDirectory(prefix=_BESIDE, dir=path.parent) as name, held(Path(name), wait=True):
-        Path(name, _MARK).touch()  # once it is held: without a mark nobody removes it
-        yield Path(name)
 
 
 def _gate_file(new: Path, trial: Trial, dataset: "Dataset") -> tuple[GateResult, Ran]:

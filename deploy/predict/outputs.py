@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from ...distill import console
 from ...distill.errors import ExportError
+from ...distill.run.places import folder_beside, put, refuse_links
 from ..pictures import colour_mask
 from .inputs import Frame, quiet
 from .legend import FILM_ROWS, Legend
@@ -55,25 +57,28 @@ class Drawings:
             alpha: share of the class colour in the overlay.
             legend: name the classes below each overlay.
         """
-        self.folder, self.classes, self.palette, self.masks, self.alpha = folder, classes, palette, masks, alpha
+        self.folder, self.classes, self.palette = folder, classes, palette
+        self.masks, self.alpha = masks, alpha
         self.legend = legend
         self.kinds = [kind for kind, on in (("overlay", overlay), ("colour", colour)) if on]
         self.counts = {"masks": 0, **dict.fromkeys(self.kinds, 0)}
         self._films: dict[str, Film] = {}
         self._legends: dict[int, Legend] = {}
         self._source = ""
+        self._made: set[Path] = set()
+        self._open, self._scratch = ExitStack(), Path()
 
     def draw(self, frame: Frame, mask: np.ndarray) -> None:
         """Write the files of one frame."""
         if frame.source != self._source:
-            self.close()
+            self._finish_films()
             self._source = frame.source
 
         still = frame.number is None
         if self.masks if self.masks is not None else still:
             place = self.folder / "masks" / (f"{frame.name}.png" if still else f"{frame.name}/{frame.number:06d}.png")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_mask(place, mask, self.palette)
+            write_mask(self._new(place), mask, self.palette)
+            put(self._new(place), place)
             self.counts["masks"] += 1
 
         for kind in self.kinds:
@@ -84,17 +89,28 @@ class Drawings:
                     picture = np.vstack([picture, self._legend_of(mask, still=still)])
             picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
             place = self.folder / kind / frame.name
-            place.parent.mkdir(parents=True, exist_ok=True)
 
             if still:
                 suffix = ".jpg" if kind == "overlay" else ".png"
                 data = cv2.imencode(suffix, picture, [cv2.IMWRITE_JPEG_QUALITY, 92] if suffix == ".jpg" else [])[1]
-                place.with_name(f"{frame.name}{suffix}").write_bytes(data.tobytes())
+                place = place.with_name(f"{frame.name}{suffix}")
+                self._new(place).write_bytes(data.tobytes())
+                put(self._new(place), place)
             else:
                 if kind not in self._films:
                     self._films[kind] = Film(place, frame.rate, picture.shape[:2])
                 self._films[kind].add(picture)
             self.counts[kind] += 1
+
+    def _new(self, place: Path) -> Path:
+        """Return where a file is written before it takes its place, whose folder is made."""
+        if not self._made:
+            self._scratch = self._open.enter_context(folder_beside(self.folder / "prediction"))
+        if place.parent not in self._made:
+            refuse_links(place)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(place.parent)
+        return self._scratch / place.name
 
     def _legend_of(self, mask: np.ndarray, *, still: bool) -> np.ndarray:
         """Draw the legend of a mask; below the frames of a video, of one height for all of them."""
@@ -112,6 +128,11 @@ class Drawings:
 
     def close(self) -> None:
         """Finish the videos, which cannot be played before."""
+        self._finish_films()
+        self._open.close()
+        self._made.clear()
+
+    def _finish_films(self) -> None:
         for film in self._films.values():
             film.close()
         self._films.clear()
@@ -121,10 +142,10 @@ class Film:
     """A video file, written by the first codec that this OpenCV has."""
 
     def __init__(self, place: Path, rate: float, size: tuple[int, ...]) -> None:
-        """Open ``place`` with a container's suffix added.
+        """Open a video, which takes its place when it is closed.
 
         Args:
-            place: the file without a suffix.
+            place: the file without a suffix; that of the container is added.
             rate: frames per second.
             size: height and width of the first frame.
 
@@ -133,17 +154,21 @@ class Film:
         """
         # common codecs halve the colours' resolution and need even sides: the last row or column is doubled
         self.size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+        self._open = ExitStack()
+        folder = self._open.enter_context(folder_beside(place))
         for code, suffix, codec in CODECS:
             self.path = place.with_name(f"{place.name}{suffix}")
+            self._new = folder / self.path.name
             with quiet():
                 fourcc = cv2.VideoWriter.fourcc(*code)
-                self._writer = cv2.VideoWriter(str(self.path), fourcc, rate, self.size[::-1])
+                self._writer = cv2.VideoWriter(str(self._new), fourcc, rate, self.size[::-1])
             if self._writer.isOpened():
                 if codec != CODECS[0][2]:
                     console.note(f"{self.path.name} is written as {codec}: this OpenCV has no {CODECS[0][2]} encoder")
                 return
-            self.path.unlink(missing_ok=True)
+            self._new.unlink(missing_ok=True)
 
+        self._open.close()
         tried = ", ".join(codec for _, _, codec in CODECS)
         raise ExportError(f"this OpenCV writes no video ({tried} were tried); --masks --no-overlay writes PNG files")
 
@@ -158,8 +183,10 @@ class Film:
         self._writer.write(picture)
 
     def close(self) -> None:
-        """Write the index."""
+        """Write the index, and put the video in its place."""
         self._writer.release()
+        put(self._new, self.path)
+        self._open.close()
 
 
 def write_mask(path: Path, mask: np.ndarray, palette: Sequence[Colour]) -> None:
@@ -178,8 +205,10 @@ class ClassTable:
         self.present = np.zeros(len(classes), np.int64)
         #: of the first images or frames: what they are called and their shares
         self.first: list[tuple[str, np.ndarray]] = []
+        refuse_links(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", newline="", encoding="utf-8")
+        path.unlink(missing_ok=True)  # it may be a link, or another name of a file elsewhere
+        self._file = path.open("x", newline="", encoding="utf-8")
         #: when the prediction began, by the folder's own clock, which need not be this machine's
         self.born = path.stat().st_mtime_ns
         self._rows = csv.writer(self._file)

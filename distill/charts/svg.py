@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ..text_table import visible
+
 #: so many lines have a colour of their own
 MOST_SERIES = 8
 #: classes: lines in the order of Okabe and Ito, darkened on light and lightened on dark, and the roles
@@ -105,7 +107,7 @@ def signed(value: float, form: str = "+.2f") -> str:
 
 def text(x: float, y: float, words: str, kind: str = "ink", anchor: str = "start") -> str:
     """Return a line of text."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(visible(words))}</text>'
 
 
 def rule(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -161,15 +163,18 @@ def clipped(parts: Iterable[str], left: float, top: float, right: float, bottom:
 
 def inline(title: str, width: float, height: float, parts: Iterable[str]) -> str:
     """Return an element of a page, whose style sheet gives it colours and size."""
-    opening = f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
+    opening = (
+        f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(visible(title))}">'
+    )
     return f"{opening}{''.join(parts)}</svg>"
 
 
 def file(title: str, width: float, height: float, parts: Iterable[str]) -> str:
     """Return a file with colours of its own, for light and for dark."""
+    words = escape(visible(title))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'height="{height:.0f}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{_STYLE}'
+        f'height="{height:.0f}" role="img" aria-label="{words}"><title>{words}</title>{_STYLE}'
         f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
     )
 

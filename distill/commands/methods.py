@@ -61,8 +61,10 @@ def methods_info(
         return MethodCard(info, cost)
 
     own, macs = cost.parameters, cost.macs
-    say(f"{info.name}: {info.description}\n")
-    say(f"paper:   {info.paper}\ntaps:    {', '.join(info.taps)}")
+    say(f"{info.name}: {info.description}")
+    say()
+    say(f"paper:   {info.paper}")
+    say(f"taps:    {', '.join(info.taps)}")
     say(f"terms:   {', '.join(f'{t}={w:g}' for t, w in info.terms.items())}")
     say(f"options: {', '.join(f'{key}={value}' for key, value in info.options.items()) or 'none'}")
 

@@ -62,7 +62,7 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
     before = Saved(last.file, last.sha256, last.stage, last.step) if last else None
     write_json(folder / "last.json", Newest(path.name, sha256(path), state["stage"], step, before).to_dict())
     kept = {path.name, before.file if before else ""}
-    for old in (*folder.glob("last-*.pt"), *folder.glob(".last-*")):  # the latter are left by a kill while writing
+    for old in (*folder.glob("last-*.pt"), *folder.glob(".last-*")):  # an older kdc left the latter where it was killed
         if old.name not in kept:
             old.unlink()
 
@@ -129,7 +129,6 @@ def save_student(path: Path, model: SegmentationModel, facts: Mapping[str, Any])
         raise NumbersError(f"{path} was not written: {bad} is not finite")
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     card = {"model": model.spec().to_dict(), **facts}
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_file(tensors, str(beside), metadata={"kdc": json.dumps(card)})
     write_json(path.with_name(f"{path.name}.json"), {**card, "sha256": sha256(path)})

@@ -14,16 +14,14 @@ from typing import Any
 from ... import __version__
 from ..errors import WeightsError, one_line
 from .lock import held
+from .places import CARD, folder_beside, owner_of, put
 
-#: the file that makes a folder a run; it names the sha256 of the other files, and its own
-CARD = "run.json"
 #: what this process wrote, or removed, in runs
 changed: set[Path] = set()
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file so that a kill at any moment leaves the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_bytes(content)
 
@@ -35,20 +33,21 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to; then flush it to disk and rename it over ``path``."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        flush(beside)
-        move(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Give a file to write to in a new folder beside ``path``; then flush it to disk and rename it over ``path``.
+
+    A link that is there is replaced, not followed; a link to the folder that it is in, within a run, is refused.
+    """
+    with folder_beside(path) as folder:
+        new = folder / path.name
+        yield new
+        flush(new)
+        move(new, path)
 
 
 def move(source: Path, path: Path) -> None:
-    """Rename a file over ``path``, which no seal vouches for any more; it is on the disk when this returns."""
+    """Put a file of ``folder_beside`` in its place, which no seal vouches for any more; it is on the disk then."""
     unseal(path)
-    source.replace(path)
+    put(source, path)
     flush(path.parent)
 
 
@@ -69,11 +68,6 @@ def unseal(path: Path) -> None:
         card, name = read_card_file(folder), str(path.relative_to(folder))
         if name in (card.get("files") or {}):
             write_card(folder, card | {"files": {key: value for key, value in card["files"].items() if key != name}})
-
-
-def owner_of(path: Path) -> Path | None:
-    """Return the folder of the run that a path lies in, if any."""
-    return next((folder for folder in path.parents if (folder / CARD).is_file()), None)
 
 
 def read_card_file(folder: Path, *, verify: bool = True) -> dict[str, Any]:

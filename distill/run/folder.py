@@ -16,8 +16,9 @@ from ..settings.changes import changes, described
 from ..settings.config import Config, resolve
 from ..settings.yaml_files import flatten
 from .card import RunCard
-from .files import CARD, commit, read_card_file, versions, write_bytes, write_card
+from .files import commit, read_card_file, versions, write_bytes, write_card
 from .lock import drop_locks, held, lock_folder
+from .places import CARD, folder_beside
 from .seal import check_sealed, seal
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ class Run:
         """
         if self._lock is None:
             self._lock = lock_folder(self.path)
+            for stray in (*self.checkpoints.glob(".tmp*"), *(self.path / "phases").glob(".tmp*")):
+                stray.unlink()  # a kill left it while an older kdc wrote weights; only the holder writes there
 
     def unlock(self) -> None:
         """Free the folder before this process ends."""
@@ -286,14 +289,12 @@ def check_vacant(path: Path) -> None:
 def point_last(run: Run, root: Path | None = None) -> None:
     """Point ``runs/last`` to this run, wherever it is."""
     root = root or RUNS
-    root.mkdir(parents=True, exist_ok=True)
     link = root / LAST
     if link.exists() and not link.is_symlink():
         return
-    beside = link.with_name(f".{LAST}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    beside.symlink_to(run.path.name if run.path.parent == root.resolve() else run.path)
-    beside.replace(link)
+    with folder_beside(link) as folder:
+        (folder / LAST).symlink_to(run.path.name if run.path.parent == root.resolve() else run.path)
+        (folder / LAST).replace(link)
 
 
 def _fresh(root: Path, name: str) -> Path:

@@ -1,17 +1,19 @@
 """One process at a time in a run folder."""
 
 import contextlib
+import errno
 import fcntl
+import io
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from weakref import WeakSet
 
-from ..errors import BusyError
+from ..errors import BusyError, UsageError
 
 
 def lock_folder(path: Path) -> Any:
@@ -19,8 +21,9 @@ def lock_folder(path: Path) -> Any:
 
     Raises:
         BusyError: another process holds it.
+        UsageError: its lock is a link.
     """
-    file = (path / ".lock").open("a+")
+    file = io.TextIOWrapper(open_file(path / ".lock"), "utf-8", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -35,6 +38,20 @@ def lock_folder(path: Path) -> Any:
     file.flush()
     _locks.add(file)
     return file
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file to read and write, which is made if it is missing.
+
+    Raises:
+        UsageError: it is a link, which might lead anywhere.
+    """
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UsageError(f"{path} is a link, and kdc writes nothing through links in a run: remove it") from error
 
 
 #: the folders that each thread holds
@@ -75,4 +92,19 @@ def held(folder: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         mine.discard(folder)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def free(folder: Path) -> Iterator[None]:
+    """Hold a folder that nobody holds; it is neither made nor waited for.
+
+    Raises:
+        OSError: it is held, a link, no folder, not to be opened, or on a file system that locks no folder.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
         os.close(descriptor)

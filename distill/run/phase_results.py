@@ -62,7 +62,6 @@ class Artefacts:
     def keep(self, phase: Phase) -> None:
         """Write the result of a phase that has just ended."""
         path = self.path(phase)
-        path.parent.mkdir(exist_ok=True)
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in phase.module.state_dict().items()}
         with replacing(path) as beside:
             save_file(tensors, str(beside))
@@ -73,7 +72,6 @@ class Artefacts:
         path = self.path(phase)
         for other in sorted(self.run.path.parent.glob(f"*/phases/{path.name}")):
             if other != path and _is_whole(other):
-                path.parent.mkdir(exist_ok=True)
                 with replacing(path) as beside:
                     shutil.copyfile(other, beside)
                 write_json(_card(path), {**self._origin(phase), "sha256": sha256(path)})

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import WeightsError
-from .files import CARD, card_digest, changed, owner_of, read_card_file, sha256, write_card
+from .files import card_digest, changed, read_card_file, sha256, write_card
 from .lock import held
+from .places import CARD, owner_of
 from .records import Record
 
 #: files that were found whole by this process, and when they had been written

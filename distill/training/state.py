@@ -15,6 +15,7 @@ from ..methods import Composite, Critic
 from ..models import SegmentationModel
 from ..run.checkpoint import load_state, save_state
 from ..run.folder import Run
+from ..run.places import open_in_place
 from .optimisers import Average, rng_state
 from .signals import SignalledError
 
@@ -212,8 +213,7 @@ class State:
         """Open metrics.jsonl and timing.jsonl, cut to where the checkpoint was taken."""
         for name in ("metrics", "timing"):
             path = self.run.path / f"{name}.jsonl"
-            path.touch()
-            file = path.open("rb+")
+            file = open_in_place(path)
             end = offsets[name] if offsets else 0
             if path.stat().st_size < end:
                 console.warn(f"{path} has lost lines that were in it at the checkpoint; what is left of them stays")

@@ -149,3 +149,44 @@ def test_a_table_fits_the_screen_and_a_file_gets_whole_rows(
     console._console_of.cache_clear()
     console.table("a title " * 20, ("a", "b"), [row])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+#: names that a stranger may have given to files, classes and layers
+NAMES = (
+    "[/x]",
+    "[bold]a[/bold]",
+    "\x1b[31mred",
+    "\x1b]0;title\x07",
+    "a\nb",
+    "a\rb",
+    ":car:",
+    "\u202egnp",
+    "\x9b2J",
+    "\udcff",
+)
+SHOWN = ("[/x]", "[bold]a[/bold]", "\\x1b[31mred", "\\x1b]0;title\\x07", "a\\nb", "a\\rb", ":car:", "\\u202egnp")
+SHOWN += ("\\x9b2J", "\\udcff")
+
+
+@pytest.mark.parametrize(("name", "shown"), list(zip(NAMES, SHOWN, strict=True)))
+def test_words_of_strangers_are_neither_markup_nor_codes(
+    name: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.say(f"class {name}.")
+    console.note(f"note {name}.")
+    console.warn(f"warn {name}.")
+    console.table(f"title {name}.", ["class", name], [(name, 1)])
+    with console.bar(1, name) as update:
+        update(1, name)
+    out = capsys.readouterr().out
+    for line in (f"class {shown}.", f"note {shown}.", f"! warn {shown}.", f"title {shown}.", f"{shown} 1/1 {shown}"):
+        assert line in out.splitlines()
+    assert out.count(shown) == 8 and "\x1b" not in out
+
+    screen = terminal(monkeypatch)
+    with console.bar(2, f"on {name}.") as update:
+        update(1, f"text {name}.")
+        console.say(f"class {name}.")
+    seen = screen.getvalue()
+    assert f"on {shown}." in seen and f"text {shown}." in seen and f"class {shown}." in seen
+    assert name.isprintable() or name not in seen

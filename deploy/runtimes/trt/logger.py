@@ -3,6 +3,8 @@
 import sys
 from typing import Any
 
+from ....distill.text_table import visible
+
 #: how many different warnings, and how much of each, are kept
 _KEPT, _LENGTH = 20, 300
 
@@ -23,7 +25,7 @@ def make_logger(trt: Any) -> Any:
             """Take one message."""
             if severity not in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR, trt.ILogger.WARNING):
                 return
-            sys.stderr.write(f"{msg}\n")
+            sys.stderr.writelines(f"{visible(line)}\n" for line in msg.splitlines())
             line = " ".join(msg.split())
             if severity != trt.ILogger.WARNING and "Thread context has not been set" not in msg:
                 self.last = line

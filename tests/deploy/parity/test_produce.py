@@ -26,6 +26,7 @@ from kdc.distill.errors import ExportError, NumbersError, WeightsError
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.run.lock import held
+from kdc.distill.run.places import MARK
 from kdc.distill.settings.config import Config
 
 from ..._made import gate_result
@@ -171,7 +172,7 @@ def test_nothing_of_the_users_is_taken_for_debris(tmp_path: Path, monkeypatch: p
     for folder in folders:
         folder.mkdir()
         (folder / "thesis.tex").write_text("years")
-    (folders[2] / road._MARK).touch()
+    (folders[2] / MARK).touch()
     (tmp_path / ".kdc-new-link").symlink_to(folders[2])
     (tmp_path / ".kdc-new-nowhere").symlink_to("nowhere")
     (tmp_path / ".kdc-new-file").write_text("stray")
@@ -183,11 +184,11 @@ def test_nothing_of_the_users_is_taken_for_debris(tmp_path: Path, monkeypatch: p
     # nobody can tell whether a folder is held, or it is another user's
     debris = tmp_path / ".kdc-new-killed"
     debris.mkdir()
-    (debris / road._MARK).touch()
+    (debris / MARK).touch()
     none = OSError(errno.ENOLCK, "no locks")
-    for call, error in (("artefacts.lock.fcntl.flock", none), ("parity.produce.remove_abandoned", PermissionError())):
+    for call, error in (("lock.fcntl.flock", none), ("places._remove_abandoned", PermissionError())):
         with monkeypatch.context() as patch:
-            patch.setattr(f"kdc.deploy.{call}", Mock(side_effect=error))
+            patch.setattr(f"kdc.distill.run.{call}", Mock(side_effect=error))
             made(None, tmp_path / "model.engine")
         assert debris.exists()
     made(None, tmp_path / "model.engine")

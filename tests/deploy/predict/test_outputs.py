@@ -11,7 +11,7 @@ import pytest
 from kdc.deploy.predict import outputs
 from kdc.deploy.predict.inputs import Frame
 from kdc.distill.data._files import palette_of, read_mask
-from kdc.distill.errors import ExportError
+from kdc.distill.errors import ExportError, UsageError
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -123,3 +123,38 @@ def test_the_total_weighs_images_by_their_pixels(tmp_path, capsys):
     table.show_shares(2)
     said = capsys.readouterr().out
     assert "a, b" in said and "75.00" in said and "d  " not in said.partition("total")[2]
+
+
+def test_links_in_a_run_lead_nothing_elsewhere(tmp_path):
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    (run / "predict").mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    elsewhere.mkdir()
+    names = ("masks/a.png", "overlay/a.jpg", "overlay/film.mp4", "overlay/film.avi", "classes.csv")
+    for name in names:
+        path, victim = run / "predict" / name, elsewhere / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        victim.write_text("years")
+        path.symlink_to(victim)
+
+    pixels, mask = np.zeros((8, 16, 3), np.uint8), np.zeros((8, 16), np.uint8)
+    table = outputs.ClassTable(run / "predict" / "classes.csv", ["a"])
+    made = outputs.Drawings(run / "predict", ["a"], [(0, 0, 0)], masks=None, overlay=True, colour=False, alpha=0.5)
+    for frame in (Frame("a.png", "a", pixels), Frame("film.mp4", "film", pixels, number=0)):
+        table.add(frame, mask)
+        made.draw(frame, mask)
+    made.close()
+    table.close()
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {Path(name).name: "years" for name in names}
+    assert len(frames_of(next(path for path in (run / "predict/overlay").glob("film.*") if not path.is_symlink()))) == 1
+    assert not (run / "predict/masks/a.png").is_symlink() and not [*run.rglob(".kdc-new-*")]
+
+    (run / "second").mkdir()
+    (run / "second" / "masks").symlink_to(elsewhere)
+    (run / "third").symlink_to(elsewhere)
+    made = outputs.Drawings(run / "second", ["a"], [(0, 0, 0)], masks=None, overlay=True, colour=False, alpha=0.5)
+    with pytest.raises(UsageError, match="masks is a link"):
+        made.draw(Frame("a.png", "a", pixels), mask)
+    made.close()
+    with pytest.raises(UsageError, match="third is a link"):
+        outputs.ClassTable(run / "third" / "classes.csv", ["a"])
