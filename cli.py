@@ -83,7 +83,7 @@ def _spelt_out(arguments: Sequence[str]) -> list[str]:
 def _verdict(error: Exception) -> tuple[str, int]:
     """Return what to say about ``error`` and the exit code."""
     if isinstance(error, KdcError):
-        return " ".join(str(error).split()), error.exit_code
+        return _legible(str(error)), error.exit_code
     if isinstance(error, typer.TyperException):
         return _usage(error), UsageError.exit_code
     if isinstance(error, typer.Abort):
@@ -92,6 +92,9 @@ def _verdict(error: Exception) -> tuple[str, int]:
         return f"{error.filename}: permission denied; choose a place that you may read and write", UsageError.exit_code
     if cure := _exhausted(error):
         return f"{_first_line(error)}; {cure}", 7
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _PLACES:
+        where = f"{error.filename}: {str(error.strerror).lower()}"
+        return _legible(f"{where}; {_PLACES[error.errno]}"), UsageError.exit_code
     return f"a bug in kdc: {_first_line(error)}; run again with --debug for the traceback, and report it", 1
 
 
@@ -102,7 +105,7 @@ def _usage(error: typer.TyperException) -> str:
         typer.echo(message)
         return ""
     context = getattr(error, "ctx", None)
-    message = " ".join(message.split()).rstrip(".")
+    message = _legible(message).rstrip(".")
     message = message[:1].lower() + message[1:]
     if context is None:
         return message
@@ -133,6 +136,25 @@ def _exhausted(error: Exception) -> str:
     return ""
 
 
+#: what is wrong with a place that was named, or that stands in another's way: the cure by the number of the error
+_PLACES = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a folder is needed there: move the file away, or choose another place",
+    errno.EEXIST: "something else is there: move it away, or choose another place",
+    errno.EISDIR: "a file is needed there: move the folder away, or choose another place",
+    errno.ENOTEMPTY: "move what is in it away, or choose another place",
+    errno.ELOOP: "its links lead in a circle",
+    errno.EROFS: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may read and write",
+}
+
+
+def _legible(text: str) -> str:
+    """Return a message as one line, in which a word of thousands of letters is cut."""
+    words = [word if len(word) <= 300 else f"{word[:100]}...{word[-30:]}" for word in text.split()]
+    return " ".join(words) if len(words) < 500 else f"{' '.join(words[:500])} ..."
+
+
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {_legible(lines[0])}" if lines else type(error).__name__

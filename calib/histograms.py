@@ -7,6 +7,7 @@ order of the images, and nothing has to be known in advance.
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +87,9 @@ class Histogram:
         histogram.low, histogram.high = values["low"], values["high"]
         histogram.reach, histogram.zeros = values["reach"], values["zeros"]
         histogram.counts[values["first"] : values["first"] + len(values["counts"])] = values["counts"]
+        limits = (histogram.low, histogram.high, histogram.reach)
+        if not all(isinstance(each, float | int) and math.isfinite(each) for each in limits):
+            raise ValueError(f"limits of {limits}")
         return histogram
 
 
@@ -118,7 +122,7 @@ class Statistics:
                 return None
             tensors = {name: Histogram.from_dict(json.loads(each)) for name, each in values["tensors"].items()}
             return cls(tensors, values["images"], fingerprint)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
 

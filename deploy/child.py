@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from ..distill.errors import ExportError, KdcError
+from ..distill.errors import ExportError, KdcError, ResourceError
 
 #: this package, whatever it is imported as
 _PACKAGE = __name__.removesuffix(".deploy.child")
@@ -26,6 +26,8 @@ class ChildDiedError(ExportError):
 
     Attributes:
         code: what ``subprocess`` says: an exit code, or a signal with a minus.
+        cure: empty, or what to do where it was killed, which is what the kernel does when memory runs out.
+        exit_code: 7 then.
         end: "signal SIGSEGV" or "exit code 3".
         last_words: the last line that it wrote to stderr; "none" if there is none.
     """
@@ -36,7 +38,11 @@ class ChildDiedError(ExportError):
         self.end = f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
         lines = [" ".join(line.split()) for line in stderr.splitlines() if line.strip()]
         self.last_words = lines[-1] if lines else "none"
-        super().__init__(f"a child process died ({self.end}); its last message: {self.last_words}")
+        self.cure = ""
+        if code == -signal.SIGKILL:
+            self.exit_code = ResourceError.exit_code
+            self.cure = "; most likely memory ran out: give it more, or take a smaller --size"
+        super().__init__(f"a child process died ({self.end}); its last message: {self.last_words}{self.cure}")
 
 
 def start(module: str, stderr: IO[str] | int = subprocess.PIPE, **environment: str) -> subprocess.Popen[str]:

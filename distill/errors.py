@@ -1,8 +1,10 @@
 """The errors that kdc shows to people: one line each, with the exit code of the command line."""
 
+import contextlib
 import difflib
+import errno
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -81,6 +83,32 @@ def need(module: str, extra: str) -> ModuleType:
         raise ExportError(
             f"{module} is not installed ({error}); install it with: pip install 'kdc[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(what: object, kind: type[KdcError], cure: str) -> Iterator[None]:
+    """Read a file that may be anybody's: whatever its parser raises becomes one line.
+
+    KdcErrors stay as they are, as does a lack of memory. Within stands the parsing alone: what else went wrong there
+    would be called a fault of the file, too.
+
+    Args:
+        what: the file.
+        kind: of the error.
+        cure: the end of its line.
+    """
+    try:
+        yield
+    except (KdcError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
+        raise kind(f"{what} cannot be read: {error.strerror or one_line(error)}") from error
+    except Exception as error:  # parsers of other people's formats raise whatever comes
+        if "allocate memory" in str(error):
+            raise
+        raise kind(f"{what} cannot be read ({one_line(error)[:160]}); {cure}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -1,10 +1,11 @@
 """The values that rebuild a network; they travel in run.json and with every checkpoint and exported file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .preprocess import IMAGENET, Preprocess
+from .typed import typed
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "NetworkSpec":
-        """Undo ``to_dict``; keys that are missing keep their defaults."""
-        fields = {key: values[key] for key in cls.__dataclass_fields__ if key in values}
-        if "preprocess" in fields:
-            fields["preprocess"] = Preprocess.from_dict(fields["preprocess"])
-        return cls(**fields)
+        """Undo ``to_dict``; keys that are missing keep their defaults.
+
+        Raises:
+            ValueError: a value of another type.
+        """
+        known = {each.name: each.type for each in fields(cls) if each.name in values}
+        return cls(**{name: typed(values[name], kind, name) for name, kind in known.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from .typed import typed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +37,20 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocess":
-        """Undo ``to_dict``."""
+        """Undo ``to_dict``.
 
-        def triple(key: str) -> tuple[float, float, float]:
-            first, second, third = (float(v) for v in values[key])
-            return first, second, third
-
-        return cls(triple("mean"), triple("std"), values["order"], values.get("bits"))
+        Raises:
+            KeyError: a value is missing.
+            ValueError: a value of another type, or one with which no image can be prepared.
+        """
+        mean, std = (typed(values[key], tuple[float, float, float], key) for key in ("mean", "std"))
+        if not all(map(math.isfinite, (*mean, *std))) or min(map(abs, std)) == 0:
+            raise ValueError(f"mean {mean} and std {std} must be finite, and no deviation 0")
+        bits = typed(values.get("bits"), int | None, "bits")
+        if bits is not None and not 8 <= bits <= 16:
+            raise ValueError(f"bits is {bits}, where 8 to 16 are expected")
+        (a, b, c), (d, e, f) = (map(float, each) for each in (mean, std))
+        return cls((a, b, c), (d, e, f), typed(values["order"], Literal["rgb", "bgr"], "order"), bits)
 
     @property
     def reversed(self) -> "Preprocess":

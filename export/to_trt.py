@@ -7,7 +7,6 @@ Where there is a GPU the engine then runs: it must compute in the precision that
 
 import importlib
 import os
-import signal
 import tempfile
 from dataclasses import replace
 from importlib.util import find_spec
@@ -255,11 +254,8 @@ def _in_child(module: str, request: Record, subject: str) -> dict[str, Any]:
     try:
         return call(module, request.to_dict())
     except ChildDiedError as error:
-        message = f"{subject} ({error.end}); its last message: {error.last_words}"
-        if error.code == -signal.SIGKILL:
-            cure = "most likely memory ran out: give it more, or export a smaller --size"
-            raise ResourceError(f"{message}; {cure}") from error
-        raise ExportError(message) from error
+        kind = ResourceError if error.exit_code == ResourceError.exit_code else ExportError
+        raise kind(f"{subject} ({error.end}); its last message: {error.last_words}{error.cure}") from error
 
 
 #: words in a file's name that say its types

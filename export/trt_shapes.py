@@ -69,7 +69,7 @@ def _check_sizes(path: Path, info: FileInfo, sizes: SizeRange) -> None:
             raise UsageError(f"--sizes {text}: each must be at least as high and as wide as the one before it")
         if (own := info.size[axis]) is not None and {least, usual, most} != {own}:
             raise UsageError(f"--sizes {text}: {path} leaves only the other side free, this one is {own}")
-    stride = int((info.metadata.get("kdc.model") or {}).get("output_stride", 1))
+    stride = max(int((info.metadata.get("kdc.model") or {}).get("output_stride", 1)), 1)
     for height, width in sizes:
         if height % stride or width % stride:
             near = export_size((height, width), stride)

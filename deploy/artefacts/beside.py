@@ -13,6 +13,7 @@ from ...distill.run.files import remove, sha256
 from ...distill.run.folder import Run
 from ...distill.run.records import Record
 from ...distill.run.seal import check_sealed
+from ...distill.typed import typed
 
 #: Suffixes of files that hold a network's weights for torch.
 TORCH_FILES = (".safetensors", ".pt", ".pth")
@@ -60,6 +61,20 @@ class GateRow(Record):
     MERGED: ClassVar = ("values",)
 
     values: dict[str, Any]
+
+    @classmethod
+    def read(cls, values: Any) -> "GateRow":
+        """Take what stands in a file.
+
+        Raises:
+            ValueError: it is no gate, or a value of it is of another type.
+        """
+        row = typed(values, dict[str, Any], "gate")
+        for name, kind in (("stage", str), ("agreement", float | None), ("left_high", list[str] | None)):
+            typed(row.get(name), kind, name)
+        for name in ("file", "sha256", "origin", "time"):
+            typed(row.get(name), str | None, name)
+        return cls(row)
 
     @property
     def stage(self) -> str:
@@ -124,7 +139,15 @@ class StoredManifest(Record):
     @property
     def kind(self) -> str | None:
         """See ``Manifest``."""
-        return self.values.get("kind")
+        kind = self.values.get("kind")
+        return kind if isinstance(kind, str) else None
+
+    @property
+    def torch(self) -> str | None:
+        """The version of torch that made the file."""
+        known = self.values.get("versions")
+        version = known.get("torch") if isinstance(known, dict) else None
+        return version if isinstance(version, str) else None
 
     @property
     def gate(self) -> GateRow | None:

@@ -56,11 +56,11 @@ def read_gates(run: "Run | Path") -> list[GateRow]:
     check_sealed(path)
     try:
         rows = json.loads(path.read_text())
-        if not isinstance(rows, list) or not all(isinstance(each, dict) and "stage" in each for each in rows):
+        if not isinstance(rows, list):
             raise ValueError("it is no list of gates")
+        return [GateRow.read(row) for row in rows]
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be read ({one_line(error)}); {LEDGER_CURE}") from error
-    return [GateRow(row) for row in rows]
 
 
 def discard(run: "Run | Path", files: Sequence[Path]) -> None:

@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import json
 import os
+import signal
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import google.protobuf
 import onnx
@@ -18,10 +20,11 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto, inliner, shape_inference
 
 from ... import __version__
-from ...distill.errors import WeightsError, one_line
+from ...distill.errors import ResourceError, WeightsError, one_line
+from ...distill.lfs import CURE, is_pointer
 from ...distill.run.seal import check_sealed
 from ..child import ChildDiedError, call, serve
-from . import onnx_order, onnx_rules, verdicts
+from . import onnx_loops, onnx_order, onnx_rules, verdicts
 from .onnx_order import put_right
 from .onnx_rules import bodies, locations, refuse, refuse_shapes
 
@@ -52,11 +55,15 @@ def load_checked(path: Path) -> ModelProto:
                 f"{path} has {state.st_size} bytes, an ONNX file ends at 2 GiB; keep its weights beside it"
             )
         content = path.read_bytes()
+        if is_pointer(content):
+            raise WeightsError(f"{path} {CURE}")
         key = hashlib.sha256(content).hexdigest()
         if verdicts.recall(key, _rules()) is None:
             _vet(path.absolute(), key)
         model = _parse(content, path)
         refuse(model, path)
+        for name in set(locations(model, path)):
+            check_sealed(path.parent / name)
         if verdicts.recall(key, _rules()) != _beside(model, path):
             _vet(path.absolute(), key)
     except OSError as error:
@@ -126,7 +133,8 @@ def _sha256(path: Path) -> str:
 @lru_cache
 def _rules() -> str:
     """Return a digest of what a verdict depends on besides the file: this very code, its limits, what it calls."""
-    code = [_sha256(Path(str(file))) for file in (__file__, onnx_order.__file__, onnx_rules.__file__)]
+    files = (__file__, onnx_loops.__file__, onnx_order.__file__, onnx_rules.__file__)
+    code = [_sha256(Path(str(file))) for file in files]
     parts = (__version__, onnx.__version__, google.protobuf.__version__, *code)
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -134,17 +142,27 @@ def _rules() -> str:
 def _vet(path: Path, key: str) -> None:
     """Read a file whose sha256 is ``key`` in a child process, and remember that it is good."""
     try:
-        answer = call("deploy.artefacts.safe_onnx", {"path": str(path)}, SECONDS, OPENBLAS_NUM_THREADS="1")
+        answer = call(
+            "deploy.artefacts.safe_onnx",
+            {"path": str(path), "loops": onnx_loops.SECONDS},
+            SECONDS,
+            OPENBLAS_NUM_THREADS="1",
+        )
     except TimeoutError as error:
         raise WeightsError(f"{path} could not be read within {SECONDS} s: refused") from error
     except ChildDiedError as error:
+        if error.code == -signal.SIGALRM:
+            why = f"its loops do not end within {onnx_loops.SECONDS} s: refused; export it without control flow"
+            raise WeightsError(f"{path}: {why}") from error
+        if error.exit_code == ResourceError.exit_code:
+            raise
         raise WeightsError(f"{path} made the process that reads it die ({error.end}): refused") from error
     if answer["sha256"] != key:
         raise WeightsError(f"{path} changed while it was read; wait until it is whole")
     verdicts.remember(key, answer["beside"], _rules())
 
 
-def _examine(request: dict[str, str]) -> dict[str, str]:
+def _examine(request: dict[str, Any]) -> dict[str, str]:
     """Return the hashes of what was read and accepted. Runs in the child.
 
     Raises:
@@ -158,6 +176,8 @@ def _examine(request: dict[str, str]) -> dict[str, str]:
         os.chdir(path.parent)  # where the checker looks for what the model keeps in other files
         if why := _fault(model, content, path):
             raise WeightsError(why)
+        if onnx_loops.has_loops(model, path):
+            onnx_loops.try_loops(model, path, request["loops"])
         return {"sha256": hashlib.sha256(content).hexdigest(), "beside": _beside(model, path)}
     except MemoryError as error:
         why = f"{path} needs more than {MEMORY >> 20} MiB on top of its size to be read: refused"
@@ -191,7 +211,7 @@ def _limit(size: int) -> None:
     with contextlib.suppress(ValueError, OSError):  # a lower limit is set already
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))  # at the latter it would be killed
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

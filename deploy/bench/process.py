@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...distill import console
-from ...distill.errors import ExportError, KdcError
+from ...distill.errors import ExportError, KdcError, ResourceError
 from ...distill.run.files import sha256
 from ..artefacts.beside import artefact_bytes
 from ..child import ChildDiedError, checked, start
@@ -101,7 +101,8 @@ class Backend:
         code = process.wait()
         self._stderr.seek(0)
         died = ChildDiedError(code, self._stderr.read())
-        raise ExportError(f"the process that measures {self.label} died ({died.end}): {died.last_words}")
+        kind = ResourceError if died.exit_code == ResourceError.exit_code else ExportError
+        raise kind(f"the process that measures {self.label} died ({died.end}): {died.last_words}{died.cure}")
 
     def end(self) -> None:
         """End the process, or close the network that was opened in this one."""

@@ -106,7 +106,7 @@ def records(run: Run, files: str, kind: type[R]) -> list[R]:
         try:
             check_sealed(path)
             found.append(kind.from_dict(json.loads(path.read_text()) | {"record": f"{run.bench.name}/{path.name}"}))
-        except (OSError, ValueError, TypeError, WeightsError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError, WeightsError) as error:
             console.warn(f"{path} is left out: {one_line(error)}")
     return found
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import WeightsError, one_line
+from ...distill.errors import WeightsError, reading
+from ...distill.lfs import pointer_at
 from ...distill.preprocess import IMAGENET, Preprocess
 from ...distill.run.files import sha256, write_bytes
 from ...distill.run.records import Record
 from ...distill.run.seal import check_sealed
+from ...distill.settings.config import MOST_PIXELS
 from ..artefacts.beside import golden_path
 from ..runtimes.base import Runtime, answers
 from ..runtimes.options import CPU, RuntimeOptions
@@ -195,25 +196,38 @@ def read_golden(artefact: Path) -> Golden:
         )
 
     check_sealed(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            image, mask = _picture(file["image"]), _picture(file["mask"])
-            # older ones say where classes tie, not which: there none does
-            second = _picture(file["second"]) if "second" in file else np.full_like(mask, NO_CLASS)
-            # older ones are as large as the input
-            values = {"size": mask.shape} | json.loads(file["facts"].tobytes())
-            logits, facts = file["logits"], GoldenFacts.read(values, path)
-        sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts.size) == 2
-        if not sound or (logits.size and logits.shape != (GRID, GRID, logits.shape[-1])):
-            raise ValueError("it holds something else than a golden image")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} cannot be read ({one_line(error)[:100]}); export the file again") from error
+    if lfs := pointer_at(path):
+        raise WeightsError(f"{path} {lfs}")
+    with reading(path, WeightsError, "export the file again"):
+        try:
+            image, mask, second, logits, facts = _stored(path)
+        except MemoryError as error:  # a header that claims what no golden image holds
+            raise ValueError(error) from error
     return Golden(np.ascontiguousarray(image[..., ::-1]), mask, second, logits, facts)
+
+
+def _stored(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, GoldenFacts]:
+    """Return the fields of ``Golden`` as they stand in its file."""
+    with np.load(path, allow_pickle=False) as file:
+        image, mask = _picture(file["image"]), _picture(file["mask"])
+        # older ones say where classes tie, not which: there none does
+        second = _picture(file["second"]) if "second" in file else np.full_like(mask, NO_CLASS)
+        # older ones are as large as the input
+        values = {"size": mask.shape} | json.loads(file["facts"].tobytes())
+        logits, facts = file["logits"], GoldenFacts.read(values, path)
+    sound = image.shape == (*mask.shape, 3) and mask.shape == second.shape and len(facts.size) == 2
+    if not sound or logits.dtype.kind != "f" or (logits.size and logits.shape != (GRID, GRID, logits.shape[-1])):
+        raise ValueError("it holds something else than a golden image")
+    return image, mask, second, logits, facts
 
 
 def _picture(png: np.ndarray) -> np.ndarray:
     import cv2
 
+    # a PNG's head, whose sizes may be any
+    width, height = (int.from_bytes(png[at : at + 4].tobytes()) for at in (16, 20))
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"a picture in it of {height}x{width}")
     picture = cv2.imdecode(png, cv2.IMREAD_UNCHANGED) if png.size and png.dtype == np.uint8 else None
     if picture is None:
         raise ValueError("a picture in it is broken")

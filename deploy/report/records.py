@@ -1,5 +1,6 @@
 """What the report reads from a run's files, as records; a key that an older file lacks is the field's default."""
 
+import contextlib
 from dataclasses import dataclass, field
 
 from ...distill.run.card import FinalScores, RunCard
@@ -35,8 +36,12 @@ class Gate:
 
 
 def read_lines(run: Run | None) -> list[Line]:
-    """Return the lines of a run's metrics.jsonl; none without a run."""
-    return [Line.from_dict(values) for values in run.records()] if run else []
+    """Return the lines of a run's metrics.jsonl, those that can be read; none without a run."""
+    lines = []
+    for values in run.records() if run else []:
+        with contextlib.suppress(TypeError, ValueError):
+            lines.append(Line.from_dict(values))
+    return lines
 
 
 def scores_of(card: RunCard, lines: list[Line]) -> FinalScores:

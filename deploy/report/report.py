@@ -218,7 +218,7 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
 def _gates(run: Run) -> list[Gate]:
     try:
         return [Gate(row, row.fits(run.export), GateResult.from_dict(row.to_dict())) for row in read_gates(run)]
-    except (WeightsError, TypeError) as error:
+    except (WeightsError, TypeError, ValueError) as error:
         console.warn(f"the gates are left out: {one_line(error)}")
         return []
 

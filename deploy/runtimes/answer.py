@@ -137,8 +137,11 @@ def written(metadata: Mapping[str, Any], outputs: Sequence[Port], path: Path) ->
         return None
     try:
         answer = Answer.from_dict(values)
-        if answer.name not in [port.name for port in outputs] or answer.scores not in SCORES:
+        ranks = {port.name: len(port.shape) for port in outputs}
+        if answer.name not in ranks or answer.scores not in SCORES:
             raise ValueError(f"output '{answer.name}', {answer.scores}")
+        if not set(answer.axes) <= set("NCHWP") or not len(set(answer.axes)) == len(answer.axes) == ranks[answer.name]:
+            raise ValueError(f"axes {answer.axes} of {ranks[answer.name]} dimensions")
     except (TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{path}: its kdc.answer metadata cannot be read ({error}); make the file again") from error
     return answer

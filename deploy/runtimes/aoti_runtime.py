@@ -5,7 +5,6 @@ import logging
 import platform
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...distill import console
-from ...distill.errors import ExportError, UsageError, WeightsError, one_line
+from ...distill.errors import ExportError, UsageError, WeightsError, one_line, reading
+from ...distill.lfs import pointer_at
 from ...distill.run.files import versions
 from ..artefacts.trust import vouched
 from ..machine.passport import cpu_features
@@ -62,17 +62,13 @@ def read_package(path: Path) -> FileInfo:
 
 
 def _read(path: Path) -> tuple[FileInfo, Target]:
-    try:
-        with zipfile.ZipFile(path) as package:
-            entries = [each for each in package.infolist() if each.filename.endswith("_metadata.json")]
-            files = [each for each in entries if each.file_size < _LONGEST]
-            values = json.loads(package.read(files[0])) if files else {}
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is not an AOTInductor package or is cut off ({one_line(error)}); export it again"
-        ) from error
+    if lfs := pointer_at(path):
+        raise WeightsError(f"{path} {lfs}")
+    cure = "it is not an AOTInductor package or is cut off; export it again"
+    with reading(path, WeightsError, cure), zipfile.ZipFile(path) as package:
+        entries = [each for each in package.infolist() if each.filename.endswith("_metadata.json")]
+        files = [each for each in entries if each.file_size < _LONGEST]
+        values = json.loads(package.read(files[0])) if files else {}
 
     if not isinstance(values, dict):
         raise WeightsError(f"{path} was not written by kdc: its metadata are no names and values")
@@ -105,7 +101,7 @@ class AotiRuntime(Runtime):
         info, target = _read(path)
         self.info, self.source, self.device, self.precision = info, path, device, info.precision
         self.spec = spec_of(info, path, size, said)
-        _check_target(path, target, device, manifest.values.get("versions", {}).get("torch"))
+        _check_target(path, target, device, manifest.torch)
 
         import torch
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from ...distill import console
 from ...distill.errors import UsageError, WeightsError, one_line
+from ...distill.network_spec import NetworkSpec
 from ...distill.preprocess import IMAGENET, PAD, POLICIES, Policy, Preprocess
+from ...distill.typed import typed
 from .answer import Answer, Port, written
 from .base import Spec
 from .contract import Probe, settle
@@ -17,6 +19,9 @@ from .trail import Trail
 
 #: types of an image batch that kdc feeds
 INPUTS = ("float32", "float16", "float64", "uint8")
+#: types of what kdc writes into a file, where something is made of it
+FACTS: dict[str, Any] = {"kdc.classes": list[str], "kdc.palette": list[tuple[int, int, int]], "kdc.model": NetworkSpec}
+FACTS |= {"kdc.head": str, "kdc.precision": str, "kdc.left_high": list[str], "kdc.preprocess": dict, "kdc.answer": dict}
 #: what was said of which file in this process
 _told: set[tuple[Path, str]] = set()
 
@@ -110,6 +115,11 @@ def file_info(
     Raises:
         WeightsError: it does not take one batch of images, or gives nothing.
     """
+    for key in FACTS.keys() & metadata.keys():
+        try:
+            typed(metadata[key], FACTS[key], key)
+        except ValueError as error:
+            raise WeightsError(f"{path}: its metadata cannot be used: {error}; export it again") from error
     if len(inputs) != 1:
         raise WeightsError(
             f"{path} has {len(inputs)} inputs ({', '.join(v.name for v in inputs)}); kdc runs networks with one"
@@ -159,7 +169,7 @@ def metadata_of(entries: Iterable[tuple[str, str]]) -> dict[str, Any]:
         if key.startswith("kdc."):
             try:
                 metadata[key] = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 metadata[key] = value
     return metadata
 

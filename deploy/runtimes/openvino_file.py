@@ -6,8 +6,9 @@ from typing import Any
 
 from onnx import helper
 
-from ...distill.errors import WeightsError, one_line
-from ..artefacts.beside import weights_beside
+from ...distill.errors import WeightsError, reading
+from ...distill.lfs import CURE, is_pointer
+from ..artefacts.beside import manifest_of, weights_beside
 from .answer import Port
 from .file_info import FileInfo, file_info, metadata_of
 from .trail import Nodes
@@ -20,6 +21,8 @@ _ONNX = {"Result": "Identity", "Convert": "Cast", "Interpolate": "Resize", "Soft
 _ONNX |= {"Divide": "Div", "Subtract": "Sub", "Select": "Where", "GreaterEqual": "GreaterOrEqual", "LogicalNot": "Not"}
 _ONNX |= {"Convolution": "Conv", "GroupConvolution": "Conv", "ConvolutionBackpropData": "ConvTranspose"}
 _ONNX |= {"GroupConvolutionBackpropData": "ConvTranspose", "AvgPool": "AveragePool", "BatchNormInference": "Conv"}
+#: layers that run a network within them more than once
+_LOOPS = ("Loop", "TensorIterator")
 
 
 def read_ir(path: Path) -> FileInfo:
@@ -35,19 +38,24 @@ def read_ir(path: Path) -> FileInfo:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
+    if is_pointer(text):
+        raise WeightsError(f"{path} {CURE}")
     plain = text.replace(b"\0", b"")  # in UTF-16 every letter has one
     if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:
         raise WeightsError(f"{path} defines entities, which no OpenVINO network needs: refused")
-    try:
-        net = ET.fromstring(text)
-    except ET.ParseError as error:
-        raise WeightsError(
-            f"{path} is not an OpenVINO network or is cut off ({one_line(error)}); export it again"
-        ) from error
+    with reading(path, WeightsError, "it is not an OpenVINO network or is cut off; export it again"):
+        return _read(ET.fromstring(text), path)
 
+
+def _read(net: ET.Element, path: Path) -> FileInfo:
     layers = net.findall("./layers/layer")
     if net.tag != "net" or not layers:
         raise WeightsError(f"{path} is not an OpenVINO network (no <net> with layers); export it again")
+    if any(layer.get("type") in _LOOPS for layer in net.iter("layer")) and not manifest_of(path).values:
+        raise WeightsError(
+            f"{path} holds loops, which may never end: refused; make it from an ONNX file, which can be "
+            "tried: kdc export openvino"
+        )
     weights = weights_beside(path)
     if weights is not None and not weights.is_file():
         raise WeightsError(f"{path} needs the file '{weights.name}' beside it, which is missing; copy it along")

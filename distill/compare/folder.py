@@ -10,7 +10,7 @@ from typing import Any
 
 from ... import __version__
 from .. import console
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, one_line
 from ..run.card import FinalScores, TeacherCard
 from ..run.files import write_json
 from ..run.folder import Run, check_vacant
@@ -99,8 +99,8 @@ class Comparison:
             for values in plan["runs"]:
                 self.facts[values["name"]] = Facts.from_dict(values.pop("facts"))
                 self.entries.append(Entry(**values | {"config": Config.model_validate(values["config"])}))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{file} cannot be read as a plan ({type(error).__name__}: {error})") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UsageError(f"{file} cannot be read as a plan ({type(error).__name__}: {one_line(error)})") from error
 
     def write(self) -> None:
         """Write ``plan.json``."""

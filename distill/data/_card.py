@@ -7,10 +7,12 @@ from typing import Any
 import yaml
 
 from ..errors import DataError, UsageError, closest
-from ..yaml_text import parse_yaml
+from ..yaml_text import load_yaml
 from . import IGNORE
 from ._codes import Code, Colour
 
+#: masks are bytes, and two of their values are taken
+MOST_CLASSES = 253
 _CARDS = ("kdc.yaml", "kdc.yml", "dataset.yaml", "dataset.yml")
 
 
@@ -28,6 +30,24 @@ class Options:
     bits: int | None = None
     val_fraction: float | None = None
     split_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type (UsageError); what they say is looked at where it is used."""
+        texts, lists = "text", "a list"
+        for name, kinds, expected in (
+            ("images", (str,), texts),
+            ("labels", (str,), texts),
+            ("codes", (list, tuple, dict), "a list, or a mapping from class to code"),
+            ("ignore_codes", (list, tuple), lists),
+            ("palette", (list, tuple), lists),
+            ("val_fraction", (int, float), "a share between 0 and 1"),
+            ("split_seed", (int,), "a whole number from 0"),
+        ):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, kinds) or isinstance(value, bool)):
+                raise UsageError(f"data.{name} = {value!r}: expected {expected}")
+        if self.split_seed is not None and self.split_seed < 0:
+            raise UsageError(f"data.split_seed = {self.split_seed}: expected a whole number from 0")
 
     @property
     def ignored(self) -> tuple[int, ...] | None:
@@ -73,7 +93,7 @@ def find_card(where: Path) -> tuple[Path, dict[str, Any], list[str]]:
 def _read(path: Path) -> dict[str, Any]:
     accepted = [field.name for field in fields(Options)]
     try:
-        card = parse_yaml(path.read_text()) or {}
+        card = load_yaml(path) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(card, dict):
@@ -86,30 +106,41 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def class_names(classes: Any) -> tuple[str, ...] | None:
-    """Turn names, a comma-separated line of names, a number, or {id: name} into class names."""
+    """Turn names, a comma-separated line of names, a number, or {id: name} into class names.
+
+    Raises:
+        UsageError: it is none of these, two names are alike, or they are not 1 to ``MOST_CLASSES``.
+    """
     if classes is None:
         return None
-    if isinstance(classes, str) and not classes.isdigit():
+    if isinstance(classes, str) and not classes.isdecimal():
         classes = [name.strip() for name in classes.split(",")]
     if isinstance(classes, dict):
-        if sorted(classes) != list(range(len(classes))):
-            raise UsageError(f"data.classes: expected ids 0 to {len(classes) - 1}, got {sorted(classes)}")
+        if set(classes) != set(range(len(classes))):
+            raise UsageError(f"data.classes: expected ids 0 to {len(classes) - 1}, got {list(classes)[:10]}")
         classes = [classes[i] for i in range(len(classes))]
-    names = (
-        tuple(map(str, classes))
-        if isinstance(classes, list | tuple)
-        else tuple(f"class{i}" for i in range(int(classes)))
-    )
-    if not 1 <= len(names) <= 253 or len(set(names)) < len(names):
-        raise UsageError(
-            f"data.classes: expected 1 to 253 different names, got {len(names)}, {len(set(names))} of them different"
-        )
-    return names
+
+    if isinstance(classes, list | tuple):
+        if strange := [name for name in classes if not isinstance(name, str | int | float)]:
+            raise UsageError(f"data.classes: {strange[0]!r} is no name")
+        names = tuple(map(str, classes))
+        if not 1 <= len(names) <= MOST_CLASSES or len(set(names)) < len(names):
+            raise UsageError(
+                f"data.classes: expected 1 to {MOST_CLASSES} different names, got {len(names)}, {len(set(names))} of "
+                "them different"
+            )
+        return names
+    whole = isinstance(classes, int | str) and not isinstance(classes, bool) and len(str(classes)) < 10
+    if not whole or not 1 <= int(classes) <= MOST_CLASSES:
+        raise UsageError(f"data.classes = {classes!r}: expected names, or how many there are, 1 to {MOST_CLASSES}")
+    return tuple(f"class{i}" for i in range(int(classes)))
 
 
 def code_value(code: Any) -> int | Colour:
     whole = code if isinstance(code, list | tuple) else [code]
-    if len(whole) not in (1, 3) or not all(isinstance(v, int) and 0 <= v <= 65535 for v in whole):
+    most = 65535 if len(whole) == 1 else 255
+    plain = all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v <= most for v in whole)
+    if len(whole) not in (1, 3) or not plain:
         raise UsageError(f"data.codes: {code!r} is neither a grey value nor a colour [r, g, b]")
     return int(whole[0]) if len(whole) == 1 else (int(whole[0]), int(whole[1]), int(whole[2]))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import UsageError, WeightsError
 from ..network_spec import NetworkSpec
 from ..output import Output, Tap
 from ..preprocess import IMAGENET, Preprocess
@@ -141,4 +141,7 @@ def _adopt_normalisation(model: nn.Module, _incompatible: Any) -> None:
     mean, std = ([float(f"{v:.7g}") for v in loaded[key].flatten().tolist()] for key in ("mean", "std"))
     order = "bgr" if int(loaded["channels"][0]) == 2 else "rgb"
     bits = model.preprocess.bits
-    model.preprocess = Preprocess.from_dict({"mean": mean, "std": std, "order": order, "bits": bits})
+    try:
+        model.preprocess = Preprocess.from_dict({"mean": mean, "std": std, "order": order, "bits": bits})
+    except ValueError as error:
+        raise WeightsError(f"the weights' normalisation of images cannot be used: {error}") from error

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import WeightsError, one_line
+from ..errors import WeightsError, reading
+from ..lfs import pointer_at
 
 #: Wrappers that training programs leave before the names.
 PREFIXES = ("module.", "model.", "student.", "_orig_mod.", "_forward_module.")
@@ -32,28 +34,47 @@ def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], str]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; accepted is a weights file")
-    from safetensors import SafetensorError
+    if lfs := pointer_at(path):
+        raise WeightsError(f"{path.name} {lfs}")
     from safetensors.torch import load_file
 
-    try:
-        if path.suffix == ".safetensors":
-            tensors, note = load_file(path), ""
-        else:
-            tensors, note = _unwrap(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path.name} cannot be read as weights {_refusal(str(error))}") from error
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-        raise WeightsError(
-            f"{path.name} cannot be read as weights ({one_line(error)[:160]}); accepted are .safetensors and .pth "
-            "files that hold tensors only: save the state dict alone"
-        ) from error
+    cure = "accepted are .safetensors and .pth files that hold tensors only: save the state dict alone"
+    with reading(path.name, WeightsError, cure):
+        try:
+            content = load_file(path) if path.suffix == ".safetensors" else _loaded(path)
+        except pickle.UnpicklingError as error:
+            raise WeightsError(f"{path.name} cannot be read as weights {_refusal(str(error))}") from error
+        tensors, note = _unwrap(content)
 
     if not tensors:
         raise WeightsError(f"{path.name} holds no tensors; accepted is a state dict, bare or under 'state_dict'")
+    for name, x in tensors.items():
+        if odd := _oddity(x):
+            raise WeightsError(
+                f"{path.name} holds {name}, which is {odd}; accepted are plain tensors with their values"
+            )
     bad = [name for name, x in tensors.items() if x.is_floating_point() and not torch.isfinite(x).all()]
     if bad:
         raise WeightsError(f"{path.name} holds NaN or infinite numbers in {some(bad)}; take another checkpoint")
     return tensors, note
+
+
+def _loaded(path: Path) -> Any:
+    with warnings.catch_warnings(action="ignore"):  # of formats that are refused next
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _oddity(x: Tensor) -> str:
+    """Say what a tensor is that a network's weights are not; empty for a plain one."""
+    if x.is_meta:
+        return "on the meta device, without values"
+    if x.layout != torch.strided or x.is_nested:
+        return f"sparse or of another layout ({x.layout})"
+    if x.is_quantized:
+        return f"quantised ({x.dtype})"
+    if x.numel() * x.element_size() > x.untyped_storage().nbytes():  # a view that repeats its values
+        return f"of {x.numel()} elements, more than the file holds"
+    return ""
 
 
 def _refusal(message: str) -> str:

@@ -1,9 +1,7 @@
 """Weights that come from elsewhere: an ImageNet start for a backbone, or everything for a trained network."""
 
 import re
-import socket
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -272,11 +270,19 @@ def _imagenet_file(tag: str) -> tuple[Path | None, str]:
         return None, f"{why}HF_HUB_OFFLINE is set"
     host = urllib.parse.urlparse(constants.ENDPOINT).hostname or ""
     try:
-        if not urllib.request.getproxies():  # tried first: the hub retries a dead network for a minute
-            socket.create_connection((host, 443), timeout=5).close()
+        # once and shortly, by the way that the download goes: itself it tries a dead network or proxy for a minute
+        url = huggingface_hub.hf_hub_url(config.hf_hub_id, "model.safetensors")
+        huggingface_metadata(url, timeout=5)
         return Path(huggingface_hub.hf_hub_download(config.hf_hub_id, "model.safetensors")), ""
     except failures as error:
         return None, f"{why}{host} cannot be reached ({type(error).__name__})"
+
+
+def huggingface_metadata(url: str, *, timeout: float) -> None:
+    """Ask the hub about a file, once; whatever its network library raises comes out."""
+    import huggingface_hub
+
+    huggingface_hub.get_hf_file_metadata(url, timeout=timeout)
 
 
 def _shape(x: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from .. import console
-from ..errors import NumbersError, WeightsError, one_line
+from ..errors import NumbersError, UsageError, WeightsError, one_line, reading
 from ..finite import first_bad
+from ..lfs import pointer_at
 from ..models import SegmentationModel, rebuild
 from .card import CheckpointCard
 from .files import replacing, sha256, write_json
@@ -108,9 +108,10 @@ def _read_state(folder: Path, saved: Saved, device: torch.device | str) -> tuple
     if not path.is_file() or sha256(path) != saved.sha256:
         return None, f"{path} is missing or was changed since it was written"
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        return None, f"{path} cannot be read ({one_line(error)})"
+        with reading(path, WeightsError, "take another"):
+            state = torch.load(path, map_location=device, weights_only=True)
+    except WeightsError as error:
+        return None, str(error)
     if not isinstance(state, dict):
         return None, f"{path} holds no checkpoint"
     for part in ("student", "average", "method"):
@@ -136,7 +137,7 @@ def save_student(path: Path, model: SegmentationModel, facts: Mapping[str, Any])
 
 def read_card(path: Path) -> CheckpointCard | None:
     """Return the card in the header of a kdc safetensors file; None for weights of other origin."""
-    with contextlib.suppress(OSError, SafetensorError, ValueError), safe_open(str(path), "pt") as file:
+    with contextlib.suppress(WeightsError), reading(path, WeightsError, ""), safe_open(str(path), "pt") as file:
         header = (file.metadata() or {}).get("kdc")
         return CheckpointCard.from_dict(json.loads(header)) if header else None
     return None
@@ -166,11 +167,12 @@ def load_student(
     card = read_card(path)
     if card is None or not card.model.name:
         raise WeightsError(f"{path} {_flaw(path)}; give a run or its best.safetensors")
-    model = rebuild(card.model)
     try:
+        model = rebuild(card.model)
+    except UsageError as error:
+        raise WeightsError(f"{path} describes no network of kdc: {error}") from error
+    with reading(path, WeightsError, f"it does not fit {card.model.name}"):
         model.load_state_dict(load_file(str(path), device="cpu"))
-    except (RuntimeError, SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} does not fit {card.model.name}: {str(error).splitlines()[0]}") from error
     if bad := first_bad(model.state_dict()):
         raise WeightsError(f"{path}: {bad} is not finite, so its numbers went bad in training; take other weights")
     return model.to(device).eval()
@@ -197,9 +199,9 @@ def _flaw(path: Path) -> str:
         return "does not exist"
     try:
         with safe_open(str(path), "pt"):
-            return "is not a kdc checkpoint (no card in its header)"
+            return "is not a kdc checkpoint (no card in its header that can be read)"
     except (OSError, SafetensorError) as error:
-        return f"is broken or cut off ({str(error).splitlines()[0]})"
+        return pointer_at(path) or f"is broken or cut off ({one_line(error)})"
 
 
 def student_file(run: Run, which: str = "best") -> Path:

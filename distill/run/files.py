@@ -82,6 +82,9 @@ def read_card_file(folder: Path, *, verify: bool = True) -> dict[str, Any]:
         raise WeightsError(f"{folder} is not a run folder: its {CARD} cannot be read ({one_line(error)})") from error
     if not isinstance(card, dict):
         raise WeightsError(f"{folder} is not a run folder: its {CARD} holds no JSON object")
+    sealed = card.get("files") or {}
+    if not isinstance(sealed, dict) or not all(isinstance(value, str) for value in sealed.values()):
+        raise WeightsError(f"{folder / CARD}: its files are no names with their hashes; put it back from a copy")
     if verify and card.get("sha256", card_digest(card)) != card_digest(card):
         raise WeightsError(
             f"{folder / CARD} was changed since kdc wrote it: undo that, or accept it: kdc runs check {folder} --accept"

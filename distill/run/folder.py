@@ -223,8 +223,9 @@ class Run:
         lines = path.read_bytes().splitlines() if path.exists() else []
         records = []
         for line in lines:
-            with contextlib.suppress(ValueError):
-                records.append(json.loads(line))
+            with contextlib.suppress(ValueError, RecursionError):
+                record = json.loads(line)
+                records += [record] if isinstance(record, dict) else []
         return records
 
     def open_data(self, split: str = "val") -> "Dataset":

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..console import note
-from ..errors import WeightsError
+from ..errors import WeightsError, reading
 from ..methods import Phase
 from ..settings.config import Train
 from .card import TeacherCard
@@ -88,10 +87,8 @@ class Artefacts:
         path = self.path(phase)
         if not _is_whole(path):
             raise WeightsError(f"{path} is missing or was changed since it was written; start the run again")
-        try:
+        with reading(path, WeightsError, f"it does not fit the phase {phase.name}; start the run again"):
             phase.module.load_state_dict(load_file(str(path)))
-        except (RuntimeError, SafetensorError) as error:
-            raise WeightsError(f"{path} does not fit the phase {phase.name} ({str(error).splitlines()[0]})") from error
 
     def _origin(self, phase: Phase) -> dict[str, Any]:
         recipe = {key: getattr(phase, key) for key in ("lr", "momentum", "weight_decay", "iters")}
@@ -105,5 +102,5 @@ def _card(path: Path) -> Path:
 def _is_whole(path: Path) -> bool:
     try:
         return json.loads(_card(path).read_text())["sha256"] == sha256(path)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Self, get_args, get_origin
+from types import NoneType
+from typing import Any, ClassVar, Self
+
+from ..typed import kinds_of, typed
 
 
 class Record:
@@ -36,17 +38,18 @@ class Record:
 
         Raises:
             TypeError: a field is missing that has no default and is never None.
+            ValueError: a value is of another type than its field.
         """
         known: dict[str, Any] = {}
         for field in fields(cls):
-            kinds = _kinds(field.type)
+            kinds = kinds_of(field.type)
             value = values.get(field.name)
             if field.name in cls.MERGED:
                 there = NoneType not in kinds or any(each.name in values for each in fields(kinds[0]))
                 value = values if there else None
 
             if value is not None:
-                value = _typed(value, kinds)
+                value = typed(value, field.type, field.name)
             required = field.default is field.default_factory is MISSING
             if value is not None or (required and (field.name in values or NoneType in kinds)):
                 known[field.name] = value
@@ -67,22 +70,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return "inf" if isinstance(value, float) and value == math.inf else value
-
-
-def _kinds(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) is UnionType else (kind,)
-
-
-def _typed(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """Return a value of a JSON object as a record, a tuple, or a collection of records where its field is one."""
-    for kind in kinds:
-        origin, args = get_origin(kind), get_args(kind)
-        if hasattr(kind, "from_dict"):
-            return kind.from_dict(value) if isinstance(value, Mapping) else None
-        if origin is tuple:
-            return tuple(item for item, _ in zip(value, args, strict=True))
-        if origin is list and isinstance(value, list):
-            return [_typed(item, _kinds(args[0])) for item in value]
-        if origin is dict and isinstance(value, dict):
-            return {key: _typed(item, _kinds(args[1])) for key, item in value.items()}
-    return value

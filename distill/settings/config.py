@@ -1,5 +1,6 @@
 """The settings of a run: one strict schema, and the order in which flags, files, presets and recipes fill it."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,33 +10,45 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ..errors import UsageError, closest
 from ..preprocess import PAD, Policy
+from ..yaml_text import parse_yaml
 from .yaml_files import flat_yaml, flatten
+
+#: of an input or a crop
+MOST_PIXELS = 2**28
 
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read ``HxW``, as in ``96x192``.
 
     Raises:
-        UsageError: it is not two positive whole numbers.
+        UsageError: it is not two positive whole numbers, or more than ``MOST_PIXELS``.
     """
-    parts = text.lower().split("x")
-    if len(parts) == 2 and all(p.isdigit() and int(p) > 0 for p in parts):
-        return int(parts[0]), int(parts[1])
-    raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
+    match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
+    height, width = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not height or not width:
+        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
+    if height * width > MOST_PIXELS:
+        raise UsageError(f"size {text!r}: at most {MOST_PIXELS} pixels are accepted, such as 16384x16384")
+    return height, width
 
 
 def _size(value: Any) -> Any:
-    """Read ``HxW`` wherever a size is set; a list or tuple stays as it is."""
-    if value is None or isinstance(value, list | tuple):
+    """Read ``HxW``, or a list of both, wherever a size is set."""
+    if value is None:
         return value
     try:
-        return parse_size(str(value))
+        return parse_size("x".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
     except UsageError as error:
         raise ValueError(str(error)) from error
 
 
 #: settings by dotted key, such as ``train.lr``
 Dotted = dict[str, str | int | float | bool | tuple[int, int] | list[str] | None]
+#: no person sets more; a slip of the keyboard must not fill the memory or start a million processes
+Steps = Annotated[int, Field(ge=1, le=10**9)]
+Images = Annotated[int, Field(ge=1, le=2**20)]
+Processes = Annotated[int, Field(ge=1, le=2**12)]
+Factor = Annotated[float, Field(gt=0, le=16)]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 #: YAML reads a bare 32 as a number
 Precision = Annotated[Literal["32", "bf16-mixed", "16-mixed"], BeforeValidator(str)]
@@ -91,14 +104,14 @@ class Model(Section):
 class Train(Section):
     """The optimisation: defaults are the CIRKD recipe (methods book, section 5)."""
 
-    iters: int = Field(default=40000, ge=0)
+    iters: int = Field(default=40000, ge=0, le=10**9)
     #: optimiser steps of the short teacher fit on the built-in data; None = as many as ``iters``
-    teacher_iters: int | None = Field(default=None, ge=0)
+    teacher_iters: int | None = Field(default=None, ge=0, le=10**9)
     #: images per optimiser step, over all devices and micro-batches
-    batch: int = Field(default=16, ge=1)
-    accumulate: int = Field(default=1, ge=1)
+    batch: Images = 16
+    accumulate: Images = 1
     crop: Size = (512, 512)
-    scale: tuple[float, float] = (0.5, 2.0)
+    scale: tuple[Factor, Factor] = (0.5, 2.0)
     flip: bool = True
     jitter: float = Field(default=0.0, ge=0, le=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -108,26 +121,26 @@ class Train(Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     power: float = Field(default=0.9, ge=0)
-    warmup: int = Field(default=0, ge=0)
+    warmup: int = Field(default=0, ge=0, le=10**9)
     clip: float | None = Field(default=None, gt=0)
     ema: float | None = Field(default=None, gt=0, lt=1)
     precision: Precision = "32"
     compile: bool = False
     channels_last: bool = True
     freeze_bn: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     #: loader processes; None = none on a CPU, up to 8 a GPU; the result does not depend on it
-    workers: int | None = Field(default=None, ge=0)
+    workers: int | None = Field(default=None, ge=0, le=1024)
     #: torch threads; None = one a core, recorded in the run
-    threads: int | None = Field(default=None, ge=1)
+    threads: Processes | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1)
-    nodes: int = Field(default=1, ge=1)
-    val_every: int = Field(default=800, ge=1)
+    devices: Processes = 1
+    nodes: Processes = 1
+    val_every: Steps = 800
     #: validation images looked at during training; None = all of them
-    val_images: int | None = Field(default=None, ge=1)
-    save_every: int = Field(default=500, ge=1)
-    log_every: int = Field(default=10, ge=1)
+    val_images: Steps | None = None
+    save_every: Steps = 500
+    log_every: Steps = 10
 
     @model_validator(mode="after")
     def _fits(self) -> "Train":
@@ -139,8 +152,6 @@ class Train(Section):
             )
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"train.scale={self.scale} must be (smallest, largest), both above 0")
-        if min(self.crop) < 1:
-            raise ValueError(f"train.crop={self.crop} must be (height, width), both above 0")
         return self
 
 
@@ -287,7 +298,7 @@ def resolve(
         if not sign:
             raise UsageError(f"--set {text!r} is not key=value, such as --set train.lr=0.01")
         try:
-            _put(nested, key.strip(), value if key.strip() in _TEXTS else _tuple(yaml.safe_load(value)))
+            _put(nested, key.strip(), value if key.strip() in _TEXTS else _tuple(parse_yaml(value)))
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text!r}: the value is not YAML ({str(error).splitlines()[0]})") from error
     for key, value in flags.items():
@@ -330,7 +341,8 @@ def _validated(nested: dict[str, Any]) -> Config:
 
 
 def _example(section: str) -> str:
-    return next(f"{key}={value}" for key, value in flatten(Config().model_dump()) if key.startswith(f"{section}."))
+    keys = ((key, value) for key, value in flatten(Config().model_dump()) if key.startswith(f"{section}."))
+    return "=".join(map(str, next(keys, (f"{section}.KEY", "VALUE"))))
 
 
 def _keys() -> list[str]:

@@ -1,5 +1,6 @@
 """YAML files of settings, nested or with dotted keys."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import yaml
 
 from ..errors import UsageError
-from ..yaml_text import parse_yaml
+from ..yaml_text import load_yaml
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -17,7 +18,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         UsageError: the file is missing or holds no mapping.
     """
     try:
-        values = parse_yaml(file.read_text())
+        values = load_yaml(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if values is None:
@@ -35,7 +36,11 @@ def flat_yaml(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: as ``read_yaml``.
     """
-    return dict(flatten(read_yaml(file)))
+    pairs = list(flatten(read_yaml(file)))
+    counts = Counter(key for key, _ in pairs)
+    if twice := next((key for key, count in counts.items() if count > 1), None):
+        raise UsageError(f"{file} sets {twice} twice; once is needed")
+    return dict(pairs)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from .. import models
 from ..console import note
 from ..data import Dataset
-from ..errors import UsageError, WeightsError
+from ..errors import UsageError, WeightsError, reading
 from ..evaluation.evaluate import evaluate, model_predictor
 from ..evaluation.metrics import Scores
 from ..models import SegmentationModel
@@ -115,7 +115,8 @@ def reopen_teacher(card: TeacherCard) -> Teacher:
         raise WeightsError(f"the run's teacher {path} is missing or was changed; put it back to resume this run")
     if not card.trained:
         model = models.rebuild(card.spec)
-        model.load_state_dict(load_file(path))
+        with reading(path, WeightsError, "put it back to resume this run"):
+            model.load_state_dict(load_file(path))
         return Teacher(model.requires_grad_(False).eval(), card)
 
     if card.run or (path.suffix == ".safetensors" and read_card(path)):

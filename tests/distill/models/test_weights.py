@@ -1,6 +1,7 @@
 """Weights from elsewhere: real ImageNet and legacy files, names of torchvision, wrappers, and refusals."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -135,13 +136,35 @@ def test_imagenet_at_random_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_args: Any, **_options: Any) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(_weights.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(_weights.socket, "create_connection", no_network)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", no_network)
     monkeypatch.setenv("TORCH_HOME", "/nonexistent")
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     line = models.load_backbone(models.build("deeplabv3-mv2", 5), "imagenet").line()
     assert "mv2 starts from random weights: mobilenetv2_100.ra_in1k is in no cache" in line
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_dead_proxy_is_not_waited_for(answers: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes the connection and says nothing costs the seconds of one question, one that is gone none."""
+    asked = []
+    real = _weights.huggingface_metadata
+
+    def short(url: str, *, timeout: float) -> Any:
+        asked.append(timeout)
+        return real(url, timeout=0.5)
+
+    monkeypatch.setattr(_weights, "huggingface_metadata", short)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        if answers:
+            proxy.listen()
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        report = models.load_backbone(models.build("deeplabv3-mv2", 5), "imagenet")
+    assert asked == [5] and "cannot be reached" in report.line()
 
 
 def test_imagenet_from_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +280,7 @@ def test_refuses_files_that_are_not_weights(tmp_path: Path, monkeypatch: pytest.
         _weights.read_tensors(tmp_path)
     for name, content in (("a.pth", b""), ("b.pth", b"not weights"), ("c.safetensors", b"not weights at all")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(WeightsError, match=f"{name} cannot be read as weights"):
+        with pytest.raises(WeightsError, match=f"{name} cannot be read"):
             _weights.read_tensors(name)
     torch.save({"state_dict": _Harmful()}, "harmful.pth")
     with pytest.raises(WeightsError, match=r"harmful.pth cannot be read as weights"):
@@ -274,3 +297,57 @@ def test_refuses_files_that_are_not_weights(tmp_path: Path, monkeypatch: pytest.
     torch.save({"w": torch.tensor([1.0, float("nan")])}, "nan.pth")
     with pytest.raises(WeightsError, match="NaN or infinite numbers in w"):
         _weights.read_tensors("nan.pth")
+
+
+# ---- what is no plain tensor ------------------------------------------------------------------------------------
+
+
+def cyclic() -> dict[str, Any]:
+    inside: dict[str, Any] = {}
+    inside["state_dict"] = inside
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.eye(3).to_sparse(), "sparse"),
+        (torch.eye(4).to_sparse_csr(), "sparse"),
+        (torch.empty(3, device="meta"), "meta device"),
+        (torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantised"),
+        (torch.ones(1).expand(10**12), "more than the file holds"),
+        (torch.ones(1).as_strided((10**6, 10**6), (0, 0)), "more than the file holds"),
+    ],
+    ids=["sparse", "csr", "meta", "quantised", "expanded", "strided"],
+)
+def test_only_plain_tensors_are_taken(tensor: torch.Tensor, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {"a": torch.ones(2), "b.weight": tensor}}, path)
+    with pytest.raises(WeightsError, match=f"(b.weight, which is .*{said}|cannot be read)"):
+        models.load_full(small(), path)
+
+
+def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
+    torch.save(cyclic(), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"weights\.pth"):
+        models.load_full(small(), tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_git_lfs_pointer_is_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n")
+    for load in (models.load_full, models.load_backbone):
+        with pytest.raises(WeightsError, match=r"is a git-lfs pointer, .* git lfs pull"):
+            load(small(), path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_is_cut_off_anywhere(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(3, 3)}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), max(1, len(whole) // 60)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match=r"weights\.pth"):
+            models.load_full(small(), path)

@@ -62,7 +62,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(key: str, said: str) -> None
         ("train.batch=3.5", "train.batch=3.5"),
         ("train.iters=-1", "train.iters=-1"),
         ("train.crop=5", "'5' is not HEIGHTxWIDTH"),
-        ("train.crop=[32,0]", "(height, width)"),
+        ("train.crop=[32,0]", "HEIGHTxWIDTH"),
         ("train.crop=[32,64,3]", "train.crop"),
         ("train.scale=[2,0.5]", "(smallest, largest)"),
         ("train.precision=fp16", "'bf16-mixed'"),
