@@ -512,6 +512,7 @@ def export_onnx(
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
+    drop_stale: bool = False,
     dry_run: Literal[False] = False,
 ) -> ExportedFiles:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
@@ -534,6 +535,7 @@ def export_onnx(
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
+    drop_stale: bool = False,
     *,
     dry_run: Literal[True],
 ) -> ExportPlan:
@@ -598,6 +600,7 @@ def export_trt(
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
+    drop_stale: bool = False,
     flavour: str | None = None,
     target: str | Sequence[str] | None = None,
     batches: str | None = None,
@@ -629,6 +632,7 @@ def export_trt(
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
+    drop_stale: bool = False,
     flavour: str | None = None,
     target: str | Sequence[str] | None = None,
     batches: str | None = None,
@@ -819,7 +823,7 @@ def runs_check(
 ) -> RunCheck:
     """Compare every file of a run with what kdc wrote: whole, changed, missing, or unknown to its seal.
 
-    It shows that a file changed, not who wrote it.
+    It shows that a file changed, not who wrote it; and what is stale, since it was made from a file that has changed.
     """
 
 def runs_info(

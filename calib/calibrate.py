@@ -191,8 +191,7 @@ def _written(
 
     cure = CURES["cast" if form.is_cast else "trained" if aware else "quantised"]
     trial = Trial(full, limits, cure, settings.gate_images, left_high=left_high, data=gate_data)
-    checkpoints = list(run.checkpoints.glob("*.safetensors")) if run else None
-    return produce(run, _final(form, settings, original), write, trial, checkpoints=checkpoints)
+    return produce(run, _final(form, settings, original), write, trial)
 
 
 @dataclass(frozen=True)

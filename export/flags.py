@@ -77,6 +77,12 @@ Dry = Annotated[bool, typer.Option("--dry-run", help="Print the plan; write noth
 PRECISIONS = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
+DropStale = Annotated[
+    bool,
+    typer.Option("--drop-stale", help="Remove what was made from an earlier network; else it is marked."),
+]
+
+
 @dataclass(frozen=True)
 class OnnxFlags:
     """The flags that say how ONNX files are written, in the order of the help; None is not given."""
@@ -93,6 +99,7 @@ class OnnxFlags:
     caster: Caster = None
     which: Which = None
     fit: FitFlag = None
+    drop_stale: DropStale = False
 
     def settings(self) -> ExportSettings:
         """Make settings of them, with the defaults of ``ExportSettings``.

@@ -31,6 +31,7 @@ class ExportSettings:
         block_nodes: nodes that stay in float32 in the float16 file.
         caster: what casts it: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
         fit: how images of other sizes are taken, see ``evaluation.fit`` (default: ``data.fit`` of the run).
+        drop_stale: remove what was made from an earlier network.
     """
 
     size: tuple[int, int] | None = None
@@ -45,6 +46,7 @@ class ExportSettings:
     block_nodes: Sequence[str] = ()
     caster: str = "kdc"
     fit: Policy | None = None
+    drop_stale: bool = False
 
 
 @dataclass(frozen=True)

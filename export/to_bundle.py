@@ -26,6 +26,7 @@ from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes
 from ..distill.run.folder import Run
 from ..distill.run.records import Record, plain
+from ..distill.run.stale import refuse_stale
 from . import bundle_runner
 
 RUNNER = Path(__file__).with_name("bundle_runner.py")
@@ -78,6 +79,7 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
     """
     if source.suffix.lower() != ".onnx":
         raise UsageError(f"{source}: a bundle holds an ONNX file; make one with kdc export onnx")
+    refuse_stale(source)
     info = read_info(source)
     if out is not None and out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")

@@ -170,7 +170,7 @@ def export_run(
         return OnnxManifest.of(path, Origin(run.path.name, weights.name, sha256=sha256(weights)))
 
     exported: list[Product[OnnxManifest] | Product[LowPrecisionManifest]] = [
-        produce(run, full, write, Trial(weights, limits, CURE, settings.images), checkpoints=[weights])
+        produce(run, full, write, Trial(weights, limits, CURE, settings.images), drop_stale=settings.drop_stale)
     ]
     if "fp16" in settings.precisions:
         low = Settings(

@@ -24,6 +24,7 @@ from ..distill.preprocess import Policy
 from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.places import refuse_links
 from ..distill.run.records import Record
+from ..distill.run.stale import refuse_stale
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
 BACKENDS = {
@@ -132,6 +133,7 @@ def export_triton(
         ExportError: an engine that nothing vouches for.
     """
     # what runs it, and where
+    refuse_stale(source)
     suffix = source.suffix.lower()
     if suffix not in BACKENDS:
         raise UsageError(

@@ -29,6 +29,7 @@ from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
 from ..distill.run.records import Record
+from ..distill.run.stale import refuse_stale
 from ..distill.units import file_size
 from .settings import DEFAULTS, NO_FLAGS, BuildFlags, ExportSettings
 from .trt_builder import BuildReport, BuildRequest
@@ -106,6 +107,7 @@ def build_engine(
         ResourceError: the builder was killed, as when memory runs out.
     """
     # what can be refused, before minutes of building
+    refuse_stale(onnx_path)
     weights, info = external(onnx_path), read_info(onnx_path)
     name, version = check_flags(flags)
     if flags.strip_weights and weights:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run, unstamped
 from ...distill.run.records import Record
+from ...distill.run.stale import is_stale, stale_files
 from ..artefacts.beside import ENGINES, MODEL_FILES, owner
 from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
@@ -217,16 +218,20 @@ def select(sources: Sequence[Source] | None, device: str) -> Selection:
 
 def _exported(run: Run, device: str) -> tuple[list[Path], list[NotMeasured]]:
     """Return a run's exported files that a device can run, and what it lacks."""
-    onnx, engines = _files(run, (".onnx",)), _files(run, ENGINES)
+    old = {path.name: f"not measured: {is_stale('it', origin)}" for path, origin in stale_files(run.path).items()}
+    onnx, engines, others = (
+        [path for path in _files(run, suffixes) if path.name not in old] for suffixes in ((".onnx",), ENGINES, OTHERS)
+    )
     files = [path for path in onnx if not path.name.endswith(FOR_TENSORRT)]
-    missing = [
+    missing = [NotMeasured(name, why) for name, why in old.items()]
+    missing += [
         NotMeasured(path.name, "not measured: typed for TensorRT, its engine is") for path in onnx if path not in files
     ]
     if not files:
         missing.append(NotMeasured("export/*.onnx", f"not exported yet: kdc export onnx {run.path.name}"))
     if device == "cpu":
         missing += [_no_gpu(path) for path in engines]
-    return [*files, *_files(run, OTHERS), *(engines if device == "cuda" else ())], missing
+    return [*files, *others, *(engines if device == "cuda" else ())], missing
 
 
 def _files(run: Run, suffixes: tuple[str, ...]) -> list[Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...distill import console
 from ...distill.errors import ExportError, KdcError, UsageError
 from ...distill.run.folder import Run, find_run
+from ...distill.run.stale import is_stale, stale
 from ..artefacts.beside import EXPORTED, MODEL_FILES, manifest_beside, owner
 from ..artefacts.ledger import LEDGER, LEDGER_CURE, GateRow, read_gates, stage_of, write_gate
 from ..runtimes.base import Runtime
@@ -195,6 +196,8 @@ def _measure(
     limits: Tolerances | None,
 ) -> Outcome:
     opened = False
+    if isinstance(pair.candidate, Path) and (origin := stale(pair.candidate)):
+        return Outcome(pair, unrun=is_stale(pair.candidate.name, origin))
     try:
         with _both(pair, run, options) as (reference, candidate):
             opened, allowed = True, limits or tolerances(candidate.precision, run)

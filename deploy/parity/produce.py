@@ -14,12 +14,13 @@ from ...distill.run.folder import Run
 from ...distill.run.lock import held
 from ...distill.run.places import folder_beside
 from ...distill.run.records import Record
+from ...distill.run.stale import refuse_stale
 from ...distill.training.signals import held_back
 from ..artefacts.beside import NATIVE, golden_path, manifest_path, weights_beside
+from ..artefacts.drop import tell_stale
 from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
 from ..artefacts.manifest import Manifest, write_manifest
 from ..artefacts.signature import signing_key
-from ..artefacts.stale import discard_stale
 from ..runtimes.open import open_runtime
 from .gate import gate
 from .golden import write_golden
@@ -104,7 +105,7 @@ def produce(
     write: Callable[[Path], M],
     trial: Trial | None = None,
     *,
-    checkpoints: Sequence[Path] | None = None,
+    drop_stale: bool = False,
 ) -> Product[M]:
     """Write a file, gate it, and only then replace the one of that name, with manifest, golden image and ledger row.
 
@@ -115,7 +116,7 @@ def produce(
         path: where it goes.
         write: writes it where it is told to, under its final name, and returns its manifest.
         trial: how it is gated.
-        checkpoints: those that count: what was made from others, or from the earlier file, goes. None: nothing goes.
+        drop_stale: remove what is stale then, see ``distill.run.stale``; else it is only said.
 
     Raises:
         NumbersError: the gate failed.
@@ -128,6 +129,8 @@ def produce(
             read_gates(run)
         if path.suffix.lower() in NATIVE:
             signing_key()
+        if trial:
+            refuse_stale(trial.reference)
         dataset = trial and (trial.data or (run and run.open_data(run.config.data.split)))
 
         new = folder / path.name
@@ -147,8 +150,7 @@ def produce(
         _put_in_place(run, new, path, result, trial)
 
     if run:
-        if checkpoints is not None:
-            discard_stale(run, checkpoints)
+        tell_stale(run, drop=drop_stale)
         run.remember_command()
         run.seal()
     return Product(path, manifest, result)

@@ -28,11 +28,12 @@ class Line(Record):
 
 @dataclass(frozen=True)
 class Gate:
-    """A row of the ledger, and whether it is about the file that is there."""
+    """A row of the ledger, whether it is about the file that is there, and what made that stale, if anything."""
 
     row: GateRow
     fits: bool
     result: GateResult
+    stale: str = ""
 
 
 def read_lines(run: Run | None) -> list[Line]:

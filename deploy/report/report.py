@@ -16,6 +16,7 @@ from ...distill.pages.render import render
 from ...distill.run.card import DataCard, FinalScores, RunCard, TeacherCard
 from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative, unstamped
+from ...distill.run.stale import stale_files
 from ..artefacts.ledger import read_gates
 from ..bench.record import newest
 from ..bench.tradeoff import TradeoffRecord
@@ -217,7 +218,11 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
 
 def _gates(run: Run) -> list[Gate]:
     try:
-        return [Gate(row, row.fits(run.export), GateResult.from_dict(row.to_dict())) for row in read_gates(run)]
+        old = {path.name: origin for path, origin in stale_files(run.path).items()}
+        return [
+            Gate(row, row.fits(run.export), GateResult.from_dict(row.to_dict()), old.get(str(row.file), ""))
+            for row in read_gates(run)
+        ]
     except (WeightsError, TypeError, ValueError) as error:
         console.warn(f"the gates are left out: {one_line(error)}")
         return []

@@ -29,7 +29,7 @@ class Shipped:
 
 def shipped(run: Run, gates: Sequence[Gate], measured: Sequence[LatencyRecord]) -> list[Shipped]:
     """Return the fastest of a run's gated files, and the smallest where that is another; none without a file."""
-    standing = [gate for gate in gates if gate.result.passed and gate.fits]
+    standing = [gate for gate in gates if gate.result.passed and gate.fits and not gate.stale]
     paths = [(run.export / str(gate.row.file), gate) for gate in standing]
     files = [_shipped(path, gate, measured) for path, gate in paths if path.is_file()]
     if not files:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from ...distill import console
 from ...distill.errors import UsageError, WeightsError
 from ...distill.run.folder import Run, find_run
 from ...distill.run.seal import check_sealed
+from ...distill.run.stale import is_stale, stale
 from ..artefacts.beside import ENGINES, MODEL_FILES, TORCH_FILES, weights_beside
 from .base import DEVICES, OPENVINO, Runtime
 from .said import NOTHING, Said
@@ -61,6 +63,8 @@ def open_runtime(
         check_sealed(path)
         if (weights := weights_beside(path)) is not None:
             check_sealed(weights)
+        if origin := stale(path):
+            console.warn(is_stale(path.name, origin))
     if suffix in ENGINES:
         from .trt.trt_runtime import TrtRuntime
 

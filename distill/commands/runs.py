@@ -122,20 +122,24 @@ def runs_check(
 ) -> "RunCheck":
     """Compare every file of a run with what kdc wrote: whole, changed, missing, or unknown to its seal.
 
-    It shows that a file changed, not who wrote it.
+    It shows that a file changed, not who wrote it; and what is stale, since it was made from a file that has changed.
     """
     from ..run.folder import find_run_folder
     from ..run.seal import accept as accept_files
     from ..run.seal import check_run
+    from ..run.stale import marked
 
     folder = find_run_folder(run)
-    check = check_run(folder)
-    print_table(folder.name, ("file", ""), [(file.name, file.state) for file in check.files])
+    check = marked(check_run(folder))
+    old = {file.name: f"stale: made from an earlier {file.stale}" for file in check.files if file.stale}
+    print_table(
+        folder.name, ("file", "", ""), [(file.name, file.state, old.get(file.name, "")) for file in check.files]
+    )
     names = ", ".join(file.name for file in check.faults)
     if accept:
         accept_files(folder)
         say(f"accepted as they are now: {names or 'all files'}")
-        return check_run(folder)
+        return marked(check_run(folder))
 
     if check.faults:
         raise WeightsError(

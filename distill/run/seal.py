@@ -18,6 +18,8 @@ from .records import Record
 
 #: files that were found whole by this process, and when they had been written
 _checked: dict[Path, tuple[int, int, int]] = {}
+#: the sha256 of files that no seal names, and when they had been written
+_unsealed: dict[Path, tuple[tuple[int, int, int], str]] = {}
 #: a file that was written so many seconds ago may be written again without its time telling
 _RECENT = 1.0
 
@@ -49,6 +51,23 @@ def check_sealed(path: Path) -> None:
         )
     if time.time() - state.st_mtime > _RECENT:
         _checked[path] = signature
+
+
+def digest_of(path: Path) -> str | None:
+    """Return the sha256 of a file: as its run has sealed it, else as it is; None where it is gone."""
+    path = Path(path).resolve()
+    if not path.is_file():
+        return None
+    folder = owner_of(path)
+    sealed = read_card_file(folder, verify=False).get("files") if folder else None
+    digest = sealed.get(str(path.relative_to(folder))) if folder and isinstance(sealed, dict) else None
+    if digest is None:
+        state = path.stat()
+        signature = (state.st_ino, state.st_size, state.st_mtime_ns)
+        known = _unsealed.get(path)
+        digest = known[1] if known and known[0] == signature else sha256(path)
+        _unsealed[path] = signature, digest
+    return digest
 
 
 def seal(folder: Path, *, everything: bool = False) -> None:
@@ -83,10 +102,16 @@ def sealing() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class FileState(Record):
-    """A file of a run: ``whole``, ``changed``, ``missing``, or ``unknown`` to the seal."""
+    """A file of a run: ``whole``, ``changed``, ``missing``, or ``unknown`` to the seal.
+
+    ``stale`` names what it was made from, where that has changed since.
+    """
+
+    OPTIONAL: ClassVar = ("stale",)
 
     name: str
     state: str
+    stale: str | None = None
 
 
 @dataclass(frozen=True)

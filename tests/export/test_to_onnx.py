@@ -12,9 +12,14 @@ import onnxruntime
 import pytest
 import torch
 
+from kdc import cli
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates
+from kdc.deploy.bench.plan import make_plan
 from kdc.deploy.parity import produce
+from kdc.deploy.parity.chain import Comparison, _measure
+from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.options import CPU
 from kdc.deploy.runtimes.ort_runtime import read_info
 from kdc.distill.data import open_data
 from kdc.distill.errors import ExportError, NumbersError, UsageError
@@ -23,10 +28,12 @@ from kdc.distill.models._heads import PPM
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.files import sha256, write_json
 from kdc.distill.run.folder import Run
+from kdc.distill.run.stale import stale_files
 from kdc.distill.settings.config import Config
 from kdc.export import commands, to_onnx
 from kdc.export.graph import DeployGraph, ExactPooling
 from kdc.export.settings import ExportSettings
+from kdc.export.to_trt import build_engine
 
 SIZE = (64, 128)
 Files = Callable[..., Path]
@@ -183,7 +190,7 @@ def test_an_export_that_is_stopped_leaves_nothing_ungated(run: Run, monkeypatch:
     assert list(run.export.iterdir()) == []
 
 
-def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_an_earlier_network_left_stays_until_it_is_dropped(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     weights, full = run.checkpoints / "best.safetensors", run.export / "model.onnx"
     to_onnx.export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=1))
     derived = {"model.int8.ort.onnx": full.name, "model.fp32.engine": full.name, "model.fp16.engine": "model.fp16.onnx"}
@@ -205,13 +212,34 @@ def test_what_an_earlier_network_left_goes(run: Run, capsys: pytest.CaptureFixtu
     save_student(weights, build("deeplabv3-mv2_050", run.card.data.num_classes, seed=1), card)
     capsys.readouterr()
     to_onnx.export_run(run, ExportSettings(images=1))
-    left = {path.name for path in run.export.iterdir()}
-    assert left == {"model.onnx", "model.onnx.json", "model.onnx.golden.npz", "notes.txt"}
-    assert [gate.file for gate in read_gates(run)] == ["model.onnx"]
+    assert {path.name for path in run.export.iterdir()} == before, "nothing has taken their place yet"
     said = " ".join(capsys.readouterr().out.split())
-    assert "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx" in said
+    names = "model.fp16.engine, model.fp16.onnx, model.fp32.engine, model.int8.ort.onnx"
+    assert f"stale, since made from an earlier network: {names};" in said
+    with open_runtime(run.export / "model.fp16.onnx"):
+        assert "model.fp16.onnx is stale: it was made from an earlier" in " ".join(capsys.readouterr().out.split())
+    assert {m.file for m in make_plan([run], size=None, batch=1).missing} >= {"model.fp16.onnx", "model.int8.ort.onnx"}
+    with pytest.raises(UsageError, match=r"model.fp16.onnx is stale"):
+        build_engine(run.export / "model.fp16.onnx", run.export / "model.fp16.engine")
+    pair = Comparison("onnx model.fp16", run, run.export / "model.fp16.onnx")
+    assert "is stale" in str(_measure(pair, run, run.open_data(), 1, CPU, None).unrun)
+    assert cli.run(["runs", "check", str(run.path), "--json"]) == 0
+    files = json.loads(capsys.readouterr().out.splitlines()[-1])["files"]
+    assert {each["name"] for each in files if "stale" in each} == {f"export/{name}" for name in names.split(", ")}
+
+    to_onnx.export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=1))
+    names = "model.fp16.engine, model.fp32.engine, model.int8.ort.onnx"
+    assert [path.name for path in stale_files(run.path)] == names.split(", ")
+
+    to_onnx.export_run(run, ExportSettings(images=1, drop_stale=True))
+    left = {path.name for path in run.export.iterdir()}
+    new = {f"{name}{part}" for name in ("model.onnx", "model.fp16.onnx") for part in ("", ".json", ".golden.npz")}
+    assert left == new | {"notes.txt"}
+    assert {gate.file for gate in read_gates(run)} == {"model.onnx", "model.fp16.onnx"}
+    said = " ".join("".join(capsys.readouterr()).split())  # --json sends it to stderr
+    assert f"removed, since made from an earlier network: {names};" in said
     assert set(Run(run.path).card.files) >= {"export/model.onnx"}
-    assert "export/model.fp16.onnx" not in Run(run.path).card.files
+    assert "export/model.int8.ort.onnx" not in Run(run.path).card.files
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,12 @@ from kdc.deploy.parity.golden import read_golden
 from kdc.deploy.parity.produce import Product, Ran, Trial, produce
 from kdc.deploy.parity.result import GateResult
 from kdc.deploy.parity.tolerances import Tolerances
-from kdc.distill.errors import ExportError, NumbersError, WeightsError
+from kdc.distill.errors import ExportError, NumbersError, UsageError, WeightsError
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
 from kdc.distill.run.lock import held
 from kdc.distill.run.places import MARK
+from kdc.distill.run.stale import stale, stale_files
 from kdc.distill.settings.config import Config
 
 from ..._made import gate_result
@@ -295,13 +296,22 @@ def test_a_broken_ledger_is_said_before_any_work(run: Run) -> None:
         made(run, run.export / "model.onnx", write=lambda path: pytest.fail("it was written"))
 
 
-def test_what_was_made_from_the_earlier_file_goes(run: Run) -> None:
+def test_what_was_made_from_the_earlier_file_is_stale_until_it_is_dropped(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, engine = run.export / "model.onnx", run.export / "model.engine"
     made(run, path)
     engine.write_bytes(b"plan")
     manifest_path(engine).write_text(json.dumps({"onnx": Origin(file=path.name, sha256=sha256(path)).to_dict()}))
     write_gate(run, "engine model", gate_result(), engine.name)
-    made(run, path, checkpoints=[])
-    assert engine.exists()
-    made(run, path, NEW, checkpoints=[])
+    made(run, path)
+    assert stale_files(run.path) == {} and "stale" not in capsys.readouterr().out
+    made(run, path, NEW)
+    assert stale_files(run.path) == {engine: "model.onnx"} and stale(engine) == "model.onnx"
+    assert "stale, since made from an earlier network: model.engine;" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UsageError, match=r"model\.engine is stale: it was made from an earlier model\.onnx"):
+        produce(run, run.export / "other.onnx", writing(OLD), Trial(engine, Tolerances(), ""))
+    made(run, path)  # as it was
+    assert stale_files(run.path) == {}
+    made(run, path, NEW, drop_stale=True)
     assert not engine.exists() and [row.file for row in read_gates(run)] == ["model.onnx"]
