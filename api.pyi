@@ -32,7 +32,7 @@ from .distill.papers.claims import Verification
 from .distill.probe.records import Probe, RunPlan
 from .distill.run.folder import Run
 from .distill.run.seal import RunCheck
-from .export.commands import EnginePlan, Engines
+from .export.commands import EnginePlan, Engines, NamedFile
 from .export.demo import DemoPlan, DemoResult
 from .export.targets_command import ExportedFiles
 from .export.to_aoti import AotiManifest
@@ -489,12 +489,20 @@ def export_aoti(
 
 def export_bundle(
     source: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
     out: str | Path | None = None,
     golden_image: bool = True,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> PackedBundle:
-    """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
+    """Pack an ONNX file (of a run: model.onnx; or any maker's) with labels, gates, a golden image and a runner.
 
-    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
+    The zip runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
 
 @overload
@@ -509,15 +517,25 @@ def export_onnx(
     images: int | None = None,
     agreement: float | None = None,
     keep_fp32: str | Sequence[str] | None = None,
+    allow_partial: bool = False,
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
     drop_stale: bool = False,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     dry_run: Literal[False] = False,
-) -> ExportedFiles:
+) -> ExportedFiles | NamedFile:
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
-    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
+    Of another maker's file: write one that says all that was settled of it. What fails its gate is not kept (exit 6).
     """
 
 @overload
@@ -532,10 +550,20 @@ def export_onnx(
     images: int | None = None,
     agreement: float | None = None,
     keep_fp32: str | Sequence[str] | None = None,
+    allow_partial: bool = False,
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
     drop_stale: bool = False,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     *,
     dry_run: Literal[True],
 ) -> ExportPlan:
@@ -569,6 +597,7 @@ def export_openvino(
 
 def export_triton(
     source: str | Path | None = None,
+    size: str | tuple[int, int] | None = None,
     out: str | Path | None = None,
     name: str | None = None,
     max_batch: int | None = None,
@@ -579,6 +608,13 @@ def export_triton(
     cuda_graph: bool = False,
     warmup: bool = True,
     trust: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
 ) -> TritonModel:
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
@@ -597,6 +633,7 @@ def export_trt(
     images: int | None = None,
     agreement: float | None = None,
     keep_fp32: str | Sequence[str] | None = None,
+    allow_partial: bool = False,
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,
@@ -629,6 +666,7 @@ def export_trt(
     images: int | None = None,
     agreement: float | None = None,
     keep_fp32: str | Sequence[str] | None = None,
+    allow_partial: bool = False,
     caster: str | None = None,
     which: str | None = None,
     fit: str | None = None,

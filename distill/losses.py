@@ -22,11 +22,11 @@ def raised(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def upsample(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Resize ``(B, C, h, w)`` to ``(B, C, *size)``, bilinear, aligned corners; the same size returns ``x`` itself."""
+def upsample(x: Tensor, size: tuple[int, int] | torch.Size, align_corners: bool = True) -> Tensor:
+    """Resize ``(B, C, h, w)`` to ``(B, C, *size)``, bilinear; the same size returns ``x`` itself."""
     if x.shape[-2:] == tuple(size):
         return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=True)
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -40,9 +40,12 @@ class Preprocess:
         """Undo ``to_dict``.
 
         Raises:
-            KeyError: a value is missing.
-            ValueError: a value of another type, or one with which no image can be prepared.
+            ValueError: a value is missing, of another type, or one with which no image can be prepared.
         """
+        if lacks := [key for key in ("mean", "std", "order") if key not in values]:
+            raise ValueError(f"it does not say {', '.join(lacks)}")
+        if values["order"] not in ("rgb", "bgr"):
+            raise ValueError(f"order is {values['order']!r}, accepted are rgb and bgr")
         mean, std = (typed(values[key], tuple[float, float, float], key) for key in ("mean", "std"))
         if not all(map(math.isfinite, (*mean, *std))) or min(map(abs, std)) == 0:
             raise ValueError(f"mean {mean} and std {std} must be finite, and no deviation 0")
@@ -50,7 +53,7 @@ class Preprocess:
         if bits is not None and not 8 <= bits <= 16:
             raise ValueError(f"bits is {bits}, where 8 to 16 are expected")
         (a, b, c), (d, e, f) = (map(float, each) for each in (mean, std))
-        return cls((a, b, c), (d, e, f), typed(values["order"], Literal["rgb", "bgr"], "order"), bits)
+        return cls((a, b, c), (d, e, f), values["order"], bits)
 
     @property
     def reversed(self) -> "Preprocess":

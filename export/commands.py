@@ -1,25 +1,27 @@
 """The commands of this room: ``kdc export onnx`` and ``kdc export trt``."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..calib.commands import calib_with
+from ..deploy.flags import takes_said
 from ..distill import console
 from ..distill.commands.command import command, group
 from ..distill.commands.flags import takes
 from ..distill.errors import ExportError, UsageError
 from ..distill.run.records import Record
-from .flags import Dry, EngineFlags, OnnxFlags, Source, SourceOrFile, refuse_idle
+from .flags import Dry, EngineFlags, FileData, FileOut, OnnxFlags, SourceOrFile, refuse_idle, refuse_of_files
 from .settings import BuildFlags, ExportSettings
 from .targets_command import ExportedFiles, add_targets
 
 if TYPE_CHECKING:
     from ..calib.low_manifest import LowPrecisionManifest
     from ..deploy.parity.produce import Product
+    from ..deploy.runtimes.said import Said
     from ..distill.run.folder import Run
     from .demo import DemoPlan, DemoResult
     from .to_onnx import ExportPlan, OnnxManifest
@@ -64,26 +66,58 @@ class EnginePlan(Record):
 
 @dataclass(frozen=True)
 class NamedFile(Record):
-    """An ONNX file that is built as it is."""
+    """An ONNX file that comes from no run."""
 
     onnx: list[str]
 
 
+@takes_said
 @takes("flags", OnnxFlags)
 def export_onnx(
-    run: Source = None,
+    run: SourceOrFile = None,
     *,
     flags: OnnxFlags,
+    data: FileData = None,
+    out: FileOut = None,
+    said: "Said",
     dry_run: Dry = False,
-) -> "ExportedFiles | ExportPlan":
+) -> "ExportedFiles | ExportPlan | NamedFile":
     """Write self-contained ONNX files (fp32 unless --precision says more) and compare each with torch on real images.
 
-    A file beyond the gate's tolerance is not kept, an earlier one stays (exit 6).
+    Of another maker's file: write one that says all that was settled of it. What fails its gate is not kept (exit 6).
     """
     settings = flags.settings()
+    if run is not None and run.endswith(".onnx") and not _is_own(Path(run)):
+        refuse_idle(vars(replace(flags, **dict.fromkeys(_OF_FILES))), f"{run} has a form already")
+        return _export_file(Path(run), settings, said, data, out, dry_run)
+    refuse_of_files(run or "the last run", said, data, out)
     if dry_run:
         return _plan(run, settings)
     return ExportedFiles([each.manifest for each in _export(run, settings)])
+
+
+#: flags of ``kdc export onnx`` that mean something to a file of another maker
+_OF_FILES = ("size", "precision", "images", "agreement", "keep_fp32", "allow_partial", "caster", "fit")
+
+
+def _is_own(file: Path) -> bool:
+    """Tell whether a file is kdc's own and lies in its run, which is then exported."""
+    from ..deploy.artefacts.beside import owner
+    from ..deploy.runtimes.ort_runtime import read_info
+
+    return owner(file) is not None and read_info(file).own
+
+
+def _export_file(
+    file: Path, settings: ExportSettings, said: "Said", data: str | None, out: Path | None, dry_run: bool
+) -> "ExportedFiles | NamedFile":
+    from .from_file import export_file, written_path
+
+    if dry_run:
+        plan = NamedFile([str(written_path(file, out))])
+        console.say(f"{file} would be written, with what was settled of it, to {plan.onnx[0]}")
+        return plan
+    return ExportedFiles([each.manifest for each in export_file(file, settings, said=said, data=data, out=out)])
 
 
 @takes("engine", EngineFlags)

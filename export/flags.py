@@ -19,7 +19,7 @@ Source = Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder or
 SourceOrFile = Annotated[
     str | None,
     typer.Argument(
-        metavar="RUN|FILE.onnx", help="Run folder or name, the last run if not named; or an ONNX file to build from."
+        metavar="RUN|FILE.onnx", help="Run folder or name, the last run if not named; or an ONNX file of any maker."
     ),
 ]
 SizeFlag = Annotated[
@@ -51,6 +51,10 @@ Agreement = Annotated[
 KeepFloat = Annotated[
     list[str] | None,
     typer.Option("--keep-fp32", metavar="NODE", help="Node that stays float32 in the fp16 file; may be repeated."),
+]
+AllowPartial = Annotated[
+    bool,
+    typer.Option("--allow-partial", help="Write an fp16 file with less than half of its multiply-adds in fp16, too."),
 ]
 Caster = Annotated[
     str | None, typer.Option(help="What casts the fp16 file: kdc (default), or modelopt (NVIDIA ModelOpt's AutoCast).")
@@ -96,6 +100,7 @@ class OnnxFlags:
     images: Images = None
     agreement: Agreement = None
     keep_fp32: KeepFloat = None
+    allow_partial: AllowPartial = False
     caster: Caster = None
     which: Which = None
     fit: FitFlag = None
@@ -119,8 +124,9 @@ class OnnxFlags:
         if self.keep_fp32 is not None:
             values["block_nodes"] = values.pop("keep_fp32")
         settings = ExportSettings(**values)
-        if self.caster is not None and "fp16" not in settings.precisions:
-            raise UsageError("--caster is for the fp16 file: add --precision fp16 or both")
+        for flag, given in (("--caster", self.caster is not None), ("--allow-partial", self.allow_partial)):
+            if given and "fp16" not in settings.precisions:
+                raise UsageError(f"{flag} is for the fp16 file: add --precision fp16 or both")
         return settings
 
 

@@ -29,6 +29,7 @@ class ExportSettings:
         images: validation images of every gate; None for all.
         agreement: replaces the gate's least share of agreeing pixels.
         block_nodes: nodes that stay in float32 in the float16 file.
+        allow_partial: keep a float16 file with less than half of its multiply-adds in float16, too.
         caster: what casts it: "kdc" or "modelopt" (NVIDIA ModelOpt's AutoCast).
         fit: how images of other sizes are taken, see ``evaluation.fit`` (default: ``data.fit`` of the run).
         drop_stale: remove what was made from an earlier network.
@@ -44,6 +45,7 @@ class ExportSettings:
     images: int | None = 16
     agreement: float | None = None
     block_nodes: Sequence[str] = ()
+    allow_partial: bool = False
     caster: str = "kdc"
     fit: Policy | None = None
     drop_stale: bool = False

@@ -130,8 +130,10 @@ def export_aoti(
     return export(find_run(run), settings, device=device, precision=precision)
 
 
+@takes_said
 def export_triton(
     source: RunOrFile = None,
+    size: SizeFlag = None,
     out: Out = None,
     name: Annotated[str | None, typer.Option(help="Of the model (default: the run's name).")] = None,
     max_batch: Annotated[
@@ -151,6 +153,8 @@ def export_triton(
     trust: Annotated[
         bool, typer.Option("--trust", help="Serve an engine that neither you nor a key of kdc trust ls signed.")
     ] = False,
+    *,
+    said: "Said",
 ) -> "TritonModel":
     """Lay out a model repository for NVIDIA's Triton server from an ONNX file, an engine or an OpenVINO file.
 
@@ -160,20 +164,25 @@ def export_triton(
     from .to_triton import Serving
     from .to_triton import export_triton as export
 
-    place = _file_or_run(source)
-    file = place if isinstance(place, Path) else gated_onnx(place, _SERVED)
+    place, image = _file_or_run(source), OnnxFlags(size).settings().size
+    if not isinstance(place, Path):
+        refuse_of_files(place.spec, said, None)
+    file = place if isinstance(place, Path) else gated_onnx(place, replace(_SERVED, size=image))
+    image = image if isinstance(place, Path) else None
     folder = out or file.parent / "triton"
 
     serving = Serving(max_batch, device, instances, queue_delay, preferred or (), cuda_graph, warmup)
-    model = export(file, folder, serving, name=name, trust=trust)
+    model = export(file, folder, serving, name=name, trust=trust, size=image, said=said)
     console.say(f"{model.path}: {model.facts.backend}, max_batch_size {model.facts.max_batch_size}")
     console.say(f"serve it: tritonserver --model-repository={folder}   (not run here)")
     _seal(file)
     return model
 
 
+@takes_said
 def export_bundle(
     source: RunOrFile = None,
+    size: SizeFlag = None,
     out: Out = None,
     golden_image: Annotated[
         bool,
@@ -181,17 +190,22 @@ def export_bundle(
             "--golden-image/--no-golden-image", help="Put in a validation image, or a generated scene instead."
         ),
     ] = True,
+    *,
+    said: "Said",
 ) -> "PackedBundle":
-    """Pack an ONNX file (of a run: model.onnx) with labels, gates, a golden image and a runner into one zip.
+    """Pack an ONNX file (of a run: model.onnx; or any maker's) with labels, gates, a golden image and a runner.
 
-    It runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
+    The zip runs with numpy and ONNX Runtime alone: python run.py IMAGE --out mask.png; python run.py --check tests it.
     """
     from .to_bundle import export_bundle as export
     from .to_onnx import gated_onnx
 
-    place = _file_or_run(source)
-    file = place if isinstance(place, Path) else gated_onnx(place)
-    bundle = export(file, out, golden_image=golden_image)
+    place, settings = _file_or_run(source), OnnxFlags(size).settings()
+    if isinstance(place, Path):
+        bundle = export(place, out, golden_image=golden_image, size=settings.size, said=said)
+    else:
+        refuse_of_files(place.spec, said, None)
+        bundle = export(gated_onnx(place, settings), out, golden_image=golden_image)
     console.say(f"{bundle.path} ({file_size(bundle.manifest.bytes)}): unzip it, then python run.py --check")
     return bundle
 

@@ -17,19 +17,39 @@ from ..deploy.artefacts.manifest import Manifest, write_manifest
 from ..deploy.artefacts.safe_onnx import whole
 from ..deploy.parity.golden import Golden, GoldenFacts, capture, read_golden
 from ..deploy.parity.tolerances import tolerances
+from ..deploy.runtimes.adopt import adopted
 from ..deploy.runtimes.base import Runtime, answers
-from ..deploy.runtimes.file_info import FileInfo
 from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.ort_runtime import read_info
+from ..deploy.runtimes.said import NOTHING, Said
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
 from ..distill.run.files import sha256, versions, write_bytes
 from ..distill.run.folder import Run
 from ..distill.run.records import Record, plain
 from ..distill.run.stale import refuse_stale
-from . import bundle_runner
+from .runner import network as runner
 
-RUNNER = Path(__file__).with_name("bundle_runner.py")
+#: the files of the runner
+RUNNER = Path(runner.__file__).parent
+#: what starts it
+RUN = '''"""Segment an image with the network beside this file; numpy and onnxruntime are all it needs.
+
+    python run.py IMAGE --out mask.png     class numbers of every pixel: .png (coloured), .pgm or .npy
+    python run.py --check                  segment the golden image and compare with its known mask
+
+Images: .npy (uint8, height x width x 3, RGB) and .ppm are read by numpy, others by cv2 or PIL if one is installed.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from runner.main import main
+
+main()
+'''
 _SMALLER = "smaller ones are padded to the right and below"
 #: what the runner does with images of other sizes, for the README
 _FITS: dict[str, str] = {
@@ -47,7 +67,7 @@ class BundleManifest(Manifest):
 
     bytes: int
     onnx: Origin
-    golden: bundle_runner.GoldenFacts
+    golden: runner.GoldenFacts
     source: Origin | None
     versions: dict[str, str]
 
@@ -63,46 +83,52 @@ class PackedBundle(Record):
 
 
 @alone
-def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool = True) -> PackedBundle:
+def export_bundle(
+    source: Path,
+    out: Path | None = None,
+    *,
+    golden_image: bool = True,
+    size: tuple[int, int] | None = None,
+    said: Said = NOTHING,
+) -> PackedBundle:
     """Write the zip and its manifest.
 
     Args:
-        source: an ONNX file whose output has the size of its input.
+        source: an ONNX file of any maker.
         out: the zip (default: ``<file>.zip`` beside the file).
         golden_image: take the validation image of the file's gate; else a generated scene with the file's own mask,
             which shows that the file runs the same elsewhere, not that it is right.
+        size: height and width, of a file that leaves them free.
+        said: what is known of a file of another maker that it does not say itself.
 
     Raises:
-        UsageError: no ONNX file, or one whose output has another size; ``out`` is a folder.
+        UsageError: no ONNX file, a flag that does not fit it, or ``out`` is a folder.
         ExportError: ONNX Runtime's CPU cannot run it.
-        WeightsError: the file is missing or broken.
+        WeightsError: the file is missing or broken, or segments no images.
     """
     if source.suffix.lower() != ".onnx":
         raise UsageError(f"{source}: a bundle holds an ONNX file; make one with kdc export onnx")
     refuse_stale(source)
-    info = read_info(source)
     if out is not None and out.is_dir():
         raise UsageError(f"--out {out} is a folder; name the zip, such as {out / source.stem}.zip")
 
-    with open_runtime(source) as runtime:
-        spec = runtime.spec
-        if info.head == "logits" and info.output_port.shape[2:] != spec.size:
-            raise UsageError(f"{source} gives logits of another size than its input; kdc export onnx makes them equal")
+    with adopted(source, size, said) as full, open_runtime(full) as runtime:
         if "simulated" in runtime.provider:
             raise ExportError(
                 f"{source.name} is {runtime.precision}, which ONNX Runtime's CPU cannot run and the bundle's runner "
                 "would have to: bundle the float32, FP16 or INT8 (--for ort) file"
             )
         golden = _golden(source, runtime, golden_image)
+        return _packed(source, full, runtime, golden, out)
 
-    # the files
+
+def _packed(source: Path, full: Path, runtime: Runtime, golden: Golden, out: Path | None) -> PackedBundle:
+    """Write the zip of a file, which was made ready as ``full``, and what belongs to it."""
+    spec, facts, run, model = runtime.spec, golden.facts, owner(source), whole(full)
     out = out or source.with_name(f"{source.name.removesuffix('.onnx')}.zip")
-    run = owner(source)
     name = run.path.name if run else source.name.removesuffix(".onnx")
-    facts = golden.facts
-    image = bundle_runner.GoldenFacts(facts.data, facts.key, facts.generated, facts.reference, golden.needed)
-    model = whole(source)
-    network = _network(info, runtime, model, image)
+    image = runner.GoldenFacts(facts.data, facts.key, facts.generated, facts.reference, golden.needed)
+    network = _network(read_info(full).input, runtime, model, image)
     files = {
         "model.onnx": model,
         "network.json": _json(asdict(network)),
@@ -114,7 +140,8 @@ def export_bundle(source: Path, out: Path | None = None, *, golden_image: bool =
         "golden_mask.pgm": _pnm(golden.mask),
         "golden_second.pgm": _pnm(golden.second),
         "requirements.txt": REQUIREMENTS.encode(),
-        "run.py": RUNNER.read_bytes(),
+        "run.py": RUN.encode(),
+        **{f"runner/{each.name}": each.read_bytes() for each in sorted(RUNNER.glob("*.py"))},
         "README.md": _readme(name, network, spec.classes).encode(),
     }
     write_bytes(out, _zip(name, files))
@@ -174,13 +201,16 @@ def _golden(source: Path, runtime: Runtime, own: bool) -> Golden:
     return capture(image, (mask, mask), out if out.ndim == 3 else None, limits.tie, facts)
 
 
-def _network(info: FileInfo, runtime: Runtime, model: bytes, golden: bundle_runner.GoldenFacts) -> bundle_runner.Facts:
-    spec = runtime.spec
-    return bundle_runner.Facts(
-        input=info.input,
-        output=spec.answer.name,
+def _network(name: str, runtime: Runtime, model: bytes, golden: runner.GoldenFacts) -> runner.Facts:
+    spec, answer = runtime.spec, runtime.spec.answer
+    size = list(answer.size) if answer.size else None
+    return runner.Facts(
+        input=name,
+        output=answer.name,
+        answer=runner.Answer(answer.axes, answer.scores, answer.classes, size, answer.threshold),
         dtype=spec.dtype,
         layout=spec.layout,
+        order=spec.order,
         head=spec.head,
         size=list(spec.size),
         fit=spec.fit,
@@ -220,7 +250,7 @@ def _zip(name: str, files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def _readme(name: str, network: bundle_runner.Facts, classes: tuple[str, ...]) -> str:
+def _readme(name: str, network: runner.Facts, classes: tuple[str, ...]) -> str:
     height, width = network.size
     golden = network.golden
     picture = "a generated scene" if golden.generated else "a validation image"
@@ -242,7 +272,7 @@ It runs with numpy and ONNX Runtime alone.
 | `gates.json` | the comparisons that it passed before it was bundled, with their differences |
 | `golden.ppm` | {picture} ({golden.key} of {golden.data}) |
 | `golden_mask.pgm`, `golden_second.pgm` | its mask by {golden.reference}, and a class that ties with it |
-| `run.py` | reads an image, prepares it, runs the network, writes the mask |
+| `run.py`, `runner/` | reads an image, prepares it, runs the network, writes the mask |
 
 Images may have any size; {_FITS[network.fit]} (`fit` in `network.json`).
 """

@@ -19,6 +19,7 @@ from ..deploy.artefacts.safe_onnx import save_own
 from ..deploy.parity.produce import Product, Trial, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.runtimes.answer import Port
+from ..deploy.runtimes.file_info import metadata_of
 from ..deploy.runtimes.ort_runtime import read_info
 from ..deploy.runtimes.torch_runtime import export_size
 from ..distill import console
@@ -58,7 +59,8 @@ class OnnxManifest(Manifest):
     def of(cls, path: Path, source: Origin) -> "OnnxManifest":
         """Describe a file that ``export_onnx`` wrote from a checkpoint."""
         proto = onnx.load(path)
-        own = {prop.key.removeprefix("kdc."): json.loads(prop.value) for prop in proto.metadata_props}
+        stated = metadata_of((prop.key, prop.value) for prop in proto.metadata_props)
+        own = {key.removeprefix("kdc."): value for key, value in stated.items()}
         return cls(
             file=path.name,
             sha256=sha256(path),
@@ -177,6 +179,7 @@ def export_run(
             to="fp16",
             source=full,
             keep=settings.block_nodes,
+            allow_partial=settings.allow_partial,
             caster=settings.caster,
             gate_images=settings.images,
             agreement=settings.agreement,

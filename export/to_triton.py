@@ -5,18 +5,21 @@ dependencies; a test reads it back with Triton's protobuf schema.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..deploy.artefacts.beside import ENGINES, GateRow, StoredManifest, manifest_of, owner, weights_beside
 from ..deploy.artefacts.lock import alone
 from ..deploy.artefacts.safe_onnx import whole
-from ..deploy.runtimes.answer import Port
+from ..deploy.runtimes.adopt import adopted
+from ..deploy.runtimes.answer import Answer, Port
 from ..deploy.runtimes.file_info import FileInfo, file_info
 from ..deploy.runtimes.openvino_file import read_ir
 from ..deploy.runtimes.ort_runtime import read_info
+from ..deploy.runtimes.said import NOTHING, Said
 from ..deploy.runtimes.trt.manifest import read_manifest
 from ..distill import console
 from ..distill.errors import ExportError, UsageError, WeightsError
@@ -25,6 +28,7 @@ from ..distill.run.files import sha256, versions, write_bytes, write_json
 from ..distill.run.places import refuse_links
 from ..distill.run.records import Record
 from ..distill.run.stale import refuse_stale
+from .text_format import Word, text_format
 
 #: suffix of a file -> Triton's backend and the name that the backend looks for
 BACKENDS = {
@@ -37,10 +41,6 @@ MAX_BATCH = 8
 QUEUE_US = 100
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "uint8": "TYPE_UINT8"}
 _TYPES |= {"int32": "TYPE_INT32", "int64": "TYPE_INT64", "bool": "TYPE_BOOL"}
-
-
-class Word(str):
-    """A value of the text format without quotes: the name of an enumeration's member."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Served:
     profile: tuple[int, int, int] | None
     classes: tuple[str, ...]
     fit: Policy
+    answer: Answer | None
     #: flavour and version of the TensorRT that built an engine
     builder: str
     manifest: StoredManifest
@@ -96,6 +97,8 @@ class TritonFacts(Record):
     proved: GateRow | None
     #: how a client takes images of other sizes, as kdc's runtimes do
     fit: Policy
+    #: how a client reads the output
+    answer: Answer | None
     source: StoredManifest
     versions: dict[str, str]
 
@@ -116,7 +119,14 @@ DEFAULTS = Serving()
 
 @alone
 def export_triton(
-    source: Path, out: Path, serving: Serving = DEFAULTS, *, name: str | None = None, trust: bool = False
+    source: Path,
+    out: Path,
+    serving: Serving = DEFAULTS,
+    *,
+    name: str | None = None,
+    trust: bool = False,
+    size: tuple[int, int] | None = None,
+    said: Said = NOTHING,
 ) -> TritonModel:
     """Lay out ``out/<name>`` for Triton: config.pbtxt, labels.txt, kdc.json and ``1/model.onnx|plan|xml``.
 
@@ -126,6 +136,8 @@ def export_triton(
         serving: how the server runs it.
         name: of the model (default: of the run that the file belongs to, else of the file).
         trust: serve an engine that is signed neither by the user nor by a trusted key.
+        size: height and width, of an ONNX file of another maker that leaves them free.
+        said: what is known of such a file that it does not say itself.
 
     Raises:
         UsageError: a flag that has no effect on the file.
@@ -148,7 +160,12 @@ def export_triton(
         raise UsageError(f"--cuda-graph is for engines; Triton's {backend} backend records none")
 
     # its batches and its name
-    served = _read_served(source, trust)
+    if suffix != ".onnx" and (size or said.flags):
+        flag = "--size" if size else said.flags[0]
+        raise UsageError(f"{flag} is for an ONNX file, and {source.name} has its form already: leave it out")
+    with adopted(source, size, said) if suffix == ".onnx" else nullcontext(source) as full:
+        served = replace(_read_served(full, trust), manifest=manifest_of(source))
+        model = whole(full) if suffix == ".onnx" else None
     max_batch = _largest_batch(source, served, serving)
     preferred = serving.preferred or ((served.profile[1],) if served.profile and max_batch else ())
     run = owner(source)
@@ -161,7 +178,7 @@ def export_triton(
     # its folder
     config = render(name, backend, file_name, served, replace(serving, device=device, preferred=preferred), max_batch)
     folder, manifest = out / name, served.manifest
-    _lay_out(source, folder, file_name)
+    _lay_out(source, model, folder, file_name)
     write_bytes(folder / "config.pbtxt", config.encode())
     write_bytes(folder / "labels.txt", "".join(f"{label}\n" for label in served.classes).encode())
     facts = TritonFacts(
@@ -174,6 +191,7 @@ def export_triton(
         sha256=sha256(source),
         proved=manifest.gate,
         fit=served.fit,
+        answer=served.answer,
         source=manifest,
         versions=versions(),
     )
@@ -231,30 +249,7 @@ def render(name: str, backend: str, file_name: str, served: Served, serving: Ser
         config["model_warmup"] = [
             {"name": f"zeros_{n}", "batch_size": n, "inputs": {"key": source.name, "value": zeros}} for n in sizes if n
         ]
-    return "\n".join(_text(config)) + "\n"
-
-
-def _text(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    """Write plain values in the text format of protocol buffers."""
-    for key, value in values.items():
-        for each in value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]:
-            if isinstance(each, dict):
-                yield f"{indent}{key} {{"
-                yield from _text(each, f"{indent}  ")
-                yield f"{indent}}}"
-            elif not isinstance(each, list):
-                yield f"{indent}{key}: {_scalar(each)}"
-            elif each:
-                yield f"{indent}{key}: [{', '.join(_scalar(one) for one in each)}]"
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str) and not isinstance(value, Word):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return str(value)
+    return "\n".join(text_format(config)) + "\n"
 
 
 def _read_served(source: Path, trust: bool) -> Served:
@@ -262,7 +257,7 @@ def _read_served(source: Path, trust: bool) -> Served:
         return _read_engine(source, trust)
     info = read_ir(source) if source.suffix.lower() == ".xml" else read_info(source)
     classes = tuple(info.metadata.get("kdc.classes") or (f"class {k}" for k in range(info.num_classes)))
-    return Served(_input_of(info), info.output_port, None, classes, info.fit, "", manifest_of(source))
+    return Served(_input_of(info), info.output_port, None, classes, info.fit, info.stated(), "", manifest_of(source))
 
 
 def _read_engine(source: Path, trust: bool) -> Served:
@@ -281,7 +276,8 @@ def _read_engine(source: Path, trust: bool) -> Served:
     if card.profile:
         batches = int(card.profile["min"][0]), int(card.profile["opt"][0]), int(card.profile["max"][0])
     builder = f"{card.flavour} {card.version}"
-    return Served(_input_of(info), info.output_port, batches, classes, info.fit, builder, manifest_of(source))
+    manifest = manifest_of(source)
+    return Served(_input_of(info), info.output_port, batches, classes, info.fit, info.stated(), builder, manifest)
 
 
 def _input_of(info: FileInfo) -> Port:
@@ -319,10 +315,10 @@ def _dims(port: Port, first: int) -> list[int]:
     return [-1 if size is None else size for size in port.shape[first:]]
 
 
-def _lay_out(source: Path, folder: Path, file_name: str) -> None:
+def _lay_out(source: Path, model: bytes | None, folder: Path, file_name: str) -> None:
+    """Copy the file, or write an ONNX file that was made ready."""
     if folder.exists() and not (folder / "kdc.json").exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} holds something that kdc did not write; name another --name or --out")
-    model = whole(source) if Path(file_name).suffix == ".onnx" else None
     version = folder / "1"
     refuse_links(version)
     if version.is_symlink():

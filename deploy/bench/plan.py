@@ -280,7 +280,9 @@ def fitting(
             why = f"a batch of {info.shape[0]}; kdc export onnx --dynamic-batch leaves it free"
         elif info is not None and size and any(own not in (None, n) for own, n in zip(info.size, size, strict=True)):
             at = f" at {size[0]}x{size[1]}"
-            why = f"{info.size[0]}x{info.size[1]}; kdc export onnx --size {size[0]}x{size[1]} makes another"
+            from ..runtimes.file_info import another
+
+            why = f"{info.size[0]}x{info.size[1]}{another(info, candidate.path, size)}"
         else:
             fit.append(candidate)
             continue

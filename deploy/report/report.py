@@ -219,13 +219,20 @@ def _costs(nets: dict[str, SegmentationModel], data: DataCard, names: dict[str, 
 def _gates(run: Run) -> list[Gate]:
     try:
         old = {path.name: origin for path, origin in stale_files(run.path).items()}
-        return [
-            Gate(row, row.fits(run.export), GateResult.from_dict(row.to_dict()), old.get(str(row.file), ""))
-            for row in read_gates(run)
-        ]
-    except (WeightsError, TypeError, ValueError) as error:
+        rows = read_gates(run)
+    except WeightsError as error:
         console.warn(f"the gates are left out: {one_line(error)}")
         return []
+
+    gates = []
+    for row in rows:
+        try:
+            result = GateResult.from_dict(row.to_dict())
+            gates.append(Gate(row, row.fits(run.export), result, old.get(str(row.file), "")))
+        except (TypeError, ValueError) as error:
+            why = one_line(error).partition("() ")[2] or one_line(error)
+            console.warn(f"the gate '{row.stage}' is left out: {why}; kdc parity {run.spec} measures it anew")
+    return gates
 
 
 def _chart(run: Run) -> str | None:

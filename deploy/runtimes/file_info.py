@@ -12,7 +12,7 @@ from ...distill.network_spec import NetworkSpec
 from ...distill.preprocess import IMAGENET, PAD, POLICIES, Policy, Preprocess
 from ...distill.typed import typed
 from .answer import Answer, Port, written
-from .base import Spec
+from .base import Spec, export_size
 from .contract import Probe, settle
 from .said import NOTHING, Said
 from .trail import Trail
@@ -215,10 +215,22 @@ def fixed_size(info: FileInfo, path: Path, size: tuple[int, int] | None) -> tupl
     """
     if size and any(own not in (None, wish) for own, wish in zip(info.size, size, strict=True)):
         own = "x".join(str(n or "any") for n in info.size)
-        raise UsageError(f"{path} is made for {own}, not {size[0]}x{size[1]}; export it again with that --size")
+        raise UsageError(
+            f"{path} is made for {own}, not {size[0]}x{size[1]}: leave out --size{another(info, path, size)}"
+        )
     if size is None and None in info.size:
         raise UsageError(f"{path} takes any image size; name the one to use: --size HxW")
     return size or (int(info.size[0] or 0), int(info.size[1] or 0))
+
+
+def another(info: FileInfo, path: Path, size: tuple[int, int]) -> str:
+    """Say how a file for images of ``size`` is made; nothing where kdc does not know how this one was."""
+    stride = (info.metadata.get("kdc.model") or {}).get("output_stride") if info.own else None
+    if not isinstance(stride, int) or stride < 1:
+        return ""
+    height, width = export_size(size, stride)
+    target = {".xml": "openvino", ".pt2": "aoti"}.get(path.suffix.lower(), "onnx")
+    return f", or make another: kdc export {target} --size {height}x{width}"
 
 
 def input_shape(info: FileInfo, size: tuple[int, int], batch: int | None = None) -> tuple[int | None, int, int, int]:
@@ -274,7 +286,8 @@ def _preprocess(info: FileInfo, path: Path, said: Said) -> tuple[Preprocess, str
             return Preprocess.from_dict(info.metadata["kdc.preprocess"]), "its metadata say so"
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(
-                f"{path}: its kdc.preprocess metadata cannot be read ({one_line(error)}); export it again"
+                f"{path}: its kdc.preprocess metadata cannot be read ({one_line(error)}); write them again, or say it "
+                "with --mean, --std, --scale, --rgb or --bgr"
             ) from error
     if takes_bytes:
         return replace(IMAGENET, order=said.order or "rgb"), "said by you" if said.order else "assumed"

@@ -136,6 +136,7 @@ class TorchRuntime(Runtime):
         self.device = device
         self.model: SegmentationModel = load_deployable(self.source)
         self.model.aux_head = None
+        self._aligned = self.model.align_corners
         # layout, type and compiler of the mode
         self.mode, self.precision, self._dtype = mode, mode.precision, DTYPES[mode.precision]
         self._layout = torch.contiguous_format if mode.way == "eager" else torch.channels_last
@@ -174,6 +175,8 @@ class TorchRuntime(Runtime):
                 raise
             cure = "; kdc doctor shows the compiler, and other modes need none" if self.mode.way == "compiled" else ""
             raise ExportError(f"torch cannot run {self.source} as {self.mode} here: {one_line(error)}{cure}") from error
+        if not self._aligned:
+            logits = upsample(logits, self.spec.size, align_corners=False)
         return labels_of(logits, self.spec.size) if self.spec.head == "argmax" else upsample(logits, self.spec.size)
 
     def _stage(self, x: np.ndarray) -> Tensor:

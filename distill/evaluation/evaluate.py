@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import console
 from ..errors import DataError
 from ..label_hint import channel, fixed_codes
+from ..losses import upsample
 from .argmax import labels_of
 from .metrics import Scores
 
@@ -104,7 +104,7 @@ def model_predictor(
         logits = model(*inputs).logits
         if getattr(model, "align_corners", True):
             return logits
-        return F.interpolate(logits, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
+        return upsample(logits, pixels.shape[-2:], align_corners=False)
 
     @torch.inference_mode()
     def predict(image: np.ndarray, truth: np.ndarray | None = None) -> np.ndarray:

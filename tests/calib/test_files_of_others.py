@@ -5,11 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
-from kdc.api import calibrate, distill, evaluate, export_onnx, export_openvino, parity, predict, report
+from kdc.api import (
+    calibrate,
+    distill,
+    evaluate,
+    export_aoti,
+    export_onnx,
+    export_openvino,
+    export_triton,
+    parity,
+    predict,
+    report,
+)
 from kdc.calib import calibrate as calibrating
+from kdc.deploy.artefacts.safe_onnx import save_own
 from kdc.deploy.runtimes.adopt import adopted
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.deploy.runtimes.ort_runtime import read_info
@@ -140,10 +153,37 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(
 
 def test_a_file_where_a_run_is_needed_is_one_line(tmp_path: Path) -> None:
     path = str(one_channel(tmp_path / "net.onnx"))
-    for command in (report, export_onnx):
+    for command in (report, export_aoti):
         with pytest.raises(UsageError, match=r"net.onnx is in no run, and one is needed; of files: kdc eval") as caught:
             command(path)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_said_of_a_file_is_written_into_another(tmp_path: Path, data: Path) -> None:
+    path = one_channel(tmp_path / "net.onnx")
+    flags: dict[str, Any] = {"scale": "1/255", "bgr": True, "size": "32x48", "data": str(data)}
+    full, half = export_onnx(str(path), precision="both", fit="tile", agreement=0.9, **flags).to_dict()["files"]
+    assert (full["file"], half["file"]) == ("net.kdc.onnx", "net.kdc.fp16.onnx")
+    assert full["gate"]["passed"] and full["fit"] == "tile" and full["source"]["file"] == "net.onnx"
+    for name in (full["file"], half["file"]):  # no flag any more
+        assert evaluate(str(tmp_path / name), data=str(data)).scores.miou > 0.95
+    model = export_triton(str(tmp_path / full["file"]), out=tmp_path / "triton", name="net")
+    assert 'name: "y"' in model.config and model.facts.answer is not None and model.facts.answer.scores == "logits"
+    again = export_triton(str(path), out=tmp_path / "triton", name="other", size="32x48", scale="1/255", bgr=True)
+    assert again.config.partition("\n")[2] == model.config.partition("\n")[2]
+
+    with pytest.raises(UsageError, match="name them: --data"):
+        export_onnx(str(path), size="32x48")
+    with pytest.raises(UsageError, match="has a form already: leave out --opset"):
+        export_onnx(str(path), opset=18, **flags)
+    with pytest.raises(UsageError, match="takes any image size; name the one to use: --size HxW"):
+        export_triton(str(path))
+    own = one_channel(tmp_path / "own.onnx", SIZE)
+    proto = onnx.load(own)
+    helper.set_model_props(proto, {"kdc.preprocess": json.dumps(SCALED.to_dict()), "kdc.head": '"logits"'})
+    save_own(proto, own)
+    with pytest.raises(UsageError, match="was exported by kdc and says all of itself"):
+        export_onnx(str(own), data=str(data))
 
 
 def test_an_exported_file_does_not_teach_yet(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from kdc import cli
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.ledger import read_gates, write_gate
 from kdc.deploy.artefacts.safe_onnx import save_own
@@ -22,16 +24,20 @@ from kdc.deploy.parity.golden import write_golden
 from kdc.deploy.parity.tolerances import tolerances
 from kdc.deploy.predict.segmenter import open_segmenter
 from kdc.deploy.runtimes.open import open_runtime
+from kdc.deploy.runtimes.said import Said
 from kdc.distill.data import open_data
 from kdc.distill.errors import UsageError, WeightsError
 from kdc.distill.evaluation.fit import resized
-from kdc.distill.preprocess import POLICIES, Policy
+from kdc.distill.preprocess import POLICIES, Policy, Preprocess
 from kdc.distill.run.files import sha256, write_json
 from kdc.distill.run.folder import Run
-from kdc.export import bundle_runner
+from kdc.export.runner import images as runner_images
+from kdc.export.runner import network as runner_network
+from kdc.export.runner import sizes as runner_sizes
 from kdc.export.to_bundle import export_bundle
 
 from .._made import chain
+from ..deploy.runtimes.test_contract import HALF, IMAGE, KINDS, foreign
 
 Files = Callable[..., Path]
 #: what the runner must do without
@@ -111,10 +117,10 @@ def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     assert (np.load(tmp_path / "mask.npy") == expected).all()
     if head == "logits":
         return
-    monkeypatch.setattr(bundle_runner, "HERE", folder)
+    monkeypatch.setattr(runner_network, "HERE", folder)
     for name in ("mask.pgm", "mask.png"):
-        bundle_runner.write_mask(tmp_path / name, expected)
-    assert (bundle_runner.read_pnm(tmp_path / "mask.pgm") == expected).all()
+        runner_images.write_mask(tmp_path / name, expected, json.loads((folder / "palette.json").read_text()))
+    assert (runner_images.read_pnm(tmp_path / "mask.pgm") == expected).all()
     coloured = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_COLOR)
     assert coloured is not None
     palette = np.asarray(json.loads((folder / "palette.json").read_text()), np.uint8)
@@ -133,8 +139,8 @@ def test_the_runner_takes_images_of_any_size_as_kdc_does(
         model.graph.output[0].CopyFrom(helper.make_tensor_value_info("mask", TensorProto.INT64, [1, 16, 24]))
         save_own(model, source)
     folder = unpacked(export_bundle(source, tmp_path / "b.zip").path, tmp_path / "there")
-    monkeypatch.setattr(bundle_runner, "HERE", folder)
-    runner, segmenter = bundle_runner.Network("CPUExecutionProvider", 1), open_segmenter(source)
+    monkeypatch.setattr(runner_network, "HERE", folder)
+    runner, segmenter = runner_network.Network("CPUExecutionProvider", 1), open_segmenter(source)
     assert runner.facts.fit == policy and json.loads(manifest_path(tmp_path / "b.zip").read_text())["fit"] == policy
     for size in ((1, 1), (3, 40), (15, 20), (16, 24), (17, 24), (60, 9), (50, 130)):
         image = np.random.default_rng(size[0]).integers(0, 256, (*size, 3), np.uint8)
@@ -142,8 +148,57 @@ def test_the_runner_takes_images_of_any_size_as_kdc_does(
         assert got.shape == want.shape == size
         assert (got == want).mean() > 0.98, f"{size}: beyond what rounding to whole grey levels can change"
         np.testing.assert_array_equal(
-            bundle_runner.resized(image, (16, 24)), resized(image, (16, 24)), err_msg=f"{size} is resized otherwise"
+            runner_sizes.resized(image, (16, 24)), resized(image, (16, 24)), err_msg=f"{size} is resized otherwise"
         )
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "half", "half labels", "half precision", "bgr bytes"])
+def test_the_runner_reads_every_kind_of_output_as_kdc_does(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, made, _ = KINDS["logits" if kind not in KINDS else kind]
+    image: Any = (1, 3, 16, 24)
+    outputs: Any = made
+    if kind.startswith("half") and kind != "half precision":
+        nodes, outputs = [*nodes, HALF], {"h": (1, 5, 8, 12)}
+    if kind == "half labels":
+        nodes = [*nodes, helper.make_node("ArgMax", ["h"], ["y"], axis=1, keepdims=0)]
+        outputs = {"y": ((1, 8, 12), TensorProto.INT64)}
+    if kind in ("half precision", "bgr bytes"):
+        image = (image, TensorProto.FLOAT16 if kind == "half precision" else TensorProto.UINT8)
+        nodes = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT), *nodes]
+        nodes[1] = helper.make_node("Conv", ["f", "w"], ["z"], pads=[1, 1, 1, 1])
+    path = foreign(tmp_path / "net.onnx", *nodes, made=outputs, image=image, opset=13)
+    said = Said(order="bgr" if kind == "bgr bytes" else None)
+
+    folder = unpacked(export_bundle(path, said=said).path, tmp_path / "there")
+    monkeypatch.setattr(runner_network, "HERE", folder)
+    network = runner_network.Network("CPUExecutionProvider", 1)
+    with open_runtime(path, said=said) as runtime:
+        want = runtime.masks(IMAGE)[0]
+    assert len(np.unique(want)) > 1
+    np.testing.assert_array_equal(network.mask(IMAGE[0]), want)
+    assert runner_network.check_golden(network).passed
+
+
+def test_a_file_of_another_maker_is_bundled_by_its_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes, made = KINDS["small first"][:2]
+    path = foreign(tmp_path / "net.onnx", *nodes, made=dict.fromkeys(made, (1, "k", "a", "b")), image=(1, 3, "h", "w"))
+    assert cli.run(["export", "bundle", str(path)]) == 2
+    assert "name the one to use: --size HxW" in capsys.readouterr().err
+    flags = ["--size", "16x24", "--output-name", "h", "--scale", "1/255", "--bgr"]
+    assert cli.run(["export", "bundle", str(path), *flags]) == 0
+    folder = unpacked(tmp_path / "net.zip", tmp_path / "there")
+    assert json.loads((folder / "preprocess.json").read_text()) == {"mean": [0] * 3, "std": [255] * 3, "order": "bgr"}
+    assert json.loads((folder / "network.json").read_text())["output"] == "h"
+    np.save(tmp_path / "image.npy", IMAGE[0])
+    code, said, foreign_packages = ran(folder, str(tmp_path / "image.npy"), "--out", str(tmp_path / "mask.npy"))
+    assert (code, foreign_packages) == (0, set()), said
+    scaled = Preprocess((0, 0, 0), (255, 255, 255), "bgr")
+    with open_runtime(path, size=(16, 24), said=Said("h", preprocess=scaled)) as runtime:
+        np.testing.assert_array_equal(np.load(tmp_path / "mask.npy"), runtime.masks(IMAGE)[0])
 
 
 def test_check_passes_on_its_network_and_fails_on_another(gated_file: Files, tmp_path: Path) -> None:
@@ -182,7 +237,7 @@ def test_images_that_need_a_library_and_other_mistakes(gated_file: Files, tmp_pa
     code, said, _ = ran(folder, "--check", "--provider", "CUDAExecutionProvider")
     assert code and "CUDAExecutionProvider: this onnxruntime has " in said
     (tmp_path / "grey.pgm").write_bytes(b"P5 4 3 255\n" + bytes(range(12)))
-    assert (bundle_runner.read_image(tmp_path / "grey.pgm")[2, 3] == 11).all()
+    assert (runner_images.read_image(tmp_path / "grey.pgm")[2, 3] == 11).all()
     code, said, _ = ran(folder, str(tmp_path / "grey.pgm"), "--out", str(tmp_path / "nowhere" / "m.npy"))
     assert code and "run.py: FileNotFoundError" in said and "\n" not in said
     with (folder / "model.onnx").open("ab") as file:
@@ -194,7 +249,7 @@ def test_images_that_need_a_library_and_other_mistakes(gated_file: Files, tmp_pa
 def test_ppm_with_comments(tmp_path: Path) -> None:
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     (tmp_path / "a.ppm").write_bytes(b"P6\n# made by hand\n3 2\n255\n" + pixels.tobytes())
-    assert (bundle_runner.read_image(tmp_path / "a.ppm") == pixels).all()
+    assert (runner_images.read_image(tmp_path / "a.ppm") == pixels).all()
 
 
 def test_equal_files_give_equal_bundles_with_a_manifest(gated_file: Files, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """ONNX files: what is in them, that they compute the network, and that a wrong one does not survive."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +119,15 @@ def test_free_batch(exported: Files, networks: dict[str, SegmentationModel]) -> 
 def test_opset_is_bounded(tmp_path: Path, networks: dict[str, SegmentationModel]) -> None:
     with pytest.raises(UsageError, match="18 to 25"):
         to_onnx.export_onnx(networks["pspnet"], tmp_path / "m.onnx", size=SIZE, opset=17)
+
+
+def test_the_size_that_is_proposed_is_accepted(gated_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["eval", str(gated_run.export / "model.onnx"), "--size", "50x70"]) == 2
+    said = capsys.readouterr().err
+    words = re.findall(r"is made for \S+, not 50x70: leave out --size, or make another: kdc (.*)", said)[0].split()
+    assert cli.run([*words[:2], str(gated_run.path), *words[2:], "--dry-run"]) == 0
+    plan = make_plan([gated_run.export / "model.onnx", gated_run.path], size=(50, 70), batch=1)
+    assert [each.why.partition("kdc ")[2] for each in plan.missing if each.file == "model.onnx"] == [" ".join(words)]
 
 
 def test_a_file_of_another_opset_is_refused(exported: Files, networks: dict[str, SegmentationModel]) -> None:

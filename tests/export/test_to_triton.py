@@ -16,6 +16,7 @@ from google.protobuf import text_format
 from kdc.deploy.artefacts.signature import signed
 from kdc.distill.errors import ExportError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
+from kdc.export.text_format import text_format as written
 from kdc.export.to_triton import Serving, TritonModel, export_triton
 
 from .._lacking import lacking
@@ -182,10 +183,8 @@ def test_an_openvino_network_takes_its_weights_along(
 
 
 def test_quotes_in_a_name_stay_quoted(schema: Any) -> None:
-    from kdc.export.to_triton import _text
-
     name = 'a "b" \\c'
-    assert text_format.Parse("\n".join(_text({"name": name})), schema.ModelConfig()).name == name
+    assert text_format.Parse("\n".join(written({"name": name})), schema.ModelConfig()).name == name
 
 
 @pytest.mark.parametrize(

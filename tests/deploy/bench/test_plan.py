@@ -126,7 +126,7 @@ def test_flags_of_engines_need_one(files, monkeypatch, tmp_path, capsys):
 
 def test_a_worker_tells_how_an_engine_was_run():
     facts = {"buffers": "torch", "cuda_graph": True}
-    spec = SimpleNamespace(head="logits", shape=(1, 3, 8, 8), dtype="float32", layout="NCHW")
+    spec = SimpleNamespace(head="logits", shape=(1, 3, 8, 8), dtype="float32", layout="NCHW", contract=None)
     engine = {"name": "tensorrt", "provider": "tensorrt cuda", "precision": "fp16", "tf32": None}
     engine |= {"source": "a.engine", "on_cpu": 0}
     worker: Any = Worker()

@@ -382,7 +382,18 @@ def test_a_damaged_ledger_is_left_out_and_named(tmp_path: Path, capsys: pytest.C
     (tmp_path / "gates.json").write_text(text)
     assert collect(Run(tmp_path)).gates == []
     said = capsys.readouterr()
-    assert "the gates are left out" in said.out + said.err
+    left_out = r"the gates are left out|the gate 'onnx model' is left out: missing .*agreement"
+    assert re.search(left_out, said.out + said.err)
+
+
+def test_a_row_that_lacks_a_key_goes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    lacking = {key: value for key, value in gate("fp16").items() if key != "images"}
+    (tmp_path / "gates.json").write_text(json.dumps([gate("fp32"), lacking]))
+    (kept,) = collect(Run(tmp_path)).gates
+    assert kept.row.stage == gate("fp32")["stage"]
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"the gate '{lacking['stage']}' is left out: missing" in said and "'images'" in said
 
 
 def test_missing_data_and_weights_are_reported(run: Run, tmp_path: Path) -> None:

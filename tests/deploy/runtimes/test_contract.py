@@ -275,6 +275,23 @@ def test_images_of_other_types(tmp_path, kind, name):
             open_runtime(path, said=Said(preprocess=IMAGENET))
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"std": [1, 1, 1], "order": "rgb"}, "it does not say mean"),
+        ({}, "it does not say mean, std, order"),
+        ({"mean": [0, 0], "std": [1, 1, 1], "order": "rgb"}, "mean"),
+        ({"mean": [0, 0, 0], "std": [1, 1, 1], "order": "brg"}, "order is 'brg', accepted are rgb and bgr"),
+    ],
+)
+def test_metadata_that_do_not_say_how_images_go_in_are_refused(tmp_path, values, said):
+    path = foreign(tmp_path / "a.onnx", CONV, made={"z": (1, K, H, W)}, facts={"kdc.preprocess": values})
+    with pytest.raises(WeightsError, match=rf"kdc.preprocess metadata cannot be read \({said}.*say it with --mean"):
+        open_runtime(path)
+    with open_runtime(path, said=Said(preprocess=IMAGENET)) as runtime:  # the cure
+        np.testing.assert_array_equal(runtime.masks(IMAGE)[0], MASK)
+
+
 def test_nodes_out_of_order_and_an_output_without_a_shape(tmp_path):
     model = onnx.load(foreign(tmp_path / "a.onnx", CONV, N("Softmax", ["z"], ["y"], axis=1), made={"y": (1, K, H, W)}))
     model.graph.node.insert(0, model.graph.node.pop())

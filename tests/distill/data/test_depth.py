@@ -9,7 +9,7 @@ import pytest
 from kdc.distill.data import open_data
 from kdc.distill.data._files import read_image
 from kdc.distill.errors import DataError, UsageError
-from kdc.export import bundle_runner
+from kdc.export.runner import images as runner
 
 from ._drawn import circles, write
 
@@ -50,5 +50,5 @@ def test_the_depth_can_be_said_and_is_checked(tmp_path: Path) -> None:
 def test_a_bundle_reads_as_the_network_learned(tmp_path: Path) -> None:
     write(tmp_path, circles(1), bits=12)
     path = tmp_path / "images/0.png"
-    assert np.array_equal(bundle_runner.read_image(path, 12), read_image(path, 12))
-    assert not np.array_equal(bundle_runner.read_image(path), read_image(path, 12))
+    assert np.array_equal(runner.read_image(path, 12), read_image(path, 12))
+    assert not np.array_equal(runner.read_image(path), read_image(path, 12))

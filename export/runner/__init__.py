@@ -1,0 +1,1 @@
+"""The runner that travels with a network in a bundle: numpy and onnxruntime are all it needs."""
