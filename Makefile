@@ -18,7 +18,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdc needs Python 3.11 or newer; name one: make PYTHON=/path/to/python")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.lock)"
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --compile-bytecode requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --no-deps --editable .
 	@mkdir -p .venv/types && ln -sfn ../.. .venv/types/kdc
 	@touch $@
@@ -27,8 +27,8 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY)
 	$(BIN)/kdc demo
 
-# which tests: with no more said, those that carry neither `process` nor `slow`
-TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# which tests: with no more said, those that carry neither `process` nor `slow`. Many start Python anew: it finds its files compiled
+TESTS = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test: $(READY)
 	$(TESTS)
