@@ -21,6 +21,7 @@ from ..deploy.runtimes.open import open_runtime
 from ..distill.errors import NumbersError, UsageError, need
 from ..distill.run.files import sha256, write_json
 from ..distill.run.seal import check_sealed
+from ..distill.threads import asked_threads
 from .onnx_graph import activations
 
 #: bins on each side of zero
@@ -192,6 +193,7 @@ def _session(model: onnx.ModelProto, names: list[str]) -> Any:
     known = {value.name for value in [*observed.graph.output, *observed.graph.input]}
     observed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     options = ort.SessionOptions()
+    options.intra_op_num_threads = asked_threads() or 0
     options.log_severity_level = 4
     return ort.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
 

@@ -14,6 +14,7 @@ from onnx.external_data_helper import load_external_data_for_model
 
 from ...distill.errors import UsageError, need
 from ...distill.run.records import Record
+from ...distill.threads import asked_threads
 from ..artefacts.safe_onnx import load_checked
 from ..runtimes.base import Runtime
 from ..runtimes.simulate import COMPUTED, twin
@@ -154,6 +155,7 @@ class _Onnx:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in set(seen) - self._outputs)
 
         options = ort.SessionOptions()
+        options.intra_op_num_threads = asked_threads() or 0
         options.log_severity_level = 4
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = session.run(seen, {session.get_inputs()[0].name: x})

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...distill import console
 from ...distill.errors import UsageError, WeightsError, need
+from ...distill.threads import asked_threads
 from .base import Runtime
 from .file_info import fixed_size, input_shape, spec_of
 from .openvino_file import read_ir
@@ -61,7 +62,7 @@ class OpenvinoRuntime(Runtime):
             "INFERENCE_PRECISION_HINT": "f32",
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": threads or 0,
+            "INFERENCE_NUM_THREADS": threads or asked_threads() or 0,
         }
         try:
             model = core.read_model(str(path))

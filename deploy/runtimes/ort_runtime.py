@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from ...distill.errors import ExportError, WeightsError, closest, need, one_line
+from ...distill.threads import asked_threads
 from ..artefacts.safe_onnx import load_checked
 from ..gpu.device import gpu
 from ..gpu.open import open_buffers
@@ -160,7 +161,7 @@ def _session(
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is said below, in one line
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or asked_threads() or 0
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     settings = OPTIONS.get(provider, {}) | ({"user_compute_stream": str(stream)} if stream is not None else {})

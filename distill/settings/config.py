@@ -131,7 +131,7 @@ class Train(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     #: loader processes; None = none on a CPU, up to 8 a GPU; the result does not depend on it
     workers: int | None = Field(default=None, ge=0, le=1024)
-    #: torch threads; None = one a core, recorded in the run
+    #: torch threads; None = OMP_NUM_THREADS, else one a core; recorded in the run
     threads: Processes | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Processes = 1

@@ -12,6 +12,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from .. import console
 from ..errors import UsageError
 from ..settings.config import Config
+from ..threads import asked_threads
 
 
 def launch(config: Config) -> Fabric:
@@ -51,7 +52,8 @@ def launch(config: Config) -> Fabric:
     console.muted = not fabric.is_global_zero
     if cuda and options.precision == "32" and torch.backends.cudnn.allow_tf32:
         console.note("precision 32 on CUDA: convolutions may round their inputs to TF32, as is torch's default")
-    torch.set_num_threads(options.threads or max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1))
+    own_share = max((os.cpu_count() or 1) // (1 if cuda else options.devices), 1)
+    torch.set_num_threads(options.threads or asked_threads() or own_share)
     return fabric
 
 

@@ -68,7 +68,12 @@ def distilled(root: Path, plain: Run) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("to", "target", "grid"), [("int8", "ort", "u8"), ("fp8", "trt", "e4m3"), ("int8", "trt", "s8")]
+    ("to", "target", "grid"),
+    [
+        ("int8", "ort", "u8"),
+        pytest.param("fp8", "trt", "e4m3", marks=pytest.mark.process),
+        pytest.param("int8", "trt", "s8", marks=pytest.mark.process),
+    ],
 )
 def test_the_file_holds_what_was_trained(distilled: Run, to: str, target: str, grid: str) -> None:
     high = None if target == "ort" else "fp32"
@@ -214,6 +219,7 @@ def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_st
     assert again.path.is_file()
 
 
+@pytest.mark.process
 def test_what_trained_beside_the_student_goes_on(root: Path) -> None:
     settings = {"method.name": "label-assisted+mgd", "method.mgd.at": "dec", "method.mgd.mgd": "linear(4e-5,2e-5,10)"}
     settings |= {"model.teacher": "self", "model.teacher_check": False}

@@ -34,7 +34,7 @@ def fake_clock(*steps: float) -> Iterator[float]:
 
 def test_the_time_is_that_of_all_steps_and_the_rest() -> None:
     ticks = fake_clock(0.5, 0.25)
-    seconds, step = expected_seconds(config("mv2", 10), config("mv2_050", 8), ticks.__next__)
+    seconds, step = expected_seconds(config("pspnet-mv2_050", 10), config("pspnet-mv2_035", 8), ticks.__next__)
     assert step == 0.5
     assert seconds == pytest.approx((1 + REST) * (10 * 0.5 + 8 * 0.25 + 8 * (0.25 + SHOWING * 0.5)))
     assert next(ticks, None) is None  # two steps of each network, no more
@@ -47,7 +47,7 @@ def global_state() -> list[object]:
 
 def test_nothing_is_drawn_or_noted() -> None:
     before = global_state()
-    expected_seconds(config("mv2", 1), config("mv2_050", 1))
+    expected_seconds(config("pspnet-mv2_050", 1), config("pspnet-mv2_035", 1))
     assert global_state() == before
 
 

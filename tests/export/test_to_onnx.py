@@ -200,6 +200,7 @@ def test_an_export_that_is_stopped_leaves_nothing_ungated(run: Run, monkeypatch:
     assert list(run.export.iterdir()) == []
 
 
+@pytest.mark.process
 def test_what_an_earlier_network_left_stays_until_it_is_dropped(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     weights, full = run.checkpoints / "best.safetensors", run.export / "model.onnx"
     to_onnx.export_run(run, ExportSettings(precisions=("fp32", "fp16"), images=1))

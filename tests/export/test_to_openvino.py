@@ -118,6 +118,7 @@ def test_an_int8_file_that_fails_is_removed_and_one_without_weights_refused(gate
     assert [(row.file, row.passed) for row in read_gates(gated_run)][1:] == [(path.name, False)]
 
 
+@pytest.mark.process
 def test_another_network_takes_the_openvino_files_away(gated_run: Run) -> None:
     to_openvino.export_openvino(gated_run, settings=ExportSettings(images=1))
     data = gated_run.card.data.to_dict()

@@ -168,7 +168,8 @@ def test_an_equal_phase_is_reused_and_another_is_not(root: Path, whole: Run):
     assert records[0]["stage"] == "label-assisted.teacher" and set(records[0]["task"]) == {"ce"}
 
 
-@pytest.mark.parametrize("stop_at", [2, 4, 6])  # in the phase, at its end, in the main stage
+# in the phase, at its end, in the main stage
+@pytest.mark.parametrize("stop_at", [2, 4, pytest.param(6, marks=pytest.mark.process)])
 def test_killed_and_resumed_equals_unbroken(
     whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
 ) -> None:

@@ -241,6 +241,7 @@ def test_the_default_stride_is_the_architectures(tmp_path: Path) -> None:
     assert estimate_memory(plus, 2, None).total < estimate_memory(fine, 2, None).total
 
 
+@pytest.mark.process
 def test_export_passes_the_gate(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     data = open_data("builtin", "val", size=(36, 60), val_count=2)

@@ -307,6 +307,7 @@ def test_what_cannot_be_probed(root: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()) and caught.value.exit_code == 4
 
 
+@pytest.mark.process
 def test_the_command_that_it_names_makes_the_teacher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

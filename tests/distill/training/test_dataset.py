@@ -13,7 +13,14 @@ from kdc.distill.training.dataset import open_checked
 
 from ..data._drawn import circles, write
 
-TINY = {"train.iters": 2, "train.batch": 2, "train.crop": (32, 32), "model.student": "mv2_035", "method.name": "none"}
+TINY = {
+    "train.iters": 2,
+    "train.batch": 2,
+    "train.crop": (32, 32),
+    "train.threads": 1,
+    "model.student": "pspnet-mv2_035",
+    "method.name": "none",
+}
 
 
 def config(root: str, **changes: object) -> Config:
