@@ -744,7 +744,7 @@ def open_runtime(
         device: "cpu" or "cuda".
         provider: an ONNX Runtime execution provider or "openvino", where ``device`` does not say enough.
         size: input height and width, for what is not made for one size: a checkpoint, a dynamic ONNX file.
-        threads: CPU threads within an operator (default: the runtime's own choice).
+        threads: CPU threads within an operator (default: OMP_NUM_THREADS, else the runtime's own choice).
         head: "logits" or "argmax", for a checkpoint; a file has the head it was exported with.
         trust: run native code (``.pt2``, engines) that is signed neither by the user nor by a trusted key.
         buffers: library for the GPU memory of an engine: "auto", "pycuda", "cuda-python" or "torch".
