@@ -1,8 +1,10 @@
 """Flags that several commands of this room share."""
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -140,6 +142,21 @@ def takes_runtime_options(torch: bool = False, split: bool = False) -> Callable[
     """
     flags = [*inspect.signature(runtime_options).parameters.values()]
     return takes("options", runtime_options, flags if torch else flags[:-1], 2 if split else None)
+
+
+def steady(command: Callable[..., R]) -> Callable[..., R]:
+    """Let a command find the exported files of the runs that it names as they are to its end; see ``reading``."""
+
+    @functools.wraps(command)
+    def working(*arguments: Any, **flags: Any) -> R:
+        from .artefacts.lock import reading
+
+        named = [*arguments, *(flags.get(name) for name in ("sources", "first", "second"))]
+        sources = [each for some in named for each in (some if isinstance(some, list | tuple) else [some])]
+        with reading([source for source in sources if isinstance(source, str | Path)] or [None]):
+            return command(*arguments, **flags)
+
+    return working
 
 
 def read_numbers(text: str, flag: str) -> list[int]:

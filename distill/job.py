@@ -25,7 +25,7 @@ from .settings.config import Config
 from .train import train
 from .training.batches import Batches
 from .training.dataset import open_checked
-from .training.devices import launch
+from .training.devices import launch, lost_process
 from .training.state import Stopped
 from .training.student import build_student
 from .training.teacher import Teacher, check_teacher, find_teacher, reopen_teacher, teacher_name
@@ -179,7 +179,10 @@ def _train(parts: Parts, run: Run, fabric: Fabric, root: Path | None, first_note
             raise SystemExit(0) from None
         raise
     except BaseException as error:
-        _record(run, fabric, first_note, status="failed", error=str(error) or type(error).__name__)
+        lost = lost_process(fabric, error) if isinstance(error, Exception) else None
+        _record(run, fabric, first_note, status="failed", error=str(lost or error) or type(error).__name__)
+        if lost:
+            raise lost from error
         raise
 
     if fabric.is_global_zero:

@@ -279,3 +279,20 @@ def test_what_was_typed_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> 
         assert cli.run(arguments) in (2, 4)
         err = capsys.readouterr().err
         assert "\x1b" not in err and ("\\x1b[31m" in err or "[/x]" in err)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_command_line_is_imported_is_one_line(number: signal.Signals, tmp_path: Path) -> None:
+    code = (
+        "import os, sys, signal\n"
+        "class Slow:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'kdc.cli':\n"
+        f"            os.kill(os.getpid(), {int(number)}); import time; time.sleep(5)\n"
+        "sys.meta_path.insert(0, Slow())\n"
+        "import runpy; sys.argv = ['kdc', '--version']; runpy.run_module('kdc', run_name='__main__', alter_sys=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (128 + number, f"kdc: error: stopped by {number.name}\n")
+    assert done.stdout == ""

@@ -9,7 +9,7 @@ import typer
 from ...distill.commands.command import command, group
 from ...distill.commands.flags import takes
 from ...distill.run.records import Record
-from ..flags import SizeFlag, read_numbers, read_size, read_sizes, takes_runtime_options
+from ..flags import SizeFlag, read_numbers, read_size, read_sizes, steady, takes_runtime_options
 from .evaluation_data import EvaluationData
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ class Costs(Record):
 
 
 @takes_runtime_options(torch=True)
+@steady
 def latency(
     sources: Sources = None,
     size: Sizes = None,
@@ -107,6 +108,7 @@ def latency(
 
 
 @takes_runtime_options(torch=True)
+@steady
 def throughput(
     sources: Sources = None,
     size: SizeFlag = None,
@@ -140,6 +142,7 @@ def throughput(
 
 
 @takes_runtime_options()
+@steady
 def memory(
     sources: Sources = None,
     size: SizeFlag = None,
@@ -202,6 +205,7 @@ def _count(
 
 @takes("data", EvaluationData)
 @takes_runtime_options()
+@steady
 def accuracy(
     sources: Sources = None,
     *,
@@ -220,6 +224,7 @@ def accuracy(
 
 @takes("data", EvaluationData)
 @takes_runtime_options()
+@steady
 def tradeoff(
     sources: Sources = None,
     *,

@@ -9,7 +9,7 @@ import typer
 from ...distill import console
 from ...distill.errors import NumbersError, UsageError, WeightsError
 from ...distill.run.records import Record
-from ..flags import takes_runtime_options
+from ..flags import steady, takes_runtime_options
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset
@@ -40,6 +40,7 @@ class GoldenCheck(Record):
 
 
 @takes_runtime_options()
+@steady
 def parity(
     first: Annotated[
         str | None,

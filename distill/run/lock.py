@@ -23,21 +23,42 @@ def lock_folder(path: Path) -> Any:
         BusyError: another process holds it.
         UsageError: its lock is a link.
     """
-    file = io.TextIOWrapper(open_file(path / ".lock"), "utf-8", errors="replace")
+    file = _lock_file(path / ".lock")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        file.seek(0)
-        holder = file.read(200).strip() or "unknown"
         file.close()
-        raise BusyError(f"another process works in {path} ({holder}); wait for it or name another --out") from error
+        raise BusyError(
+            f"another process works in {path} ({holder(path / '.lock')}); wait for it or name another --out"
+        ) from error
 
+    _sign(file)
+    _locks.add(file)
+    return file
+
+
+def _sign(file: io.TextIOWrapper) -> None:
     file.truncate(0)
     since = time.strftime("%Y-%m-%d %H:%M:%S %z")
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {since}\n")
     file.flush()
-    _locks.add(file)
-    return file
+
+
+def sign_lock(path: Path) -> None:
+    """Write down in a file who holds a folder, where that can be written."""
+    with contextlib.suppress(OSError, UsageError), _lock_file(path) as file:
+        _sign(file)
+
+
+def holder(path: Path) -> str:
+    """Return who wrote into a file that they hold a folder: process, host, since when."""
+    with contextlib.suppress(OSError, UsageError), _lock_file(path) as file:
+        return file.read(200).strip() or "unknown"
+    return "unknown"
+
+
+def _lock_file(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_file(path), "utf-8", errors="replace")
 
 
 def open_file(path: Path) -> BinaryIO:
@@ -67,8 +88,10 @@ def drop_locks() -> None:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, wait: bool) -> Iterator[None]:
+def held(folder: Path, *, wait: bool, shared: bool = False) -> Iterator[None]:
     """Hold a folder, which is created if it is missing; within, the same thread may hold it again.
+
+    With ``shared`` others may hold it so, too, and none alone.
 
     Raises:
         BlockingIOError: another process holds it, and ``wait`` is off.
@@ -83,7 +106,7 @@ def held(folder: Path, *, wait: bool) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise
         except OSError:  # some network file systems lock no folder

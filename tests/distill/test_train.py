@@ -1,6 +1,7 @@
 """The loop: exact resume, nothing handicapped, several processes, bad numbers, signals, phases and critics."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -513,6 +515,33 @@ def test_a_stop_reaches_every_process(tmp_path: Path) -> None:
     assert process.returncode == 143, errors
     assert errors.count("kdc: error") == 1
     assert Run(tmp_path / "run").card.status == "stopped"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_by_the_other(tmp_path: Path, rank: int) -> None:
+    file = tmp_path / "config.yaml"
+    far = {"train__iters": 100000, "train__save_every": 100000, "train__val_every": 100000}
+    file.write_text(config(**far, train__device="cpu", train__devices=2).to_yaml())
+    process = Command(["train", "--config", str(file), "--out", str(tmp_path / "run")], tmp_path)
+    while not (tmp_path / "run" / "checkpoints" / "last.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    first = process._process.pid
+    assert first is not None
+    [second] = [each for each in psutil.Process(first).children() if "train" in each.cmdline()]
+    if rank:
+        second.kill()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 7, errors
+        assert f"kdc: error: process {second.pid} (rank 1) of this run ended by signal SIGKILL" in errors
+        assert Run(tmp_path / "run").card.status == "failed"
+    else:
+        os.kill(first, signal.SIGKILL)
+        psutil.wait_procs([second], timeout=60)
+        _, errors = process.communicate()
+        assert "kdc: error: another process of this run has ended" in errors and "a bug in kdc" not in errors
+    assert "--resume" in errors
 
 
 def test_a_step_not_taken_leaves_the_running_statistics_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
