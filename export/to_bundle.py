@@ -116,7 +116,7 @@ def export_bundle(
         if "simulated" in runtime.provider:
             raise ExportError(
                 f"{source.name} is {runtime.precision}, which ONNX Runtime's CPU cannot run and the bundle's runner "
-                "would have to: bundle the float32, FP16 or INT8 (--for ort) file"
+                "would have to: bundle the float32, the FP16 or the INT8 file (kdc calib --for ort)"
             )
         golden = _golden(source, runtime, golden_image)
         return _packed(source, full, runtime, golden, out)

@@ -44,7 +44,7 @@ class OpenvinoRuntime(Runtime):
     ) -> None:
         """See ``open_runtime``."""
         if device != "cpu":
-            raise UsageError(f"{path} runs in OpenVINO, which kdc uses on the CPU: leave out --device {device}")
+            raise UsageError(f"{path} runs in OpenVINO, here on the CPU alone: leave out --device {device}")
 
         ov = need("openvino", "openvino")
         self.source, self.device = path, device

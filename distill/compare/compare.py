@@ -138,7 +138,7 @@ def _examine(base: Config, entries: Sequence[Entry], out: Path | None) -> tuple[
     """
     folder = Comparison(out or default_folder(base))
     if any(entry.config.train.devices * entry.config.train.nodes > 1 for entry in entries):
-        raise UsageError("kdc compare trains on one device: leave --devices and --nodes away")
+        raise UsageError("kdc compare trains on one device: leave train.devices and train.nodes at 1")
     folder.check(base, entries)
 
     fabric = launch(entries[0].config)
