@@ -165,7 +165,7 @@ def _show_forecast(writer: LowPrecisionWriter, plan: Effort, pace: Pace) -> None
     console.say(
         f"sensitivity: {console.plural(plan.blocks, 'block')}, each left high once on "
         f"{console.plural(plan.images_of, 'image')}, {quantity(macs, '')} multiply-adds: about {duration(whole)}, "
-        f"and at most {plan.budget_minutes:g} minutes with what follows"
+        f"and at most {duration(60 * plan.budget_minutes)} with what follows"
     )
     if not plan.whole:
         console.warn(

@@ -61,6 +61,11 @@ class Effort:
 EFFORT = Effort()
 
 
+def is_quick(seconds: float | None) -> bool:
+    """Tell whether a measurement was shorter than usual; one that does not say is not known to be."""
+    return seconds is not None and seconds < EFFORT.seconds
+
+
 @dataclass(frozen=True)
 class Protocol(Record):
     """The settings in a record; each kind of measurement has its own of these."""

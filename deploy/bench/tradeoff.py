@@ -37,12 +37,13 @@ class TradeoffRecord(Record):
         flags: what may have disturbed the latency.
         passport: of the machine, before it began.
         rows: by falling mIoU.
+        seconds: that the latency of each row was measured.
         latency_record: the file that holds the latency with its raw samples.
         files: ``tradeoff.json``, ``.csv`` and ``.svg`` of the latest trade-off, where the report looks.
         record: the file that holds this one, and stays.
     """
 
-    OPTIONAL: ClassVar = ("files", "record")
+    OPTIONAL: ClassVar = ("seconds", "files", "record")
 
     kind: str = "tradeoff"
     device: str
@@ -56,6 +57,7 @@ class TradeoffRecord(Record):
     split: str
     images: int
     rows: list[TradeoffRow]
+    seconds: float | None = None
     latency_record: str | None
     files: dict[str, str] | None = None
     record: str | None = None
@@ -117,6 +119,7 @@ def bench_tradeoff(
         split=first.split,
         images=first.scores.images,
         rows=rows,
+        seconds=effort.seconds,
         latency_record=timed.record,
     )
 

@@ -18,7 +18,7 @@ from ...distill.run.files import write_bytes
 from ...distill.run.folder import Run, relative, unstamped
 from ...distill.run.stale import stale_files
 from ..artefacts.ledger import read_gates
-from ..bench.record import newest
+from ..bench.record import EFFORT, is_quick, newest
 from ..bench.tradeoff import TradeoffRecord
 from ..machine.passport import Passport
 from ..parity.result import GateResult
@@ -44,7 +44,9 @@ def write_report(run: Run, page: Page) -> Path:
     """Write a page of ``collect`` to ``report.html`` in the run folder; what is missing is "not measured" there."""
     titles = {"net": "The network alone", "e2e": "Image to mask"}
     template = Path(__file__).with_name("report.html.jinja")
-    html = render(template, vars(page) | {"page": page, "bench_titles": titles})
+    html = render(
+        template, vars(page) | {"page": page, "bench_titles": titles, "is_quick": is_quick, "usual": EFFORT.seconds}
+    )
 
     path = run.path / "report.html"
     write_bytes(path, html.encode())
@@ -126,7 +128,7 @@ def collect(
             if each and role in names
             for name in (unstamped(each.path.name), each.path.name)
         },
-        best=_best(lines),
+        best=_best(run, lines),
         charts=charts(lines, alone, teacher_miou, names),
         strips=drawn,
         further={name: other.path.name for name, other in further.items()},
@@ -169,10 +171,21 @@ def _names(card: RunCard, teacher: TeacherCard, baseline: Run | None) -> dict[st
     return names
 
 
-def _best(lines: list[Line]) -> Best | None:
+def _best(run: Run, lines: list[Line]) -> Best | None:
     vals = [(line.step, line.val) for line in lines if line.val]
-    bests = [Best(step, val.miou, val.images) for step, val in vals if val.miou is not None]
+    images = _validated(run)
+    bests = [Best(step, val.miou, val.images or images) for step, val in vals if val.miou is not None]
     return max(bests, key=lambda best: best.miou, default=None)
+
+
+def _validated(run: Run) -> int | None:
+    """Return on how many images the training validated; None where the run does not say."""
+    try:
+        limit = run.config.train.val_images
+    except UsageError:
+        return None
+    images = run.card.data.val_images
+    return min(limit or images, images) or None
 
 
 def _settings(run: Run) -> list[tuple[str, Any]]:

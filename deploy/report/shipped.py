@@ -8,6 +8,7 @@ from ...distill.run.files import sha256
 from ...distill.run.folder import Run
 from ..artefacts.beside import ENGINES, EXPORTED, artefact_bytes
 from ..bench.latency_record import LatencyRecord
+from ..bench.record import is_quick
 from .records import Gate
 
 #: as files and the parts of their manifests are named
@@ -22,6 +23,8 @@ class Shipped:
     bytes: int
     #: how many times as fast as the run's checkpoint in torch, beside which it was measured
     speed: float | None
+    #: whether that measurement was shorter than usual
+    quick: bool
     #: of mIoU, against what the gate compared it with, and on how many images
     change: float | None
     images: int | None
@@ -42,18 +45,24 @@ def shipped(run: Run, gates: Sequence[Gate], measured: Sequence[LatencyRecord]) 
 def _shipped(path: Path, gate: Gate, measured: Sequence[LatencyRecord]) -> Shipped:
     before, after = gate.result.miou_reference, gate.result.miou_candidate
     change = None if before is None or after is None else after - before
-    return Shipped(path.name, artefact_bytes(path), _speed(path, measured), change, gate.result.images)
+    speed, quick = _speed(path, measured)
+    return Shipped(path.name, artefact_bytes(path), speed, quick, change, gate.result.images)
 
 
-def _speed(path: Path, measured: Sequence[LatencyRecord]) -> float | None:
-    """Return the ratio of medians to the first row of torch; of several measurements, that of the network alone."""
+def _speed(path: Path, measured: Sequence[LatencyRecord]) -> tuple[float | None, bool]:
+    """Return the ratio to the first row of torch, as its table has it, and whether it was measured quickly.
+
+    Of several measurements that of the network alone counts; where the table compares with another row, the medians do.
+    """
     digest = sha256(path)
     for record in sorted(measured, key=lambda each: (each.mode != "net", each.batch)):
         torch = next((row for row in record.backends if row.backend.runtime == "torch"), None)
         own = next((row for row in record.backends if row.backend.sha256 == digest), None)
         if torch and own:
-            return torch.times.p50 / own.times.p50
-    return None
+            shown = own.ratio.to == torch.name and own is not torch
+            ratio = own.ratio.value if shown else torch.times.p50 / own.times.p50
+            return ratio, is_quick(record.protocol.seconds)
+    return None, False
 
 
 def low_precision_files(run: Run) -> list[Path]:

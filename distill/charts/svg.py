@@ -93,11 +93,11 @@ def log_ticks(low: float, high: float, digits: Sequence[int] = (1, 2, 5)) -> lis
     return [*covering[: -1 : math.ceil(len(covering) / 10)], last]
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """Write a number in few characters: ``0.25``, ``3``, ``40k``, ``2e-05``."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
-        return f"{value:.1e}".replace(".0e", "e")
-    return f"{value / 1000:.4g}k" if abs(value) >= 1000 else f"{value:.3g}"
+        return f"{value:.{digits - 2}e}".replace(".0e", "e")
+    return f"{value / 1000:.{digits + 1}g}k" if abs(value) >= 1000 else f"{value:.{digits}g}"
 
 
 def signed(value: float, form: str = "+.2f") -> str:
@@ -128,7 +128,16 @@ def line(points: Iterable[tuple[float, float]], kind: str) -> str:
 def rows(y: Scale, left: float, right: float, *, numbers: bool = True) -> list[str]:
     """Return the rules of a vertical scale's ticks, and their numbers to the left."""
     rules = [rule(left, y(tick), right, y(tick), "grid") for tick in y.ticks]
-    return rules + [text(left - 8, y(tick) + 4, short(tick), "soft", "end") for tick in y.ticks if numbers]
+    words = zip(y.ticks, told_apart(y.ticks), strict=True)
+    return rules + [text(left - 8, y(tick) + 4, word, "soft", "end") for tick, word in words if numbers]
+
+
+def told_apart(ticks: Sequence[float]) -> list[str]:
+    """Write ticks with as few digits as tell them apart, three at the least."""
+    return next(
+        (words for digits in range(3, 12) if len(set(words := [short(tick, digits) for tick in ticks])) == len(ticks)),
+        [short(tick) for tick in ticks],
+    )
 
 
 def below(places: Iterable[tuple[float, str]], name: str, right: float, bottom: float, depth: float = 36) -> list[str]:

@@ -138,3 +138,13 @@ def test_one_point_is_a_chart(value: float) -> None:
     chart = line_chart("one", [Series("a", [(7, value)], "after")])
     ((x, y),) = drawn(chart)["after"]
     assert 0 < x < 470 and 0 < y < 250 and {"7", "0", short(value)} <= set(words(chart))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(15.43, 15.49), (0.1, 0.9), (99990.0, 100003.0), (1e-4, 1.2e-4), (61.2, 61.2), (0.0, 40_000.0)]
+)
+def test_no_two_ticks_have_the_same_words(low: float, high: float) -> None:
+    places = svg.ticks(low, high)
+    words = svg.told_apart(places)
+    assert len(set(words)) == len(places)
+    assert all(len(word) <= 8 for word in words)

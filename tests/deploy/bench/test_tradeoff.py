@@ -86,7 +86,7 @@ def test_all_three_costs_and_files(run, network, capsys):
     assert values | {"files": result.files, "record": result.record} == result.to_dict()
     assert list(values) == [
         *("kind", "device", "size", "batch", "threads", "not_measured", "flags", "passport", "data", "split"),
-        *("images", "rows", "latency_record"),
+        *("images", "rows", "seconds", "latency_record"),
     ]
     lines = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert [line["name"] for line in lines] == [r.name for r in result.rows]

@@ -18,7 +18,7 @@ from kdc.cli import app
 from kdc.deploy.bench.latency_record import LatencyRecord
 from kdc.deploy.bench.memory import MemoryRecord, MemoryRow
 from kdc.deploy.bench.plan import NotMeasured
-from kdc.deploy.bench.record import Protocol
+from kdc.deploy.bench.record import Effort, Protocol
 from kdc.deploy.bench.statistics import Ratio
 from kdc.deploy.bench.throughput import Rates, ThroughputRecord, ThroughputRow
 from kdc.deploy.machine.passport import Cpu, Passport
@@ -232,6 +232,13 @@ def test_the_best_while_training_says_on_how_many_images(run: Run, tmp_path: Pat
     text = " ".join(page_of(Run(tmp_path), pictures=False).text.split())
     assert "Best while training42.0 % mIoU at step 20on 100 of the 500 validation images" in text
 
+    # as training writes them, the lines do not count their images: the setting does
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "stage": "main", "val": {"miou": 0.3}}\n')
+    config = {**card["config"], "train": {**card["config"]["train"], "val_images": 200}}
+    write_card(tmp_path, {**card, "data": card["data"] | {"val_images": 500}, "config": config})
+    text = " ".join(page_of(Run(tmp_path), pictures=False).text.split())
+    assert "30.0 % mIoU at step 10on 200 of the 500 validation images" in text
+
 
 def test_every_picture_enlarges_without_a_script(page: Page) -> None:
     assert page.tags.count("details") == page.tags.count("summary") == len(page.images) > 0
@@ -296,6 +303,16 @@ def test_what_can_be_deployed_stands_beside_the_headline(tmp_path: Path) -> None
     assert [file.file for file in collect(run, pictures=False).shipped] == ["model.onnx"]
 
 
+def test_the_headline_has_the_ratio_of_the_table(tmp_path: Path) -> None:
+    run = shipping(tmp_path)
+    record = timed(run, {"torch": 61.1, "model.onnx": 1.59})
+    own = replace(record.backends[1], ratio=Ratio("torch", 49.5, 31.1, 283.0))
+    write(run, "a", replace(record, backends=[record.backends[0], own]), 0)
+    text = " ".join(page_of(run, pictures=False).text.split())
+    assert "50× the speed of its checkpoint" in text
+    assert "49.5× 31.1–283" in text
+
+
 def test_a_quick_or_noisy_measurement_does_not_replace_a_better_one(tmp_path: Path) -> None:
     run = shipping(tmp_path)
     both = {"torch": 10.0, "model.onnx": 5.0}
@@ -316,6 +333,18 @@ def test_a_quick_or_noisy_measurement_does_not_replace_a_better_one(tmp_path: Pa
     write(run, "more", timed(run, both | {"model.int8.onnx": 3.0}, seconds=0.5), 1)
     write(run, "small", timed(run, both, size=(32, 32)), 0)
     assert shown() == ["bench/latency-more.json", "bench/latency-small.json"]
+
+
+def test_a_quick_measurement_says_so(tmp_path: Path) -> None:
+    run = shipping(tmp_path)
+    write(run, "quick", timed(run, {"torch": 10.0, "model.onnx": 5.0}, seconds=0.5), 2)
+    text = " ".join(page_of(run, pictures=False).text.split())
+    assert "2× the speed of its checkpoint in torch (measured quickly)" in text
+    assert "A quick measurement: 0.5 s a backend, where 6 are usual. Small differences may be chance; kdc bench" in text
+    # what is advised takes its time, unless it is told not to
+    write(run, "careful", timed(run, {"torch": 10.0, "model.onnx": 5.0}, seconds=Effort().seconds), 1)
+    text = " ".join(page_of(run, pictures=False).text.split())
+    assert "measured quickly" not in text and "A quick measurement" not in text
 
 
 def test_what_has_no_score_has_no_column(run: Run, tmp_path: Path) -> None:
