@@ -1,6 +1,8 @@
 """The command line: the rooms' commands put together, and every error turned into one line and an exit code."""
 
 import errno
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from .deploy import commands as deploy
 from .distill import commands as distill
 from .distill import console
 from .distill.commands.command import group
-from .distill.errors import KdcError, UsageError, closest
+from .distill.errors import KdcError, UsageError, closest, lacks_memory
 from .distill.text_table import visible
 from .distill.training.signals import end_on_sigterm
 from .export import commands as export
@@ -46,8 +48,31 @@ def options(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run one command and exit with its code; the entry point of the ``kdc`` script."""
+    _open_streams()
     end_on_sigterm()
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    code = run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _unread()
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Let what was closed lead nowhere: the next file that is opened would take its number, and get what is printed."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 - for the life of the process
+
+
+def _unread() -> int:
+    """Return the exit code of a process whose reader is gone; nothing more is printed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -58,6 +83,14 @@ def run(arguments: Sequence[str]) -> int:
     """
     try:
         code = typer.main.get_command(app).main(_spelt_out(arguments), prog_name="kdc", standalone_mode=False)
+    except BrokenPipeError as error:  # whoever reads what is printed has seen enough
+        if "--debug" in arguments:
+            traceback.print_exception(error)
+        return _unread()
+    except SystemExit as error:  # as typer makes of the same
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        return _unread()
     except Exception as error:  # noqa: BLE001 - the one place where whatever went wrong gets its line and its code
         message, code = _verdict(error)
         if "--debug" in arguments:
@@ -122,8 +155,7 @@ def _usage(error: typer.TyperException) -> str:
 def _exhausted(error: Exception) -> str:
     """Return the cure when memory, disk or worker processes ran out, else an empty string."""
     text = str(error).lower()
-    # torch's OutOfMemoryError is told by its name, so that no command imports torch only to fail.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text:
+    if lacks_memory(error):
         return "out of memory: try a smaller --batch, --crop or --size"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full: free some space or choose another --out"

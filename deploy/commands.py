@@ -90,11 +90,13 @@ def report(
 ) -> ReportPage:
     """Write one HTML file with everything that is known about a run."""
     from ..distill.run.folder import find_run
+    from ..distill.run.seal import blaming
     from .report.report import collect, write_report
 
     folder, alone = find_run(run), find_run(baseline) if baseline else None
-    page = collect(folder, alone, features=features, others=[find_run(other) for other in others or ()])
-    path = write_report(folder, page)
+    with blaming(folder.path):
+        page = collect(folder, alone, features=features, others=[find_run(other) for other in others or ()])
+        path = write_report(folder, page)
     console.say(f"report: {path}")
     return ReportPage(path)
 

@@ -65,6 +65,18 @@ class BusyError(KdcError):
     exit_code = 8
 
 
+#: how libraries say that memory ran out
+_MEMORY = ("can't allocate memory", "cannot allocate memory", "bad_alloc", "failed to allocate", "insufficient memory")
+_MEMORY += ("unable to mmap", "can't start new thread", "pthread_create failed")
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out; torch's error is told by its name, so that nothing imports torch only to fail."""
+    kinds = {each.__name__ for each in type(error).__mro__}
+    text = str(error).lower()
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(words in text for words in _MEMORY)
+
+
 def closest(name: str, accepted: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest accepted name, or an empty string."""
     near = difflib.get_close_matches(name, list(accepted), n=1, cutoff=0.5)
@@ -106,7 +118,7 @@ def reading(what: object, kind: type[KdcError], cure: str) -> Iterator[None]:
             raise
         raise kind(f"{what} cannot be read: {error.strerror or one_line(error)}") from error
     except Exception as error:  # parsers of other people's formats raise whatever comes
-        if "allocate memory" in str(error):
+        if lacks_memory(error):
             raise
         raise kind(f"{what} cannot be read ({one_line(error)[:160]}); {cure}") from error
 

@@ -189,8 +189,10 @@ def _loop(
     if fresh or state.step == 0:
         state.save(stage, fabric.is_global_zero)
 
+    if stage.iters == 0:
+        console.warn(f"{'train.iters' if main else stage.name} = 0: no step is taken, the weights stay as they began")
     stream = batches.stream(stage.name, before + state.step, before + stage.iters)
-    started, seen = time.perf_counter(), 0
+    started, seen, idle = time.perf_counter(), 0, state.step < stage.iters
     stage.learner.train()
     statistics = Statistics(stage.learner)
     with console.bar(stage.iters, "train" if main else stage.name, state.step) as show:
@@ -224,6 +226,7 @@ def _loop(
             total = reduced(fabric, torch.stack([part.total.detach() for part in parts]).sum())
             norm = gradient_norm(stage.optimiser) if stage.scaler is None else torch.zeros_like(total)
             finite = bool(torch.isfinite(total) & torch.isfinite(norm))
+            idle = idle and not bool(total)
 
             if main:  # with a gradient of 0 weight decay and momentum would still move them
                 for parameter in state.method.idle_parameters(before + step):
@@ -269,6 +272,11 @@ def _loop(
                 raise Stopped(stop, state.run)
     if stage.iters == 0:
         state.save(stage, fabric.is_global_zero)
+    if idle:
+        console.warn(
+            f"the loss was exactly 0 in every step of {stage.name}: nothing was learned, since no pixel was labelled "
+            "and no term of the method gave anything"
+        )
 
 
 def _take_step(fabric: Fabric, stage: Stage, clip: float | None) -> bool:

@@ -296,3 +296,24 @@ def test_a_signal_while_the_command_line_is_imported_is_one_line(number: signal.
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (128 + number, f"kdc: error: stopped by {number.name}\n")
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("line", ["methods ls --json", "models ls"])
+def test_a_reader_that_has_gone_is_no_fault(line: str) -> None:
+    code = f"{sys.executable} -m kdc {line} | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() in ("0", "141") and done.stderr == ""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("closed", ["<&-", "0<&- 1>&-", "2>&-", "<&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    code = f"{sys.executable} -m kdc verify --paper kt --out it.json {closed}; echo $? > code"
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
+    assert (tmp_path / "code").read_text() == "0\n", done.stderr
+    assert json.loads((tmp_path / "it.json").read_text())["kind"] == "verify"
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["verify", "--out", str(tmp_path)]) == 2
+    assert "it is a folder; name the file" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from ..predict.segmenter import Ran, Windows, locate, open_segmenter
 from ..runtimes.options import CPU, RuntimeOptions, is_torch
 from .evaluation_data import OWN_DATA, EvaluationData
 from .plan import NotMeasured, Plan, Source, make_plan, nothing_left
-from .record import keep, show_rest
+from .record import check_place, keep, show_rest
 
 if TYPE_CHECKING:
     from ...distill.data import Dataset
@@ -171,6 +171,7 @@ def bench_accuracy(
         KdcError: as ``evaluate_source``.
     """
     plan = make_plan(sources, size=size, batch=None, options=options)
+    check_place(plan.home, out)
     evaluations = evaluate_plan(plan, data)
     first = next(iter(evaluations.values()))
     record = AccuracyRecord(

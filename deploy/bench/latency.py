@@ -22,7 +22,7 @@ from .latency_record import LatencyRecord, LatencyRow, OnGpu
 from .plan import NotMeasured, Plan, Source, make_plan
 from .process import Backend, open_all, started
 from .protocol import Task, Warmup
-from .record import EFFORT, Effort, Protocol, keep
+from .record import EFFORT, Effort, Protocol, check_place, keep
 from .statistics import parts_summary, percentiles, ratio
 from .worker import INPUTS
 
@@ -92,6 +92,7 @@ def bench_latency(
 
 def time_plan(plan: Plan, effort: Effort, out: Path | None, before: Passport | None = None) -> LatencyRecord:
     """Measure a plan as ``bench_latency`` does; ``before`` is an earlier passport."""
+    check_place(plan.home, out)
     threads, seconds, runs = effort.threads or cores(), effort.seconds, effort.runs
     before = before or passport()
     on_gpu = plan.options.device == "cuda"

@@ -17,7 +17,7 @@ from .disturbances import device_flags
 from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .protocol import Identity, Task
-from .record import Effort, Protocol, conditions, keep, show_rest
+from .record import Effort, Protocol, check_place, conditions, keep, show_rest
 
 EFFORT = Effort(runs=3)
 
@@ -92,6 +92,7 @@ def bench_memory(
         KdcError: as ``bench_latency``.
     """
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
+    check_place(plans[0].home, out)
     threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")

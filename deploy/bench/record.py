@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,15 @@ class Protocol(Record):
     seed: int = 0
     processes: bool = True
     codec: str | None = None
+
+
+def check_place(home: Run | None, out: Path | None) -> None:
+    """Write where the records go, and remove it, before minutes of measuring (OSError)."""
+    folder = record_path(home, out, "").parent
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in {folder, home.path if home else folder}:
+        with tempfile.TemporaryFile(dir=place):
+            pass
 
 
 def keep(record: R, home: Run | None, out: Path | None, **raw: Any) -> R:

@@ -22,7 +22,7 @@ from .disturbances import NOISY, device_flags, listed
 from .plan import NotMeasured, Plan, Size, Source, make_plans, nothing_left
 from .process import Backend, open_one, started
 from .protocol import Identity, Task
-from .record import Effort, Protocol, conditions, keep, show_rest
+from .record import Effort, Protocol, check_place, conditions, keep, show_rest
 
 EFFORT = Effort(seconds=3.0, rounds=5)
 
@@ -151,6 +151,7 @@ def bench_throughput(
     if not streams or min(streams) < 1:
         raise UsageError("--streams must be above 0")
     plans = make_plans(sources, sizes=(size,), batches=batches, options=options)
+    check_place(plans[0].home, out)
     threads = effort.threads or cores()
     before = passport()
     meter, no_meter = open_meter() if options.device == "cuda" else (None, "")

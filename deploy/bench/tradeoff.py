@@ -23,7 +23,7 @@ from .evaluation_data import OWN_DATA, EvaluationData
 from .latency import time_plan
 from .latency_record import LatencyRow
 from .plan import Candidate, NotMeasured, Size, Source, make_plan
-from .record import EFFORT, Effort, conditions, record_path, show_rest
+from .record import EFFORT, Effort, check_place, conditions, record_path, show_rest
 from .tradeoff_chart import COSTS, TradeoffRow, tradeoff_chart
 
 FILE = "tradeoff"
@@ -94,6 +94,7 @@ def bench_tradeoff(
     plan = make_plan(sources or family(find_run(None)), size=size, batch=batch, options=options)
     before = passport()  # evaluation loads the machine, too
     # accuracy first: it is what fails, if anything does
+    check_place(plan.home, out)
     evaluations = evaluate_plan(plan, data)
     timed = time_plan(plan, effort, out, before)
 

@@ -14,9 +14,10 @@ from ...distill.run.folder import Run
 from ...distill.run.lock import held
 from ...distill.run.places import folder_beside
 from ...distill.run.records import Record
+from ...distill.run.room import needing
 from ...distill.run.stale import refuse_stale
 from ...distill.training.signals import held_back
-from ..artefacts.beside import NATIVE, golden_path, manifest_path, weights_beside
+from ..artefacts.beside import NATIVE, artefact_bytes, golden_path, manifest_path, weights_beside
 from ..artefacts.drop import tell_stale
 from ..artefacts.ledger import discard, read_gates, stage_of, strike, write_gate
 from ..artefacts.manifest import Manifest, write_manifest
@@ -134,7 +135,8 @@ def produce(
         dataset = trial and (trial.data or (run and run.open_data(run.config.data.split)))
 
         new = folder / path.name
-        manifest = write(new)
+        with needing(folder, artefact_bytes(trial.reference) if trial else 0):
+            manifest = write(new)
         write_manifest(new, manifest)  # native code is not opened without
 
         result: GateResult | None = None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import UsageError
+from ..errors import ResourceError, UsageError, lacks_memory, one_line
 from ..run.records import Record
 from ..settings.layers import resolve_flags
 from .flags import At, ConfigFile, Dry, Method, Out, Preset, Resume, Sets, TrainingFlags, takes_training_flags
@@ -14,6 +14,7 @@ from .flags import At, ConfigFile, Dry, Method, Out, Preset, Resume, Sets, Train
 if TYPE_CHECKING:
     from ..probe.records import RunPlan
     from ..run.card import TeacherCard
+    from ..run.folder import Run
     from ..settings.config import Config
 
 
@@ -87,12 +88,25 @@ def _train(request: Request, out: Path | None, resume: str | None, dry_run: bool
 
         return plan_run(request.config())
     else:
-        config = request.config()
-        from ..job import run_job
-
-        run = run_job(config, out=out)
+        run = _run(request.config(), out)
 
     return TrainingResult(run.path, run.card.status, run.card.miou, run.card.teacher, run.card.baseline)
+
+
+def _run(config: "Config", out: Path | None) -> "Run":
+    """Train; where memory runs out, say what fits."""
+    from ..job import run_job
+    from ..probe.fitting import free_memory, what_fits
+
+    free = free_memory(config)
+    try:
+        return run_job(config, out=out)
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        height, width = config.train.crop
+        at = f"--batch {config.train.batch} --crop {height}x{width}"
+        raise ResourceError(f"out of memory at {at} ({one_line(error)}); {what_fits(config, free)}") from error
 
 
 def _check_resume(request: Request, out: Path | None, dry_run: bool) -> None:

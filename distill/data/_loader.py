@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 import cv2
 import numpy as np
+import psutil
 import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -119,18 +120,35 @@ class Order(Sampler[list[Place]]):
 
 
 class Loader(DataLoader):
-    """A DataLoader whose workers' data errors arrive as they were raised; a dead worker is a lack of resources."""
+    """A DataLoader whose workers' data errors arrive as they were raised; a dead or stuck one is lack of resources."""
 
     def __iter__(self) -> Iterator[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        batches = super().__iter__()
+        workers: list[Any] = getattr(batches, "_workers", [])
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, DataError):
                     raise batch
                 yield batch
         except RuntimeError as error:
+            if "DataLoader timed out" in str(error):
+                states = ", ".join(_state(worker.pid) for worker in workers)
+                for worker in workers:  # one that is stopped does not heed a softer end, and would be waited for
+                    worker.kill()
+                raise ResourceError(
+                    f"no images came from the loader processes within {self.timeout:g} s ({states}); let them run "
+                    "(kill -CONT PID), use fewer --workers, or set train.worker_timeout"
+                ) from error
             if "DataLoader worker" not in str(error):
                 raise
             raise ResourceError(f"a loader process died ({error}); try fewer --workers") from error
+
+
+def _state(pid: int) -> str:
+    try:
+        return f"process {pid} is {psutil.Process(pid).status()}"
+    except psutil.Error:
+        return f"process {pid} is gone"
 
 
 def _collate(samples: list[TrainSample] | DataError) -> SampleBatch | DataError:
@@ -149,14 +167,18 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def loader(samples: TrainSamples, order: Order, workers: int = 0, pin_memory: bool = False) -> Loader:
+def loader(
+    samples: TrainSamples, order: Order, workers: int = 0, pin_memory: bool = False, timeout: float = 0
+) -> Loader:
     """Return the batches of ``order``, each a ``SampleBatch``.
+
+    ``timeout`` is how long the processes may give nothing, in seconds; 0 for ever.
 
     Iterating draws nothing from the global generators of torch, numpy or python.
 
     Raises (while iterating):
         DataError: a sample cannot be used.
-        ResourceError: a worker process died.
+        ResourceError: a worker process died, or gave nothing for too long.
     """
     return Loader(
         samples,
@@ -166,5 +188,6 @@ def loader(samples: TrainSamples, order: Order, workers: int = 0, pin_memory: bo
         worker_init_fn=_start_worker,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        timeout=timeout if workers else 0,
         generator=torch.Generator().manual_seed(0),  # DataLoader draws its workers' base seed; not from the global one
     )

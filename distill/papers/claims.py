@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import console
+from ..errors import UsageError
 from ..run.files import write_json
 from ..run.folder import Run, find_run
 from .contradictions import KINDS, Contradiction, contradictions, name_method
@@ -105,6 +106,8 @@ def verify(
     Raises:
         UsageError: an unknown paper or run, a file that is not of the form, a run without a final mIoU.
     """
+    if out and out.is_dir():
+        raise UsageError(f"--out {out}: it is a folder; name the file that the JSON goes to")
     own = read_paper(paper) if paper != "all" else None
     # a contradiction with any paper is one, so all are read; a user's file replaces its namesake
     papers = [each for each in map(read_paper, names()) if own is None or each.paper != own.paper]

@@ -7,7 +7,7 @@ from .folder import Run
 from .listing import all_runs
 
 #: settings that change the speed of a run, or how often it reports, but not its result
-INDIFFERENT = {"teacher_iters", "workers", "threads", "save_every", "log_every"}
+INDIFFERENT = {"teacher_iters", "workers", "worker_timeout", "threads", "save_every", "log_every"}
 
 
 def find_baseline(run: Run, root: Path | None = None) -> Run | None:

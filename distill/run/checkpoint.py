@@ -55,7 +55,7 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
     path = folder / f"{name}.pt"
     while path.exists():  # this step was saved before: what last.json names stays whole until the new file is there
         path, n = folder / f"{name}-{n}.pt", n + 1
-    with replacing(path) as beside:
+    with replacing(path, size_of(state)) as beside:
         torch.save(state, beside)
 
     last = _newest(folder)
@@ -65,6 +65,15 @@ def save_state(folder: Path, state: dict[str, Any], step: int) -> None:
     for old in (*folder.glob("last-*.pt"), *folder.glob(".last-*")):  # an older kdc left the latter where it was killed
         if old.name not in kept:
             old.unlink()
+
+
+def size_of(value: Any) -> int:
+    """Return the bytes of the tensors in a state, however deep."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(size_of, value.values()))
+    return sum(map(size_of, value)) if isinstance(value, list | tuple) else 0
 
 
 def was_saved(folder: Path) -> bool:
@@ -130,7 +139,7 @@ def save_student(path: Path, model: SegmentationModel, facts: Mapping[str, Any])
         raise NumbersError(f"{path} was not written: {bad} is not finite")
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     card = {"model": model.spec().to_dict(), **facts}
-    with replacing(path) as beside:
+    with replacing(path, size_of(tensors)) as beside:
         save_file(tensors, str(beside), metadata={"kdc": json.dumps(card)})
     write_json(path.with_name(f"{path.name}.json"), {**card, "sha256": sha256(path)})
 

@@ -15,6 +15,7 @@ from ... import __version__
 from ..errors import WeightsError, one_line
 from .lock import held
 from .places import CARD, folder_beside, owner_of, put
+from .room import needing
 
 #: what this process wrote, or removed, in runs
 changed: set[Path] = set()
@@ -22,7 +23,7 @@ changed: set[Path] = set()
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file so that a kill at any moment leaves the old one or the new one, whole."""
-    with replacing(path) as beside:
+    with replacing(path, len(content)) as beside:
         beside.write_bytes(content)
 
 
@@ -32,12 +33,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, size: int = 0) -> Iterator[Path]:
     """Give a file to write to in a new folder beside ``path``; then flush it to disk and rename it over ``path``.
 
     A link that is there is replaced, not followed; a link to the folder that it is in, within a run, is refused.
+
+    Args:
+        path: the file.
+        size: bytes that it needs, about.
+
+    Raises:
+        ResourceError: there is no room for them.
     """
-    with folder_beside(path) as folder:
+    with folder_beside(path) as folder, needing(folder, size):
         new = folder / path.name
         yield new
         flush(new)

@@ -14,6 +14,7 @@ from ..errors import WeightsError, reading
 from ..methods import Phase
 from ..settings.config import Train
 from .card import TeacherCard
+from .checkpoint import size_of
 from .files import replacing, sha256, write_json
 from .folder import Run
 
@@ -62,7 +63,7 @@ class Artefacts:
         """Write the result of a phase that has just ended."""
         path = self.path(phase)
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in phase.module.state_dict().items()}
-        with replacing(path) as beside:
+        with replacing(path, size_of(tensors)) as beside:
             save_file(tensors, str(beside))
         write_json(_card(path), {**self._origin(phase), "sha256": sha256(path)})
 
@@ -71,7 +72,7 @@ class Artefacts:
         path = self.path(phase)
         for other in sorted(self.run.path.parent.glob(f"*/phases/{path.name}")):
             if other != path and _is_whole(other):
-                with replacing(path) as beside:
+                with replacing(path, other.stat().st_size) as beside:
                     shutil.copyfile(other, beside)
                 write_json(_card(path), {**self._origin(phase), "sha256": sha256(path)})
                 note(f"phase {phase.name}: taken from {other.parent.parent.name}, trained on the same teacher and data")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import WeightsError
+from ..errors import KdcError, WeightsError, one_line
 from .files import card_digest, changed, read_card_file, sha256, write_card
 from .lock import held
 from .places import CARD, owner_of
@@ -145,6 +145,28 @@ def check_run(folder: Path) -> RunCheck:
     for name in sealed.keys() & present.keys():
         states[name] = "whole" if sha256(present[name]) == sealed[name] else "changed"
     return RunCheck(folder, [FileState(CARD, own), *(FileState(name, states[name]) for name in sorted(states))])
+
+
+@contextlib.contextmanager
+def blaming(folder: Path) -> Iterator[None]:
+    """Put what goes wrong within on the records of a run that are not as kdc wrote them, where there are any.
+
+    Raises:
+        WeightsError: names them.
+    """
+    try:
+        yield
+    except (KdcError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        states = check_run(folder).files
+        odd = [file.name for file in states if file.state != "whole" and file.name.endswith((".json", ".jsonl"))]
+        if not odd:
+            raise
+        raise WeightsError(
+            f"{folder} holds what cannot be read ({one_line(error)}), and these are not as kdc wrote them: "
+            f"{', '.join(odd)}; put them back from a copy, or make them again"
+        ) from error
 
 
 def accept(folder: Path) -> None:

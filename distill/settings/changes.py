@@ -8,7 +8,7 @@ from .config import Config, resolve
 from .yaml_files import flatten
 
 #: keys that change nothing of what is trained
-HARMLESS = ("train.workers", "train.save_every", "train.log_every", "model.teacher_check", "gates.")
+HARMLESS = ("train.worker", "train.save_every", "train.log_every", "model.teacher_check", "gates.")
 #: keys that a run may go on with otherwise than it began, where that is asked for
 POSSIBLE = (*HARMLESS, "train.", "task.", "method.")
 #: and the one among them that it may not

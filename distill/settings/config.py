@@ -25,10 +25,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([0-9]{1,9})x([0-9]{1,9})", text.strip().lower())
     height, width = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not height or not width:
-        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024")
-    if height * width > MOST_PIXELS:
-        raise UsageError(f"size {text!r}: at most {MOST_PIXELS} pixels are accepted, such as 16384x16384")
+    if not 0 < height * width <= MOST_PIXELS:
+        raise UsageError(f"size {text!r} is not HEIGHTxWIDTH, such as 512x1024, of at most {MOST_PIXELS} pixels")
     return height, width
 
 
@@ -131,6 +129,8 @@ class Train(Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     #: loader processes; None = none on a CPU, up to 8 a GPU; the result does not depend on it
     workers: int | None = Field(default=None, ge=0, le=1024)
+    #: seconds without images after which loader processes count as stuck; 0 waits for ever
+    worker_timeout: float = Field(default=180, ge=0)
     #: torch threads; None = OMP_NUM_THREADS, else one a core; recorded in the run
     threads: Processes | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -24,7 +24,8 @@ class Batches:
         parts = options.accumulate
         rank, world = self.fabric.global_rank, self.fabric.world_size
         order = Order(len(self.data), options.batch // parts, seed, step * parts, iters * parts, rank, world)
-        return iter(loader(samples, order, self.workers, pin_memory=self.fabric.device.type == "cuda"))
+        pinned = self.fabric.device.type == "cuda"
+        return iter(loader(samples, order, self.workers, pinned, options.worker_timeout))
 
     @property
     def workers(self) -> int:

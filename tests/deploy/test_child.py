@@ -1,5 +1,7 @@
 """Child processes: what they answer, how their mistakes and their deaths are told."""
 
+import signal
+
 import pytest
 
 from kdc.deploy import child
@@ -46,3 +48,9 @@ def test_a_users_mistake_is_raised_as_it_was(kind: type[errors.KdcError]) -> Non
     with pytest.raises(kind, match=r"^why$") as caught:
         child.checked({"error": "why", "exit_code": kind.exit_code})
     assert caught.value.exit_code == kind.exit_code
+
+
+def test_a_killed_child_is_a_lack_of_memory() -> None:
+    died = child.ChildDiedError(-signal.SIGKILL, "working\n")
+    assert died.exit_code == 7 and "signal SIGKILL" in str(died) and "memory ran out: give it more" in str(died)
+    assert child.ChildDiedError(-signal.SIGSEGV, "").exit_code == 5

@@ -605,3 +605,22 @@ def test_cuda_equals_cpu_for_the_first_steps(root: Path, teacher: Run) -> None:
     for a, b in zip(cpu.records(), cuda.records(), strict=True):
         if "loss" in a:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def test_a_run_without_steps_says_so(root: Path) -> None:
+    run = job.run_job(config(method__name="none", train__iters=0), root=root)
+    assert any("train.iters = 0: no step is taken" in note for note in run.card.notes)
+
+
+def test_a_loss_of_nothing_is_said(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.fetch
+
+    def unlabelled(*arguments: object) -> object:
+        micro, error = real(*arguments)  # pyright: ignore[reportArgumentType]
+        for batch in micro:
+            batch.labels.fill_(255)
+        return micro, error
+
+    monkeypatch.setattr(loop, "fetch", unlabelled)
+    run = job.run_job(config(method__name="none", train__iters=2), root=root)
+    assert any("the loss was exactly 0 in every step of main" in note for note in run.card.notes)

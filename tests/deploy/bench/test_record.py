@@ -1,14 +1,18 @@
 """Records of measurements are read as what they were written as, whichever kdc wrote them."""
 
+import errno
 import json
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdc.deploy.bench.latency import time_plan
 from kdc.deploy.bench.latency_record import LatencyRecord, OnGpu
 from kdc.deploy.bench.memory import MemoryRecord, MemoryRow
 from kdc.deploy.bench.plan import NotMeasured
-from kdc.deploy.bench.record import Protocol, newest, records
+from kdc.deploy.bench.record import EFFORT, Protocol, check_place, newest, records
 from kdc.deploy.bench.statistics import PartTimes
 from kdc.deploy.bench.throughput import Best, Rates, ThroughputRecord, ThroughputRow
 from kdc.deploy.bench.tradeoff import TradeoffRecord
@@ -85,3 +89,18 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, capsys) -> None:
     assert record.rows == MemoryRecord.from_dict(whole).rows and record.record == "bench/memory-1.json"
     said = capsys.readouterr()
     assert all(f"memory-{n}.json is left out" in "".join((said.out + said.err).split("\n")) for n in (2, 3, 4))
+
+
+def test_a_place_is_tried_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_place(None, tmp_path / "new" / "folder")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError):
+        check_place(None, tmp_path / "file")
+
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path))
+
+    monkeypatch.setattr("kdc.deploy.bench.record.tempfile.TemporaryFile", refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        time_plan(SimpleNamespace(home=None), EFFORT, tmp_path)  # pyright: ignore[reportArgumentType]

@@ -1,10 +1,13 @@
 """Training batches: the same for any number of workers and any restart, and no global generator is touched."""
 
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import given, settings
@@ -139,3 +142,18 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     data.labelled = False
     with pytest.raises(DataError, match="no labels"):
         TrainSamples(data, 0, (8, 8))
+
+
+class Stuck(TrainSamples):
+    """The worker that is to read stops itself, as ``kill -STOP`` would."""
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return super().__getitem__(place)
+
+
+def test_a_stopped_worker_is_not_waited_for() -> None:
+    stuck = Stuck(open_data("builtin", "train", size=(32, 64), count=7), seed=5, crop=(32, 48))
+    with pytest.raises(ResourceError, match=r"within 1 s \(process \d+ is stopped\); .*train\.worker_timeout"):
+        list(loader(stuck, Order(7, 4, seed=5, stop=1), workers=1, timeout=1))
+    assert not [child for child in psutil.Process().children() if child.status() == psutil.STATUS_STOPPED]
