@@ -650,6 +650,13 @@ def export_trt(
     refit: bool = False,
     strip_weights: bool = False,
     no_tf32: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     dry_run: Literal[False] = False,
 ) -> Engines:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
@@ -683,6 +690,13 @@ def export_trt(
     refit: bool = False,
     strip_weights: bool = False,
     no_tf32: bool = False,
+    output_name: str | None = None,
+    layout: str | None = None,
+    scores: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    scale: str | None = None,
+    bgr: bool | None = None,
     *,
     dry_run: Literal[True],
 ) -> EnginePlan:

@@ -120,6 +120,7 @@ def _export_file(
     return ExportedFiles([each.manifest for each in export_file(file, settings, said=said, data=data, out=out)])
 
 
+@takes_said
 @takes("engine", EngineFlags)
 @takes("flags", OnnxFlags)
 def export_trt(
@@ -127,6 +128,7 @@ def export_trt(
     *,
     flags: OnnxFlags,
     engine: EngineFlags,
+    said: "Said",
     dry_run: Dry = False,
 ) -> Engines | EnginePlan:
     """Write typed ONNX files (fp32, fp16) through their gates, then build engines with the installed TensorRT."""
@@ -138,6 +140,7 @@ def export_trt(
         refuse_idle(vars(flags), f"{run} is built as it is")
         files, plan = [Path(run)], NamedFile([run])
     else:
+        refuse_of_files(run or "the last run", said, None)
         if building.batches and not flags.dynamic_batch:
             raise UsageError("--batches is for engines with a free batch: add --dynamic-batch")
         if building.sizes:
@@ -154,7 +157,7 @@ def export_trt(
 
     if dry_run and plan is not None:
         return _plan_engines(files, building, plan)
-    return Engines([to_trt.build_engine(file, to_trt.engine_path(file), building, settings) for file in files])
+    return Engines([to_trt.build_engine(file, to_trt.engine_path(file), building, settings, said) for file in files])
 
 
 def _export(run: str | None, settings: ExportSettings) -> "list[Product[OnnxManifest] | Product[LowPrecisionManifest]]":

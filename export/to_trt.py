@@ -24,7 +24,10 @@ from ..deploy.parity.golden import hand_on, read_golden
 from ..deploy.parity.produce import Trial, not_kept, produce
 from ..deploy.parity.tolerances import tolerances
 from ..deploy.parity.trt_first_run import FirstRun, FirstRunRequest
+from ..deploy.runtimes.file_info import FileInfo, spec_of
+from ..deploy.runtimes.open import open_runtime
 from ..deploy.runtimes.ort_runtime import read_info
+from ..deploy.runtimes.said import NOTHING, Said
 from ..deploy.runtimes.trt.manifest import FLAVOURS, EngineCard, check_fits
 from ..distill import console
 from ..distill.errors import ExportError, KdcError, NumbersError, ResourceError, UsageError, closest
@@ -84,6 +87,7 @@ def build_engine(
     engine_path: Path,
     flags: BuildFlags = NO_FLAGS,
     settings: ExportSettings = DEFAULTS,
+    said: Said = NOTHING,
 ) -> EngineManifest:
     """Build an engine in a process of its own and put it in its place with its manifest ``<engine>.json``.
 
@@ -94,6 +98,7 @@ def build_engine(
         engine_path: where the engine goes.
         flags: how it is built.
         settings: of the gate.
+        said: what is known of a file of another maker that it does not say itself; the engine's manifest keeps it.
 
     Returns:
         The manifest.
@@ -113,6 +118,7 @@ def build_engine(
     if flags.strip_weights and weights:
         raise UsageError(f"--strip-weights: {onnx_path} keeps weights in '{weights}'; it must hold all of them itself")
     profile, device, run = plan_profile(onnx_path, info, flags.batches, flags.sizes), gpu(), owner(engine_path)
+    info = _settled(onnx_path, info, flags.sizes and flags.sizes[1], said)
     if golden_path(onnx_path).is_file():
         read_golden(onnx_path)
     trial = None
@@ -151,6 +157,19 @@ def build_engine(
         return manifest
 
     return produce(run, engine_path, write, trial).manifest
+
+
+def _settled(path: Path, info: FileInfo, size: tuple[int, int] | None, said: Said) -> FileInfo:
+    """Add to what a file of another maker states what is settled of it: an engine has no nodes that tell."""
+    if info.own or ("kdc.answer" in info.metadata and not said.flags):
+        return info
+    if all(port.shape and None not in port.shape[1:] for port in info.outputs):
+        spec = spec_of(info, path, size, said)
+    else:
+        with open_runtime(path, size=size, said=said) as runtime:
+            spec = runtime.spec
+    facts = {"preprocess": spec.preprocess.to_dict(), "answer": spec.answer.to_dict()}
+    return replace(info, metadata=info.metadata | {f"kdc.{key}": value for key, value in facts.items()})
 
 
 def _request(

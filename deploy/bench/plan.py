@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...distill import console
 from ...distill.errors import ExportError, KdcError, UsageError, WeightsError
 from ...distill.run.folder import Run, find_run, unstamped
 from ...distill.run.records import Record
@@ -14,6 +15,7 @@ from ..artefacts.trust import vouched
 from ..runtimes.base import export_size
 from ..runtimes.options import CPU, RuntimeOptions, is_engine, is_onnx, is_torch
 from ..runtimes.trt.manifest import engine_size
+from .passes import passes
 
 if TYPE_CHECKING:
     from ..runtimes.file_info import FileInfo
@@ -176,6 +178,10 @@ def _plan(selection: Selection, size: Size | None, batch: int | None, options: R
     size = size or agreed_size(fit, trust=options.trust)
     head = next((candidate.info.head for candidate in fit if candidate.info), "logits")
     labelled = [replace(candidate, label=label) for candidate, label in zip(fit, row_names(fit), strict=True)]
+    for candidate in labelled:
+        usual = candidate.run.card.data.size if candidate.run else None
+        if candidate.size and usual and (text := passes(candidate.info, candidate.size, usual)):
+            console.note(f"{candidate.label} {text}")
     return Plan(labelled, missing, selection.home, size, batch or 1, head, options)
 
 

@@ -16,10 +16,17 @@ import pytest
 
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.gpu.device import Gpu
+from kdc.deploy.runtimes.answer import Port
+from kdc.deploy.runtimes.file_info import file_info, spec_of
+from kdc.deploy.runtimes.said import Said
+from kdc.deploy.runtimes.trt.manifest import EngineCard
 from kdc.distill.errors import ExportError, ResourceError, UsageError, WeightsError
+from kdc.distill.preprocess import Preprocess
 from kdc.distill.run.files import sha256, write_json
 from kdc.export import to_trt
 from kdc.export.to_trt import BuildFlags
+
+from ..deploy.runtimes.test_contract import KINDS, foreign
 
 Files = Callable[..., Path]
 rtx = [
@@ -102,6 +109,17 @@ def test_tensorrt_10_gets_typed_networks_and_no_precision_flag(fake: Path, expor
         to_trt.build_engine(
             exported("pspnet", "logits", "float"), engine, BuildFlags(flavour_name="tensorrt", targets=["sm86"])
         )
+
+
+def test_the_manifest_says_which_output_of_another_makers_file_is_read(fake: Path) -> None:
+    nodes, made, _ = KINDS["auxiliary first"]
+    source, engine = foreign(fake / "net.onnx", *nodes, made=made), fake / "m.engine"
+    said = Said(preprocess=Preprocess((0, 0, 0), (255, 255, 255), "bgr"))
+    to_trt.build_engine(source, engine, BuildFlags(flavour_name="tensorrt"), said=said)
+    card = EngineCard.from_dict(json.loads((fake / "m.engine.json").read_text()))
+    ports = [Port("image", "float32", (1, 3, 16, 24))], [Port(name, "float32", (1, 5, 16, 24)) for name in made]
+    spec = spec_of(file_info(engine, *ports, "fp32", card.network), engine, None)
+    assert (spec.answer.name, spec.preprocess) == ("z", said.preprocess)
 
 
 def test_a_timing_cache_of_another_gpu_is_said_and_replaced(

@@ -1,6 +1,7 @@
 """A deserialised engine: its ports, one execution context, its weights put back, what its layers compute in."""
 
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Engine:
     Attributes:
         inputs, outputs: ports as the engine has them; None for a free dimension.
         profile: least, usual and largest shape of the first input; None where no dimension is free.
+        answer: the output that is read; the others write where ``spare`` says.
     """
 
     def __init__(self, path: Path, card: EngineCard | None, trt: Any) -> None:
@@ -70,11 +72,20 @@ class Engine:
             self.profile = least, usual, most
         self._context = self._new_context()
         self._shape: tuple[int, ...] | None = None
+        self.answer, self.spare = self.outputs[0], dict[str, int]()
 
-    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of the first output for an input of ``shape``."""
+    def read(self, name: str, alloc: Callable[[int], int]) -> None:
+        """Read the output ``name``; the others, which TensorRT writes too, get memory for their largest shape."""
+        self.answer = next(port for port in self.outputs if port.name == name)
+        largest = self.profile[2] if self.profile else tuple(n or 1 for n in self.inputs[0].shape)
+        for port in self.outputs:
+            if port != self.answer:  # 8 bytes an element: no type is wider
+                self.spare[port.name] = alloc(8 * math.prod(self.output_shape(largest, port.name)))
+
+    def output_shape(self, shape: tuple[int, ...], name: str | None = None) -> tuple[int, ...]:
+        """Return the shape of an output (default: of the one that is read) for an input of ``shape``."""
         self._reshape(shape)
-        return tuple(int(n) for n in self._context.get_tensor_shape(self.outputs[0].name))
+        return tuple(int(n) for n in self._context.get_tensor_shape(name or self.answer.name))
 
     def bind(self, shape: tuple[int, ...], device_in: int, device_out: int) -> None:
         """Set the addresses of input and output."""
@@ -181,9 +192,9 @@ class Engine:
             raise ExportError(f"{self.path.name} does not take {'x'.join(map(str, shape))}: {self._logger.last}")
 
     def _point(self, context: Any, device_in: int, device_out: int) -> None:
-        for port, address in ((self.inputs[0], device_in), (self.outputs[0], device_out)):
-            if not context.set_tensor_address(port.name, address):
-                raise ExportError(f"{self.path.name} does not take an address for {port.name}: {self._logger.last}")
+        for name, address in {self.inputs[0].name: device_in, self.answer.name: device_out, **self.spare}.items():
+            if not context.set_tensor_address(name, address):
+                raise ExportError(f"{self.path.name} does not take an address for {name}: {self._logger.last}")
 
     def _enqueue(self, context: Any, stream: int) -> None:
         if not context.execute_async_v3(stream):

@@ -103,6 +103,8 @@ class TrtRuntime(Runtime):
             first = 1 if info.layout == "NHWC" else 2
             size = (engine.profile[1][first], engine.profile[1][first + 1])
         self.spec = spec_of(info, path, size, said)
+        if self.spec.answer.name != engine.outputs[0].name or len(engine.outputs) > 1:
+            engine.read(self.spec.answer.name, self.buffers.alloc)
 
     def check(self, x: np.ndarray) -> None:
         """Refuse what does not fit ``spec``, or lies outside the shapes that the engine was built for."""
@@ -129,7 +131,7 @@ class TrtRuntime(Runtime):
         engine, buffers = self._engine, self.buffers
         self._bound = None
         host_in = buffers.pinned(shape, engine.inputs[0].dtype)
-        host_out = buffers.pinned(engine.output_shape(shape), engine.outputs[0].dtype)
+        host_out = buffers.pinned(engine.output_shape(shape), engine.answer.dtype)
         lane = Lane(shape, host_in, host_out, buffers.alloc(host_in.nbytes), buffers.alloc(host_out.nbytes))
         host_in.fill(0)
         return self._captured(lane)

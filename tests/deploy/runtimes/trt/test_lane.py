@@ -13,6 +13,7 @@ from kdc.deploy.gpu import buffers as gpu_buffers
 from kdc.deploy.gpu.buffers import DeviceBuffers
 from kdc.deploy.runtimes.answer import Port
 from kdc.deploy.runtimes.trt import trt_runtime
+from kdc.deploy.runtimes.trt.engine import Engine
 from kdc.deploy.runtimes.trt.trt_runtime import TrtRuntime
 
 H, W, K = 4, 6, 5
@@ -83,6 +84,8 @@ class FakeEngine:
     inputs = [Port("image", "float32", (None, 3, H, W))]
     outputs = [Port("out", "float32", (None, K, H, W))]
     profile = (1, 3, H, W), (1, 3, H, W), (4, 3, H, W)
+
+    answer = outputs[0]
 
     def __init__(self, buffers: Notes) -> None:
         self.buffers, self.bound = buffers, ((0,), 0, 0)
@@ -166,6 +169,36 @@ def test_transfers_are_timed_without_binding(opened, cuda_graph):
         assert set(step()) == {"h2d", "compute", "d2h", "enqueue", "total"}
         assert "bind" not in buffers.log[buffers.log.index("clock") :]
         assert out[0, 0, 0, 0] == i
+
+
+class SeveralOutputs:
+    """What ``Engine`` asks of TensorRT where a network has two outputs, the answer last."""
+
+    def __init__(self) -> None:
+        self.addresses: dict[str, int] = {}
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.shape[0], K, H, W) if name == "out" else (self.shape[0], K, H // 2, W // 2)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+
+def test_of_several_outputs_the_answer_is_bound_and_the_others_have_memory() -> None:
+    engine, context, buffers = Engine.__new__(Engine), SeveralOutputs(), Notes()
+    engine.inputs, engine.profile, engine.path = FakeEngine.inputs, FakeEngine.profile, Path("a.engine")
+    engine.outputs = [Port("aux", "float32", (None, K, H // 2, W // 2)), Port("out", "int64", (None, K, H, W))]
+    engine._context, engine._shape, engine.spare = context, None, {}
+    engine.read("out", buffers.alloc)
+    assert engine.answer.dtype == "int64" and engine.output_shape((2, 3, H, W)) == (2, K, H, W)
+    assert [len(each) for each in buffers.memory.values()] == [8 * 4 * K * (H // 2) * (W // 2)]
+    engine.bind((2, 3, H, W), 11, 12)
+    assert context.addresses == {"image": 11, "out": 12, "aux": next(iter(buffers.memory))}
 
 
 def test_rotated_inputs_share_the_output(opened):
