@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ...distill import console
 from ...distill.errors import ExportError, WeightsError
+from ...distill.lfs import pointer_at
 from ...distill.run.files import sha256
 from .beside import StoredManifest, load_manifest, manifest_path
 from .signature import fault
@@ -29,6 +30,8 @@ def vouched(path: Path, kind: str, *, trust: bool = False) -> StoredManifest:
     """
     if not path.is_file():
         raise WeightsError(f"{path} does not exist")
+    if lfs := pointer_at(path):
+        raise WeightsError(f"{path} {lfs}")
     manifest, beside = StoredManifest({}), manifest_path(path).name
     try:
         known = load_manifest(path)

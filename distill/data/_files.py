@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import one_line
+from ..lfs import is_pointer
 from . import BadSample, Problem
 from ._codes import Colour
 
@@ -32,6 +33,8 @@ def _load(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise BadSample(Problem(str(path), "missing", error.strerror or str(error))) from error
+    if is_pointer(data):
+        raise BadSample(Problem(str(path), "not fetched", "it is a git-lfs pointer", "git lfs pull"))
     if data.startswith(_PNG):
         whole = data.rfind(b"IEND\xaeB`\x82") > 0
     elif data.startswith(_JPEG):

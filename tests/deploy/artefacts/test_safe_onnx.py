@@ -19,6 +19,8 @@ from kdc.deploy.artefacts.safe_onnx import load_checked
 from kdc.deploy.runtimes.open import open_runtime
 from kdc.distill.errors import WeightsError
 from kdc.distill.run.files import sha256
+from kdc.distill.run.folder import Run
+from kdc.distill.settings.config import Config
 
 WEIGHTS = np.random.default_rng(0).standard_normal((3, 3, 3, 3)).astype(np.float32)
 
@@ -420,3 +422,27 @@ def test_sparse_weights_in_another_file_make_no_whole_one(folder: Path) -> None:
     assert safe_onnx.external(path) == "right.bin"
     with pytest.raises(WeightsError, match=r"keeps sparse weights in 'right\.bin'"):
         safe_onnx.whole(path)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml", "net.pt2", "net.engine"])
+def test_a_git_lfs_pointer_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n")
+    assert cli.run(["eval", str(tmp_path / name), "--data", "builtin"]) == WeightsError.exit_code
+    assert "is a git-lfs pointer, not the file that it stands for" in capsys.readouterr().err
+
+
+def test_weights_beside_a_file_of_a_run_are_looked_at_too(tmp_path: Path) -> None:
+    run = Run.create("x", Config(), out=tmp_path / "run")
+    path = run.export / "net.onnx"
+    run.export.mkdir()
+    model = made()
+    outside("net.bin")(model)
+    (run.export / "net.bin").write_bytes(WEIGHTS.tobytes())
+    onnx.save(model, path)
+    run.seal(everything=True)
+    load_checked(path)
+    changed = bytearray(WEIGHTS.tobytes())
+    changed[7] ^= 1
+    (run.export / "net.bin").write_bytes(bytes(changed))
+    with pytest.raises(WeightsError, match=r"net\.bin was changed since kdc wrote it"):
+        load_checked(path)

@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,11 @@ def test_what_kdc_reads_is_still_read(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(image).save(buffer, {"tif": "TIFF", "ppm": "PPM"}.get(suffix, suffix.upper()), lossless=True)
     file.write_bytes(buffer.getvalue())
     assert np.array_equal(read_image(file), image)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_a_git_lfs_pointer_is_named(read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n")
+    with pytest.raises(BadSample, match=r"a\.png: not fetched: it is a git-lfs pointer \(git lfs pull\)"):
+        read(path)
