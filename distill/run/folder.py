@@ -267,7 +267,9 @@ def find_run_folder(spec: str | Path | None = None, root: Path | None = None) ->
             if (folder / CARD).exists():
                 return folder.resolve()
     if Path(spec).is_file():
-        raise UsageError(f"{spec} is in no run, and one is needed; of files: kdc eval, predict, bench, parity, calib")
+        raise UsageError(
+            f"{spec} is in no run, and one is needed; of files: kdc eval, predict, bench, parity, calib, export"
+        )
     names = [path.parent.name for path in root.glob(f"*/{CARD}")]
     raise UsageError(f"no run {str(spec)!r} here or in {root}/{closest(str(spec), names)}; kdc runs ls lists them")
 
