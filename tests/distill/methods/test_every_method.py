@@ -199,8 +199,8 @@ def test_deeplabv3plus(name: str, root: Path, teachers: dict[str, str], saves: S
 def test_a_teacher_with_wider_features(name: str, root: Path, teachers: dict[str, str], saves: Saves) -> None:
     pair = {"model__student": "deeplabv3-mv2_035", "teacher": "deeplabv3-r50"}
     at = {f"method__{name}__at": "dec"} if "at" in methods.options(methods.load(name)) else {}
-    at |= {"method__kt__tuning_point": 2} if name == "kt" else {}  # a step on either side
-    run = job.run_job(config(name, teachers, **pair, **at, train__iters=2), root=root)
+    phases: dict[str, Any] = {"method__kt__tuning_point": 2} if name == "kt" else {}  # a step on either side
+    run = job.run_job(config(name, teachers, **pair, **at, **phases, train__iters=2), root=root)
     assert run.card.teacher
     taps = [models.rebuild(spec).taps["dec"].channels for spec in (run.card.student, run.card.teacher.spec)]
     assert taps == [128, 256]
