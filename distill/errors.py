@@ -120,7 +120,10 @@ def reading(what: object, kind: type[KdcError], cure: str) -> Iterator[None]:
     except Exception as error:  # parsers of other people's formats raise whatever comes
         if lacks_memory(error):
             raise
-        raise kind(f"{what} cannot be read ({one_line(error)[:160]}); {cure}") from error
+        reason = one_line(error)[:160]
+        if " " not in reason:  # a bare key or number
+            reason = f"{type(error).__name__} {reason}"
+        raise kind(f"{what} cannot be read ({reason}); {cure}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -298,7 +298,7 @@ def test_a_signal_while_the_command_line_is_imported_is_one_line(number: signal.
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("line", ["methods ls --json", "models ls"])
+@pytest.mark.parametrize("line", ["methods ls --json", pytest.param("models ls", marks=pytest.mark.process)])
 def test_a_reader_that_has_gone_is_no_fault(line: str) -> None:
     code = f"{sys.executable} -m kdc {line} | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)

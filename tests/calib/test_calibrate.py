@@ -25,6 +25,7 @@ from kdc.distill.errors import DataError, ExportError, NumbersError, UsageError,
 from kdc.distill.preprocess import POLICIES
 from kdc.distill.run.files import sha256
 from kdc.distill.run.folder import Run
+from kdc.distill.run.stale import stale_files
 from kdc.distill.settings.config import Config
 
 LOOSE: dict[str, Any] = {"images": 6, "agreement": 0.5, "max_drop": 100}
@@ -298,16 +299,16 @@ def test_forms() -> None:
     assert Form("int8", "openvino").calibrators() == [] and Form("fp16", "ort").precision == "fp16"
 
 
-def test_what_was_made_from_the_file_before_goes(run: Run) -> None:
+def test_what_was_made_from_the_file_before_is_stale(run: Run) -> None:
     first = calibrate_run(run, Settings(to="int8", target="trt", **LOOSE))
     engine = run.export / "model.int8.engine"
     engine.write_bytes(b"an engine of it")
     origin = {"onnx": {"file": first.path.name, "sha256": sha256(first.path)}}
     (run.export / "model.int8.engine.json").write_text(json.dumps({"kind": "engine", **origin}))
     calibrate_run(run, Settings(to="int8", target="trt", **LOOSE))  # the same file again
-    assert engine.exists()
+    assert stale_files(run.path) == {}
     calibrate_run(run, Settings(to="int8", target="trt", calibrator="minmax", **FEWER))
-    assert not engine.exists() and first.path.exists()
+    assert stale_files(run.path) == {engine: first.path.name}
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,7 @@ def test_training_rounds_as_the_file_does(pooled: Path, to: str, target: str, hi
         assert written[there[behind][1]][1] == pytest.approx(own[pool.input[0]][1], rel=1e-6), "one scale on both sides"
 
 
+@pytest.mark.process
 def test_a_run_without_a_teacher_is_taught_by_itself_and_the_form_of_its_file_stays(plain: Run) -> None:
     source = plain.export / "model.uint8.batch.onnx"
     settings: dict[str, Any] = {**LOOSE, "to": "int8", "target": "trt", "high": "fp16", "source": source}

@@ -114,7 +114,7 @@ def _interrupted(source: Run, folder: Path, kill_after: int, workers: int = 0) -
     return Run(folder / "run")
 
 
-@pytest.mark.parametrize(("kill_after", "workers"), [(0, 0), (4, 2)])
+@pytest.mark.parametrize(("kill_after", "workers"), [pytest.param(0, 0, marks=pytest.mark.process), (4, 2)])
 def test_killed_and_resumed_equals_unbroken(unbroken: Run, tmp_path: Path, kill_after: int, workers: int) -> None:
     broken = _interrupted(unbroken, tmp_path, kill_after, workers)
     assert broken.card.status == "running"

@@ -3,9 +3,12 @@
 import shutil
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
 import torch
 import typer
@@ -17,6 +20,7 @@ from kdc.distill.preprocess import BGR_MEAN
 from kdc.distill.run.checkpoint import save_student
 from kdc.distill.run.folder import Run
 from kdc.distill.settings.config import Config
+from kdc.export.graph import DeployGraph
 from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_onnx, export_run
 
@@ -41,6 +45,33 @@ def networks() -> dict[str, SegmentationModel]:
                 module.running_var = 0.5 + torch.rand(module.num_features, generator=generator)
         made[arch] = model.eval()
     return made
+
+
+@pytest.fixture(scope="session")
+def traced() -> dict[str, bytes]:
+    """The ONNX graphs of what was exported, by weights and form."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def traced_once(traced: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exporter trace a network in a form once: it takes seconds, and most tests are of what follows."""
+    trace = torch.onnx.export
+
+    def export(graph: torch.nn.Module, given: tuple[torch.Tensor], *more: Any, **form: Any) -> Any:
+        if not isinstance(graph, DeployGraph):
+            return trace(graph, given, *more, **form)
+        tensors = [*graph.named_parameters(), *graph.named_buffers()]
+        key = sha256(repr((graph, graph.size, graph.head, graph.input, graph.bgr, given[0].shape, form)).encode())
+        for name, tensor in tensors:
+            key.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
+        if key.hexdigest() not in traced:
+            program = trace(graph, given, *more, **form)
+            assert program is not None
+            traced[key.hexdigest()] = program.model_proto.SerializeToString()
+        return SimpleNamespace(model_proto=onnx.load_from_string(traced[key.hexdigest()]))
+
+    monkeypatch.setattr(torch.onnx, "export", export)
 
 
 @pytest.fixture(scope="session")

@@ -47,8 +47,17 @@ def ran(path: Path, x: np.ndarray) -> np.ndarray:
     return np.asarray(session.run(None, {"image": x})[0])
 
 
-@pytest.mark.parametrize("arch", ["deeplabv3", "pspnet", "deeplabv3plus"])
-@pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8")])
+@pytest.mark.parametrize(
+    ("arch", "head", "input"),
+    [
+        ("deeplabv3", "logits", "float"),
+        ("pspnet", "argmax", "uint8"),
+        ("deeplabv3plus", "logits", "float"),
+        pytest.param("deeplabv3", "argmax", "uint8", marks=pytest.mark.process),
+        pytest.param("pspnet", "logits", "float", marks=pytest.mark.process),
+        pytest.param("deeplabv3plus", "argmax", "uint8", marks=pytest.mark.process),
+    ],
+)
 def test_file_computes_the_network(
     arch: str, head: str, input: str, exported: Files, networks: dict[str, SegmentationModel]
 ) -> None:

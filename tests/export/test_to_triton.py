@@ -65,6 +65,7 @@ def test_the_schema_tells_wrong_from_right(schema: Any) -> None:
         text_format.Parse("input { data_type: TYPE_FLOAT }", schema.ModelConfig())
 
 
+@pytest.mark.process
 def test_free_batch_stands_in_max_batch_size_and_not_in_the_dims(
     exported: Files, tmp_path: Path, schema: Any, parsed: Callable[..., Any]
 ) -> None:

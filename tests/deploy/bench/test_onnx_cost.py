@@ -54,7 +54,9 @@ def trained(model: nn.Module) -> None:
             nn.init.uniform_(parameter, 0.5, 1.5)
 
 
-@pytest.mark.parametrize(("name", "input"), [("deeplabv3-mv2_035", "float"), ("pspnet-r18", "uint8")])
+@pytest.mark.parametrize(
+    ("name", "input"), [("deeplabv3-mv2_035", "float"), pytest.param("pspnet-r18", "uint8", marks=pytest.mark.process)]
+)
 def test_exports_cost_what_their_networks_cost(name: str, input: str, tmp_path: Path) -> None:
     check_export(name, input, tmp_path)
 

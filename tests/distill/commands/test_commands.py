@@ -163,6 +163,7 @@ def test_a_dry_run_counts_the_teacher_that_is_named(chain: dict[str, Done], plac
         ("--method none", set()),
     ],
 )
+@pytest.mark.process
 def test_which_method_wins(flags: str, terms: set[str]) -> None:
     Path("c.yaml").write_text("method: {name: kd}\n")
     Path("dotted.yaml").write_text("method.name: kd\ndata.source: builtin\n")
@@ -222,7 +223,7 @@ WRONG = [
     ("distill {TINY} --teacher text.safetensors", 4, "broken or cut off"),
     ("distill {TINY} --teacher foreign.pth", 2, "--teacher-weights foreign.pth"),
     ("distill {T} --teacher-weights gone.pth", 4, "gone.pth: no such file"),
-    ("distill {T} --teacher-weights text.pth", 4, "text.pth cannot be read as weights"),
+    ("distill {T} --teacher-weights text.pth", 4, "text.pth cannot be read (KeyError 101); accepted are"),
     ("distill {T} --teacher-weights foreign.pth", 4, "foreign.pth"),
     ("distill {TINY} --teacher seven.safetensors", 4, "knows 7 classes"),
     ("distill {T} --preset kz", 2, "no preset 'kz'; did you mean 'kt'"),
