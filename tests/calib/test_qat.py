@@ -71,7 +71,7 @@ def distilled(root: Path, plain: Run) -> Run:
     ("to", "target", "grid"),
     [
         ("int8", "ort", "u8"),
-        pytest.param("fp8", "trt", "e4m3", marks=pytest.mark.process),
+        pytest.param("fp8", "trt", "e4m3", marks=pytest.mark.slow),
         pytest.param("int8", "trt", "s8", marks=pytest.mark.process),
     ],
 )
@@ -163,7 +163,11 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("to", "target", "high"), [("int8", "ort", None), ("int8", "trt", "fp16"), ("fp8", "trt", None)]
+    ("to", "target", "high"),
+    [
+        ("int8", "ort", None),
+        *(pytest.param(*form, marks=pytest.mark.process) for form in (("int8", "trt", "fp16"), ("fp8", "trt", None))),
+    ],
 )
 def test_training_rounds_as_the_file_does(pooled: Path, to: str, target: str, high: str | None) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8) for i in range(2)]

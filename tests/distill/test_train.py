@@ -165,7 +165,7 @@ def test_accumulation_equals_one_batch_with_frozen_norms(root: Path) -> None:
         torch.testing.assert_close(parts[key], value, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["kd", *(pytest.param(name, marks=pytest.mark.process) for name in ("none", "cwd"))])
+@pytest.mark.parametrize("method", ["kd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "cwd"))])
 def test_two_processes_equal_one(root: Path, teacher: Run, tmp_path: Path, method: str) -> None:
     settings = {
         "train.batch": 4,

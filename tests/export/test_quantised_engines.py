@@ -57,7 +57,7 @@ NOISE = {"fp16": 2e-3, "bf16": 0.15, "int8": 0.4, "int8+fp16": 0.4, "fp8": 0.6, 
 
 
 @pytest.mark.parametrize(
-    "arch", ["deeplabv3", *(pytest.param(arch, marks=pytest.mark.process) for arch in ("pspnet", "deeplabv3plus"))]
+    "arch", ["deeplabv3", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("pspnet", "deeplabv3plus"))]
 )
 def test_what_builds_is_still_the_network(arch: str, exported: Files, make: Any, tmp_path: Path) -> None:
     source = exported(arch, "logits", "float")

@@ -95,7 +95,14 @@ sys.exit(code)
     return done.returncode, "\n".join(said), set(json.loads(last.replace("'", '"')))
 
 
-@pytest.mark.parametrize(("head", "input"), [("logits", "float"), ("argmax", "uint8"), ("argmax", "float")])
+@pytest.mark.parametrize(
+    ("head", "input"),
+    [
+        ("argmax", "uint8"),
+        pytest.param("logits", "float", marks=pytest.mark.process),
+        pytest.param("argmax", "float", marks=pytest.mark.slow),
+    ],
+)
 def test_the_runner_computes_kdcs_masks_with_numpy_and_onnxruntime_alone(
     gated_file: Files, tmp_path: Path, head: str, input: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +219,7 @@ def test_check_passes_on_its_network_and_fails_on_another(gated_file: Files, tmp
     assert code == 6 and "golden image: FAILED" in said
 
 
+@pytest.mark.process
 def test_images_that_need_a_library_and_other_mistakes(gated_file: Files, tmp_path: Path) -> None:
     folder = unpacked(export_bundle(gated_file("deeplabv3", "argmax", "uint8")).path, tmp_path / "there")
     picture = tmp_path / "image.png"

@@ -169,6 +169,7 @@ def test_an_engine_brings_its_profile_and_names_its_tensorrt(
         export_triton(engine, tmp_path / "models", name="seg", trust=True)
 
 
+@pytest.mark.process
 def test_an_openvino_network_takes_its_weights_along(
     exported: Files, tmp_path: Path, schema: Any, parsed: Callable[..., Any]
 ) -> None:

@@ -29,6 +29,8 @@ from kdc.distill.settings.config import Config
 from kdc.export.settings import ExportSettings
 from kdc.export.to_onnx import export_run
 
+#: three exports and a calibration come first
+pytestmark = pytest.mark.process
 LAYER = "backbone.blocks.3.1.conv_pwl"
 
 

@@ -79,6 +79,7 @@ def package(compiled: Path, tmp_path: Path) -> Path:
     return tmp_path / "model.pt2"
 
 
+@pytest.mark.process
 def test_it_computes_the_network_for_any_batch(package: Path, model: Tiny) -> None:
     graph = DeployGraph(model, SIZE, "argmax", "uint8")
     with open_runtime(package, threads=1) as runtime:
@@ -96,6 +97,7 @@ def test_it_computes_the_network_for_any_batch(package: Path, model: Tiny) -> No
         assert 0 < runtime.staged(x)() < 60_000
 
 
+@pytest.mark.process
 def test_its_contract_is_read_without_running_it(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda path: pytest.fail("it was loaded"))
     info = read_package(package)
@@ -103,12 +105,14 @@ def test_its_contract_is_read_without_running_it(package: Path, monkeypatch: pyt
     assert info.metadata["kdc.classes"] == list(CLASSES) and info.metadata["kdc.model"] == NetworkSpec("tiny").to_dict()
 
 
+@pytest.mark.process
 def test_the_thread_count_is_not_compiled_in(package: Path) -> None:
     with zipfile.ZipFile(package) as file:
         sources = [file.read(name).decode() for name in file.namelist() if name.endswith(".cpp")]
     assert sources and not any("num_threads(" in source for source in sources)
 
 
+@pytest.mark.process
 def test_native_code_without_its_manifest_is_not_run(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +141,7 @@ def test_native_code_without_its_manifest_is_not_run(
     assert "it runs since you trust it" in said and "does not say which torch compiled it" in said
 
 
+@pytest.mark.process
 def test_code_for_another_machine_is_refused_before_it_is_loaded(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +182,7 @@ def test_a_package_in_half_gives_logits_in_float32(compiled: Path, model: Tiny, 
     assert 0 < np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("content", ["half", b"", b"no archive"])
 def test_broken_packages_are_one_line(package: Path, content: bytes | str) -> None:
     whole = package.read_bytes()

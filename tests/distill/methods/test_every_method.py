@@ -56,8 +56,9 @@ KINDS = {"cwd", "kt", "ka", "adv", "cirkd", "label-assisted", "mgd"}
 
 
 def tiered(every: Iterable[str], fast: Collection[str] = KINDS) -> list[Any]:
-    """Leave some methods in the fast tier; in the other, everything is tried with all of them."""
-    return [name if name in fast else pytest.param(name, marks=pytest.mark.process) for name in every]
+    """Leave some methods in the fast tier, one of each kind in `make check`, and all of them in `make test-all`."""
+    later = {name: pytest.mark.process if name in KINDS else pytest.mark.slow for name in every}
+    return [name if name in fast else pytest.param(name, marks=mark) for name, mark in later.items()]
 
 
 def settings(name: str, **changes: object) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def check(run: Run, saves: Saves, still: bool = False) -> None:
     assert len(saves[0]) > 50 and (still or not saves.still())
 
 
-@pytest.mark.parametrize("name", tiered([*names(), "skd+ka", "label-assisted, one path"], {"kt", "ka", "adv", "cirkd"}))
+@pytest.mark.parametrize("name", tiered([*names(), "skd+ka", "label-assisted, one path"], {"kt", "ka"}))
 def test_without_an_auxiliary_head_and_resumed_after_a_kill(
     name: str, saves: Saves, teachers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,9 +194,7 @@ def test_deeplabv3plus(name: str, root: Path, teachers: dict[str, str], saves: S
     check(job.run_job(config(name, teachers, **pair, train__iters=2), root=root), saves)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in ("kt", "cirkd") else pytest.param(name, marks=pytest.mark.process) for name in names()]
-)
+@pytest.mark.parametrize("name", tiered(names(), {"kt", "cirkd"}))
 def test_a_teacher_with_wider_features(name: str, root: Path, teachers: dict[str, str], saves: Saves) -> None:
     pair = {"model__student": "deeplabv3-mv2_035", "teacher": "deeplabv3-r50"}
     at = {f"method__{name}__at": "dec"} if "at" in methods.options(methods.load(name)) else {}

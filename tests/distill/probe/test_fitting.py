@@ -23,6 +23,7 @@ def test_what_fits_is_below_what_did_not(mib: int) -> None:
     assert estimate_memory(resolve({**SETTINGS, "train.crop": crop}), batch, None).total <= mib
 
 
+@pytest.mark.process
 def test_nothing_fits() -> None:
     assert "take a smaller network" in what_fits(resolve(SETTINGS), 1 << 20)
 
