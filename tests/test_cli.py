@@ -308,9 +308,15 @@ def test_a_reader_that_has_gone_is_no_fault(line: str) -> None:
 @pytest.mark.process
 @pytest.mark.parametrize("closed", ["<&-", "0<&- 1>&-", "2>&-", "<&- 2>&-"])
 def test_closed_streams(closed: str, tmp_path: Path) -> None:
-    code = f"{sys.executable} -m kdc verify --paper kt --out it.json {closed}; echo $? > code"
+    code = f"{sys.executable} -m kdc methods ls {closed}; echo $? > code"
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
     assert (tmp_path / "code").read_text() == "0\n", done.stderr
+
+
+@pytest.mark.process
+def test_a_file_is_written_where_every_stream_is_closed(tmp_path: Path) -> None:
+    code = f"{sys.executable} -m kdc verify --paper kt --out it.json <&- >&- 2>&-"
+    subprocess.run(["bash", "-c", code], timeout=240, check=True, cwd=tmp_path)
     assert json.loads((tmp_path / "it.json").read_text())["kind"] == "verify"
 
 
