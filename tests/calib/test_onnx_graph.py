@@ -26,8 +26,13 @@ def test_groups_are_residual_blocks_branches_and_layers(tmp_path: Path, network:
     assert activations(graph)["image"] == 3 * 32 * 64
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("arch", ["deeplabv3-mv2_050", "deeplabv3-r18", "deeplabv3plus-mv2_050", "pspnet-r18"])
+@pytest.mark.parametrize(
+    "arch",
+    [
+        pytest.param("deeplabv3plus-mv2_050", marks=pytest.mark.process),
+        *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("deeplabv3-mv2_050", "deeplabv3-r18", "pspnet-r18")),
+    ],
+)
 def test_every_network_falls_into_few_blocks(arch: str, tmp_path: Path) -> None:
     from kdc.distill.models import build
     from kdc.export.to_onnx import export_onnx

@@ -56,6 +56,7 @@ def make(calibrations: dict[Path, Calibration], tmp_path: Path) -> Callable[...,
 NOISE = {"fp16": 2e-3, "bf16": 0.15, "int8": 0.4, "int8+fp16": 0.4, "fp8": 0.6, "fp8+fp16": 0.6}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "arch", ["deeplabv3", *(pytest.param(arch, marks=pytest.mark.slow) for arch in ("pspnet", "deeplabv3plus"))]
 )

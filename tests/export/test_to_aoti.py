@@ -44,7 +44,7 @@ def test_a_package_in_half_passes_the_gate_of_its_type(gated_run: Run) -> None:
     assert entry["stage"] == "aoti model.bf16" and entry["max_relative"] > 1e-4
 
 
-@pytest.mark.process
+@pytest.mark.slow
 def test_a_wrong_package_is_not_kept(gated_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     compile_package = to_aoti.compile_package
 

@@ -208,6 +208,7 @@ def test_a_file_of_another_maker_is_bundled_by_its_flags(
         np.testing.assert_array_equal(np.load(tmp_path / "mask.npy"), runtime.masks(IMAGE)[0])
 
 
+@pytest.mark.process
 def test_check_passes_on_its_network_and_fails_on_another(gated_file: Files, tmp_path: Path) -> None:
     folder = unpacked(export_bundle(gated_file("deeplabv3", "logits", "float")).path, tmp_path / "there")
     code, said, foreign = ran(folder, "--check")

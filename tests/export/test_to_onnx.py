@@ -51,11 +51,11 @@ def ran(path: Path, x: np.ndarray) -> np.ndarray:
     ("arch", "head", "input"),
     [
         ("deeplabv3", "logits", "float"),
-        ("pspnet", "argmax", "uint8"),
+        pytest.param("pspnet", "argmax", "uint8", marks=pytest.mark.process),
         pytest.param("deeplabv3plus", "logits", "float", marks=pytest.mark.process),
-        pytest.param("deeplabv3", "argmax", "uint8", marks=pytest.mark.process),
-        pytest.param("pspnet", "logits", "float", marks=pytest.mark.process),
-        pytest.param("deeplabv3plus", "argmax", "uint8", marks=pytest.mark.process),
+        pytest.param("deeplabv3", "argmax", "uint8", marks=pytest.mark.slow),
+        pytest.param("pspnet", "logits", "float", marks=pytest.mark.slow),
+        pytest.param("deeplabv3plus", "argmax", "uint8", marks=pytest.mark.slow),
     ],
 )
 def test_file_computes_the_network(

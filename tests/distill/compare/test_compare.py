@@ -309,6 +309,7 @@ def test_the_table_is_made_again_without_running(place: Path, forbidden: list[st
     assert code == 2 and "holds no comparison" in err
 
 
+@pytest.mark.process
 def test_finished_runs_are_skipped_and_others_resumed_or_started(place: Path, forbidden: list[str]) -> None:
     assert kdc(LINE)[0] == 0 and forbidden == []
     shutil.rmtree(place / "all" / "runs" / "none_s1")
@@ -370,6 +371,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path, monkeypatch: pytest
     assert code == 2 and "cannot be read as a plan" in err
 
 
+@pytest.mark.process
 def test_a_run_whose_numbers_go_bad_is_recorded_and_the_others_go_on(place: Path) -> None:
     line = f"compare {TINY} --methods kd --seeds 1 --grid method.kd.kd=1e39,1 --out bad".replace("iters 2", "iters 4")
     code, out, err = kdc(line)

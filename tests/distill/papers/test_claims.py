@@ -63,6 +63,7 @@ def paper_of(place: Path, *rows: dict[str, Any], **table: Any) -> Path:
 # ---- the bundled papers -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_every_paper_is_read_whole(everything: dict[str, Any]) -> None:
     assert [each["paper"] for each in everything["papers"]] == tables.names()
     rows = {"kt": 3 * 17, "cirkd": 115, "angular": 172, "label-assisted": 7, "pixel-pair": 15, "ka": 2}
@@ -77,6 +78,7 @@ def test_every_paper_is_read_whole(everything: dict[str, Any]) -> None:
 UNDILATED = "MACs undilated, 512x512"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("dataset", "printed", "status", "how"),
     [
@@ -118,6 +120,7 @@ def test_the_classes_stand_beside_each_recomputed_value(capsys: pytest.CaptureFi
     assert "FLOPs 384.84 384.443G (21) " in words and "FLOPs 67.6G 67.63G (150) as 150 classes" in words
 
 
+@pytest.mark.process
 def test_the_row_of_another_network_takes_its_miou_along(everything: dict[str, Any]) -> None:
     rows = [c for c in claims_of(everything, "kt") if c["row_is"]]
     assert {c["row_is"] for c in rows} == {"deeplabv3-mv2"}
@@ -128,6 +131,7 @@ def test_the_row_of_another_network_takes_its_miou_along(everything: dict[str, A
     }
 
 
+@pytest.mark.process
 def test_cirkd_counted_whole_images(everything: dict[str, Any]) -> None:
     paper = [c for c in claims_of(everything, "cirkd") if c["table"].startswith("paper")]
     flops = {c["printed"]: (c["how"], c["rounded_twice"]) for c in paper if c["metric"] == "flops"}
@@ -137,6 +141,7 @@ def test_cirkd_counted_whole_images(everything: dict[str, Any]) -> None:
     assert {c["convention"]["size"] for c in paper if c["metric"] == "flops"} == {(1024, 2048)}
 
 
+@pytest.mark.process
 def test_counts_to_the_last_parameter(everything: dict[str, Any]) -> None:
     exact = [c for c in claims_of(everything) if c["unit"] == "one" and c["metric"] == "params"]
     assert len(exact) == 36 and Counter(c["status"] for c in exact) == {"reproduced": 34, "unchecked": 2}
@@ -149,6 +154,7 @@ def test_counts_to_the_last_parameter(everything: dict[str, Any]) -> None:
         assert all(c["value"] == COUNTED[key].get(str(c["classes"]), c["value"]) for c in own) and own
 
 
+@pytest.mark.process
 def test_contradictions_are_found(everything: dict[str, Any]) -> None:
     found = {(c["kind"], c["quantity"]): {p["printed"] for p in c["prints"]} for c in everything["contradictions"]}
     real = {quantity: prints for (kind, quantity), prints in found.items() if kind == "contradiction"}
@@ -204,6 +210,7 @@ def test_a_planted_number_is_flagged_and_contradicts(tmp_path: Path) -> None:
     assert papers == {"kt", "cirkd", "angular", "dist"}
 
 
+@pytest.mark.process
 def test_a_whole_row_must_fit_another_backbone(tmp_path: Path) -> None:
     params, flops = "2.65M", "21.4G"  # those of PSPNet-MobileNetV2
     both = verified(str(paper_of(tmp_path, {"row": "a", "model": "pspnet-r34", "params": params, "flops": flops})))
@@ -254,6 +261,7 @@ def test_conventions_have_an_order(tmp_path: Path) -> None:
     assert claims_of(verified(str(paper_of(tmp_path, macs_fit))))[1]["how"] == "MACs, 512x1024"
 
 
+@pytest.mark.process
 def test_macs_of_a_count_are_those_of_the_model() -> None:
     for name in ("deeplabv3-r18", "pspnet-mv2", "deeplabv3plus-r18"):
         with torch.device("meta"):

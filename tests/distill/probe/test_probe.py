@@ -260,6 +260,7 @@ def test_the_teacher_is_compared_with_the_student_class_by_class(root: Path, tea
     assert known.not_taught == [row.name for row in known.classes if row.teacher <= row.student]
 
 
+@pytest.mark.process
 def test_the_suggestion_reaches_the_share_that_it_states(root: Path) -> None:
     result = probe(config(method__name="at+kd", **{"method__at__att": 1e9}), batches=2, root=root)
     assert result.advice[0].term == "at.att" and result.settings[0].startswith("method.at.att=")
@@ -270,6 +271,7 @@ def test_the_suggestion_reaches_the_share_that_it_states(root: Path) -> None:
     assert not any(setting.startswith("method.at.att") for setting in again.settings)
 
 
+@pytest.mark.process
 def test_a_phase_is_named_and_its_result_is_used_where_it_is(root: Path, tmp_path: Path) -> None:
     settings = config(method__name="label-assisted", model__teacher="self", train__iters=2)
     result = probe(settings, batches=1, root=tmp_path)
