@@ -51,6 +51,10 @@ def opened(path: Path, tile: str = "off", overlap: float = 1 / 3, blend: str = "
     return open_segmenter(path, windows=Windows(tile, overlap, blend), **options)
 
 
+def test_neighbouring_tiles_share_a_third_unless_told() -> None:
+    assert Windows().overlap == pytest.approx(1 / 3)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run on small built-in scenes."""
