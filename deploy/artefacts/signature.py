@@ -7,6 +7,7 @@ both as they are now: not that they are good, not which run they belong to, not 
 import contextlib
 import fcntl
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def distrust_key(named: str) -> TrustedKey:
     Raises:
         UsageError: it is not trusted, the name stands for several, or the file cannot be written.
     """
-    found = [each for each in trusted_keys() if named in (each.key, each.name)]
+    found = [each for each in trusted_keys() if named and named in (each.key, each.name)]
     if len(found) != 1:
         why = "stands for several keys: name the key itself" if found else "is not trusted; kdc trust ls lists the keys"
         raise UsageError(f"{named!r} {why}")
@@ -155,8 +156,13 @@ def _change_trusted(change: Any) -> None:
     try:
         with state_folder() as folder:
             fcntl.flock(folder, fcntl.LOCK_EX)  # so that two commands keep each other's keys
+            if read_own(folder, TRUSTED, LARGEST) is None and TRUSTED in os.listdir(folder):
+                raise UsageError(
+                    f"{state_path() / TRUSTED} may be written by others, is a link or too large, so its keys do not "
+                    "count; remove it, or: chmod 600"
+                )
             lines = [str(each) for each in change(_read_trusted(folder))]
-            write_own(folder, TRUSTED, "".join(f"{line}\n" for line in lines).encode())
+            write_own(folder, TRUSTED, "".join(f"{line}\n" for line in lines).encode(errors="replace"))
     except OSError as error:
         raise UsageError(f"no key can be kept for you ({error.strerror or error}); {_ELSEWHERE}") from error
 

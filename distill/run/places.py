@@ -38,11 +38,8 @@ def refuse_links(path: Path) -> None:
     Raises:
         UsageError: with the link, and where it leads.
     """
-    run = owner_of(path)
-    for folder in path.parents if run else ():
-        if folder == run:
-            return
-        if folder.is_symlink():
+    for folder in path.absolute().parents:
+        if folder.is_symlink() and owner_of(folder):
             raise UsageError(
                 f"{folder} is a link to {folder.readlink()}, and kdc writes nothing through links in a run: remove it"
             )
@@ -81,13 +78,17 @@ def open_in_place(path: Path) -> BinaryIO:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what dead processes left half written in a folder; what a living one writes, and all else, stays."""
+    """Remove what dead processes left half written in a folder; what a living one writes, and all else, stays.
+
+    Older versions' names end in the number of a process, as files of the user's own may outside of runs.
+    """
+    in_run = owner_of(folder.absolute() / CARD) is not None
     for path in [Path(entry) for entry in os.scandir(folder) if entry.name.startswith(".")]:
         old = _OLD.fullmatch(path.name)
         with contextlib.suppress(OSError):  # held by a living process, or not ours to open
             if path.name.startswith(BESIDE):
                 _remove_abandoned(path)
-            elif old and path.is_file() and not path.is_symlink() and not _lives(int(old[1])):
+            elif in_run and old and path.is_file() and not path.is_symlink() and not _lives(int(old[1])):
                 path.unlink()
 
 

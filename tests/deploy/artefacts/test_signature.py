@@ -13,7 +13,7 @@ from kdc.cli import run
 from kdc.deploy.artefacts import signature
 from kdc.deploy.artefacts.beside import manifest_path
 from kdc.deploy.artefacts.manifest import Manifest, write_manifest
-from kdc.deploy.artefacts.signature import own_key, show_key, signed, trust_key
+from kdc.deploy.artefacts.signature import distrust_key, own_key, show_key, signed, trust_key, trusted_keys
 from kdc.deploy.artefacts.trust import UntrustedError, vouched
 from kdc.distill.errors import KdcError, UsageError, WeightsError
 from kdc.distill.run.files import sha256, write_json
@@ -229,3 +229,19 @@ def test_a_key_of_no_use_is_said_before_the_work(home: Path, tmp_path: Path) -> 
     (home / "signing-key").chmod(0o644)
     with pytest.raises(KdcError, match="is your signing key"):
         produce(None, tmp_path / "model.engine", lambda path: pytest.fail("it was built"))
+
+
+def test_keys_that_others_may_write_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    trust_key("a" * 64, "caf\udcff")
+    file = tmp_path / "state" / "kdc" / "trusted-keys"
+    file.chmod(0o664)
+    before = file.read_bytes()
+    with pytest.raises(UsageError, match="chmod 600"):
+        trust_key("b" * 64)
+    assert file.read_bytes() == before
+    file.chmod(0o600)  # the cure
+    trust_key("b" * 64)
+    assert [each.key[0] for each in trusted_keys()] == ["a", "b"]
+    with pytest.raises(UsageError, match="is not trusted"):
+        distrust_key("")

@@ -163,3 +163,22 @@ def test_a_link_to_the_last_run_is_replaced(run: Run, tmp_path: Path) -> None:
         point_last(run, tmp_path)
     assert (tmp_path / "last").resolve() == run.path and (tmp_path / "last").is_symlink()
     assert not [*tmp_path.glob(".*")]
+
+
+def test_hidden_files_of_the_user_outside_of_runs_stay(tmp_path: Path) -> None:
+    (tmp_path / ".notes.20240101").write_text("mine")
+    write_bytes(tmp_path / "bundle.zip", b"new")
+    assert (tmp_path / ".notes.20240101").read_text() == "mine"
+
+
+def test_no_link_to_another_run_is_followed(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "run.json").write_text("{}")
+    (run.path / "predict").symlink_to(other)
+    (run.path / "export").mkdir(exist_ok=True)
+    (run.path / "export" / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(run.path / "export")
+    for path in (run.path / "predict" / "classes.csv", Path("link/classes.csv")):
+        with pytest.raises(UsageError, match="kdc writes nothing through links in a run"):
+            write_bytes(path, b"new")
